@@ -1,0 +1,134 @@
+//! One error for the whole service: a status, a stable code, a text for people, and a private source.
+//!
+//! The source never reaches a client; it is logged once, at the boundary (see [`crate::telemetry`]).
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+use std::sync::Arc;
+
+use crate::store::StoreError;
+
+/// What went wrong with a request. `Display` is the public `detail`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("No file uploaded")]
+    NoFile,
+    /// The name's extension or the leading bytes are not of an allowed format.
+    #[error("Invalid file type")]
+    InvalidFileType {
+        /// What the bytes look like, where they look like anything.
+        detected: Option<&'static str>,
+    },
+    #[error("The form could not be read: {0}")]
+    MalformedForm(String),
+    #[error("{0}")]
+    InvalidRequest(String),
+    #[error("The image is {width} x {height} pixels; {limit}")]
+    TooManyPixels { width: u64, height: u64, limit: String },
+    #[error("The body ended before it was complete")]
+    TruncatedBody(#[source] Option<BoxError>),
+    #[error("Nothing arrived for {seconds} s; send the body faster or upload directly with POST /uploads")]
+    ClientTooSlow { seconds: u64 },
+    #[error("File not found")]
+    NotFound,
+    #[error("There is no such route")]
+    NoRoute,
+    #[error("This route does not take that method")]
+    MethodNotAllowed,
+    #[error("A Content-Length is needed here")]
+    LengthRequired,
+    #[error(
+        "Images of more than {limit} bytes are not taken here; larger ones, where allowed, go through POST /uploads"
+    )]
+    PayloadTooLarge { limit: u64 },
+    #[error("Send multipart/form-data with a field named 'file', or the image itself with Content-Type: image/*")]
+    UnsupportedMediaType,
+    #[error("The image could not be stored; try again")]
+    Storage(#[source] StoreError),
+    #[error("The request took longer than it may; try again")]
+    Deadline,
+    #[error("Something went wrong here")]
+    Internal(#[source] BoxError),
+}
+
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// The stable, machine-readable name of this error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::NoFile => "no_file",
+            Error::InvalidFileType { .. } => "invalid_file_type",
+            Error::MalformedForm(_) => "malformed_form",
+            Error::InvalidRequest(_) => "invalid_request",
+            Error::TooManyPixels { .. } => "too_many_pixels",
+            Error::TruncatedBody(_) => "truncated_body",
+            Error::ClientTooSlow { .. } => "client_too_slow",
+            Error::NotFound | Error::NoRoute => "not_found",
+            Error::MethodNotAllowed => "method_not_allowed",
+            Error::LengthRequired => "length_required",
+            Error::PayloadTooLarge { .. } => "payload_too_large",
+            Error::UnsupportedMediaType => "unsupported_media_type",
+            Error::Storage(_) => "storage_failed",
+            Error::Deadline => "deadline",
+            Error::Internal(_) => "internal",
+        }
+    }
+
+    /// The HTTP status that goes with [`Error::code`].
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Error::NoFile
+            | Error::InvalidFileType { .. }
+            | Error::MalformedForm(_)
+            | Error::InvalidRequest(_)
+            | Error::TooManyPixels { .. }
+            | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
+            Error::ClientTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Error::NotFound | Error::NoRoute => StatusCode::NOT_FOUND,
+            Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Error::LengthRequired => StatusCode::LENGTH_REQUIRED,
+            Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Error::Deadline => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// Seconds after which asking again is worth it, for the errors that pass by themselves.
+    fn retry_after(&self) -> Option<u32> {
+        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1)
+    }
+}
+
+/// A missing object is the client's 404; everything else the store says is ours.
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::NotFound => Error::NotFound,
+            other => Error::Storage(other),
+        }
+    }
+}
+
+/// Carried in the response's extensions, so that the access log can say why.
+#[derive(Clone, Debug)]
+pub struct Logged(pub Arc<Error>);
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let mut body = json!({ "detail": self.to_string(), "code": self.code() });
+        if let Error::InvalidFileType { detected: Some(detected) } = &self {
+            body["detected"] = json!(detected);
+        }
+        let mut response = (self.status(), Json(body)).into_response();
+        if let Some(seconds) = self.retry_after() {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response.extensions_mut().insert(Logged(Arc::new(self)));
+        response
+    }
+}

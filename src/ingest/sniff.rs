@@ -1,0 +1,1 @@
+//! Type and dimensions from leading bytes.

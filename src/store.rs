@@ -1,0 +1,287 @@
+//! The narrow door to S3: the calls the service makes, the values they take, and the names objects have.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::fmt;
+use std::ops::Range;
+use std::time::{Duration, SystemTime};
+use uuid::Uuid;
+
+use crate::error::BoxError;
+use crate::format::{Format, ImageInfo};
+
+#[cfg(feature = "embedded")]
+pub mod embedded;
+pub mod s3;
+
+/// An image's public name, `<uuid v4>.<extension>`: the `s3_key` of every answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ImageKey(String);
+
+impl ImageKey {
+    /// A fresh key, never used before.
+    ///
+    /// `extension` is one of [`Format::extensions`].
+    pub fn random(extension: &str) -> Self {
+        ImageKey(format!("{}.{extension}", Uuid::new_v4()))
+    }
+
+    /// Reads a path parameter: a hyphenated UUID, a dot and any known extension, byte for byte.
+    ///
+    /// Not only the formats allowed today: old objects stay in reach.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, extension) = text.split_once('.')?;
+        let uuid = Uuid::try_parse(id).ok()?;
+        let (_, known) = Format::from_extension(extension)?;
+        // `try_parse` also takes braces, URNs, no hyphens and upper case; a key is used byte for byte.
+        (uuid.hyphenated().to_string() == id && known == extension).then(|| ImageKey(text.to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The extension, without its dot.
+    pub fn extension(&self) -> &str {
+        self.0.rsplit('.').next().unwrap_or_default()
+    }
+}
+
+impl fmt::Display for ImageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Where an object lies. The store puts its prefix (`S3_PREFIX`) before it; nothing else knows of that.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Name {
+    /// A whole, checked image: what the read routes see.
+    Image(ImageKey),
+    /// A direct upload that nobody has checked yet: `incoming/<key>`.
+    Incoming(ImageKey),
+}
+
+impl Name {
+    pub fn key(&self) -> &ImageKey {
+        match self {
+            Name::Image(key) | Name::Incoming(key) => key,
+        }
+    }
+
+    /// The object's key in the bucket.
+    pub fn object_key(&self, prefix: &str) -> String {
+        match self {
+            Name::Image(key) => format!("{prefix}{key}"),
+            Name::Incoming(key) => format!("{prefix}{INCOMING}{key}"),
+        }
+    }
+}
+
+/// The folder of what is not yet verified, below the prefix.
+pub const INCOMING: &str = "incoming/";
+
+/// What an object says of itself: its content type and, once verified, its dimensions (user metadata).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    pub content_type: String,
+    /// Width and height in pixels.
+    pub dimensions: Option<(u32, u32)>,
+}
+
+impl From<ImageInfo> for Metadata {
+    fn from(info: ImageInfo) -> Self {
+        Metadata { content_type: info.format.content_type().to_owned(), dimensions: Some((info.width, info.height)) }
+    }
+}
+
+/// The bytes of one object or part, in order, and their CRC64NVME. Cheap to clone, so a request can be sent again.
+#[derive(Clone, Debug)]
+pub struct Payload {
+    pub segments: Vec<Bytes>,
+    /// Bytes in all segments together.
+    pub len: u64,
+    pub crc64: u64,
+}
+
+/// An unfinished multipart upload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upload {
+    pub name: Name,
+    /// S3's `UploadId`. Whoever knows it can go on with the upload: never logged.
+    pub id: String,
+}
+
+/// A part S3 has taken. Part numbers count from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    pub number: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Where the store says it ([`Store::list_parts`] of some stores does not).
+    pub etag: Option<String>,
+    /// Known for parts this service sent.
+    pub crc64: Option<u64>,
+}
+
+/// A whole object's size in bytes and, where known, its CRC64NVME.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Whole {
+    pub size: u64,
+    pub crc64: Option<u64>,
+}
+
+/// What HEAD says of an object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// Bytes.
+    pub size: u64,
+    /// Opaque, with its quotes.
+    pub etag: Option<String>,
+    pub content_type: Option<String>,
+    /// Width and height in pixels, from the object's metadata.
+    pub dimensions: Option<(u32, u32)>,
+    /// Of the whole object, where the store keeps it.
+    pub crc64: Option<u64>,
+    /// SHA-256 of the whole object, where the store keeps it.
+    pub sha256: Option<[u8; 32]>,
+    pub last_modified: Option<SystemTime>,
+}
+
+/// A URL that lets its holder make one kind of request to S3 until `expires_at`.
+#[derive(Clone, Debug)]
+pub struct Presigned {
+    pub url: String,
+    /// Exactly the headers the client must send, `host` excepted.
+    pub headers: Vec<(String, String)>,
+    pub expires_at: SystemTime,
+}
+
+/// What a presigned PUT is bound to.
+#[derive(Clone, Debug)]
+pub struct PutConditions {
+    /// Exact Content-Length in bytes.
+    pub size: u64,
+    pub content_type: String,
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// How a URL is presigned.
+#[derive(Clone, Debug)]
+pub struct PresignOptions {
+    pub ttl: Duration,
+    /// The host name the client reached the service by. Only the embedded store uses it, which answers on the same host.
+    pub host: Option<String>,
+}
+
+/// An unfinished upload or an unverified object, as a sweep sees it.
+#[derive(Clone, Debug)]
+pub struct Leftover {
+    /// The object's key in the bucket, prefix and all.
+    pub object_key: String,
+    /// The multipart upload, or none for an object under `incoming/`.
+    pub upload_id: Option<String>,
+    /// When it was started or written.
+    pub since: SystemTime,
+}
+
+/// What a store call can end with besides success.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("no such object")]
+    NotFound,
+    #[error("no such multipart upload")]
+    NoSuchUpload,
+    /// A condition (If-Match, If-None-Match, CopySourceIfMatch) did not hold.
+    #[error("precondition failed")]
+    Precondition,
+    /// The store did not answer in time, or its answer was lost: the call may have had its effect.
+    #[error("{operation}: no answer from the store")]
+    NoAnswer {
+        operation: &'static str,
+        #[source]
+        source: BoxError,
+    },
+    #[error("{operation}: the store refused ({code})")]
+    Refused {
+        operation: &'static str,
+        /// S3's error code, or the HTTP status where there is none.
+        code: String,
+        #[source]
+        source: BoxError,
+    },
+    /// What the store holds is not what was sent.
+    #[error("the store's copy differs: {0}")]
+    Differs(String),
+}
+
+pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// The S3 calls the service makes, and no more.
+///
+/// Every call is retried inside where that is safe, ends within the configured timeouts, and may be dropped at any await:
+/// then its effect is unknown, as with [`StoreError::NoAnswer`].
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Writes a whole object (PutObject).
+    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()>;
+
+    /// Starts a multipart upload (CreateMultipartUpload).
+    async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload>;
+
+    /// Sends one part (UploadPart). `number` counts from 1.
+    async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part>;
+
+    /// Makes the object of the parts, in order (CompleteMultipartUpload).
+    ///
+    /// [`StoreError::NoAnswer`] and [`StoreError::NoSuchUpload`] leave open whether the object is there: look.
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()>;
+
+    /// Drops the upload and its parts (AbortMultipartUpload). An upload that is gone already is a success.
+    async fn abort_upload(&self, upload: &Upload) -> Result<()>;
+
+    /// The parts S3 holds, in order of their numbers (ListParts, all pages).
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>>;
+
+    /// What S3 says of an object (HeadObject, checksum mode on); [`StoreError::NotFound`].
+    async fn head(&self, name: &Name) -> Result<ObjectInfo>;
+
+    /// Bytes of an object (ranged GetObject with If-Match); fewer where it ends earlier.
+    ///
+    /// [`StoreError::Precondition`] where the object is not `etag` any more; a store may ignore the condition.
+    async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes>;
+
+    /// Copies on the server, replacing the metadata (CopyObject with CopySourceIfMatch).
+    ///
+    /// [`StoreError::Precondition`] where the source is not `etag` any more or the target is there;
+    /// [`StoreError::NotFound`] where the source is gone.
+    async fn copy(&self, from: &Name, to: &Name, etag: &str, metadata: &Metadata) -> Result<()>;
+
+    /// Deletes (DeleteObject). An object that is not there is a success.
+    async fn delete(&self, name: &Name) -> Result<()>;
+
+    /// Whether the bucket answers (HeadBucket). Never writes.
+    async fn ping(&self) -> Result<()>;
+
+    /// Unfinished multipart uploads and objects under `incoming/`, below the prefix, all pages.
+    async fn leftovers(&self) -> Result<Vec<Leftover>>;
+
+    /// Removes one of [`Store::leftovers`].
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<()>;
+
+    /// A URL that reads an object (presigned GetObject).
+    async fn presign_get(&self, name: &Name, options: &PresignOptions) -> Result<Presigned>;
+
+    /// A URL that writes an object, once (presigned PutObject with If-None-Match: *).
+    async fn presign_put(&self, name: &Name, conditions: &PutConditions, options: &PresignOptions)
+    -> Result<Presigned>;
+
+    /// A URL that sends one part of exactly `size` bytes (presigned UploadPart).
+    async fn presign_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        size: u64,
+        options: &PresignOptions,
+    ) -> Result<Presigned>;
+}
