@@ -1,0 +1,82 @@
+//! A request's body as chunks of data, and what its errors mean.
+
+use bytes::Bytes;
+use futures::future::poll_fn;
+use http_body::Body;
+use http_body_util::BodyExt;
+use http_body_util::combinators::UnsyncBoxBody;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use crate::error::{BoxError, Error, Result};
+
+/// A request's body, whoever it comes from; none once its end was read.
+pub(super) struct Data(Option<UnsyncBoxBody<Bytes, BoxError>>);
+
+impl Data {
+    pub(super) fn new<B>(body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        Data(Some(body.map_err(Into::into).boxed_unsync()))
+    }
+
+    /// The next bytes, never none of them.
+    pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        poll_fn(|cx| self.poll_chunk(cx)).await.transpose()
+    }
+
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        let Some(body) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let Some(frame) = ready!(Pin::new(body).poll_frame(cx)) else {
+            self.0 = None;
+            return Poll::Ready(None);
+        };
+        match frame.map(|frame| frame.into_data().unwrap_or_default()) {
+            Ok(data) if data.is_empty() => {
+                // Trailers and empty frames: a peer can send them without end, so others get their turn.
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Ok(data) => Poll::Ready(Some(Ok(data))),
+            Err(error) => Poll::Ready(Some(Err(meaning(error)))),
+        }
+    }
+}
+
+/// The error of ours that a body's error carries (an idle timeout's, say); any other cut the body short.
+pub(super) fn meaning(error: BoxError) -> Error {
+    match error.downcast::<Error>() {
+        Ok(ours) => *ours,
+        // Each `axum::body::Body` around a body wraps its errors once more.
+        Err(error) => match error.downcast::<axum::Error>() {
+            Ok(wrapper) => meaning(wrapper.into_inner()),
+            Err(error) => Error::TruncatedBody(Some(error)),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_of_ours_comes_out_of_its_wrappers() {
+        let slow = || Error::ClientTooSlow { seconds: 7 };
+        let wrapped = axum::Error::new(axum::Error::new(slow()));
+        for error in [BoxError::from(slow()), BoxError::from(wrapped)] {
+            assert!(matches!(meaning(error), Error::ClientTooSlow { seconds: 7 }));
+        }
+    }
+
+    #[test]
+    fn any_other_error_is_a_truncated_body() {
+        for error in [BoxError::from("reset"), BoxError::from(axum::Error::new("reset"))] {
+            let Error::TruncatedBody(Some(source)) = meaning(error) else { panic!("another error") };
+            assert_eq!(source.to_string(), "reset");
+        }
+    }
+}

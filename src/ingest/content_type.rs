@@ -1,0 +1,99 @@
+//! What a request's Content-Type says its body is.
+
+use http::HeaderValue;
+
+use super::params;
+use crate::error::{Error, Result};
+use crate::format::Format;
+use crate::policy::Policy;
+
+/// RFC 2046 5.1.1.
+const MAX_BOUNDARY: usize = 70;
+
+/// How a body carries its image.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Form {
+        boundary: String,
+    },
+    /// The body is the image.
+    Raw,
+}
+
+/// [`Error::UnsupportedMediaType`] but for forms and images; [`Error::InvalidFileType`] for an image that is not taken.
+pub(super) fn kind(header: Option<&HeaderValue>, policy: &Policy) -> Result<Kind> {
+    let text =
+        header.and_then(|value| std::str::from_utf8(value.as_bytes()).ok()).ok_or(Error::UnsupportedMediaType)?;
+    let media_type = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if media_type == "multipart/form-data" {
+        return Ok(Kind::Form { boundary: boundary(text)? });
+    }
+    if !media_type.starts_with("image/") {
+        return Err(Error::UnsupportedMediaType);
+    }
+    match Format::from_content_type(&media_type) {
+        Some(format) if !policy.allows(format) => Err(Error::InvalidFileType { detected: None }),
+        None if media_type == "image/svg+xml" => Err(Error::InvalidFileType { detected: None }),
+        // The bytes decide.
+        _ => Ok(Kind::Raw),
+    }
+}
+
+fn boundary(content_type: &str) -> Result<String> {
+    let parameters = params::parse(content_type);
+    match params::get(&parameters, "boundary") {
+        Some(boundary) if (1..=MAX_BOUNDARY).contains(&boundary.len()) => Ok(boundary.to_owned()),
+        Some(_) => Err(Error::MalformedForm(format!("its boundary must have 1 to {MAX_BOUNDARY} characters"))),
+        None => Err(Error::MalformedForm("its Content-Type names no boundary".to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::tests::policy;
+
+    fn of(text: &str) -> Result<Kind> {
+        kind(Some(&HeaderValue::from_bytes(text.as_bytes()).unwrap()), &policy())
+    }
+
+    fn form(boundary: &str) -> Kind {
+        Kind::Form { boundary: boundary.to_owned() }
+    }
+
+    #[test]
+    fn forms_in_every_spelling() {
+        assert_eq!(of("multipart/form-data; boundary=abc").unwrap(), form("abc"));
+        assert_eq!(of("Multipart/Form-Data;charset=utf-8;BOUNDARY=\"a b=c\"").unwrap(), form("a b=c"));
+        assert_eq!(of("multipart/form-data; boundary=----=_Part_1.2").unwrap(), form("----=_Part_1.2"));
+    }
+
+    #[test]
+    fn a_form_without_a_usable_boundary_is_malformed() {
+        let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
+        for text in
+            ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"\"", &long]
+        {
+            assert!(matches!(of(text), Err(Error::MalformedForm(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn images_are_raw_bodies() {
+        for text in ["image/jpeg", "IMAGE/PNG; q=1", "image/x-unheard-of", "image/*", "image/pjpeg"] {
+            assert_eq!(of(text).unwrap(), Kind::Raw, "{text}");
+        }
+        for text in ["image/svg+xml", "image/SVG+xml; charset=utf-8", "image/tiff", "image/heif"] {
+            assert!(matches!(of(text), Err(Error::InvalidFileType { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn anything_else_is_unsupported() {
+        for text in ["application/octet-stream", "text/plain", "", "imagejpeg", "multipart/mixed; boundary=a", "\u{fc}"]
+        {
+            assert!(matches!(of(text), Err(Error::UnsupportedMediaType)), "{text}");
+        }
+        assert!(matches!(kind(None, &policy()), Err(Error::UnsupportedMediaType)));
+    }
+}

@@ -1,0 +1,543 @@
+use super::sniff::tests::{FIXTURES, jpeg_with_long_metadata};
+use super::*;
+use futures::{FutureExt, StreamExt};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use proptest::prelude::*;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+const JPEG: &[u8] = FIXTURES[0].0;
+const PNG: &[u8] = FIXTURES[2].0;
+const MIB: usize = 1 << 20;
+
+pub(crate) fn policy() -> Policy {
+    let formats = vec![Format::Jpeg, Format::Png, Format::Gif, Format::Bmp, Format::Webp];
+    Policy { formats, max_upload_size: 200_000, max_pixels: 1 << 28, header_scan_limit: 1 << 20 }
+}
+
+/// What a request came to: its bytes, its info, its extension.
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    bytes: Vec<u8>,
+    info: ImageInfo,
+    extension: &'static str,
+}
+
+type Chunks = Vec<Result<Bytes, BoxError>>;
+
+type TestBody = StreamBody<futures::stream::BoxStream<'static, Result<Frame<Bytes>, BoxError>>>;
+
+/// A body of these chunks that is pending at every third call and counts the bytes that were taken from it.
+fn body(chunks: Chunks, taken: Arc<AtomicUsize>) -> TestBody {
+    let mut chunks = chunks.into_iter();
+    let mut calls = 0_usize;
+    let frames = futures::stream::poll_fn(move |cx| {
+        calls += 1;
+        if calls % 3 == 1 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let next = chunks.next();
+        taken.fetch_add(next.as_ref().and_then(|next| next.as_ref().ok()).map_or(0, Bytes::len), Ordering::Relaxed);
+        Poll::Ready(next.map(|next| next.map(Frame::data)))
+    });
+    StreamBody::new(frames.boxed())
+}
+
+/// A body that always has something: one that is asked until it has not is taken whole.
+fn ready_body(chunks: Chunks, taken: Arc<AtomicUsize>) -> TestBody {
+    let frames = futures::stream::iter(chunks).map(move |chunk| {
+        taken.fetch_add(chunk.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+        chunk.map(Frame::data)
+    });
+    StreamBody::new(frames.boxed())
+}
+
+async fn read_chunks(content_type: &str, chunks: Chunks, policy: Policy) -> (Result<Read>, usize) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let body = body(chunks, taken.clone());
+    (read_body(content_type, body, policy).await, taken.load(Ordering::Relaxed))
+}
+
+async fn read_body(content_type: &str, body: TestBody, policy: Policy) -> Result<Read> {
+    let header = HeaderValue::from_bytes(content_type.as_bytes()).unwrap();
+    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy)).await?;
+    let mut bytes = Vec::new();
+    while let Some(chunk) = image.next_chunk().await? {
+        assert!(!chunk.is_empty());
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Read { bytes, info: image.info(), extension: image.extension() })
+}
+
+fn cut(bytes: &[u8], size: usize) -> Chunks {
+    bytes.chunks(size).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect()
+}
+
+async fn read(content_type: &str, body: &[u8]) -> Result<Read> {
+    read_chunks(content_type, cut(body, 8192), policy()).await.0
+}
+
+const FORM: &str = "multipart/form-data; boundary=XX";
+
+/// A part's headers, given its Content-Disposition, and its content.
+fn part(disposition: &str, content: &[u8]) -> Vec<u8> {
+    let head = format!("--XX\r\nContent-Disposition: {disposition}\r\nContent-Type: image/any\r\n\r\n");
+    [head.as_bytes(), content, b"\r\n"].concat()
+}
+
+fn file(content: &[u8]) -> Vec<u8> {
+    part("form-data; name=\"file\"; filename=\"photo.jpg\"", content)
+}
+
+fn form(parts: &[Vec<u8>]) -> Vec<u8> {
+    [&parts.concat()[..], b"--XX--\r\n"].concat()
+}
+
+#[track_caller]
+fn assert_jpeg(read: Result<Read>, extension: &str) {
+    let read = read.unwrap();
+    assert_eq!(read.bytes, JPEG);
+    assert_eq!(read.info, ImageInfo { format: Format::Jpeg, width: 16, height: 12 });
+    assert_eq!(read.extension, extension);
+}
+
+#[track_caller]
+fn assert_malformed(read: Result<Read>, reason: &str) {
+    let Err(Error::MalformedForm(found)) = read else { panic!("{read:?}") };
+    assert!(found.contains(reason), "{found}");
+}
+
+#[tokio::test]
+async fn every_fixture_as_a_form_and_as_a_body() {
+    let policy = Policy { formats: Format::ALL.to_vec(), ..policy() };
+    for (bytes, format, width, height) in FIXTURES {
+        let part = part("form-data; name=file", bytes);
+        for size in [1, 7, 1 << 20] {
+            for (content_type, body) in [(FORM, form(std::slice::from_ref(&part))), ("image/x-any", bytes.to_vec())] {
+                let read = read_chunks(content_type, cut(&body, size), policy.clone()).await.0.unwrap();
+                assert_eq!(read.info, ImageInfo { format, width, height });
+                assert_eq!((read.bytes.as_slice(), read.extension), (bytes, format.extensions()[0]));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_file_among_other_fields() {
+    let small = |name: &str| part(&format!("form-data; name={name}"), b"some text");
+    for parts in [
+        vec![small("a"), file(JPEG)],
+        vec![file(JPEG), small("b")],
+        vec![small("a"), part("form-data; name=\"empty\"", b""), file(JPEG), small("b"), small("files")],
+        vec![part("form-data", b"a field of no name"), file(JPEG)],
+    ] {
+        assert_jpeg(read(FORM, &form(&parts)).await, "jpg");
+    }
+}
+
+#[tokio::test]
+async fn a_quoted_boundary() {
+    assert_jpeg(read("Multipart/form-data; Boundary=\"XX\"", &form(&[file(JPEG)])).await, "jpg");
+    assert_malformed(read("multipart/form-data", &form(&[file(JPEG)])).await, "boundary");
+}
+
+#[tokio::test]
+async fn names_in_every_spelling() {
+    for disposition in [
+        "form-data; name=\"file\"; filename=\"a.jpeg\"; filename*=UTF-8''%E2%82%AC.jpeg",
+        "form-data; filename*=UTF-8''%E2%82%AC.jpeg; filename=\"a.txt\"; name=\"file\"",
+        "form-data; name=\"file\"; filename=\"Grüße €.JPEG\"",
+        "form-data; filename=\"name=other; name=x.jpeg\"; name=\"file\"",
+        "form-data; name=file; filename=C:\\temp\\x.jpeg",
+    ] {
+        assert_jpeg(read(FORM, &form(&[part(disposition, JPEG)])).await, "jpeg");
+    }
+    let decoy = part("form-data; filename=\"name=file.txt\"; name=\"other\"", b"text");
+    assert_jpeg(read(FORM, &form(&[decoy, file(JPEG)])).await, "jpg");
+}
+
+#[tokio::test]
+async fn without_a_file_name_the_bytes_decide() {
+    for disposition in
+        ["form-data; name=file", "form-data; name=\"file\"; filename=\"\"", "form-data; name=file; filename=x"]
+    {
+        assert_jpeg(read(FORM, &form(&[part(disposition, JPEG)])).await, "jpg");
+    }
+}
+
+#[tokio::test]
+async fn the_key_follows_the_bytes() {
+    let named = part("form-data; name=file; filename=\"a.png\"", JPEG);
+    assert_jpeg(read(FORM, &form(&[named])).await, "jpg");
+    assert_jpeg(read("image/png", JPEG).await, "jpg");
+}
+
+#[tokio::test]
+async fn header_names_in_any_case() {
+    let body = [b"--XX\r\nCONTENT-DISPOSITION: form-data; NAME=\"file\"\r\n\r\n", JPEG, b"\r\n--XX--"].concat();
+    assert_jpeg(read(FORM, &body).await, "jpg");
+}
+
+#[tokio::test]
+async fn a_preamble_and_an_epilogue() {
+    let body = [&b"This is for readers that know no MIME.\r\n"[..], &form(&[file(JPEG)]), b"and so on"].concat();
+    for size in [1, 10, 8192] {
+        assert_jpeg(read_chunks(FORM, cut(&body, size), policy()).await.0, "jpg");
+    }
+    let preamble = [vec![b'-'; 10_000], b"\r\n".to_vec(), form(&[file(JPEG)])].concat();
+    assert_jpeg(read(FORM, &preamble).await, "jpg");
+}
+
+#[tokio::test]
+async fn a_long_epilogue_is_not_read_to_its_end() {
+    let body = [form(&[file(JPEG)]), vec![0; MIB]].concat();
+    let (read, taken) = read_chunks(FORM, cut(&body, 4096), policy()).await;
+    assert_jpeg(read, "jpg");
+    assert!(taken < 80 * 1024, "{taken}");
+}
+
+#[tokio::test]
+async fn nothing_chosen_is_no_file() {
+    let empty_name = part("form-data; name=\"file\"; filename=\"\"", b"");
+    for parts in [vec![], vec![empty_name], vec![file(b"")], vec![part("form-data; name=other", JPEG)]] {
+        assert!(matches!(read(FORM, &form(&parts)).await, Err(Error::NoFile)));
+    }
+    assert!(matches!(read("image/jpeg", b"").await, Err(Error::NoFile)));
+}
+
+#[tokio::test]
+async fn a_second_file_is_refused_after_the_first() {
+    let parts = [file(JPEG), part("form-data; name=other", b"1"), file(JPEG)];
+    for size in [1, 8192] {
+        let header = HeaderValue::from_static(FORM);
+        let body = body(cut(&form(&parts), size), Arc::default());
+        let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy())).await.unwrap();
+        let mut bytes = Vec::new();
+        let error = loop {
+            match image.next_chunk().await {
+                Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+                Ok(None) => panic!("taken for complete"),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(bytes, JPEG);
+        assert_malformed(Err(error), "more than one file");
+        assert!(image.next_chunk().await.is_err(), "an error is final");
+    }
+}
+
+#[tokio::test]
+async fn types_that_are_not_allowed() {
+    let refused = [
+        part("form-data; name=file; filename=a.svg", JPEG),
+        part("form-data; name=file; filename=a.heic", JPEG),
+        part("form-data; name=file; filename=\"a.jpg\"; filename*=utf-8''a.exe", JPEG),
+        part("form-data; name=file; filename=a.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
+        part("form-data; name=file", FIXTURES[11].0),
+    ];
+    for part in refused {
+        assert!(matches!(read(FORM, &form(&[part])).await, Err(Error::InvalidFileType { .. })));
+    }
+    assert!(matches!(read("image/tiff", JPEG).await, Err(Error::InvalidFileType { .. })));
+    assert!(matches!(read("application/octet-stream", JPEG).await, Err(Error::UnsupportedMediaType)));
+}
+
+#[tokio::test]
+async fn a_name_is_refused_before_the_bytes_are_read() {
+    let body = form(&[part("form-data; name=file; filename=a.exe", &vec![0; 150_000])]);
+    let (read, taken) = read_chunks(FORM, cut(&body, 1024), policy()).await;
+    assert!(matches!(read, Err(Error::InvalidFileType { detected: None })));
+    assert!(taken <= 1024, "{taken}");
+}
+
+#[tokio::test]
+async fn bytes_past_the_limit_are_never_handed_on() {
+    let limit = 1000;
+    for (extra, fits) in [(0, true), (1, false), (5000, false)] {
+        let image = [JPEG, &vec![0; limit - JPEG.len() + extra]].concat();
+        for (content_type, body) in [("image/jpeg", image.clone()), (FORM, form(&[file(&image)]))] {
+            let policy = Policy { max_upload_size: limit as u64, ..policy() };
+            let (read, _) = read_chunks(content_type, cut(&body, 100), policy).await;
+            match read {
+                Ok(read) => assert!(fits && read.bytes == image),
+                Err(error) => assert!(!fits && matches!(error, Error::PayloadTooLarge { limit: 1000 }), "{error:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_never_ends_is_too_large() {
+    let body = [&file(JPEG)[..file(JPEG).len() - 2], &vec![7; 20 * MIB]].concat();
+    let (read, taken) = read_chunks(FORM, cut(&body, 8192), policy()).await;
+    assert!(matches!(read, Err(Error::PayloadTooLarge { .. })));
+    assert!(taken < 220_000, "{taken}");
+}
+
+#[tokio::test]
+async fn a_field_that_never_ends_is_refused() {
+    let body = part("form-data; name=other", &vec![7; 20 * MIB]);
+    for body in [body.clone(), [file(JPEG), body].concat()] {
+        let (read, taken) = read_chunks(FORM, cut(&body, 8192), policy()).await;
+        assert_malformed(read, "beside the file");
+        assert!(taken < MIB + 20_000, "{taken}");
+    }
+}
+
+#[tokio::test]
+async fn many_fields_are_refused() {
+    let other = part("form-data; name=other", b"");
+    let up_to = |count| [vec![other.clone(); count], vec![file(JPEG)]].concat();
+    assert_jpeg(read(FORM, &form(&up_to(64))).await, "jpg");
+    assert_malformed(read(FORM, &form(&up_to(65))).await, "more than 64 fields");
+}
+
+#[tokio::test]
+async fn a_missing_end_is_a_truncated_body() {
+    let body = form(&[part("form-data; name=other", b"text"), file(JPEG)]);
+    for end in 0..body.len() - 4 {
+        for size in [1, 64, 8192] {
+            let (read, _) = read_chunks(FORM, cut(&body[..end], size), policy()).await;
+            assert!(matches!(read, Err(Error::TruncatedBody(None))), "{end} in chunks of {size}: {read:?}");
+        }
+    }
+    assert_jpeg(read(FORM, &body[..body.len() - 2]).await, "jpg");
+}
+
+#[tokio::test]
+async fn errors_of_the_body_come_out_as_they_are() {
+    let body = form(&[file(JPEG)]);
+    // Before the headers, among them, in the file, in the epilogue.
+    for end in [0, 20, 300, body.len() - 20, body.len()] {
+        let chunks = |error: BoxError| vec![Ok(Bytes::copy_from_slice(&body[..end])), Err(error)];
+        let slow = Box::new(axum::Error::new(Error::ClientTooSlow { seconds: 9 }));
+        let (read, _) = read_chunks(FORM, chunks(slow), policy()).await;
+        assert!(matches!(read, Err(Error::ClientTooSlow { seconds: 9 })), "{end}: {read:?}");
+        let (read, _) = read_chunks(FORM, chunks("reset".into()), policy()).await;
+        assert!(matches!(read, Err(Error::TruncatedBody(Some(_)))), "{end}: {read:?}");
+    }
+    let chunks = vec![Ok(Bytes::from_static(JPEG)), Err("reset".into())];
+    let (read, _) = read_chunks("image/jpeg", chunks, policy()).await;
+    assert!(matches!(read, Err(Error::TruncatedBody(Some(_)))));
+}
+
+#[tokio::test]
+async fn a_boundary_that_goes_on_is_malformed() {
+    let body = [&b"--XXtra\r\nContent-Disposition: form-data; name=file\r\n\r\n"[..], JPEG, b"\r\n--XX--"].concat();
+    assert_malformed(read(FORM, &body).await, "boundary");
+}
+
+#[tokio::test]
+async fn what_looks_almost_like_a_boundary_is_data() {
+    let image = [JPEG, b"\r\n--X\r\n--\r\n\r\r\n--Y--\r", PNG].concat();
+    for size in 1..40 {
+        let (read, _) = read_chunks(FORM, cut(&form(&[file(&image)]), size), policy()).await;
+        assert_eq!(read.unwrap().bytes, image);
+    }
+}
+
+/// Bodies without an end to a part's headers, each refused before much of it was read.
+#[tokio::test]
+async fn headers_without_bounds_are_refused_early() {
+    let open = b"--XX\r\nContent-Disposition: form-data; name=file\r\n";
+    let bodies = [
+        [&open[..], b"X-Long: ", &vec![b'a'; 10 * MIB]].concat(),
+        [&open[..], b"X-Many: 1\r\n".repeat(100_000).as_slice()].concat(),
+        vec![b'-'; 50 * MIB],
+        [&b"--XX"[..], &vec![b' '; 10 * MIB]].concat(),
+        [file(b"")[..4].to_vec(), b"\r\n".to_vec(), vec![b'\r'; MIB]].concat(),
+    ];
+    for body in bodies {
+        for size in [512, 8192, body.len()] {
+            let taken = Arc::new(AtomicUsize::new(0));
+            assert_malformed(read_body(FORM, ready_body(cut(&body, size), taken.clone()), policy()).await, "headers");
+            let taken = taken.load(Ordering::Relaxed);
+            assert!(taken <= feed::HEAD_LIMIT + size, "{taken} in chunks of {size}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn headers_at_their_limit() {
+    let with_header = |length: usize| {
+        let head = format!("--XX\r\nContent-Disposition: form-data; name=file\r\nX: {}\r\n\r\n", "a".repeat(length));
+        [head.as_bytes(), JPEG, b"\r\n--XX--\r\n"].concat()
+    };
+    for size in [100, 8192, 1 << 20] {
+        assert_jpeg(read_chunks(FORM, cut(&with_header(16_000), size), policy()).await.0, "jpg");
+        assert_malformed(read_chunks(FORM, cut(&with_header(16_400), size), policy()).await.0, "headers");
+    }
+    let many = |count| {
+        let extra = (0..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+        let head = format!("--XX\r\n{extra}Content-Disposition: form-data; name=file\r\n\r\n");
+        [head.as_bytes(), JPEG, b"\r\n--XX--\r\n"].concat()
+    };
+    assert_jpeg(read(FORM, &many(31)).await, "jpg");
+    assert_malformed(read(FORM, &many(32)).await, "headers");
+}
+
+#[tokio::test]
+async fn a_long_header_in_small_chunks() {
+    let image = jpeg_with_long_metadata();
+    let (read, _) = read_chunks(FORM, cut(&form(&[file(&image)]), 3), policy()).await;
+    let read = read.unwrap();
+    assert!(read.bytes == image);
+    assert_eq!(read.info, ImageInfo { format: Format::Jpeg, width: 16, height: 12 });
+}
+
+#[tokio::test]
+async fn a_header_that_shows_nothing_is_read_up_to_the_scan_limit() {
+    let policy = Policy { header_scan_limit: 5000, ..policy() };
+    let image = jpeg_with_long_metadata();
+    for (content_type, body) in [("image/jpeg", image.clone()), (FORM, form(&[file(&image)]))] {
+        let (read, taken) = read_chunks(content_type, cut(&body, 100), policy.clone()).await;
+        assert!(matches!(read, Err(Error::InvalidFileType { detected: Some("jpeg") })));
+        assert!(taken <= 5300, "{taken}");
+    }
+}
+
+#[tokio::test]
+async fn too_many_pixels() {
+    let policy = Policy { max_pixels: 16 * 12 - 1, ..policy() };
+    let (read, _) = read_chunks("image/png", cut(PNG, 10), policy).await;
+    assert!(matches!(read, Err(Error::TooManyPixels { width: 16, height: 12, .. })));
+}
+
+#[test]
+fn an_image_can_move_between_threads() {
+    fn sendable<T: Send>(_: T) {}
+    let header = HeaderValue::from_static(FORM);
+    sendable(IncomingImage::open(Some(&header), body(vec![], Arc::default()), Arc::new(policy())));
+    sendable(|mut image: IncomingImage| sendable(async move { image.next_chunk().await }));
+}
+
+/// Chunks of random sizes, an empty one here and there.
+fn cut_at(bytes: &[u8], sizes: &[usize]) -> Chunks {
+    let mut sizes = sizes.iter().copied().cycle();
+    let mut rest = Bytes::copy_from_slice(bytes);
+    let mut chunks = Vec::new();
+    while !rest.is_empty() {
+        let size = sizes.next().unwrap_or(1).min(rest.len());
+        if size % 7 == 0 {
+            chunks.push(Ok(Bytes::new()));
+        }
+        chunks.push(Ok(rest.split_to(size)));
+    }
+    chunks
+}
+
+fn sizes() -> impl Strategy<Value = Vec<usize>> {
+    let size = prop_oneof![3 => 1..20_usize, 1 => 20..2000_usize, 1 => 2000..100_000_usize];
+    prop::collection::vec(size, 1..40)
+}
+
+/// A body that is cut off inside a broken image is both; which shows first is a matter of the cuts.
+fn same_fault(first: &str, second: &str) -> bool {
+    let either = ["truncated_body", "invalid_file_type"];
+    first == second || (either.contains(&first) && either.contains(&second))
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+/// Reads to the end and returns how much of the body was held at most: taken from it and not handed on.
+///
+/// The file's bytes start at `start`.
+async fn most_held(chunks: Chunks, start: usize) -> Result<usize> {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let header = HeaderValue::from_static(FORM);
+    let body = ready_body(chunks, taken.clone());
+    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy())).await?;
+    let (mut done, mut most) = (start, 0);
+    while let Some(chunk) = image.next_chunk().await? {
+        done += chunk.len();
+        most = most.max(taken.load(Ordering::Relaxed).saturating_sub(done));
+    }
+    Ok(most)
+}
+
+#[test]
+fn a_dropped_future_loses_nothing() {
+    let parts = [part("form-data; name=a", b"text"), file(JPEG), part("form-data; name=b", b"more text")];
+    let whole = form(&parts);
+    let mut image = block_on(async {
+        let header = HeaderValue::from_static(FORM);
+        IncomingImage::open(Some(&header), body(cut(&whole, 5), Arc::default()), Arc::new(policy())).await.unwrap()
+    });
+    let (mut bytes, mut dropped) = (Vec::new(), 0);
+    loop {
+        match image.next_chunk().now_or_never() {
+            Some(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),
+            Some(end) => break assert!(matches!(end, Ok(None)), "{end:?}"),
+            None => dropped += 1,
+        }
+    }
+    assert!(bytes == JPEG, "{} bytes", bytes.len());
+    assert!(dropped > 10, "{dropped}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn a_form_reads_the_same_however_it_is_cut(
+        sizes in sizes(),
+        tail in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b'-'), Just(b'X')], 0..400),
+        preamble in "[a-z \r\n-]{0,200}",
+        padding in 0..100_000_usize,
+    ) {
+        let image = [JPEG, &tail, &vec![b'-'; padding]].concat();
+        prop_assume!(!image.windows(6).any(|six| six == b"\r\n--XX"));
+        let parts = [part("form-data; name=a", &tail[..tail.len() / 2]), file(&image), part("form-data; name=b", b"")];
+        prop_assume!(!parts[0].windows(6).any(|six| six == b"\r\n--XX"));
+        let whole = [preamble.as_bytes(), &form(&parts)].concat();
+        let read = block_on(read_chunks(FORM, cut_at(&whole, &sizes), policy())).0.unwrap();
+        prop_assert!(read.bytes == image);
+        prop_assert_eq!(read.info, ImageInfo { format: Format::Jpeg, width: 16, height: 12 });
+        prop_assert_eq!(read.extension, "jpg");
+    }
+
+    #[test]
+    fn mutated_forms_end_and_read_the_same_however_they_are_cut(
+        sizes in sizes(),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![any::<u8>(), Just(b'\r'), Just(b'"')]), 1..6),
+        cut_off in any::<prop::sample::Index>(),
+    ) {
+        let mut whole = form(&[part("form-data; name=\"a\"", b"text"), file(JPEG)]);
+        for (at, byte) in edits {
+            let at = at.index(whole.len());
+            whole[at] = byte;
+        }
+        whole.truncate(whole.len() / 2 + cut_off.index(whole.len()));
+        let (first, _) = block_on(read_chunks(FORM, cut_at(&whole, &sizes), policy()));
+        let (second, _) = block_on(read_chunks(FORM, cut(&whole, whole.len()), policy()));
+        match (first, second) {
+            (Ok(first), Ok(second)) => prop_assert_eq!(first, second),
+            (Err(first), Err(second)) => prop_assert!(same_fault(first.code(), second.code()), "{first:?} and {second:?}"),
+            (first, second) => prop_assert!(false, "{:?} and {:?}", first, second),
+        }
+    }
+
+    #[test]
+    fn arbitrary_bodies_end_within_bounds(sizes in sizes(), bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+        for whole in [bytes.clone(), [b"--XX\r\n", &bytes[..]].concat(), [&b"--XX\r\nContent-Disposition: "[..], &bytes].concat()] {
+            let (read, _) = block_on(read_chunks(FORM, cut_at(&whole, &sizes), policy()));
+            prop_assert!(read.is_err());
+        }
+        let (read, _) = block_on(read_chunks("image/any", cut_at(&bytes, &sizes), policy()));
+        prop_assert!(read.is_err_and(|error| matches!(error.code(), "no_file" | "invalid_file_type" | "too_many_pixels")));
+    }
+
+    #[test]
+    fn what_is_held_is_bounded(chunk in 1..200_000_usize, padding in 0..190_000_usize, fields in 0..60_usize) {
+        let image = [JPEG, &vec![b'-'; padding]].concat();
+        let others = vec![part("form-data; name=other", &[b'\r'; 10_000]); fields];
+        let start = [others.concat(), file(&image)].concat().len() - 2 - image.len();
+        let whole = form(&[others, vec![file(&image)]].concat());
+        let most = block_on(most_held(cut(&whole, chunk), start)).unwrap();
+        prop_assert!(most <= chunk + feed::SLICE + feed::HEAD_LIMIT, "{} held", most);
+    }
+}
