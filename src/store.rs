@@ -223,7 +223,10 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// then its effect is unknown, as with [`StoreError::NoAnswer`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Writes a whole object (PutObject).
+    /// Writes a whole object (PutObject with If-None-Match: *).
+    ///
+    /// Where the answer leaves the effect open (lost, or the object is there), this looks before it fails: an object of
+    /// the same size and checksum is the one that was sent. [`StoreError::Precondition`] where another object is there.
     async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()>;
 
     /// Starts a multipart upload (CreateMultipartUpload).
@@ -234,7 +237,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Makes the object of the parts, in order (CompleteMultipartUpload).
     ///
-    /// [`StoreError::NoAnswer`] and [`StoreError::NoSuchUpload`] leave open whether the object is there: look.
+    /// Where the answer leaves the effect open (lost, no such upload, or the object is there), this looks before it fails:
+    /// an object of the same size and, where both are known, checksum is a success. So a second call succeeds too.
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()>;
 
     /// Drops the upload and its parts (AbortMultipartUpload). An upload that is gone already is a success.

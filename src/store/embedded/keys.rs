@@ -1,0 +1,58 @@
+//! The random credentials kept in `DATA_DIR`, and the lock that keeps a second process out of it.
+
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::path::Path;
+use uuid::Uuid;
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Keys {
+    pub(super) access_key: String,
+    pub(super) secret_key: String,
+}
+
+impl Keys {
+    fn random() -> Keys {
+        let random = || Uuid::new_v4().simple().to_string();
+        Keys { access_key: random()[..20].to_uppercase(), secret_key: random() + &random() }
+    }
+
+    /// Those of the last start, so that presigned URLs outlive a restart; else new ones.
+    pub(super) fn load(data_dir: &Path) -> io::Result<Keys> {
+        let path = data_dir.join("credentials.json");
+        match fs::read(&path) {
+            Ok(text) => Ok(serde_json::from_slice(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let keys = Keys::random();
+                save(&keys, &path)?;
+                Ok(keys)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// By rename: a process killed here leaves no half of a file that the next start would fail on.
+fn save(keys: &Keys, path: &Path) -> io::Result<()> {
+    let partial = path.with_extension("partial");
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&partial)?.write_all(&serde_json::to_vec_pretty(keys)?)?;
+    fs::rename(partial, path)
+}
+
+/// Held as long as the file is open, and let go by the system when the process dies.
+pub(super) fn lock(data_dir: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let text = format!("another process is using the data directory '{}'", data_dir.display());
+            Err(io::Error::new(io::ErrorKind::WouldBlock, text))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}

@@ -1,0 +1,111 @@
+//! How to reach a bucket, and the SDK's configuration for it.
+
+use aws_config::BehaviorVersion;
+use aws_config::environment::EnvironmentVariableRegionProvider;
+use aws_config::meta::region::RegionProviderChain;
+use aws_config::profile::ProfileFileRegionProvider;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_s3::config::{
+    Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
+    StalledStreamProtectionConfig,
+};
+use aws_sdk_s3::types::ServerSideEncryption;
+use std::time::Duration;
+
+use super::credentials::{Expiry, Noting};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
+const ATTEMPTS: u32 = 3;
+/// Where neither the options, the environment nor the profile name a region: what stores other than AWS expect.
+const DEFAULT_REGION: &str = "us-east-1";
+
+/// Which bucket, where, and how.
+#[derive(Clone, Debug)]
+pub struct S3Options {
+    pub bucket: String,
+    /// Before every key: empty, or like `a/b/`.
+    pub prefix: String,
+    /// `http(s)://host[:port]`; else the SDK's own rules (`AWS_ENDPOINT_URL_S3`, then AWS by region).
+    pub endpoint: Option<String>,
+    /// Where the holders of presigned URLs reach the store, if not where this process does.
+    pub public_endpoint: Option<String>,
+    /// Access key and secret key; else the SDK's chain.
+    pub credentials: Option<(String, String)>,
+    pub region: Option<String>,
+    /// The bucket in the path instead of in the host name.
+    pub force_path_style: bool,
+    pub checksum: Checksum,
+    pub sse: Option<Sse>,
+    /// How long one attempt of one call may take.
+    pub attempt_timeout: Duration,
+    /// Presigned URLs take the host name of [`crate::store::PresignOptions::host`] and the endpoint's port (the embedded store).
+    pub host_follows_request: bool,
+}
+
+/// The checksum sent with bodies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Checksum {
+    #[default]
+    Crc64Nvme,
+    /// For stores that know none of AWS's.
+    None,
+}
+
+/// Encryption at rest, asked for with every object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sse {
+    Aes256,
+    /// With the bucket's default key where none is named.
+    Kms {
+        key_id: Option<String>,
+    },
+}
+
+impl Sse {
+    pub(super) fn algorithm(&self) -> ServerSideEncryption {
+        match self {
+            Sse::Aes256 => ServerSideEncryption::Aes256,
+            Sse::Kms { .. } => ServerSideEncryption::AwsKms,
+        }
+    }
+
+    pub(super) fn key_id(&self) -> Option<String> {
+        match self {
+            Sse::Aes256 => None,
+            Sse::Kms { key_id } => key_id.clone(),
+        }
+    }
+}
+
+pub(super) fn timeouts(attempt: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
+}
+
+/// The SDK's configuration. Reads the environment and the profile; sends nothing.
+pub(super) async fn client_config(options: &S3Options, credentials_end: &Expiry) -> Builder {
+    let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
+        .or_else(EnvironmentVariableRegionProvider::new())
+        .or_else(ProfileFileRegionProvider::new())
+        .or_else(DEFAULT_REGION);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .region(region)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
+        .timeout_config(timeouts(options.attempt_timeout))
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
+    if let Some((access_key, secret_key)) = &options.credentials {
+        loader = loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "image-store"));
+    }
+    let shared = loader.load().await;
+    let mut config = Builder::from(&shared).force_path_style(options.force_path_style);
+    if let Some(endpoint) = &options.endpoint {
+        config = config.endpoint_url(endpoint);
+    }
+    if let Some(inner) = shared.credentials_provider() {
+        let noting = Noting { inner, expiry: credentials_end.clone() };
+        config = config.credentials_provider(SharedCredentialsProvider::new(noting));
+    }
+    config
+}

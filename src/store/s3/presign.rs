@@ -1,0 +1,113 @@
+//! URLs that let their holder make one request to S3.
+
+use aws_sdk_s3::config::Builder;
+use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
+use http::uri::{Authority, Uri};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::errors::{classify, refused};
+use super::values::{length, part_number, sha256_to_base64};
+use super::{S3Store, Sse};
+use crate::store::{Name, PresignOptions, Presigned, PutConditions, Result, Upload};
+
+impl S3Store {
+    pub(super) async fn get_url(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
+        let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).customize();
+        let (window, expires_at) = self.window(options)?;
+        let request = call.config_override(self.addressed(options)).presigned(window).await;
+        Ok(self.presigned(request.map_err(|error| classify("GetObject", error))?, expires_at))
+    }
+
+    pub(super) async fn put_url(
+        &self,
+        name: &Name,
+        conditions: &PutConditions,
+        options: &PresignOptions,
+    ) -> Result<Presigned> {
+        let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
+        let call = call
+            .content_length(length(conditions.size))
+            .content_type(&conditions.content_type)
+            .set_checksum_sha256(conditions.sha256.as_ref().map(sha256_to_base64))
+            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
+            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
+            .if_none_match("*");
+        let (window, expires_at) = self.window(options)?;
+        let request = call.customize().config_override(self.addressed(options)).presigned(window).await;
+        Ok(self.presigned(request.map_err(|error| classify("PutObject", error))?, expires_at))
+    }
+
+    pub(super) async fn part_url(
+        &self,
+        upload: &Upload,
+        number: u32,
+        size: u64,
+        options: &PresignOptions,
+    ) -> Result<Presigned> {
+        let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
+        let call = call.part_number(part_number(number)).content_length(length(size));
+        let (window, expires_at) = self.window(options)?;
+        let request = call.customize().config_override(self.addressed(options)).presigned(window).await;
+        Ok(self.presigned(request.map_err(|error| classify("UploadPart", error))?, expires_at))
+    }
+
+    /// From now on, and when that ends: the signature's date has no fractions of a second.
+    fn window(&self, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
+        let now = UNIX_EPOCH.elapsed().map_err(|error| refused("presign", error))?;
+        let start = UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let window = PresigningConfig::builder().start_time(start).expires_in(options.ttl).build();
+        Ok((window.map_err(|error| refused("presign", error))?, start + options.ttl))
+    }
+
+    /// Read after signing: only then are the credentials that signed known.
+    fn presigned(&self, request: PresignedRequest, expires_at: SystemTime) -> Presigned {
+        Presigned {
+            url: request.uri().to_owned(),
+            headers: request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            expires_at: self.credentials_end.get().map_or(expires_at, |end| end.min(expires_at)),
+        }
+    }
+
+    /// Where the holder of the URL reaches the store, where that is not where this process does.
+    fn addressed(&self, options: &PresignOptions) -> Builder {
+        let followed = options.host.as_deref().filter(|_| self.host_follows_request);
+        let followed = followed.and_then(|host| with_host(self.endpoint.as_deref()?, host));
+        let overrides = aws_sdk_s3::Config::builder();
+        // Setting it to none would override, too: with AWS's own address.
+        match followed.or_else(|| self.public_endpoint.clone()) {
+            Some(endpoint) => overrides.endpoint_url(endpoint),
+            None => overrides,
+        }
+    }
+}
+
+/// `endpoint` with the host name of `host` (which may carry a port of its own) and the endpoint's port.
+fn with_host(endpoint: &str, host: &str) -> Option<String> {
+    let endpoint: Uri = endpoint.parse().ok()?;
+    let host: Authority = host.parse().ok()?;
+    if host.as_str().contains('@') || host.host().is_empty() {
+        return None;
+    }
+    let port = endpoint.port().map(|port| format!(":{port}")).unwrap_or_default();
+    Some(format!("{}://{}{port}", endpoint.scheme_str()?, host.host()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::with_host;
+
+    #[test]
+    fn the_host_is_the_request_s_and_the_port_the_endpoint_s() {
+        let with = |host| with_host("http://127.0.0.1:9000", host);
+        assert_eq!(with("box.local").as_deref(), Some("http://box.local:9000"));
+        assert_eq!(with("box.local:8080").as_deref(), Some("http://box.local:9000"));
+        assert_eq!(with("[::1]:8080").as_deref(), Some("http://[::1]:9000"));
+    }
+
+    #[test]
+    fn what_is_no_host_name_is_not_followed() {
+        for host in ["", "a b", "user@evil", "a/b"] {
+            assert_eq!(with_host("http://127.0.0.1:9000", host), None, "{host}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What a killed process or an abandoned plan leaves in the bucket.
+
+use aws_sdk_s3::types::{MultipartUpload, Object};
+use std::time::SystemTime;
+
+use super::S3Store;
+use super::errors::classify;
+use crate::store::{INCOMING, ImageKey, Leftover, Result, StoreError};
+
+impl S3Store {
+    pub(super) async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        let mut found = Vec::new();
+        let (mut key_marker, mut id_marker) = (None, None);
+        loop {
+            let call = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(&self.prefix);
+            let call = call.set_key_marker(key_marker).set_upload_id_marker(id_marker);
+            let page = call.send().await.map_err(|error| classify("ListMultipartUploads", error))?;
+            found.extend(page.uploads().iter().filter_map(|upload| self.unfinished_upload(upload)));
+            (key_marker, id_marker) = (page.next_key_marker, page.next_upload_id_marker);
+            if page.is_truncated != Some(true) || key_marker.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    pub(super) async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
+        let call = self.client.list_objects_v2().bucket(&self.bucket).prefix(format!("{}{INCOMING}", self.prefix));
+        let mut pages = call.into_paginator().send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| classify("ListObjectsV2", error))?;
+            found.extend(page.contents().iter().filter_map(|object| self.unverified_object(object)));
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn drop_leftover(&self, leftover: &Leftover) -> Result<()> {
+        match &leftover.upload_id {
+            Some(id) => self.abort(&leftover.object_key, id).await,
+            None => self.delete_key(&leftover.object_key).await,
+        }
+    }
+
+    fn unfinished_upload(&self, upload: &MultipartUpload) -> Option<Leftover> {
+        Some(Leftover {
+            object_key: upload.key().filter(|key| self.is_ours(key))?.to_owned(),
+            upload_id: Some(upload.upload_id()?.to_owned()),
+            since: SystemTime::try_from(*upload.initiated()?).ok()?,
+        })
+    }
+
+    fn unverified_object(&self, object: &Object) -> Option<Leftover> {
+        Some(Leftover {
+            object_key: object.key().filter(|key| self.is_ours(key))?.to_owned(),
+            upload_id: None,
+            since: SystemTime::try_from(*object.last_modified()?).ok()?,
+        })
+    }
+
+    /// The bucket may be shared, and the prefix may be empty: only what is named as this service names things is swept.
+    fn is_ours(&self, object_key: &str) -> bool {
+        let name = object_key.strip_prefix(&self.prefix);
+        let name = name.map(|name| name.strip_prefix(INCOMING).unwrap_or(name));
+        name.and_then(ImageKey::parse).is_some()
+    }
+
+    pub(super) async fn abort(&self, object_key: &str, upload_id: &str) -> Result<()> {
+        let call = self.client.abort_multipart_upload().bucket(&self.bucket).key(object_key).upload_id(upload_id);
+        match call.send().await.map_err(|error| classify("AbortMultipartUpload", error)) {
+            Ok(_) | Err(StoreError::NoSuchUpload | StoreError::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) async fn delete_key(&self, object_key: &str) -> Result<()> {
+        let call = self.client.delete_object().bucket(&self.bucket).key(object_key);
+        match call.send().await.map_err(|error| classify("DeleteObject", error)) {
+            Ok(_) | Err(StoreError::NotFound) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}

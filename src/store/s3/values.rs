@@ -1,0 +1,118 @@
+//! The service's values as S3 writes them.
+
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
+use aws_sdk_s3::types::CompletedPart;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use crate::store::{Metadata, ObjectInfo, Part};
+
+const WIDTH: &str = "width";
+const HEIGHT: &str = "height";
+
+/// A CRC64NVME as S3 writes it: base64 of its eight bytes, big end first.
+///
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html>
+pub(super) fn crc64_to_base64(crc64: u64) -> String {
+    STANDARD.encode(crc64.to_be_bytes())
+}
+
+pub(super) fn crc64_from_base64(text: &str) -> Option<u64> {
+    Some(u64::from_be_bytes(STANDARD.decode(text).ok()?.try_into().ok()?))
+}
+
+pub(super) fn sha256_to_base64(sha256: &[u8; 32]) -> String {
+    STANDARD.encode(sha256)
+}
+
+/// A checksum of checksums (`<base64>-<parts>`) is not of the whole object and reads as none.
+fn sha256_from_base64(text: &str) -> Option<[u8; 32]> {
+    STANDARD.decode(text).ok()?.try_into().ok()
+}
+
+pub(super) fn user_metadata(metadata: &Metadata) -> Option<HashMap<String, String>> {
+    let (width, height) = metadata.dimensions?;
+    Some(HashMap::from([(WIDTH.to_owned(), width.to_string()), (HEIGHT.to_owned(), height.to_string())]))
+}
+
+fn dimensions(metadata: Option<&HashMap<String, String>>) -> Option<(u32, u32)> {
+    let side = |name| metadata?.get(name)?.parse().ok();
+    Some((side(WIDTH)?, side(HEIGHT)?))
+}
+
+pub(super) fn object_info(head: &HeadObjectOutput) -> ObjectInfo {
+    ObjectInfo {
+        size: size(head.content_length()),
+        etag: head.e_tag().map(str::to_owned),
+        content_type: head.content_type().map(str::to_owned),
+        dimensions: dimensions(head.metadata()),
+        crc64: head.checksum_crc64_nvme().and_then(crc64_from_base64),
+        sha256: head.checksum_sha256().and_then(sha256_from_base64),
+        last_modified: head.last_modified().and_then(|at| SystemTime::try_from(*at).ok()),
+    }
+}
+
+pub(super) fn listed_part(part: &aws_sdk_s3::types::Part) -> Part {
+    Part {
+        number: part.part_number().and_then(|number| u32::try_from(number).ok()).unwrap_or_default(),
+        size: size(part.size()),
+        etag: part.e_tag().map(str::to_owned),
+        crc64: part.checksum_crc64_nvme().and_then(crc64_from_base64),
+    }
+}
+
+/// `with_checksum` only where the upload was created with one.
+pub(super) fn completed_part(part: &Part, with_checksum: bool) -> CompletedPart {
+    CompletedPart::builder()
+        .part_number(part_number(part.number))
+        .set_e_tag(part.etag.clone())
+        .set_checksum_crc64_nvme(part.crc64.filter(|_| with_checksum).map(crc64_to_base64))
+        .build()
+}
+
+/// S3 counts parts to 10,000 and refuses what does not fit.
+pub(super) fn part_number(number: u32) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// Sizes on the wire are signed; none is negative or near the limit.
+pub(super) fn length(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+pub(super) fn size(length: Option<i64>) -> u64 {
+    length.and_then(|length| u64::try_from(length).ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checksum_reads_as_it_was_written() {
+        // The CRC catalogue's check value of "123456789".
+        assert_eq!(crc64_to_base64(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
+        assert_eq!(crc64_from_base64("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
+        for wrong in ["", "rosUhgp5mIg", "rosUhgp5mIg=-2", "AAAA"] {
+            assert_eq!(crc64_from_base64(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn dimensions_need_both_sides() {
+        let metadata = Metadata { content_type: "image/png".to_owned(), dimensions: Some((3, 2)) };
+        let mut map = user_metadata(&metadata).unwrap();
+        assert_eq!(dimensions(Some(&map)), Some((3, 2)));
+        map.insert("height".to_owned(), "-2".to_owned());
+        assert_eq!(dimensions(Some(&map)), None);
+        assert_eq!(dimensions(None), None);
+    }
+
+    #[test]
+    fn a_checksum_of_checksums_is_not_the_object_s() {
+        assert_eq!(sha256_from_base64(&sha256_to_base64(&[1; 32])), Some([1; 32]));
+        assert_eq!(sha256_from_base64(&format!("{}-3", sha256_to_base64(&[1; 32]))), None);
+    }
+}
