@@ -1,0 +1,319 @@
+//! Sending parts while they arrive.
+//!
+//! An upload has two halves. The [`Uploader`] belongs to the request: it cuts parts and hands them over, and waits while
+//! enough are on their way. The other half is a task of its own that makes every call to the store: hyper drops a
+//! request's future when its client goes away, and whatever was started must still be finished or aborted then. The
+//! request going away is what the task sees when the uploader is dropped; it then stops, aborts and cleans up.
+//!
+//! | what happens | what the task does |
+//! |---|---|
+//! | a part fails for good | drops the other parts, aborts the upload; the request's next call gets the error |
+//! | the request goes away | the same, at once, also while parts are in flight |
+//! | it goes away while the object is being made | lets that finish, then deletes the object nobody was told of |
+//! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::buffers::Buffers;
+use super::parts::{self, PartCutter};
+use crate::config;
+use crate::error::{Error, Result};
+use crate::store::{Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
+
+/// Tries to abort an upload, and the pause before the second; it doubles.
+const ABORT_TRIES: u32 = 5;
+const ABORT_PAUSE: Duration = Duration::from_millis(200);
+
+/// What became of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes.
+    pub size: u64,
+    /// CRC64NVME of the whole object.
+    pub crc64: u64,
+}
+
+/// Starts uploads, and knows of all that are not over yet.
+#[derive(Clone)]
+pub struct Uploads {
+    store: Arc<dyn Store>,
+    buffers: Arc<Buffers>,
+    concurrency: usize,
+    tasks: TaskTracker,
+}
+
+impl Uploads {
+    pub fn new(store: Arc<dyn Store>, config: config::Sink) -> Self {
+        // One upload's worth: what is in flight, what is being filled, and one between the two.
+        let buffers = Buffers::new(config.part_size, config.part_concurrency + 2);
+        Uploads { store, buffers, concurrency: config.part_concurrency, tasks: TaskTracker::new() }
+    }
+
+    /// Prepares an upload; nothing is sent before a part is full or the stream has ended.
+    ///
+    /// `expected` is an upper bound of its length in bytes, where one is known.
+    pub fn start(&self, name: Name, metadata: Metadata, expected: Option<u64>) -> Uploader {
+        let (commands, receiver) = mpsc::channel(1);
+        let (done, outcome) = oneshot::channel();
+        let task = Task { store: Arc::clone(&self.store), name, metadata, concurrency: self.concurrency };
+        self.tasks.spawn(task.run(receiver, done));
+        Uploader { cutter: PartCutter::new(Arc::clone(&self.buffers), expected), commands, outcome }
+    }
+
+    /// The tasks that must end before the process does.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Uploads that are not over, their clean-up included.
+    pub fn open(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Waits until every upload is over. None should be started meanwhile.
+    pub async fn finished(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+}
+
+enum Command {
+    Part(Payload),
+    Last(Payload),
+}
+
+/// The request's half of an upload. Dropped before [`Uploader::finish`] has answered, the upload is undone.
+pub struct Uploader {
+    cutter: PartCutter,
+    commands: mpsc::Sender<Command>,
+    outcome: oneshot::Receiver<Result<Stored, StoreError>>,
+}
+
+impl Uploader {
+    /// Takes the stream's next bytes; waits while enough parts are on their way.
+    pub async fn write(&mut self, mut chunk: Bytes) -> Result<()> {
+        while !chunk.is_empty() {
+            if let Some(part) = self.cutter.push(&mut chunk)
+                && self.commands.send(Command::Part(part)).await.is_err()
+            {
+                return Err(self.failure().await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Resolves when the upload cannot go on: the error is the answer, however long the client would still send.
+    pub async fn failed(&mut self) -> Error {
+        self.commands.closed().await;
+        self.failure().await
+    }
+
+    /// Sends the last part and makes the object. It is durable when this returns.
+    pub async fn finish(self) -> Result<Stored> {
+        let Uploader { cutter, commands, outcome } = self;
+        // Where nobody takes it the task has failed, and the outcome says why.
+        let _ = commands.send(Command::Last(cutter.finish())).await;
+        told(outcome.await)
+    }
+
+    async fn failure(&mut self) -> Error {
+        match told((&mut self.outcome).await) {
+            Err(error) => error,
+            Ok(_) => Error::Internal("an upload ended before its last part".into()),
+        }
+    }
+}
+
+fn told(outcome: Result<Result<Stored, StoreError>, oneshot::error::RecvError>) -> Result<Stored> {
+    match outcome {
+        // Never a 404, whatever the store says: the client asked for nothing that could be missing.
+        Ok(result) => result.map_err(Error::Storage),
+        Err(gone) => Err(Error::Internal(Box::new(gone))),
+    }
+}
+
+/// Why a multipart upload was not completed.
+enum Stop {
+    Failed(StoreError),
+    Abandoned,
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+/// What may be in the store when an upload is over, and must go if its client does not hear of a success.
+enum Leftover {
+    Nothing,
+    Upload(Upload),
+    /// The object and, where completing failed, perhaps its upload instead.
+    Object(Option<Upload>),
+}
+
+/// The store's half of an upload.
+struct Task {
+    store: Arc<dyn Store>,
+    name: Name,
+    metadata: Metadata,
+    concurrency: usize,
+}
+
+impl Task {
+    async fn run(self, mut commands: mpsc::Receiver<Command>, mut done: oneshot::Sender<Result<Stored, StoreError>>) {
+        let (result, leftover) = match commands.recv().await {
+            Some(Command::Last(only)) => self.put(only).await,
+            Some(Command::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
+            None => (Err(Stop::Abandoned), Leftover::Nothing),
+        };
+        // Told first: cleaning up can take long where the store is what fails.
+        let unheard = match result {
+            Ok(stored) => done.send(Ok(stored)).is_err(),
+            Err(Stop::Failed(error)) => {
+                if let Err(Err(error)) = done.send(Err(error)) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(s3_key = %self.name.key(), error, "an abandoned upload failed");
+                }
+                true
+            }
+            Err(Stop::Abandoned) => true,
+        };
+        if unheard {
+            self.clean_up(leftover).await;
+        }
+    }
+
+    /// Removes what nobody was told of.
+    async fn clean_up(&self, leftover: Leftover) {
+        let (upload, object) = match leftover {
+            Leftover::Nothing => return,
+            Leftover::Upload(upload) => (Some(upload), false),
+            Leftover::Object(upload) => (upload, true),
+        };
+        if let Some(upload) = upload
+            && let Err(error) = retry(|| self.store.abort_upload(&upload)).await
+        {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(s3_key = %self.name.key(), error, "an upload could not be aborted; sweep removes it");
+        }
+        if object && let Err(error) = retry(|| self.store.delete(&self.name)).await {
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(s3_key = %self.name.key(), error, "an object nobody was told of could not be deleted");
+        }
+    }
+
+    async fn put(&self, only: Payload) -> (Result<Stored, Stop>, Leftover) {
+        let stored = Stored { size: only.len, crc64: only.crc64 };
+        let put = self.store.put(&self.name, &self.metadata, only).await;
+        // Also where it failed: its answer may have been what was lost.
+        (put.map(|()| stored).map_err(Stop::Failed), Leftover::Object(None))
+    }
+
+    /// Sends parts as they come, then completes.
+    async fn multipart(
+        &self,
+        first: Payload,
+        commands: &mut mpsc::Receiver<Command>,
+        done: &mut oneshot::Sender<Result<Stored, StoreError>>,
+    ) -> (Result<Stored, Stop>, Leftover) {
+        // Not raced against the request: an upload whose id nobody heard could not be aborted.
+        let upload = match self.store.create_upload(&self.name, &self.metadata).await {
+            Ok(upload) => upload,
+            Err(error) => return (Err(Stop::Failed(error)), Leftover::Nothing),
+        };
+        let sent = self.send_parts(&upload, first, commands, done).await;
+        let reviewed = sent.and_then(|(sent, taken)| Ok((review(&sent, &taken)?, taken)));
+        match reviewed {
+            Err(stop) => (Err(stop), Leftover::Upload(upload)),
+            Ok((whole, taken)) => match self.store.complete_upload(&upload, &taken, whole).await {
+                Err(error) => (Err(Stop::Failed(error)), Leftover::Object(Some(upload))),
+                Ok(()) => {
+                    let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
+                    (Ok(stored), Leftover::Object(None))
+                }
+            },
+        }
+    }
+
+    /// Returns what was sent and what the store said it took, both in order. Parts in flight are dropped on error.
+    async fn send_parts(
+        &self,
+        upload: &Upload,
+        first: Payload,
+        commands: &mut mpsc::Receiver<Command>,
+        done: &mut oneshot::Sender<Result<Stored, StoreError>>,
+    ) -> Result<(Vec<Sent>, Vec<Part>), Stop> {
+        let mut sent = Vec::new();
+        let mut taken = Vec::new();
+        let mut in_flight: FuturesUnordered<PartFuture<'_>> = FuturesUnordered::new();
+        let mut last = false;
+        in_flight.push(self.send(upload, &mut sent, first));
+        while !(last && in_flight.is_empty()) {
+            tokio::select! {
+                Some(part) = in_flight.next() => taken.push(part?),
+                command = commands.recv(), if !last && in_flight.len() < self.concurrency => {
+                    let part = match command {
+                        Some(Command::Part(part)) => part,
+                        Some(Command::Last(part)) => { last = true; part }
+                        None => return Err(Stop::Abandoned),
+                    };
+                    in_flight.push(self.send(upload, &mut sent, part));
+                }
+                () = done.closed() => return Err(Stop::Abandoned),
+            }
+        }
+        taken.sort_unstable_by_key(|part| part.number);
+        Ok((sent, taken))
+    }
+
+    fn send<'a>(&'a self, upload: &'a Upload, sent: &mut Vec<Sent>, part: Payload) -> PartFuture<'a> {
+        sent.push(Sent { size: part.len, crc64: part.crc64 });
+        let number = u32::try_from(sent.len()).unwrap_or(u32::MAX);
+        Box::pin(self.store.upload_part(upload, number, part))
+    }
+}
+
+type PartFuture<'a> = Pin<Box<dyn Future<Output = Result<Part, StoreError>> + Send + 'a>>;
+
+/// A part as it left here.
+struct Sent {
+    size: u64,
+    crc64: u64,
+}
+
+/// Compares what the store took with what was sent, before anything becomes visible.
+fn review(sent: &[Sent], taken: &[Part]) -> Result<Whole, StoreError> {
+    if sent.len() != taken.len() {
+        return Err(StoreError::Differs(format!("{} parts sent, {} taken", sent.len(), taken.len())));
+    }
+    for (number, (ours, theirs)) in (1..).zip(sent.iter().zip(taken)) {
+        let same =
+            theirs.number == number && theirs.size == ours.size && theirs.crc64.is_none_or(|crc| crc == ours.crc64);
+        if !same {
+            return Err(StoreError::Differs(format!("part {number} is not what was sent")));
+        }
+    }
+    Ok(parts::join(sent.iter().map(|part| (part.size, part.crc64))))
+}
+
+async fn retry<F: Future<Output = Result<(), StoreError>>>(mut call: impl FnMut() -> F) -> Result<(), StoreError> {
+    let mut pause = ABORT_PAUSE;
+    for _ in 1..ABORT_TRIES {
+        if call().await.is_ok() {
+            return Ok(());
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    call().await
+}
