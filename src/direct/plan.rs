@@ -1,0 +1,344 @@
+//! What a direct upload is to be, its arithmetic, and the links that carry it. Pure: no I/O.
+
+use form_urlencoded::Serializer;
+use serde::{Deserialize, Serialize};
+use std::fmt::Write;
+
+use crate::error::{Error, Result};
+use crate::format::Format;
+use crate::policy::Policy;
+use crate::store::{ImageKey, Name, Part, Upload};
+
+/// A plan's answer holds all its parts, so there are at most this many of them.
+const PLAN_PARTS: u64 = 100;
+/// Part sizes are whole multiples of this.
+const PART_STEP: u64 = 1 << 20;
+/// S3's own limit on parts, for links whose part size was chosen under other settings.
+const MAX_PARTS: u64 = 10_000;
+const MIN_PART_SIZE: u64 = 5 << 20;
+
+/// `POST /uploads`: what a client wants to send.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wish {
+    /// The file's name; its extension, where it has one, becomes the key's.
+    pub filename: String,
+    /// The file's media type; without one it follows the extension.
+    pub content_type: Option<String>,
+    /// Bytes, exactly.
+    pub size: u64,
+    /// SHA-256 of the file in hexadecimal, which S3 then checks; only for a single PUT.
+    pub sha256: Option<String>,
+}
+
+/// A direct upload: everything its links carry.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    pub key: ImageKey,
+    /// Bytes, exactly.
+    pub size: u64,
+    /// What was declared; what the bytes are is seen later.
+    pub format: Format,
+    pub door: Door,
+}
+
+/// How the bytes reach S3.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Door {
+    Put {
+        sha256: Option<[u8; 32]>,
+    },
+    Multipart {
+        upload_id: String,
+        /// Bytes of every part but the last.
+        part_size: u64,
+    },
+}
+
+/// What a wish comes to, before there is an upload id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    pub key: ImageKey,
+    pub size: u64,
+    pub format: Format,
+    pub sha256: Option<[u8; 32]>,
+}
+
+impl Wish {
+    /// Checks the wish by the policy and gives it a fresh key.
+    pub fn check(&self, policy: &Policy) -> Result<Draft> {
+        let named = policy.check_name(&self.filename)?;
+        let declared = self.content_type.as_deref().map(|declared| declared_format(declared, policy)).transpose()?;
+        let extension = named.map(|(_, extension)| extension);
+        let format = declared.or(named.map(|(format, _)| format)).ok_or(Error::InvalidFileType { detected: None })?;
+        if self.size == 0 {
+            return Err(Error::InvalidRequest("size must be at least 1 byte".to_owned()));
+        }
+        policy.check_size(self.size)?;
+        let key = ImageKey::random(extension.unwrap_or(format.extensions()[0]));
+        Ok(Draft { key, size: self.size, format, sha256: self.sha256.as_deref().map(parse_sha256).transpose()? })
+    }
+}
+
+fn declared_format(content_type: &str, policy: &Policy) -> Result<Format> {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let format = Format::from_content_type(essence).filter(|format| policy.allows(*format));
+    format.ok_or(Error::InvalidFileType { detected: None })
+}
+
+/// The part size for a file of `size` bytes: `least`, or larger so that there are at most 100 parts.
+pub fn part_size(size: u64, least: u64) -> u64 {
+    size.div_ceil(PLAN_PARTS).next_multiple_of(PART_STEP).max(least)
+}
+
+/// The sizes of the parts of a file, in order.
+pub fn part_sizes(size: u64, part_size: u64) -> impl ExactSizeIterator<Item = u64> {
+    let count = usize::try_from(size.div_ceil(part_size)).unwrap_or(usize::MAX);
+    (0..count).map(move |index| part_size.min(size - index as u64 * part_size))
+}
+
+/// How what S3 holds compares with a plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Comparison {
+    /// Numbers of planned parts that are not there, or not in their size.
+    pub missing: Vec<u32>,
+    /// Numbers of parts that are there and not planned.
+    pub unexpected: Vec<u32>,
+}
+
+/// Compares the parts S3 holds with those of a plan.
+pub fn compare(held: &[Part], size: u64, part_size: u64) -> Comparison {
+    let planned: Vec<(u32, u64)> = (1..).zip(part_sizes(size, part_size)).collect();
+    let is_held = |(number, size): &(u32, u64)| held.iter().any(|part| part.number == *number && part.size == *size);
+    Comparison {
+        missing: planned.iter().filter(|part| !is_held(part)).map(|(number, _)| *number).collect(),
+        unexpected: held.iter().map(|part| part.number).filter(|number| *number as usize > planned.len()).collect(),
+    }
+}
+
+/// The query of a plan's links.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    size: u64,
+    content_type: String,
+    sha256: Option<String>,
+    upload_id: Option<String>,
+    part_size: Option<u64>,
+}
+
+impl Plan {
+    /// The plan of a link. It is input like any other: checked by the policy here, and against S3 where it is used.
+    pub fn from_link(key: ImageKey, query: &Query, policy: &Policy) -> Result<Plan> {
+        policy.check_size(query.size)?;
+        let sha256 = query.sha256.as_deref().map(parse_sha256).transpose()?;
+        let door = match (&query.upload_id, query.part_size, sha256) {
+            (None, None, sha256) => Door::Put { sha256 },
+            (Some(upload_id), Some(part_size), None) => {
+                let fits = part_size >= MIN_PART_SIZE && query.size.div_ceil(part_size) <= MAX_PARTS;
+                if !fits || upload_id.is_empty() {
+                    return Err(not_a_link());
+                }
+                Door::Multipart { upload_id: upload_id.clone(), part_size }
+            }
+            _ => return Err(not_a_link()),
+        };
+        if query.size == 0 {
+            return Err(not_a_link());
+        }
+        Ok(Plan { key, size: query.size, format: declared_format(&query.content_type, policy)?, door })
+    }
+
+    /// Where the bytes arrive.
+    pub fn incoming(&self) -> Name {
+        Name::Incoming(self.key.clone())
+    }
+
+    /// Where the image will be.
+    pub fn image(&self) -> Name {
+        Name::Image(self.key.clone())
+    }
+
+    /// The multipart upload, where the plan is one.
+    pub fn upload(&self) -> Option<(Upload, u64)> {
+        match &self.door {
+            Door::Put { .. } => None,
+            Door::Multipart { upload_id, part_size } => {
+                Some((Upload { name: self.incoming(), id: upload_id.clone() }, *part_size))
+            }
+        }
+    }
+
+    pub fn links(&self, base: Option<&str>) -> Links {
+        let (base, query) = (base.unwrap_or_default(), self.query());
+        let upload = format!("{base}/uploads/{}", self.key);
+        Links {
+            complete_url: format!("{upload}/complete?{query}"),
+            status_url: format!("{upload}?{query}"),
+            abort_url: format!("{upload}?{query}"),
+        }
+    }
+
+    fn query(&self) -> String {
+        let mut query = Serializer::new(String::new());
+        query.append_pair("size", &self.size.to_string());
+        query.append_pair("content_type", self.format.content_type());
+        match &self.door {
+            Door::Put { sha256: None } => {}
+            Door::Put { sha256: Some(sha256) } => {
+                query.append_pair("sha256", &hex(sha256));
+            }
+            Door::Multipart { upload_id, part_size } => {
+                query.append_pair("upload_id", upload_id).append_pair("part_size", &part_size.to_string());
+            }
+        }
+        query.finish()
+    }
+}
+
+fn not_a_link() -> Error {
+    Error::InvalidRequest(
+        "this is not a link of a plan: use those of the answer to POST /uploads as they are".to_owned(),
+    )
+}
+
+/// A plan's links: relative references, unless the service knows its own address (`PUBLIC_URL`).
+#[derive(Clone, Debug, Serialize)]
+pub struct Links {
+    /// POST here when everything is sent.
+    pub complete_url: String,
+    /// GET here to see what has arrived.
+    pub status_url: String,
+    /// DELETE here to leave nothing.
+    pub abort_url: String,
+}
+
+fn parse_sha256(text: &str) -> Result<[u8; 32]> {
+    let bad = || Error::InvalidRequest("sha256 must be 64 hexadecimal digits".to_owned());
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(bad());
+    }
+    let mut sha256 = [0; 32];
+    for (byte, at) in sha256.iter_mut().zip((0..64).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| bad())?;
+    }
+    Ok(sha256)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn policy() -> Policy {
+        Policy {
+            formats: vec![Format::Jpeg, Format::Png],
+            max_upload_size: 5_000_000_000,
+            max_pixels: 0,
+            header_scan_limit: 1 << 20,
+        }
+    }
+
+    fn wish(filename: &str, content_type: Option<&str>, size: u64) -> Wish {
+        Wish { filename: filename.to_owned(), content_type: content_type.map(str::to_owned), size, sha256: None }
+    }
+
+    #[test]
+    fn a_plan_has_at_most_a_hundred_parts() {
+        assert_eq!(part_size(100 * MIB + 1, 5 * MIB), 5 * MIB);
+        assert_eq!(part_size(500 * MIB, 5 * MIB), 5 * MIB);
+        assert_eq!(part_size(500 * MIB + 1, 5 * MIB), 6 * MIB);
+        assert_eq!(part_size(5_000_000_000, 5 * MIB), 48 * MIB);
+        assert_eq!(part_size(MIB, 64 * MIB), 64 * MIB);
+        for size in [100 * MIB + 1, 500 * MIB, 500 * MIB + 1, 4_999_999_999, 5_000_000_000] {
+            let part = part_size(size, 5 * MIB);
+            let sizes: Vec<u64> = part_sizes(size, part).collect();
+            assert!(sizes.len() <= 100);
+            assert_eq!(sizes.iter().sum::<u64>(), size);
+            assert!(sizes[..sizes.len() - 1].iter().all(|each| *each == part));
+            assert!((1..=part).contains(sizes.last().unwrap()));
+        }
+    }
+
+    #[test]
+    fn parts_are_compared_by_number_and_size() {
+        let part = |number, size| Part { number, size, etag: None, crc64: None };
+        let sizes = (12 * MIB, 5 * MIB);
+        let whole = [part(1, 5 * MIB), part(2, 5 * MIB), part(3, 2 * MIB)];
+        assert_eq!(compare(&whole, sizes.0, sizes.1), Comparison::default());
+        assert_eq!(compare(&whole[..2], sizes.0, sizes.1).missing, [3]);
+        assert_eq!(compare(&[part(1, 5 * MIB - 1), part(3, 2 * MIB)], sizes.0, sizes.1).missing, [1, 2]);
+        assert_eq!(compare(&[&whole[..], &[part(4, 1)]].concat(), sizes.0, sizes.1).unexpected, [4]);
+    }
+
+    #[test]
+    fn the_name_and_the_declared_type_must_both_be_allowed() {
+        let policy = policy();
+        let ok =
+            |wish: Wish| wish.check(&policy).map(|draft| (draft.key.extension().to_owned(), draft.format)).unwrap();
+        assert_eq!(ok(wish("a.JPEG", None, 1)), ("jpeg".to_owned(), Format::Jpeg));
+        assert_eq!(ok(wish("a.png", Some("image/jpeg"), 1)), ("png".to_owned(), Format::Jpeg));
+        assert_eq!(ok(wish("photo", Some("image/jpg"), 1)), ("jpg".to_owned(), Format::Jpeg));
+        for bad in
+            [wish("a.svg", None, 1), wish("a.png", Some("text/html"), 1), wish("a.gif", None, 1), wish("a", None, 1)]
+        {
+            assert_eq!(bad.check(&policy).unwrap_err().code(), "invalid_file_type", "{bad:?}");
+        }
+        assert_eq!(wish("a.png", None, 0).check(&policy).unwrap_err().code(), "invalid_request");
+        assert_eq!(wish("a.png", None, 5_000_000_001).check(&policy).unwrap_err().code(), "payload_too_large");
+    }
+
+    #[test]
+    fn a_link_carries_the_whole_plan() {
+        let doors = [
+            Door::Put { sha256: None },
+            Door::Put { sha256: Some([0xab; 32]) },
+            Door::Multipart { upload_id: "a/b+c=&%".to_owned(), part_size: 5 * MIB },
+        ];
+        for door in doors {
+            let plan = Plan { key: ImageKey::random("png"), size: 12 * MIB, format: Format::Jpeg, door };
+            let links = plan.links(None);
+            let (path, query) = links.complete_url.split_once('?').unwrap();
+            assert_eq!(path, format!("/uploads/{}/complete", plan.key));
+            let uri: http::Uri = format!("/?{query}").parse().unwrap();
+            let axum::extract::Query(query) = axum::extract::Query::<Query>::try_from_uri(&uri).unwrap();
+            assert_eq!(Plan::from_link(plan.key.clone(), &query, &policy()).unwrap(), plan);
+        }
+    }
+
+    #[test]
+    fn links_that_no_plan_has_are_refused() {
+        let query = |text: &str| {
+            let uri: http::Uri = format!("/?content_type=image/png&{text}").parse().unwrap();
+            axum::extract::Query::<Query>::try_from_uri(&uri).ok().map(|query| query.0)
+        };
+        let link = |text: &str| Plan::from_link(ImageKey::random("png"), &query(text).unwrap(), &policy());
+        assert!(link("size=1").is_ok());
+        let sha256 = "0".repeat(64);
+        for bad in [
+            "size=0".to_owned(),
+            "size=5000000001".to_owned(),
+            "size=1&sha256=1".to_owned(),
+            "size=1&part_size=5242880".to_owned(),
+            "size=1&upload_id=a".to_owned(),
+            "size=1&upload_id=&part_size=5242880".to_owned(),
+            "size=1&upload_id=a&part_size=0".to_owned(),
+            "size=1&upload_id=a&part_size=5242879".to_owned(),
+            format!("size=1&upload_id=a&part_size=5242880&sha256={sha256}"),
+            format!("size=1&sha256={}", "é".repeat(32)),
+        ] {
+            assert!(link(&bad).is_err(), "{bad}");
+        }
+        assert!(query("size=-1").is_none());
+        assert!(query("size=1&other=2").is_none());
+    }
+}
