@@ -49,6 +49,20 @@ pub enum Error {
     Storage(#[source] StoreError),
     #[error("The request took longer than it may; try again")]
     Deadline,
+    #[error("The service is not ready: {reason}")]
+    NotReady {
+        reason: &'static str,
+        #[source]
+        source: Option<BoxError>,
+    },
+    #[error("Parts are missing: {}", list(parts))]
+    PartsMissing { parts: Vec<u32> },
+    #[error("Parts were uploaded that are not in the plan: {}", list(parts))]
+    PartsUnexpected { parts: Vec<u32> },
+    #[error("The upload is complete already; DELETE /delete/{{s3_key}} removes the image")]
+    AlreadyComplete,
+    #[error("The upload kept changing while it was checked; try again when nobody sends it any more")]
+    ChangedMeanwhile,
     #[error("Something went wrong here")]
     Internal(#[source] BoxError),
 }
@@ -74,6 +88,11 @@ impl Error {
             Error::UnsupportedMediaType => "unsupported_media_type",
             Error::Storage(_) => "storage_failed",
             Error::Deadline => "deadline",
+            Error::NotReady { .. } => "not_ready",
+            Error::PartsMissing { .. } => "parts_missing",
+            Error::PartsUnexpected { .. } => "parts_unexpected",
+            Error::AlreadyComplete => "already_complete",
+            Error::ChangedMeanwhile => "changed_meanwhile",
             Error::Internal(_) => "internal",
         }
     }
@@ -92,8 +111,12 @@ impl Error {
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Error::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::PartsMissing { .. }
+            | Error::PartsUnexpected { .. }
+            | Error::AlreadyComplete
+            | Error::ChangedMeanwhile => StatusCode::CONFLICT,
             Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Error::Deadline => StatusCode::SERVICE_UNAVAILABLE,
+            Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -120,15 +143,27 @@ pub struct Logged(pub Arc<Error>);
 
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
-        let mut body = json!({ "detail": self.to_string(), "code": self.code() });
-        if let Error::InvalidFileType { detected: Some(detected) } = &self {
-            body["detected"] = json!(detected);
-        }
-        let mut response = (self.status(), Json(body)).into_response();
-        if let Some(seconds) = self.retry_after() {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response.extensions_mut().insert(Logged(Arc::new(self)));
-        response
+        respond(Arc::new(self))
     }
+}
+
+/// The answer for an error, which may be shared by several requests that waited for the same thing.
+pub fn respond(error: Arc<Error>) -> Response {
+    let mut body = json!({ "detail": error.to_string(), "code": error.code() });
+    match &*error {
+        Error::InvalidFileType { detected: Some(detected) } => body["detected"] = json!(detected),
+        Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => body["parts"] = json!(parts),
+        _ => {}
+    }
+    let mut response = (error.status(), Json(body)).into_response();
+    if let Some(seconds) = error.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response.extensions_mut().insert(Logged(error));
+    response
+}
+
+fn list(parts: &[u32]) -> String {
+    let numbers: Vec<String> = parts.iter().map(u32::to_string).collect();
+    numbers.join(", ")
 }

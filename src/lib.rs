@@ -3,12 +3,24 @@
 //! ```text
 //! hyper connection ─┐                          ┌─ sniff (type, dimensions)
 //! Lambda HTTP event ┴→ app (axum Router) → ingest (multer: one form, one file) → sink (parts) → store (S3)
+//! a client that is done ────────────────→ direct (verify, promote) ──────────────────────────→ store (S3)
 //! ```
 //!
-//! `ingest` never sees S3, `sink` never sees HTTP, and `store/s3.rs` is the only file that knows the SDK.
+//! `ingest` never sees S3, `sink` never sees HTTP, and `store/s3` is the only place that knows the SDK.
 
+pub mod backend;
+pub mod config;
 pub mod error;
-pub mod format;
+pub mod telemetry;
+
+pub mod app;
+pub mod direct;
 pub mod ingest;
-pub mod policy;
+pub mod routes;
+pub mod sink;
 pub mod store;
+pub mod sweep;
+pub mod transport;
+
+pub mod format;
+pub mod policy;

@@ -1,0 +1,116 @@
+//! The service without its transport: state, routes, and what holds for every request.
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, post};
+use http::{HeaderName, HeaderValue, Method, header};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use crate::config::Config;
+use crate::direct::Promotions;
+use crate::error::Error;
+use crate::policy::Policy;
+use crate::routes::{direct, images, system, upload};
+use crate::sink::Uploads;
+use crate::store::{PresignOptions, Store};
+use crate::telemetry;
+
+/// Everything a handler needs. Cheap to clone.
+#[derive(Clone)]
+pub struct App {
+    pub config: Arc<Config>,
+    pub policy: Arc<Policy>,
+    pub store: Arc<dyn Store>,
+    pub uploads: Uploads,
+    pub promotions: Promotions,
+    draining: Arc<AtomicBool>,
+}
+
+impl App {
+    pub fn new(config: Config, store: Arc<dyn Store>) -> Self {
+        let policy = Arc::new(config.policy.clone());
+        let uploads = Uploads::new(Arc::clone(&store), config.sink);
+        App {
+            promotions: Promotions::new(Arc::clone(&store), Arc::clone(&policy), uploads.tasks().clone()),
+            policy,
+            uploads,
+            config: Arc::new(config),
+            store,
+            draining: Arc::default(),
+        }
+    }
+
+    /// From now on [`App::is_draining`]: readiness says no, so that nobody is sent here any more.
+    pub fn start_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// How links to an image are signed for a client that reached the service at `host`.
+    pub fn read_link(&self, host: Option<String>) -> PresignOptions {
+        PresignOptions { ttl: self.config.read_url_ttl, host }
+    }
+
+    /// Every route, with what holds for all of them around it.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/upload-image", post(upload::upload))
+            .route("/delete/{s3_key}", delete(images::delete))
+            .route("/images/{s3_key}", get(images::redirect).head(images::head))
+            .route("/images/{s3_key}/url", get(images::url))
+            .route("/uploads", post(direct::plan))
+            .route("/uploads/{s3_key}", get(direct::status).delete(direct::abort))
+            .route("/uploads/{s3_key}/complete", post(direct::complete))
+            .route("/limits", get(system::limits))
+            .route("/healthz", get(system::healthz))
+            .route("/readyz", get(system::readyz))
+            .fallback(async || Error::NoRoute)
+            .method_not_allowed_fallback(async || Error::MethodNotAllowed)
+            .layer(middleware::from_fn_with_state(self.config.server.request_timeout, deadline))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(cors(&self.config.cors_origins))
+            .layer(middleware::from_fn(telemetry::log_request))
+            .with_state(self.clone())
+    }
+}
+
+/// Ends a request that takes too long in all, however steadily it goes on.
+async fn deadline(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Error::Deadline.into_response(),
+    }
+}
+
+fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    Error::Internal(format!("panic: {}", text.unwrap_or("of another type")).into()).into_response()
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    let headers: [HeaderName; 4] =
+        [header::CONTENT_TYPE, header::AUTHORIZATION, HeaderName::from_static("x-api-key"), telemetry::REQUEST_ID];
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
+        .allow_headers(headers)
+        .expose_headers([telemetry::REQUEST_ID, header::RETRY_AFTER])
+        .max_age(Duration::from_secs(3600))
+}

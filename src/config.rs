@@ -1,0 +1,410 @@
+//! Every setting, from flags and environment: read once, checked together, one struct a concern.
+
+use clap::{Args, Parser, Subcommand};
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+mod parse;
+pub use parse::duration;
+
+use crate::format::Format;
+use crate::policy::Policy;
+use crate::store::s3::{Checksum, Sse};
+use parse::{absolute_url, formats, number, origins, prefix, size};
+
+/// S3's limit on the number of parts of one upload.
+const MAX_PARTS: u64 = 10_000;
+/// S3's smallest part (but for the last).
+const MIN_PART_SIZE: u64 = 5 << 20;
+/// S3's largest part.
+const MAX_PART_SIZE: u64 = 5 << 30;
+/// One CopyObject moves at most this much (S3 says 5 GB), and a direct upload is promoted by one.
+const MAX_OBJECT_SIZE: u64 = 5_000_000_000;
+/// S3 signs nothing for longer.
+const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Takes images over HTTP and keeps them in S3, as a stream.
+#[derive(Debug, Parser)]
+#[command(name = "image-store", version, about, next_line_help = true, max_term_width = 110)]
+pub struct Cli {
+    #[command(flatten)]
+    pub settings: Settings,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve HTTP (the default)
+    Serve,
+    /// Abort multipart uploads and delete unverified objects that were left behind, then exit
+    Sweep {
+        /// Only what is older than this [a duration: 30m, 24h]
+        #[arg(long, value_name = "DURATION", default_value = "24h")]
+        older_than: String,
+    },
+}
+
+/// Settings as given: text. [`Config::new`] reads it, so that every error is told at once.
+///
+/// Sizes take `KiB`, `MiB`, `GiB` (or `KB`, `MB`, `GB`; bare: bytes), durations `s`, `m`, `h` (bare: seconds).
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Settings")]
+pub struct Settings {
+    /// Address to listen on
+    #[arg(long, env = "HOST", global = true, value_name = "ADDRESS", default_value = "127.0.0.1")]
+    pub host: String,
+    /// Port to listen on; 0 takes a free one
+    #[arg(long, env = "PORT", global = true, value_name = "PORT", default_value = "8080")]
+    pub port: String,
+    /// Where clients reach this service; makes the links of a direct upload's plan absolute [unset: they are relative]
+    #[arg(long, env = "PUBLIC_URL", global = true, value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Origins whose pages may call this service, comma-separated, or * [unset: none]
+    #[arg(long, env = "CORS_ALLOW_ORIGIN", global = true, value_name = "ORIGINS")]
+    pub cors_allow_origin: Option<String>,
+    /// Connections served at once; more wait to be accepted
+    #[arg(long, env = "MAX_CONNECTIONS", global = true, value_name = "COUNT", default_value = "1024")]
+    pub max_connections: String,
+    /// A request's body may pause this long [duration]
+    #[arg(long, env = "BODY_IDLE_TIMEOUT", global = true, value_name = "DURATION", default_value = "30s")]
+    pub body_idle_timeout: String,
+    /// A request may take this long in all [duration]
+    #[arg(long, env = "REQUEST_TIMEOUT", global = true, value_name = "DURATION", default_value = "1h")]
+    pub request_timeout: String,
+    /// What is in flight at SIGTERM may take this long to finish; then it is aborted [duration]
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", global = true, value_name = "DURATION", default_value = "25s")]
+    pub shutdown_timeout: String,
+    /// Log lines as text or json
+    #[arg(long, env = "LOG_FORMAT", global = true, value_name = "FORMAT", default_value = "text")]
+    pub log_format: String,
+
+    /// Bucket to keep images in [unset: an embedded S3 on DATA_DIR]
+    #[arg(long, env = "S3_BUCKET", global = true, value_name = "BUCKET")]
+    pub s3_bucket: Option<String>,
+    /// Prefix of every object's key, like a/b/; never part of an s3_key
+    #[arg(long, env = "S3_PREFIX", global = true, value_name = "PREFIX", default_value = "")]
+    pub s3_prefix: String,
+    /// An S3 other than AWS; credentials and region come from the SDK's own AWS_* variables
+    #[arg(long, env = "AWS_ENDPOINT_URL_S3", global = true, value_name = "URL")]
+    pub s3_endpoint_url: Option<String>,
+    /// What presigned URLs point at, where clients reach S3 by another name than this service does
+    #[arg(long, env = "S3_PUBLIC_ENDPOINT_URL", global = true, value_name = "URL")]
+    pub s3_public_endpoint_url: Option<String>,
+    /// Address the bucket in the path and not in the host name: true or false
+    #[arg(long, env = "S3_FORCE_PATH_STYLE", global = true, value_name = "BOOL", default_value = "false")]
+    pub s3_force_path_style: String,
+    /// Checksum S3 verifies: auto (crc64nvme unless an endpoint is set), crc64nvme or none
+    #[arg(long, env = "S3_CHECKSUM", global = true, value_name = "KIND", default_value = "auto")]
+    pub s3_checksum: String,
+    /// Server-side encryption asked for: none (the bucket's default), AES256 or aws:kms
+    #[arg(long, env = "S3_SSE", global = true, value_name = "KIND", default_value = "none")]
+    pub s3_sse: String,
+    /// The KMS key for S3_SSE=aws:kms [unset: the account's own]
+    #[arg(long, env = "S3_SSE_KMS_KEY_ID", global = true, value_name = "KEY")]
+    pub s3_sse_kms_key_id: Option<String>,
+    /// One try of one S3 call may take this long; completing an upload four times as long [duration]
+    #[arg(long, env = "S3_TIMEOUT", global = true, value_name = "DURATION", default_value = "60s")]
+    pub s3_timeout: String,
+    /// Folder of the embedded S3: its objects and its credentials
+    #[arg(long, env = "DATA_DIR", global = true, value_name = "FOLDER", default_value = "data")]
+    pub data_dir: PathBuf,
+    /// Port of the embedded S3, on HOST; 0 takes a free one
+    #[arg(long, env = "EMBEDDED_S3_PORT", global = true, value_name = "PORT", default_value = "8081")]
+    pub embedded_s3_port: String,
+
+    /// Size of the parts a file is sent in, 5 MiB to 5 GiB [size]
+    #[arg(long, env = "PART_SIZE", global = true, value_name = "SIZE", default_value = "5MiB")]
+    pub part_size: String,
+    /// Parts of one upload on their way to S3 at once
+    #[arg(long, env = "PART_CONCURRENCY", global = true, value_name = "COUNT", default_value = "4")]
+    pub part_concurrency: String,
+    /// The largest image taken, at most 5 GB [size]
+    #[arg(long, env = "MAX_UPLOAD_SIZE", global = true, value_name = "SIZE", default_value = "5GB")]
+    pub max_upload_size: String,
+    /// Width times height an image may have; 0: any
+    #[arg(long, env = "MAX_PIXELS", global = true, value_name = "COUNT", default_value = "268435456")]
+    pub max_pixels: String,
+    /// An image must show its dimensions within this much of its beginning [size]
+    #[arg(long, env = "HEADER_SCAN_LIMIT", global = true, value_name = "SIZE", default_value = "1MiB")]
+    pub header_scan_limit: String,
+    /// Formats taken, comma-separated: jpg, jpeg, png, gif, bmp, webp, avif, heic, tiff
+    #[arg(
+        long,
+        env = "ALLOWED_FORMATS",
+        global = true,
+        value_name = "FORMATS",
+        default_value = "jpg,jpeg,png,gif,bmp"
+    )]
+    pub allowed_formats: String,
+    /// The largest file planned as a single presigned PUT; larger ones are planned in parts [size]
+    #[arg(long, env = "DIRECT_PUT_MAX", global = true, value_name = "SIZE", default_value = "100MiB")]
+    pub direct_put_max: String,
+    /// How long the URLs of a direct upload's plan work; a transfer that has begun may take longer [duration]
+    #[arg(long, env = "UPLOAD_URL_TTL", global = true, value_name = "DURATION", default_value = "15m")]
+    pub upload_url_ttl: String,
+    /// Completing a direct upload answers 202 when it takes longer than this [duration]
+    #[arg(long, env = "COMPLETE_WAIT", global = true, value_name = "DURATION", default_value = "25s")]
+    pub complete_wait: String,
+    /// How long a link to an image works, at most 7 days [duration]
+    #[arg(long, env = "READ_URL_TTL", global = true, value_name = "DURATION", default_value = "1h")]
+    pub read_url_ttl: String,
+}
+
+/// The settings, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub server: Server,
+    pub store: Store,
+    pub sink: Sink,
+    pub direct: Direct,
+    pub policy: Policy,
+    /// How long a presigned GET lives.
+    pub read_url_ttl: Duration,
+    /// No trailing slash.
+    pub public_url: Option<String>,
+    /// Origins, or a single `*`.
+    pub cors_origins: Vec<String>,
+    pub log_json: bool,
+}
+
+/// The HTTP server's.
+#[derive(Clone, Debug)]
+pub struct Server {
+    pub host: IpAddr,
+    pub port: u16,
+    pub max_connections: usize,
+    pub body_idle_timeout: Duration,
+    pub request_timeout: Duration,
+    pub shutdown_timeout: Duration,
+}
+
+/// Where images are kept.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// None: the embedded S3.
+    pub bucket: Option<String>,
+    pub prefix: String,
+    pub endpoint: Option<String>,
+    pub public_endpoint: Option<String>,
+    pub force_path_style: bool,
+    pub checksum: Checksum,
+    pub sse: Option<Sse>,
+    pub timeout: Duration,
+    pub data_dir: PathBuf,
+    pub embedded_port: u16,
+}
+
+/// How a stream becomes parts.
+#[derive(Clone, Copy, Debug)]
+pub struct Sink {
+    /// Bytes.
+    pub part_size: usize,
+    pub part_concurrency: usize,
+}
+
+/// How clients upload past this process.
+#[derive(Clone, Copy, Debug)]
+pub struct Direct {
+    /// Bytes.
+    pub put_max: u64,
+    pub url_ttl: Duration,
+    pub complete_wait: Duration,
+}
+
+/// Collects what is wrong, so that it can be told at once.
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    /// The value, or a stand-in that nobody sees: [`Config::new`] fails in the end.
+    fn take<T: Default>(&mut self, setting: &str, value: Result<T, impl Display>) -> T {
+        value.unwrap_or_else(|problem| {
+            self.0.push(format!("{setting}: {problem}"));
+            T::default()
+        })
+    }
+
+    fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
+        if !holds {
+            self.0.push(problem());
+        }
+    }
+}
+
+impl Config {
+    /// Reads and checks every setting.
+    ///
+    /// # Errors
+    /// One line for each thing that is wrong, all of them.
+    pub fn new(settings: &Settings) -> Result<Config, Vec<String>> {
+        let mut problems = Problems::default();
+        let config = Config {
+            server: Server::read(settings, &mut problems),
+            store: Store::read(settings, &mut problems),
+            sink: Sink::read(settings, &mut problems),
+            direct: Direct::read(settings, &mut problems),
+            policy: read_policy(settings, &mut problems),
+            read_url_ttl: problems.take("READ_URL_TTL", duration(&settings.read_url_ttl)),
+            public_url: problems.take("PUBLIC_URL", absolute_url(settings.public_url.as_deref())),
+            cors_origins: problems.take("CORS_ALLOW_ORIGIN", origins(settings.cors_allow_origin.as_deref())),
+            log_json: problems
+                .take("LOG_FORMAT", parse::choice(&settings.log_format, &[("text", false), ("json", true)])),
+        };
+        config.check_together(&mut problems);
+        if problems.0.is_empty() { Ok(config) } else { Err(problems.0) }
+    }
+
+    /// The rules that span settings.
+    fn check_together(&self, problems: &mut Problems) {
+        let (part_size, max) = (self.sink.part_size as u64, self.policy.max_upload_size);
+        problems.check(max <= MAX_PARTS.saturating_mul(part_size), || {
+            format!("MAX_UPLOAD_SIZE: {max} bytes do not fit {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
+        });
+        for (setting, ttl) in [("READ_URL_TTL", self.read_url_ttl), ("UPLOAD_URL_TTL", self.direct.url_ttl)] {
+            problems.check((Duration::from_secs(1)..=MAX_TTL).contains(&ttl), || {
+                format!("{setting}: must be between 1s and 7 days, S3's limit")
+            });
+        }
+        problems.check(cfg!(feature = "embedded") || self.store.bucket.is_some(), || {
+            "S3_BUCKET: is needed, this binary was built without the embedded S3".to_owned()
+        });
+    }
+}
+
+impl Server {
+    fn read(settings: &Settings, problems: &mut Problems) -> Server {
+        let unspecified = settings.host.parse().map_err(|_| "is not an IP address");
+        if let Err(problem) = unspecified {
+            problems.check(false, || format!("HOST: '{}' {problem}", settings.host));
+        }
+        let positive = parse::positive;
+        Server {
+            host: unspecified.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            port: problems.take("PORT", number(&settings.port)),
+            max_connections: problems.take("MAX_CONNECTIONS", positive(&settings.max_connections)),
+            body_idle_timeout: problems.take("BODY_IDLE_TIMEOUT", parse::some_time(&settings.body_idle_timeout)),
+            request_timeout: problems.take("REQUEST_TIMEOUT", parse::some_time(&settings.request_timeout)),
+            shutdown_timeout: problems.take("SHUTDOWN_TIMEOUT", duration(&settings.shutdown_timeout)),
+        }
+    }
+}
+
+impl Store {
+    fn read(settings: &Settings, problems: &mut Problems) -> Store {
+        let endpoint = problems.take("AWS_ENDPOINT_URL_S3", absolute_url(settings.s3_endpoint_url.as_deref()));
+        let auto = if endpoint.is_some() { Checksum::None } else { Checksum::Crc64Nvme };
+        let checksums = [("auto", auto), ("crc64nvme", Checksum::Crc64Nvme), ("none", Checksum::None)];
+        let kms = Sse::Kms { key_id: settings.s3_sse_kms_key_id.clone() };
+        let sse = [("none", None), ("AES256", Some(Sse::Aes256)), ("aws:kms", Some(kms))];
+        let path_style = [("true", true), ("1", true), ("false", false), ("0", false)];
+        problems.check(settings.s3_sse_kms_key_id.is_none() || settings.s3_sse == "aws:kms", || {
+            "S3_SSE_KMS_KEY_ID: goes with S3_SSE=aws:kms".to_owned()
+        });
+        let public = settings.s3_public_endpoint_url.as_deref();
+        Store {
+            bucket: settings.s3_bucket.clone().filter(|bucket| !bucket.is_empty()),
+            prefix: problems.take("S3_PREFIX", prefix(&settings.s3_prefix)),
+            endpoint,
+            public_endpoint: problems.take("S3_PUBLIC_ENDPOINT_URL", absolute_url(public)),
+            force_path_style: problems
+                .take("S3_FORCE_PATH_STYLE", parse::choice(&settings.s3_force_path_style, &path_style)),
+            checksum: problems.take("S3_CHECKSUM", parse::choice(&settings.s3_checksum, &checksums)),
+            sse: problems.take("S3_SSE", parse::choice(&settings.s3_sse, &sse)),
+            timeout: problems.take("S3_TIMEOUT", parse::some_time(&settings.s3_timeout)),
+            data_dir: settings.data_dir.clone(),
+            embedded_port: problems.take("EMBEDDED_S3_PORT", number(&settings.embedded_s3_port)),
+        }
+    }
+}
+
+impl Sink {
+    fn read(settings: &Settings, problems: &mut Problems) -> Sink {
+        let part_size = problems.take("PART_SIZE", size(&settings.part_size, MIN_PART_SIZE..=MAX_PART_SIZE));
+        Sink {
+            part_size: problems.take("PART_SIZE", usize::try_from(part_size)),
+            part_concurrency: problems.take("PART_CONCURRENCY", parse::positive(&settings.part_concurrency)),
+        }
+    }
+}
+
+impl Direct {
+    fn read(settings: &Settings, problems: &mut Problems) -> Direct {
+        Direct {
+            put_max: problems.take("DIRECT_PUT_MAX", size(&settings.direct_put_max, 1..=MAX_OBJECT_SIZE)),
+            url_ttl: problems.take("UPLOAD_URL_TTL", duration(&settings.upload_url_ttl)),
+            complete_wait: problems.take("COMPLETE_WAIT", duration(&settings.complete_wait)),
+        }
+    }
+}
+
+fn read_policy(settings: &Settings, problems: &mut Problems) -> Policy {
+    let scan = problems.take("HEADER_SCAN_LIMIT", size(&settings.header_scan_limit, 4 << 10..=64 << 20));
+    let formats: Vec<Format> = problems.take("ALLOWED_FORMATS", formats(&settings.allowed_formats));
+    Policy {
+        formats,
+        max_upload_size: problems.take("MAX_UPLOAD_SIZE", size(&settings.max_upload_size, 1..=MAX_OBJECT_SIZE)),
+        max_pixels: problems.take("MAX_PIXELS", number(&settings.max_pixels)),
+        header_scan_limit: problems.take("HEADER_SCAN_LIMIT", usize::try_from(scan)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Config, Vec<String>> {
+        let all = std::iter::once("image-store").chain(arguments.iter().copied());
+        Config::new(&Cli::try_parse_from(all).unwrap().settings)
+    }
+
+    #[test]
+    fn defaults_are_valid() {
+        let config = read(&["--s3-bucket", "b"]).unwrap();
+        assert_eq!(config.sink.part_size, 5 << 20);
+        assert_eq!(config.policy.max_upload_size, 5_000_000_000);
+        assert_eq!(config.policy.formats, [Format::Jpeg, Format::Png, Format::Gif, Format::Bmp]);
+        assert_eq!(config.store.checksum, Checksum::Crc64Nvme);
+    }
+
+    #[test]
+    fn every_error_is_told_at_once() {
+        let problems = read(&[
+            "--port=http",
+            "--part-size=1MiB",
+            "--allowed-formats=svg",
+            "--log-format=xml",
+            "--host=nowhere",
+            "--cors-allow-origin=example.com",
+            "--s3-prefix=/a",
+            "--read-url-ttl=8days",
+        ])
+        .unwrap_err();
+        for setting in [
+            "PORT",
+            "PART_SIZE",
+            "ALLOWED_FORMATS",
+            "LOG_FORMAT",
+            "HOST",
+            "CORS_ALLOW_ORIGIN",
+            "S3_PREFIX",
+            "READ_URL_TTL",
+        ] {
+            assert!(problems.iter().any(|line| line.starts_with(&format!("{setting}:"))), "{setting} in {problems:#?}");
+        }
+    }
+
+    #[test]
+    fn the_largest_file_must_fit_the_parts() {
+        assert!(read(&["--s3-bucket=b", "--part-size=5MiB", "--max-upload-size=5GB"]).is_ok());
+        assert_eq!(read(&["--s3-bucket=b", "--max-upload-size=5000000001"]).unwrap_err().len(), 1);
+    }
+
+    #[test]
+    fn an_endpoint_switches_the_automatic_checksum_off() {
+        let config = read(&["--s3-bucket=b", "--s3-endpoint-url=http://127.0.0.1:9000"]).unwrap();
+        assert_eq!(config.store.checksum, Checksum::None);
+    }
+}

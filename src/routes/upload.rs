@@ -1,0 +1,120 @@
+//! `POST /upload-image`: a form or a raw body, streamed into the store.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, Uri, header};
+use http_body_util::BodyExt;
+use serde::Serialize;
+
+use super::request_host;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::format::ImageInfo;
+use crate::ingest::IncomingImage;
+use crate::sink::{Stored, Uploader};
+use crate::store::{ImageKey, Name};
+use crate::telemetry::{field, note};
+
+/// What a form may be longer than its file: the other fields it may hold, and every field's head.
+const FORM_ALLOWANCE: u64 = 2 << 20;
+
+/// An image that is stored: the answer of every door.
+#[derive(Debug, Serialize)]
+pub struct StoredImage {
+    /// A presigned GET, good for `READ_URL_TTL`.
+    pub url: String,
+    pub s3_key: String,
+    /// By the bytes, not by what the client said.
+    pub content_type: String,
+    /// Bytes.
+    pub size: u64,
+    /// Pixels.
+    pub width: Option<u32>,
+    /// Pixels.
+    pub height: Option<u32>,
+    /// `crc64nvme:<base64>` of the whole object; none where the store has none of an object it was sent directly.
+    pub checksum: Option<String>,
+}
+
+pub async fn upload(State(app): State<App>, uri: Uri, headers: HeaderMap, body: Body) -> Result<Json<StoredImage>> {
+    let length = content_length(&headers);
+    let content_type = headers.get(header::CONTENT_TYPE);
+    refuse_too_large(&app, content_type.is_some_and(is_form), length)?;
+    // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
+    let body = body.map_err(axum::Error::into_inner);
+    let mut image = IncomingImage::open(content_type, body, app.policy.clone()).await?;
+    let info = image.info();
+    let name = Name::Image(ImageKey::random(image.extension()));
+    note(field::S3_KEY, name.key().as_str());
+    note(field::CONTENT_TYPE, info.format.content_type());
+
+    let mut uploader = app.uploads.start(name.clone(), info.into(), length);
+    pump(&mut image, &mut uploader).await?;
+    let stored = uploader.finish().await?;
+    note(field::SIZE, stored.size);
+    answer(&app, &name, info, stored, request_host(&uri, &headers)).await
+}
+
+/// Moves the image over, until its request has proved right to its end or the store has failed for good.
+async fn pump(image: &mut IncomingImage, uploader: &mut Uploader) -> Result<()> {
+    loop {
+        let chunk = tokio::select! {
+            biased;
+            chunk = image.next_chunk() => chunk?,
+            error = uploader.failed() => return Err(error),
+        };
+        match chunk {
+            Some(chunk) => uploader.write(chunk).await?,
+            None => return Ok(()),
+        }
+    }
+}
+
+async fn answer(
+    app: &App,
+    name: &Name,
+    info: ImageInfo,
+    stored: Stored,
+    host: Option<String>,
+) -> Result<Json<StoredImage>> {
+    let url = match app.store.presign_get(name, &app.read_link(host)).await {
+        Ok(presigned) => presigned.url,
+        Err(error) => {
+            // The client is told of a failure, and so will never know this key.
+            let _ = app.store.delete(name).await;
+            return Err(Error::Storage(error));
+        }
+    };
+    Ok(Json(StoredImage {
+        url,
+        s3_key: name.key().to_string(),
+        content_type: info.format.content_type().to_owned(),
+        size: stored.size,
+        width: Some(info.width),
+        height: Some(info.height),
+        checksum: Some(checksum_text(stored.crc64)),
+    }))
+}
+
+/// `crc64nvme:` and the big-endian bytes in base64, as S3 writes it.
+pub fn checksum_text(crc64: u64) -> String {
+    format!("crc64nvme:{}", STANDARD.encode(crc64.to_be_bytes()))
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn is_form(content_type: &http::HeaderValue) -> bool {
+    let form = b"multipart/form-data";
+    content_type.as_bytes().get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form))
+}
+
+/// Refuses what says itself that it is too large, before its body is asked for.
+fn refuse_too_large(app: &App, form: bool, length: Option<u64>) -> Result<()> {
+    let allowance = if form { FORM_ALLOWANCE } else { 0 };
+    app.policy.check_size(length.unwrap_or_default().saturating_sub(allowance))
+}

@@ -1,0 +1,156 @@
+//! The plain HTTP server: accepting, timeouts, and an orderly end.
+
+use axum::Router;
+use http::{HeaderValue, Request, Response, Version, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tower::ServiceExt;
+
+use super::body::RequestBody;
+use crate::app::App;
+use crate::config;
+
+/// A request's head must be there within this time; so must a connection's first request.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What an HTTP/1 connection may buffer; also the largest request head.
+const H1_BUFFER: usize = 64 << 10;
+/// Flow control windows of HTTP/2: what a connection may have in flight towards us, and each of its streams.
+const H2_CONNECTION_WINDOW: u32 = 1 << 20;
+const H2_STREAM_WINDOW: u32 = 256 << 10;
+const H2_STREAMS: u32 = 64;
+/// Aborting what was cut off at the end may take this long.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Serves `app` until `stop` resolves, then lets what is in flight finish within `shutdown_timeout`, aborts the rest, and
+/// returns when everything that was started has been completed or aborted.
+pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop: impl Future<Output = ()>) {
+    let router = app.router();
+    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let graceful = GracefulShutdown::new();
+    let mut connections = JoinSet::new();
+    tokio::pin!(stop);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut stop => break,
+            accepted = accept(&listener, &slots) => accepted,
+            Some(_) = connections.join_next() => continue,
+        };
+        let Some((stream, slot)) = accepted else { continue };
+        let connection = connection(stream, router.clone(), &config, &graceful);
+        connections.spawn(async move {
+            connection.await;
+            drop(slot);
+        });
+    }
+    drop(listener);
+    drain(&app, graceful, connections, config.shutdown_timeout).await;
+}
+
+type Slot = tokio::sync::OwnedSemaphorePermit;
+
+/// The next connection, once there is room for one.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, Slot)> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, _)) => Some((stream, slot)),
+        Err(error) => {
+            // Out of file descriptors, most likely: the only cure is that connections end meanwhile.
+            tracing::warn!(%error, "a connection could not be accepted");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+fn connection(
+    stream: TcpStream,
+    router: Router,
+    config: &config::Server,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + use<> {
+    let idle = config.body_idle_timeout;
+    let began = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&began);
+    let service = service_fn(move |request| {
+        seen.store(true, Ordering::Relaxed);
+        answer(router.clone(), request, idle)
+    });
+    // Small answers must not wait for an acknowledgement of the one before (Nagle).
+    let _ = stream.set_nodelay(true);
+    let connection = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let connection = graceful.watch(connection);
+    async move {
+        tokio::pin!(connection);
+        tokio::select! {
+            ended = &mut connection => return log_end(ended),
+            () = tokio::time::sleep(HEADER_TIMEOUT) => {}
+        }
+        // hyper's header timeout starts with the protocol, and a client that never sends a byte has none.
+        if began.load(Ordering::Relaxed) {
+            log_end(connection.await);
+        }
+    }
+}
+
+fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(H1_BUFFER);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_connection_window_size(H2_CONNECTION_WINDOW)
+        .initial_stream_window_size(H2_STREAM_WINDOW)
+        .max_concurrent_streams(H2_STREAMS)
+        .max_header_list_size(32 << 10)
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(20));
+    builder
+}
+
+async fn answer(
+    router: Router,
+    request: Request<Incoming>,
+    idle: Duration,
+) -> Result<Response<axum::body::Body>, Infallible> {
+    let http1 = request.version() < Version::HTTP_2;
+    let expects_continue = request.headers().get(header::EXPECT).is_some();
+    let (parts, body) = request.into_parts();
+    let body = RequestBody::new(body, idle, expects_continue);
+    let ended = body.ended();
+    let mut response = router.oneshot(Request::from_parts(parts, axum::body::Body::new(body))).await?;
+    if http1 && !ended.get() {
+        // What is left of the body is thrown away, not parsed for a next request.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response)
+}
+
+async fn drain(app: &App, graceful: GracefulShutdown, mut connections: JoinSet<()>, patience: Duration) {
+    app.start_draining();
+    tracing::info!(uploads = app.uploads.open(), "stopping");
+    if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
+        tracing::warn!(uploads = app.uploads.open(), "cutting off what is still in flight");
+    }
+    // A request that is dropped here undoes its upload.
+    connections.shutdown().await;
+    if tokio::time::timeout(CLEANUP_TIMEOUT, app.uploads.finished()).await.is_err() {
+        tracing::error!(uploads = app.uploads.open(), "uploads could not be cleaned up in time; sweep removes them");
+    }
+}
