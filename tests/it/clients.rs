@@ -1,0 +1,165 @@
+//! Clients that leave, stall, send too much or wait to be asked.
+
+use std::time::{Duration, Instant};
+
+use super::support::app::{TestApp, png, until};
+use super::support::raw::{RawClient, form, head};
+
+const MIB: usize = 1 << 20;
+
+async fn uploads_in_store(app: &TestApp) -> usize {
+    app.store.leftovers().await.unwrap().iter().filter(|leftover| leftover.upload_id.is_some()).count()
+}
+
+async fn until_uploads_in_store(app: &TestApp, wanted: usize) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while uploads_in_store(app).await != wanted {
+        assert!(Instant::now() < deadline, "not {wanted} uploads in the store within 5 s");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_leaves_nothing() {
+    let app = TestApp::start().await;
+    let body = form("a.png", &png(40 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..12 * MIB]).await;
+    until_uploads_in_store(&app, 1).await;
+    drop(client);
+    until_uploads_in_store(&app, 0).await;
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_stalls_is_told_so_and_leaves_nothing() {
+    let app = TestApp::with(&["--body-idle-timeout=300ms"]).await;
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..11 * MIB]).await;
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    assert!(answer.contains("client_too_slow"), "{answer}");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_request_ends_at_its_deadline_however_steadily_it_goes_on() {
+    let app = TestApp::with(&["--request-timeout=400ms"]).await;
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..6 * MIB]).await;
+    let mut sent = 6 * MIB;
+    // The idle timeout is 30 s: only the deadline can end this.
+    while sent < body.len() - MIB && client.try_send(&body[sent..sent + 1024]).await.is_ok() {
+        sent += 1024;
+        if app.app.uploads.open() == 0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("retry-after") && answer.contains("\"deadline\""), "{answer}");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_form_cut_short_is_no_image() {
+    let app = TestApp::start().await;
+    let body = form("a.png", &png(6 * MIB));
+    let cut = &body[..body.len() - 8];
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(cut.len(), "connection: close\r\n")).await;
+    client.send(cut).await;
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("truncated_body"), "{answer}");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_refusal_reaches_a_client_in_the_middle_of_200_megabytes() {
+    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
+    let wrong_type = form("a.png", &vec![b'x'; 200_000_000]);
+    let too_large = form("a.png", &png(200_000_000));
+    for (body, status) in [(&wrong_type[..5 << 20], "400"), (&wrong_type, "413"), (&too_large, "413")] {
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(head(body.len(), "")).await;
+        client.send(body).await;
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        assert!(answer.contains("connection: close"), "{answer}");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_waits_to_be_asked_never_sends_what_is_refused() {
+    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
+    let expect = "expect: 100-continue\r\n";
+    let mut refused = RawClient::connect(app.address()).await;
+    refused.send(head(200_000_000, expect)).await;
+    let answer = refused.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "no 100 before it: {answer}");
+
+    let body = form("a.txt", b"text");
+    let mut asked = RawClient::connect(app.address()).await;
+    asked.send(head(body.len(), expect)).await;
+    assert_eq!(asked.read_answer().await, "HTTP/1.1 100 Continue\r\n\r\n");
+    asked.send(&body).await;
+    assert!(asked.read_answer().await.starts_with("HTTP/1.1 400"));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_connection_serves_the_next_request_after_an_upload_and_after_a_small_refusal() {
+    let app = TestApp::start().await;
+    let mut client = RawClient::connect(app.address()).await;
+    for (name, bytes, status) in [("a.txt", png(1000), "400"), ("a.png", b"text".to_vec(), "400")] {
+        let body = form(name, &bytes);
+        client.send(head(body.len(), "")).await;
+        client.send(&body).await;
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+        if answer.contains("connection: close") {
+            client = RawClient::connect(app.address()).await;
+        }
+    }
+    client.send("GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+    assert!(client.read_answer().await.starts_with("HTTP/1.1 200"));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_embedded_link_leads_to_the_host_the_client_asked() {
+    let app = TestApp::start().await;
+    let body = form("a.png", &png(1000));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "connection: close\r\n")).await;
+    client.send(&body).await;
+    let answer = client.read_to_end().await;
+    assert!(answer.contains("\"url\":\"http://localhost:"), "{answer}");
+    let key = answer.split("\"s3_key\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    app.end(&[&key]).await;
+}
+
+#[tokio::test]
+async fn no_more_connections_are_served_than_configured() {
+    let app = TestApp::with(&["--max-connections=1"]).await;
+    let mut first = RawClient::connect(app.address()).await;
+    let get = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+    first.send(get).await;
+    assert!(first.read_answer().await.starts_with("HTTP/1.1 200"));
+    let mut second = RawClient::connect(app.address()).await;
+    second.send(get).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), second.read_answer()).await;
+    assert!(early.is_err(), "the second waits while the first is open");
+    drop(first);
+    assert!(second.read_answer().await.starts_with("HTTP/1.1 200"));
+    drop(second);
+    until("uploads are over", || app.app.uploads.open() == 0).await;
+    app.end(&[]).await;
+}

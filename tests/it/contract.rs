@@ -1,0 +1,418 @@
+//! What the service needs of a store, against every S3 there is: embedded, strict, and one named by the environment.
+
+use aws_sdk_s3::types::MetadataDirective;
+use image_store::store::{Metadata, Name, Part, PresignOptions, Presigned, PutConditions, StoreError, Upload, Whole};
+use reqwest::{Method, StatusCode};
+use std::time::Duration;
+
+use crate::support::backend::Backend;
+use crate::support::samples::*;
+
+macro_rules! contract {
+    ($($test:ident),* $(,)?) => {
+        mod embedded_s3 {
+            $(#[tokio::test]
+            async fn $test() {
+                let backend = super::Backend::embedded().await;
+                super::$test(&backend).await;
+                backend.check_clean().await;
+            })*
+        }
+        mod strict_s3 {
+            $(#[tokio::test]
+            async fn $test() {
+                let backend = super::Backend::strict().await;
+                super::$test(&backend).await;
+                backend.check_clean().await;
+            })*
+        }
+        mod external_s3 {
+            $(#[tokio::test]
+            async fn $test() {
+                let Some(backend) = super::Backend::external().await else { return };
+                super::$test(&backend).await;
+                backend.check_clean().await;
+            })*
+        }
+    };
+}
+
+contract! {
+    an_object_is_read_as_it_was_put,
+    an_object_is_never_overwritten,
+    a_range_is_read_while_the_object_is_the_same,
+    parts_become_one_object,
+    a_second_complete_succeeds,
+    a_complete_that_does_not_fit_is_refused,
+    an_aborted_upload_is_gone,
+    no_checksum_is_sent_to_a_store_that_knows_none,
+    a_copy_takes_new_metadata,
+    a_copy_of_what_has_changed_is_refused,
+    a_url_reads_an_object,
+    a_url_writes_what_it_is_bound_to,
+    a_url_writes_nothing_else,
+    a_url_writes_once,
+    a_url_ends,
+    part_urls_make_an_object,
+    leftovers_are_what_is_unfinished,
+    the_bucket_answers,
+}
+
+async fn an_object_is_read_as_it_was_put(backend: &Backend) {
+    for len in [0, 1, 70_000] {
+        let (name, bytes) = (image(), noise(len, len as usize));
+        backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
+
+        let head = backend.store.head(&name).await.unwrap();
+        assert_eq!((head.size, head.content_type.as_deref()), (len, Some("image/png")));
+        assert_eq!(head.dimensions, Some((640, 480)));
+        assert!(head.last_modified.is_some());
+        if backend.is_exact() {
+            assert_eq!(head.crc64, Some(crc64(&bytes)));
+        }
+        let read = backend.store.read(&name, 0..len, head.etag.as_deref().unwrap()).await.unwrap();
+        assert_eq!(read, bytes);
+
+        backend.store.delete(&name).await.unwrap();
+        assert!(matches!(backend.store.head(&name).await, Err(StoreError::NotFound)));
+        backend.store.delete(&name).await.unwrap();
+    }
+}
+
+async fn an_object_is_never_overwritten(backend: &Backend) {
+    let (name, bytes) = (image(), noise(1, 1_000));
+    backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
+    backend.store.put(&name, &png(), payload(&bytes)).await.expect("the same object is there: a retry");
+    if backend.is_exact() {
+        let refused = backend.store.put(&name, &png(), payload(&noise(2, 1_000))).await;
+        assert!(matches!(refused, Err(StoreError::Precondition)), "{refused:?}");
+        assert_eq!(backend.store.head(&name).await.unwrap().crc64, Some(crc64(&bytes)));
+    }
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn a_range_is_read_while_the_object_is_the_same(backend: &Backend) {
+    let (name, bytes) = (image(), noise(3, 1_000));
+    backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
+    let etag = backend.store.head(&name).await.unwrap().etag.unwrap();
+    let read = async |range| backend.store.read(&name, range, &etag).await.unwrap();
+    assert_eq!(read(0..10).await, bytes[..10]);
+    assert_eq!(read(990..2_000).await, bytes[990..]);
+    assert_eq!(read(5..5).await, "");
+    assert_eq!(read(1_000..1_001).await, "");
+    let other = backend.store.read(&name, 0..10, "\"0123456789abcdef0123456789abcdef\"").await;
+    assert!(matches!(other, Err(StoreError::Precondition)), "{other:?}");
+    backend.store.delete(&name).await.unwrap();
+    let gone = backend.store.read(&name, 0..10, &etag).await;
+    assert!(matches!(gone, Err(StoreError::NotFound)), "{gone:?}");
+}
+
+/// A part of the least size and another of three bytes: the upload, its parts in order, and the whole.
+async fn two_parts(backend: &Backend, name: &Name) -> (Upload, Vec<Part>, bytes::Bytes) {
+    let bytes = noise(4, PART + 3);
+    let upload = backend.store.create_upload(name, &png()).await.unwrap();
+    let second = backend.store.upload_part(&upload, 2, payload(&bytes.slice(PART..))).await.unwrap();
+    let first = backend.store.upload_part(&upload, 1, payload(&bytes.slice(..PART))).await.unwrap();
+    (upload, vec![first, second], bytes)
+}
+
+async fn parts_become_one_object(backend: &Backend) {
+    let name = image();
+    let (upload, parts, bytes) = two_parts(backend, &name).await;
+    let listed = backend.store.list_parts(&upload).await.unwrap();
+    let shown: Vec<_> = listed.iter().map(|part| (part.number, part.size)).collect();
+    assert_eq!(shown, [(1, PART as u64), (2, 3)]);
+    assert!(matches!(backend.store.head(&name).await, Err(StoreError::NotFound)));
+
+    backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.unwrap();
+    let head = backend.store.head(&name).await.unwrap();
+    assert_eq!((head.size, head.content_type.as_deref()), (PART as u64 + 3, Some("image/png")));
+    assert_eq!(head.dimensions, Some((640, 480)));
+    if backend.is_exact() {
+        assert_eq!(head.crc64, Some(crc64(&bytes)));
+    }
+    let tail = backend.store.read(&name, PART as u64 - 1..PART as u64 + 3, &head.etag.unwrap()).await.unwrap();
+    assert_eq!(tail, bytes[PART - 1..]);
+    assert_eq!(backend.open_uploads().await, 0);
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn a_second_complete_succeeds(backend: &Backend) {
+    let name = image();
+    let (upload, parts, bytes) = two_parts(backend, &name).await;
+    backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.unwrap();
+    backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.expect("it is there");
+    let other = Whole { size: 7, crc64: None };
+    let other = backend.store.complete_upload(&upload, &parts, other).await;
+    assert!(matches!(other, Err(StoreError::NoSuchUpload | StoreError::Precondition)), "{other:?}");
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn a_complete_that_does_not_fit_is_refused(backend: &Backend) {
+    let name = image();
+    let (upload, parts, bytes) = two_parts(backend, &name).await;
+    if backend.is_exact() {
+        let wrong = Whole { crc64: Some(1), ..whole(&bytes) };
+        let refused = backend.store.complete_upload(&upload, &parts, wrong).await;
+        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "BadDigest"), "{refused:?}");
+        let wrong = Whole { size: 1, ..whole(&bytes) };
+        let refused = backend.store.complete_upload(&upload, &parts, wrong).await;
+        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "InvalidRequest"), "{refused:?}");
+        let small = [Part { number: 1, ..parts[1].clone() }, Part { number: 2, ..parts[0].clone() }];
+        let refused = backend.store.complete_upload(&upload, &small, whole(&bytes)).await;
+        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "InvalidPart"), "{refused:?}");
+    }
+    let missing = Part { number: 3, ..parts[1].clone() };
+    let refused = backend.store.complete_upload(&upload, &[parts[0].clone(), missing], whole(&bytes)).await;
+    assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "InvalidPart"), "{refused:?}");
+    assert!(matches!(backend.store.head(&name).await, Err(StoreError::NotFound)));
+    // None of it cost the upload.
+    backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.unwrap();
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn an_aborted_upload_is_gone(backend: &Backend) {
+    let name = image();
+    let (upload, parts, bytes) = two_parts(backend, &name).await;
+    backend.store.abort_upload(&upload).await.unwrap();
+    backend.store.abort_upload(&upload).await.expect("it is gone already");
+
+    let late = backend.store.upload_part(&upload, 3, payload(&noise(5, 10))).await;
+    assert!(matches!(late, Err(StoreError::NoSuchUpload)), "{late:?}");
+    let late = backend.store.complete_upload(&upload, &parts, whole(&bytes)).await;
+    assert!(matches!(late, Err(StoreError::NoSuchUpload)), "{late:?}");
+    let late = backend.store.list_parts(&upload).await;
+    assert!(matches!(late, Err(StoreError::NoSuchUpload)), "{late:?}");
+}
+
+async fn no_checksum_is_sent_to_a_store_that_knows_none(backend: &Backend) {
+    let store = backend.store_with(|options| options.checksum = image_store::store::s3::Checksum::None).await;
+    let (name, bytes) = (image(), noise(6, PART + 1));
+    let upload = store.create_upload(&name, &png()).await.unwrap();
+    let first = store.upload_part(&upload, 1, payload(&bytes.slice(..PART))).await.unwrap();
+    let second = store.upload_part(&upload, 2, payload(&bytes.slice(PART..))).await.unwrap();
+    store.complete_upload(&upload, &[first, second], whole(&bytes)).await.unwrap();
+    assert_eq!(store.head(&name).await.unwrap().size, PART as u64 + 1);
+    store.delete(&name).await.unwrap();
+    store.put(&name, &png(), payload(&bytes.slice(..10))).await.unwrap();
+    assert_eq!(store.head(&name).await.unwrap().size, 10);
+    store.delete(&name).await.unwrap();
+}
+
+/// An object under `incoming/`, as a client's PUT leaves it.
+async fn arrived(backend: &Backend, bytes: &bytes::Bytes) -> (Name, String) {
+    let name = incoming();
+    let plain = Metadata { content_type: "application/octet-stream".to_owned(), dimensions: None };
+    backend.store.put(&name, &plain, payload(bytes)).await.unwrap();
+    let etag = backend.store.head(&name).await.unwrap().etag.unwrap();
+    (name, etag)
+}
+
+async fn a_copy_takes_new_metadata(backend: &Backend) {
+    let bytes = noise(7, 5_000);
+    let (from, etag) = arrived(backend, &bytes).await;
+    let to = image();
+    backend.store.copy(&from, &to, &etag, &png()).await.unwrap();
+
+    let head = backend.store.head(&to).await.unwrap();
+    assert_eq!((head.size, head.content_type.as_deref()), (5_000, Some("image/png")));
+    assert_eq!(head.dimensions, Some((640, 480)));
+    if backend.is_exact() {
+        assert_eq!(head.crc64, Some(crc64(&bytes)));
+        let again = backend.store.copy(&from, &to, &etag, &png()).await;
+        assert!(matches!(again, Err(StoreError::Precondition)), "{again:?}");
+    }
+    assert_eq!(backend.store.read(&to, 0..5_000, &head.etag.unwrap()).await.unwrap(), bytes);
+    backend.store.delete(&from).await.unwrap();
+    backend.store.delete(&to).await.unwrap();
+}
+
+async fn a_copy_of_what_has_changed_is_refused(backend: &Backend) {
+    let (from, etag) = arrived(backend, &noise(8, 100)).await;
+    let to = image();
+    let other = backend.store.copy(&from, &to, "\"0123456789abcdef0123456789abcdef\"", &png()).await;
+    assert!(matches!(other, Err(StoreError::Precondition)), "{other:?}");
+    backend.store.delete(&from).await.unwrap();
+    let gone = backend.store.copy(&from, &to, &etag, &png()).await;
+    assert!(matches!(gone, Err(StoreError::NotFound)), "{gone:?}");
+    assert!(matches!(backend.store.head(&to).await, Err(StoreError::NotFound)));
+}
+
+/// Uses a URL with its headers as `change` leaves them.
+async fn send(
+    method: Method,
+    presigned: &Presigned,
+    body: bytes::Bytes,
+    change: impl FnOnce(&mut reqwest::header::HeaderMap),
+) -> reqwest::Response {
+    let mut headers = reqwest::header::HeaderMap::new();
+    for (name, value) in &presigned.headers {
+        headers.insert(reqwest::header::HeaderName::try_from(name.as_str()).unwrap(), value.parse().unwrap());
+    }
+    // The client's own, from the body, as a browser's.
+    headers.remove("content-length");
+    change(&mut headers);
+    reqwest::Client::new().request(method, &presigned.url).headers(headers).body(body).send().await.unwrap()
+}
+
+fn as_is(_: &mut reqwest::header::HeaderMap) {}
+
+async fn a_url_reads_an_object(backend: &Backend) {
+    let (name, bytes) = (image(), noise(9, 600_000));
+    backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
+    let url = backend.store.presign_get(&name, &for_a_minute()).await.unwrap();
+    assert!(url.headers.is_empty(), "{:?}", url.headers);
+
+    let response = send(Method::GET, &url, "".into(), as_is).await;
+    assert_eq!(
+        (response.status(), response.headers()["content-type"].to_str().unwrap()),
+        (StatusCode::OK, "image/png")
+    );
+    assert_eq!(response.bytes().await.unwrap(), bytes);
+
+    let tampered = Presigned { url: url.url.replace("X-Amz-Expires=60", "X-Amz-Expires=600"), ..url.clone() };
+    assert_eq!(send(Method::GET, &tampered, "".into(), as_is).await.status(), StatusCode::FORBIDDEN);
+    assert_eq!(send(Method::PUT, &url, "x".into(), as_is).await.status(), StatusCode::FORBIDDEN);
+    backend.store.delete(&name).await.unwrap();
+    assert_eq!(send(Method::GET, &url, "".into(), as_is).await.status(), StatusCode::NOT_FOUND);
+}
+
+fn conditions(bytes: &[u8]) -> PutConditions {
+    let sha256 = s3s::crypto::Sha256::default();
+    let sha256 = {
+        use s3s::crypto::Checksum;
+        let mut sha256 = sha256;
+        sha256.update(bytes);
+        sha256.finalize().as_ref().try_into().unwrap()
+    };
+    PutConditions { size: bytes.len() as u64, content_type: "image/png".to_owned(), sha256: Some(sha256) }
+}
+
+async fn a_url_writes_what_it_is_bound_to(backend: &Backend) {
+    let (name, bytes) = (incoming(), noise(10, 20_000));
+    let wanted = conditions(&bytes);
+    let url = backend.store.presign_put(&name, &wanted, &for_a_minute()).await.unwrap();
+    let mut names: Vec<_> = url.headers.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["content-length", "content-type", "if-none-match", "x-amz-checksum-sha256"]);
+
+    assert_eq!(send(Method::PUT, &url, bytes.clone(), as_is).await.status(), StatusCode::OK);
+    let head = backend.store.head(&name).await.unwrap();
+    assert_eq!((head.size, head.content_type.as_deref()), (20_000, Some("image/png")));
+    if backend.is_exact() {
+        assert_eq!(head.sha256, wanted.sha256);
+    }
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn a_url_writes_nothing_else(backend: &Backend) {
+    let (name, bytes) = (incoming(), noise(11, 20_000));
+    let url = backend.store.presign_put(&name, &conditions(&bytes), &for_a_minute()).await.unwrap();
+    let put = async |body: bytes::Bytes, change: fn(&mut reqwest::header::HeaderMap)| {
+        send(Method::PUT, &url, body, change).await.status()
+    };
+    let forbidden = StatusCode::FORBIDDEN;
+    assert_eq!(put(noise(11, 20_001), as_is).await, forbidden, "longer");
+    assert_eq!(put(noise(11, 19_999), as_is).await, forbidden, "shorter");
+    let gif =
+        |headers: &mut reqwest::header::HeaderMap| drop(headers.insert("content-type", "image/gif".parse().unwrap()));
+    assert_eq!(put(bytes.clone(), gif).await, forbidden, "another type");
+    for header in ["content-type", "if-none-match", "x-amz-checksum-sha256"] {
+        let response = send(Method::PUT, &url, bytes.clone(), |headers| drop(headers.remove(header))).await;
+        assert_eq!(response.status(), forbidden, "without {header}");
+    }
+    if backend.is_exact() {
+        assert_eq!(put(noise(12, 20_000), as_is).await, StatusCode::BAD_REQUEST, "other bytes of the same length");
+    }
+    let moved = Presigned { url: url.url.replace(name.key().as_str(), image().key().as_str()), ..url.clone() };
+    assert_eq!(send(Method::PUT, &moved, bytes.clone(), as_is).await.status(), forbidden, "another key");
+    assert_eq!(backend.objects().await, Vec::<String>::new());
+}
+
+async fn a_url_writes_once(backend: &Backend) {
+    let (name, bytes) = (incoming(), noise(13, 500));
+    let url = backend.store.presign_put(&name, &conditions(&bytes), &for_a_minute()).await.unwrap();
+    assert_eq!(send(Method::PUT, &url, bytes.clone(), as_is).await.status(), StatusCode::OK);
+    if backend.is_exact() {
+        assert_eq!(send(Method::PUT, &url, bytes, as_is).await.status(), StatusCode::PRECONDITION_FAILED);
+    }
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn a_url_ends(backend: &Backend) {
+    let name = image();
+    backend.store.put(&name, &png(), payload(&noise(14, 10))).await.unwrap();
+    let options = PresignOptions { ttl: Duration::from_secs(1), host: None };
+    let url = backend.store.presign_get(&name, &options).await.unwrap();
+    let refused = async {
+        while send(Method::GET, &url, "".into(), as_is).await.status() != StatusCode::FORBIDDEN {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("the URL ends");
+    assert!(url.expires_at <= std::time::SystemTime::now());
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn part_urls_make_an_object(backend: &Backend) {
+    let (name, bytes) = (incoming(), noise(15, PART + 9));
+    let upload = backend.store.create_upload(&name, &png()).await.unwrap();
+    let sizes = [(1, 0..PART), (2, PART..PART + 9)];
+    for (number, range) in sizes {
+        let body = bytes.slice(range);
+        let url = backend.store.presign_part(&upload, number, body.len() as u64, &for_a_minute()).await.unwrap();
+        assert_eq!(url.headers, [("content-length".to_owned(), body.len().to_string())]);
+        let longer = send(Method::PUT, &url, noise(1, body.len() + 1), as_is).await;
+        assert_eq!(longer.status(), StatusCode::FORBIDDEN);
+        assert_eq!(send(Method::PUT, &url, body, as_is).await.status(), StatusCode::OK);
+    }
+    let parts = backend.store.list_parts(&upload).await.unwrap();
+    assert_eq!(parts.iter().map(|part| part.size).collect::<Vec<_>>(), [PART as u64, 9]);
+    let whole = Whole { size: PART as u64 + 9, crc64: None };
+    backend.store.complete_upload(&upload, &parts, whole).await.unwrap();
+    backend.store.complete_upload(&upload, &parts, whole).await.expect("it is there");
+    assert_eq!(backend.store.head(&name).await.unwrap().size, PART as u64 + 9);
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn leftovers_are_what_is_unfinished(backend: &Backend) {
+    let (finished, bytes) = (image(), noise(16, 10));
+    backend.store.put(&finished, &png(), payload(&bytes)).await.unwrap();
+    let mut expected = Vec::new();
+    for name in [incoming(), incoming(), incoming()] {
+        backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
+        expected.push((name.object_key(&backend.options.prefix), None));
+    }
+    for name in [image(), incoming(), image()] {
+        let upload = backend.store.create_upload(&name, &png()).await.unwrap();
+        expected.push((name.object_key(&backend.options.prefix), Some(upload.id)));
+    }
+    // Not named as the service names things: somebody else's.
+    let foreign = format!("{}incoming/notes.txt", backend.options.prefix);
+    let copy = backend.client().copy_object().bucket(&backend.options.bucket).key(&foreign);
+    let source = format!("{}/{}", backend.options.bucket, finished.object_key(&backend.options.prefix));
+    copy.copy_source(source).metadata_directive(MetadataDirective::Copy).send().await.unwrap();
+
+    let leftovers = backend.store.leftovers().await.unwrap();
+    let mut found: Vec<_> = leftovers.iter().map(|left| (left.object_key.clone(), left.upload_id.clone())).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+    for leftover in &leftovers {
+        assert!(leftover.since <= std::time::SystemTime::now() + Duration::from_secs(5));
+        backend.store.remove_leftover(leftover).await.unwrap();
+        backend.store.remove_leftover(leftover).await.expect("it is gone already");
+    }
+    assert!(backend.store.leftovers().await.unwrap().is_empty());
+    backend.client().delete_object().bucket(&backend.options.bucket).key(&foreign).send().await.unwrap();
+    backend.store.delete(&finished).await.unwrap();
+}
+
+async fn the_bucket_answers(backend: &Backend) {
+    backend.store.ping().await.unwrap();
+    let elsewhere = backend.store_with(|options| options.bucket = "no-such-bucket-here".to_owned()).await;
+    let refused = elsewhere.ping().await;
+    assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
+    let nowhere = backend.store_at("http://127.0.0.1:1").await.ping().await;
+    assert!(matches!(nowhere, Err(StoreError::NoAnswer { .. })), "{nowhere:?}");
+}

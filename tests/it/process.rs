@@ -1,0 +1,196 @@
+//! The binary: how it starts, refuses to start, and ends.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+use super::support::app::{fixture, png};
+use super::support::raw::{RawClient, form, head};
+
+const MIB: usize = 1 << 20;
+
+struct Process {
+    child: Child,
+    address: String,
+    lines: Vec<String>,
+}
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
+    command.env_remove("S3_BUCKET").env("PORT", "0").env("EMBEDDED_S3_PORT", "0");
+    command
+}
+
+impl Process {
+    fn start(data: &Path, flags: &[&str]) -> Self {
+        let mut command = binary();
+        command.args(flags).env("DATA_DIR", data).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut lines = Vec::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        while lines.len() < 2 {
+            let mut line = String::new();
+            assert!(stdout.read_line(&mut line).unwrap() > 0, "the process ended early: {lines:?}");
+            lines.push(line);
+        }
+        let rest = lines[0].strip_prefix("image-store listens on http://").expect("the start-up line");
+        let address = rest.split(',').next().unwrap().to_owned();
+        Process { child, address, lines }
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// The exit status and what was logged.
+    async fn end(mut self) -> (ExitStatus, String) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the process does not end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let mut log = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        (status, log)
+    }
+}
+
+fn unfinished(data: &Path) -> usize {
+    let names = walk(data);
+    names.iter().filter(|name| name.contains(".part-") || name.contains("upload")).count()
+}
+
+fn walk(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut names = Vec::new();
+    for entry in entries.map(Result::unwrap) {
+        if entry.file_type().unwrap().is_dir() {
+            names.extend(walk(&entry.path()));
+        } else {
+            names.push(entry.path().strip_prefix(folder).unwrap().display().to_string());
+        }
+    }
+    names
+}
+
+async fn until_parts_are_stored(data: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while unfinished(data) == 0 {
+        assert!(Instant::now() < deadline, "no part arrives in the store");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn sigterm_lets_what_is_in_flight_finish() {
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &[]);
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(&process.address).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..11 * MIB]).await;
+    until_parts_are_stored(data.path()).await;
+    process.terminate();
+    // A new connection is refused once it has stopped accepting; what is in flight goes on.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while tokio::net::TcpStream::connect(&process.address).await.is_ok() {
+        assert!(Instant::now() < deadline, "it still accepts");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.send(&body[11 * MIB..]).await;
+    let answer = client.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{status}: {log}");
+    assert_eq!(unfinished(data.path()), 0, "{:?}", walk(data.path()));
+}
+
+#[tokio::test]
+async fn what_does_not_finish_in_time_is_aborted() {
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &["--shutdown-timeout=300ms"]);
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(&process.address).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..11 * MIB]).await;
+    until_parts_are_stored(data.path()).await;
+    process.terminate();
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{status}: {log}");
+    assert!(log.contains("cutting off"), "{log}");
+    assert_eq!(unfinished(data.path()), 0, "{:?}", walk(data.path()));
+}
+
+#[tokio::test]
+async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &["--log-format=json"]);
+    let line = process.lines[1].strip_prefix("try it:  curl -F file=@").expect("a curl line");
+    let (file, url) = line.trim().split_once(' ').unwrap();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+    let part = reqwest::multipart::Part::bytes(std::fs::read(path).unwrap()).file_name("photo.jpg");
+    let form = reqwest::multipart::Form::new().part("file", part);
+    let client = reqwest::Client::new();
+    let post = client.post(url).header("x-request-id", "one-upload").multipart(form);
+    let answer = post.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(client.get(answer["url"].as_str().unwrap()).send().await.unwrap().status(), 200);
+    drop(client);
+    process.terminate();
+    let (status, log) = process.end().await;
+    assert!(status.success());
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ours: Vec<_> = lines.iter().filter(|line| line["span"]["id"] == "one-upload").collect();
+    assert_eq!(ours.len(), 1, "{log}");
+    assert_eq!(ours[0]["status"], 200);
+    assert_eq!((&ours[0]["span"]["route"], &ours[0]["span"]["s3_key"]), (&"/upload-image".into(), &answer["s3_key"]));
+    assert!(!log.contains("X-Amz"), "no presigned URL in the log");
+}
+
+#[test]
+fn a_wrong_configuration_is_told_whole_and_exits_with_2() {
+    let output = binary().args(["--part-size=1", "--max-pixels=many", "--log-format=xml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let told = String::from_utf8(output.stderr).unwrap();
+    for setting in ["PART_SIZE", "MAX_PIXELS", "LOG_FORMAT"] {
+        assert!(told.contains(setting), "{told}");
+    }
+}
+
+#[test]
+fn help_shows_every_setting_with_its_variable_and_default() {
+    let output = binary().arg("--help").output().unwrap();
+    // Wherever the lines are wrapped.
+    let help: Vec<String> = String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
+    let help = help.join(" ");
+    for shown in ["[env: PART_SIZE=]", "[default: 5MiB]", "[env: S3_BUCKET=]", "[env: MAX_PIXELS=]", "sweep"] {
+        assert!(help.contains(shown), "{shown} in {help}");
+    }
+}
+
+#[tokio::test]
+async fn sweep_runs_on_the_embedded_store() {
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &[]);
+    let part = reqwest::multipart::Part::bytes(fixture("plain.png")).file_name("a.png");
+    let form = reqwest::multipart::Form::new().part("file", part);
+    let url = format!("http://{}/upload-image", process.address);
+    assert_eq!(reqwest::Client::new().post(url).multipart(form).send().await.unwrap().status(), 200);
+    let busy = binary().env("DATA_DIR", data.path()).args(["sweep"]).output().unwrap();
+    assert_eq!(busy.status.code(), Some(1), "one process at a time");
+    process.terminate();
+    assert!(process.end().await.0.success());
+    let swept = binary().env("DATA_DIR", data.path()).args(["sweep", "--older-than=0s"]).output().unwrap();
+    assert!(swept.status.success(), "{}", String::from_utf8_lossy(&swept.stderr));
+    assert_eq!(
+        String::from_utf8(swept.stdout).unwrap(),
+        "aborted 0 unfinished uploads, deleted 0 unverified objects\n"
+    );
+}

@@ -1,0 +1,169 @@
+//! The whole service, in process, over real HTTP: hyper server, router, SDK and embedded S3.
+
+use clap::Parser;
+use image_store::app::App;
+use image_store::config::{Cli, Config};
+use image_store::store::Store;
+use image_store::store::embedded::{Embedded, EmbeddedOptions};
+use image_store::store::s3::{S3Options, S3Store};
+use image_store::transport::server;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::faults::Faults;
+
+/// A running service. [`TestApp::end`] stops it and looks at what is left in the store.
+pub struct TestApp {
+    /// `http://127.0.0.1:<port>`.
+    pub url: String,
+    pub client: reqwest::Client,
+    pub app: App,
+    /// Straight to the embedded store, past any faults.
+    pub store: Arc<dyn Store>,
+    /// In front of the embedded store, where the service was started behind it.
+    pub faults: Option<Faults>,
+    pub sdk: aws_sdk_s3::Client,
+    pub bucket: String,
+    embedded: Embedded,
+    server: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+    _data: TempDir,
+}
+
+impl TestApp {
+    pub async fn start() -> Self {
+        TestApp::with(&[]).await
+    }
+
+    /// With flags as on the command line.
+    pub async fn with(flags: &[&str]) -> Self {
+        TestApp::launch(flags, false).await
+    }
+
+    /// Behind a proxy that can break the service's calls to the store.
+    pub async fn behind_faults(flags: &[&str]) -> Self {
+        TestApp::launch(flags, true).await
+    }
+
+    async fn launch(flags: &[&str], faulty: bool) -> Self {
+        let data = TempDir::new().unwrap();
+        let all = ["image-store", "--s3-timeout=2s", "--cors-allow-origin=http://page.example"];
+        let cli = Cli::try_parse_from(all.iter().chain(flags)).unwrap();
+        let config = Config::new(&cli.settings).unwrap();
+        let embedded = Embedded::start(EmbeddedOptions {
+            data_dir: data.path().to_owned(),
+            listen: ([127, 0, 0, 1], 0).into(),
+            cors_origins: config.cors_origins.clone(),
+        })
+        .await
+        .unwrap();
+        let direct = embedded.s3_options(&config.store.prefix, config.store.timeout);
+        let faults = if faulty { Some(Faults::before(&embedded.endpoint).await) } else { None };
+        let endpoint = faults.as_ref().map_or(embedded.endpoint.clone(), |faults| faults.endpoint.clone());
+        let options = S3Options { endpoint: Some(endpoint), ..direct.clone() };
+        let app = App::new(config.clone(), Arc::new(S3Store::connect(options).await));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let ended = async move { drop(stopped.await) };
+        TestApp {
+            url,
+            client: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap(),
+            server: tokio::spawn(server::serve(listener, app.clone(), config.server, ended)),
+            app,
+            sdk: sdk(&embedded),
+            bucket: embedded.bucket.clone(),
+            store: Arc::new(S3Store::connect(direct).await),
+            faults,
+            embedded,
+            stop,
+            _data: data,
+        }
+    }
+
+    pub fn address(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap()
+    }
+
+    pub fn at(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    /// Uploads a file as curl's `-F file=@name` does.
+    pub async fn upload(&self, name: &str, bytes: Vec<u8>) -> reqwest::Response {
+        let part = reqwest::multipart::Part::bytes(bytes).file_name(name.to_owned());
+        let form = reqwest::multipart::Form::new().part("file", part);
+        self.client.post(self.at("/upload-image")).multipart(form).send().await.unwrap()
+    }
+
+    /// Waits until no upload is open any more, clean-up included.
+    pub async fn settled(&self) {
+        until("uploads are over", || self.app.uploads.open() == 0).await;
+    }
+
+    /// Keys of all objects, whatever their prefix.
+    pub async fn objects(&self) -> BTreeSet<String> {
+        let listed = self.sdk.list_objects_v2().bucket(&self.bucket).send().await.unwrap();
+        listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
+    }
+
+    /// Stops the service. Fails where the store holds an unfinished upload, or objects other than `expected`.
+    pub async fn end(self, expected: &[&str]) {
+        self.settled().await;
+        let leftovers = self.store.leftovers().await.unwrap();
+        let open: Vec<_> = leftovers.iter().filter(|leftover| leftover.upload_id.is_some()).collect();
+        assert!(open.is_empty(), "unfinished uploads are left: {open:?}");
+        let expected: BTreeSet<String> = expected.iter().map(|key| (*key).to_owned()).collect();
+        assert_eq!(self.objects().await, expected, "objects in the store");
+        drop(self.client);
+        self.stop.send(()).unwrap();
+        tokio::time::timeout(Duration::from_secs(30), self.server).await.expect("the server stops").unwrap();
+        self.embedded.stop().await;
+    }
+}
+
+fn sdk(embedded: &Embedded) -> aws_sdk_s3::Client {
+    use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+    let credentials = Credentials::new(&embedded.access_key, &embedded.secret_key, None, None, "tests");
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(credentials)
+        .endpoint_url(&embedded.endpoint)
+        .force_path_style(true)
+        .build();
+    aws_sdk_s3::Client::from_conf(config)
+}
+
+/// Waits for a condition; fails where it does not come true within 5 s.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within 5 s: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A file of `tests/fixtures`.
+pub fn fixture(name: &str) -> Vec<u8> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// A PNG of exactly `size` bytes: a small image and a tail that differs from place to place.
+pub fn png(size: usize) -> Vec<u8> {
+    let mut bytes = fixture("plain.png");
+    assert!(size >= bytes.len(), "a PNG has at least {} bytes", bytes.len());
+    let mut state = 1_u32;
+    bytes.resize_with(size, || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        state.to_be_bytes()[0]
+    });
+    bytes
+}

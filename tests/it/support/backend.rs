@@ -1,0 +1,174 @@
+//! The S3s the tests run against, each with a prefix of its own in its bucket.
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use image_store::store::Store;
+use image_store::store::embedded::{Embedded, EmbeddedOptions};
+use image_store::store::s3::{Checksum, S3Options, S3Store};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::strict::Strict;
+
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// An S3 and a store on it.
+///
+/// End a test with [`Backend::check_clean`].
+pub struct Backend {
+    pub store: Arc<dyn Store>,
+    /// How [`Backend::store`] is connected.
+    pub options: S3Options,
+    pub endpoint: String,
+    pub kind: Kind,
+}
+
+pub enum Kind {
+    Embedded {
+        running: Embedded,
+        data_dir: TempDir,
+    },
+    Strict(Strict),
+    /// Named by the environment.
+    External,
+}
+
+impl Backend {
+    pub async fn embedded() -> Backend {
+        let data_dir = tempfile::tempdir().unwrap();
+        let running = start_embedded(data_dir.path()).await;
+        let options = running.s3_options(&prefix(), ATTEMPT_TIMEOUT);
+        Backend::connect(options, Kind::Embedded { running, data_dir }).await
+    }
+
+    pub async fn strict() -> Backend {
+        let strict = Strict::start().await;
+        Backend::connect(strict.options(&prefix()), Kind::Strict(strict)).await
+    }
+
+    /// The S3 at `TEST_S3_ENDPOINT`, bucket `TEST_S3_BUCKET`, credentials and region as for the SDK, and
+    /// `TEST_S3_CHECKSUM=crc64nvme` where it knows that.
+    pub async fn external() -> Option<Backend> {
+        let (Ok(endpoint), Ok(bucket)) = (std::env::var("TEST_S3_ENDPOINT"), std::env::var("TEST_S3_BUCKET")) else {
+            eprintln!("skipped: TEST_S3_ENDPOINT and TEST_S3_BUCKET name no S3");
+            return None;
+        };
+        let crc64 = std::env::var("TEST_S3_CHECKSUM").is_ok_and(|name| name == "crc64nvme");
+        let options = S3Options {
+            bucket,
+            prefix: prefix(),
+            endpoint: Some(endpoint),
+            public_endpoint: None,
+            credentials: Some((std::env::var("AWS_ACCESS_KEY_ID").ok()?, std::env::var("AWS_SECRET_ACCESS_KEY").ok()?)),
+            region: std::env::var("AWS_REGION").ok(),
+            force_path_style: true,
+            checksum: if crc64 { Checksum::Crc64Nvme } else { Checksum::None },
+            sse: None,
+            attempt_timeout: ATTEMPT_TIMEOUT,
+            host_follows_request: false,
+        };
+        Some(Backend::connect(options, Kind::External).await)
+    }
+
+    async fn connect(options: S3Options, kind: Kind) -> Backend {
+        let endpoint = options.endpoint.clone().unwrap();
+        Backend { store: Arc::new(S3Store::connect(options.clone()).await), options, endpoint, kind }
+    }
+
+    /// A second store on the same bucket, reached by another endpoint (a [`super::faults::Faults`], say).
+    pub async fn store_at(&self, endpoint: &str) -> Arc<dyn Store> {
+        self.store_with(|options| options.endpoint = Some(endpoint.to_owned())).await
+    }
+
+    /// A second store on the same bucket with other options.
+    pub async fn store_with(&self, change: impl FnOnce(&mut S3Options)) -> Arc<dyn Store> {
+        let mut options = self.options.clone();
+        change(&mut options);
+        Arc::new(S3Store::connect(options).await)
+    }
+
+    /// Whether the store is known to hold to every condition and checksum; one named by the environment may not.
+    pub fn is_exact(&self) -> bool {
+        !matches!(self.kind, Kind::External)
+    }
+
+    pub fn strict_s3(&self) -> &Strict {
+        let Kind::Strict(strict) = &self.kind else { panic!("not the strict S3") };
+        strict
+    }
+
+    /// The keys below the prefix, without it.
+    pub async fn objects(&self) -> Vec<String> {
+        let call = self.client().list_objects_v2().bucket(&self.options.bucket).prefix(&self.options.prefix);
+        let listed = call.send().await.unwrap();
+        let keys = listed.contents().iter().map(|object| object.key().unwrap());
+        keys.map(|key| key.strip_prefix(&self.options.prefix).unwrap().to_owned()).collect()
+    }
+
+    /// How many uploads below the prefix are unfinished.
+    pub async fn open_uploads(&self) -> usize {
+        let call = self.client().list_multipart_uploads().bucket(&self.options.bucket).prefix(&self.options.prefix);
+        call.send().await.unwrap().uploads().len()
+    }
+
+    /// Nothing below the prefix: no object, no unfinished upload, and of the embedded store no file.
+    pub async fn check_clean(&self) {
+        assert_eq!(self.objects().await, Vec::<String>::new(), "objects are left");
+        assert_eq!(self.open_uploads().await, 0, "uploads are left");
+        match &self.kind {
+            Kind::Embedded { data_dir, .. } => {
+                assert_eq!(stray_files(data_dir.path()), Vec::<String>::new(), "files are left");
+            }
+            Kind::Strict(strict) => {
+                assert_eq!((strict.objects(), strict.open_uploads()), (vec![], vec![]), "something is left elsewhere");
+            }
+            Kind::External => {}
+        }
+    }
+
+    /// The SDK itself, for what the store has no call for.
+    pub fn client(&self) -> Client {
+        let (access_key, secret_key) = self.options.credentials.clone().unwrap();
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new(self.options.region.clone().unwrap_or_else(|| "us-east-1".to_owned())))
+            .endpoint_url(&self.endpoint)
+            .force_path_style(true)
+            .credentials_provider(Credentials::new(access_key, secret_key, None, None, "tests"));
+        Client::from_conf(config.build())
+    }
+}
+
+pub async fn start_embedded(data_dir: &Path) -> Embedded {
+    let options = EmbeddedOptions {
+        data_dir: data_dir.to_owned(),
+        listen: "127.0.0.1:0".parse().unwrap(),
+        cors_origins: vec!["https://pages.example".to_owned()],
+    };
+    Embedded::start(options).await.unwrap()
+}
+
+/// Every file below a data directory but the store's lock and credentials.
+pub fn stray_files(data_dir: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![data_dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => found.push(path.strip_prefix(data_dir).unwrap().display().to_string()),
+            }
+        }
+    }
+    found.retain(|path| path != "lock" && path != "credentials.json");
+    found.sort();
+    found
+}
+
+fn prefix() -> String {
+    format!("t-{}/", &Uuid::new_v4().simple().to_string()[..8])
+}

@@ -1,0 +1,212 @@
+//! A proxy before any S3 that fails the calls it is told to, and counts and keeps what it sees.
+//!
+//! It forwards requests as they are, `Host` too, so that signatures still hold; bodies stream through it.
+//!
+//! ```ignore
+//! let faults = Faults::before(&backend.endpoint).await;
+//! let store = backend.store_at(&faults.endpoint).await;
+//! faults.fail(Operation::Complete, 1..=1, Action::LoseAnswer);
+//! // … the first CompleteMultipartUpload is done by the S3, and its answer never arrives.
+//! assert_eq!(faults.calls(Operation::Complete), 2);
+//! ```
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::{BoxError, Server, serve};
+
+/// An S3 operation, as its method, query and headers show it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Put,
+    Create,
+    UploadPart,
+    Complete,
+    Abort,
+    ListParts,
+    Head,
+    Get,
+    Copy,
+    Delete,
+    ListObjects,
+    ListUploads,
+    HeadBucket,
+    Preflight,
+    Other,
+}
+
+impl Operation {
+    pub fn of(method: &Method, uri: &Uri, headers: &HeaderMap) -> Operation {
+        let has =
+            |name: &str| uri.query().unwrap_or_default().split('&').any(|pair| pair.split('=').next() == Some(name));
+        let has_key = uri.path().trim_matches('/').contains('/');
+        match method.as_str() {
+            "POST" if has("uploads") => Operation::Create,
+            "POST" if has("uploadId") => Operation::Complete,
+            "PUT" if has("partNumber") => Operation::UploadPart,
+            "PUT" if headers.contains_key("x-amz-copy-source") => Operation::Copy,
+            "PUT" => Operation::Put,
+            "DELETE" if has("uploadId") => Operation::Abort,
+            "DELETE" => Operation::Delete,
+            "HEAD" if has_key => Operation::Head,
+            "HEAD" => Operation::HeadBucket,
+            "GET" if has("uploadId") => Operation::ListParts,
+            "GET" if has("uploads") => Operation::ListUploads,
+            "GET" if has_key => Operation::Get,
+            "GET" => Operation::ListObjects,
+            "OPTIONS" => Operation::Preflight,
+            _ => Operation::Other,
+        }
+    }
+}
+
+/// What happens to a call instead of a plain answer.
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
+    /// The body is read, nothing is forwarded, and S3 answers this status with an XML error of a fitting code.
+    Status(u16),
+    /// Nothing is forwarded and nothing is answered.
+    Hang,
+    /// The S3 does it, but its answer never arrives.
+    LoseAnswer,
+    /// Nothing is forwarded, and the connection breaks at once.
+    Break,
+    /// Forwarded after this long.
+    Delay(Duration),
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    operation: Operation,
+    nth: RangeInclusive<usize>,
+    action: Action,
+}
+
+/// The proxy. It runs until it is dropped.
+pub struct Faults {
+    pub endpoint: String,
+    shared: Arc<Shared>,
+    _server: Server,
+}
+
+struct Shared {
+    upstream: String,
+    rules: Mutex<Vec<Rule>>,
+    seen: watch::Sender<Vec<(Operation, HeaderMap)>>,
+}
+
+impl Faults {
+    /// Starts a proxy before `endpoint` (`http://host:port`).
+    pub async fn before(endpoint: &str) -> Faults {
+        let upstream = endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let shared = Arc::new(Shared { upstream, rules: Mutex::default(), seen: watch::Sender::default() });
+        let service = shared.clone();
+        let server = serve(service_fn(move |request| answer(service.clone(), request))).await;
+        Faults { endpoint: server.endpoint.clone(), shared, _server: server }
+    }
+
+    /// Has `action` happen to the calls of `operation` numbered `nth`, counted from 1 since the start.
+    /// The rule added first wins.
+    pub fn fail(&self, operation: Operation, nth: RangeInclusive<usize>, action: Action) {
+        self.shared.rules.lock().unwrap().push(Rule { operation, nth, action });
+    }
+
+    /// Has `action` happen to every call of `operation` from now on.
+    pub fn fail_all(&self, operation: Operation, action: Action) {
+        self.fail(operation, self.calls(operation) + 1..=usize::MAX, action);
+    }
+
+    /// Drops all rules. The counts stay.
+    pub fn heal(&self) {
+        self.shared.rules.lock().unwrap().clear();
+    }
+
+    /// How many calls of `operation` have arrived, failed ones too.
+    pub fn calls(&self, operation: Operation) -> usize {
+        count(&self.shared.seen.borrow(), operation)
+    }
+
+    /// The headers of the calls of `operation`, in order.
+    pub fn headers(&self, operation: Operation) -> Vec<HeaderMap> {
+        let seen = self.shared.seen.borrow();
+        seen.iter().filter(|(seen, _)| *seen == operation).map(|(_, headers)| headers.clone()).collect()
+    }
+
+    /// Waits until `calls` calls of `operation` have arrived.
+    ///
+    /// # Panics
+    /// After thirty seconds.
+    pub async fn wait_for(&self, operation: Operation, calls: usize) {
+        let mut seen = self.shared.seen.subscribe();
+        let arrived = seen.wait_for(|seen| count(seen, operation) >= calls);
+        let arrived = tokio::time::timeout(Duration::from_secs(30), arrived).await;
+        arrived.unwrap_or_else(|_| panic!("{calls} calls of {operation:?} never came")).unwrap();
+    }
+}
+
+fn count(seen: &[(Operation, HeaderMap)], operation: Operation) -> usize {
+    seen.iter().filter(|(seen, _)| *seen == operation).count()
+}
+
+type Answer = Response<Either<Incoming, Full<Bytes>>>;
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answer, BoxError> {
+    let operation = Operation::of(request.method(), request.uri(), request.headers());
+    let mut nth = 0;
+    shared.seen.send_modify(|seen| {
+        seen.push((operation, request.headers().clone()));
+        nth = count(seen, operation);
+    });
+    let action = {
+        let rules = shared.rules.lock().unwrap();
+        rules.iter().find(|rule| rule.operation == operation && rule.nth.contains(&nth)).map(|rule| rule.action)
+    };
+    match action {
+        None => forward(&shared.upstream, request).await,
+        Some(Action::Delay(time)) => {
+            tokio::time::sleep(time).await;
+            forward(&shared.upstream, request).await
+        }
+        Some(Action::Hang) => std::future::pending().await,
+        Some(Action::Break) => Err("broken on purpose".into()),
+        Some(Action::LoseAnswer) => {
+            forward(&shared.upstream, request).await?.into_body().collect().await?;
+            Err("the answer is lost on purpose".into())
+        }
+        Some(Action::Status(status)) => {
+            // Answered before the body is read, the sender might see a reset instead.
+            request.into_body().collect().await?;
+            Ok(refusal(StatusCode::from_u16(status)?))
+        }
+    }
+}
+
+async fn forward(upstream: &str, request: Request<Incoming>) -> Result<Answer, BoxError> {
+    let stream = TcpStream::connect(upstream).await?;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender.send_request(request).await?.map(Either::Left))
+}
+
+fn refusal(status: StatusCode) -> Answer {
+    let code = match status.as_u16() {
+        403 => "AccessDenied",
+        500 => "InternalError",
+        503 => "SlowDown",
+        _ => "Fault",
+    };
+    let body = format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>on purpose</Message></Error>");
+    let mut response = Response::new(Either::Right(Full::from(body)));
+    *response.status_mut() = status;
+    response
+}

@@ -1,0 +1,60 @@
+//! A client that can stop half-way: HTTP by hand on a socket.
+
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub const BOUNDARY: &str = "----boundary";
+
+/// The head of an upload of a form whose body is `length` bytes.
+pub fn head(length: usize, extra: &str) -> String {
+    format!(
+        "POST /upload-image HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary={BOUNDARY}\r\n\
+         content-length: {length}\r\n{extra}\r\n"
+    )
+}
+
+/// A form with one file.
+pub fn form(file_name: &str, bytes: &[u8]) -> Vec<u8> {
+    let mut form = format!(
+        "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{file_name}\"\r\n\
+         Content-Type: application/octet-stream\r\n\r\n"
+    )
+    .into_bytes();
+    form.extend_from_slice(bytes);
+    form.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
+    form
+}
+
+pub struct RawClient(TcpStream);
+
+impl RawClient {
+    pub async fn connect(address: &str) -> Self {
+        RawClient(TcpStream::connect(address).await.unwrap())
+    }
+
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.0.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Like [`RawClient::send`], where the other side may stop listening.
+    pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
+        self.0.write_all(bytes.as_ref()).await
+    }
+
+    /// Everything until the other side closes, within 20 s.
+    pub async fn read_to_end(&mut self) -> String {
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), self.0.read_to_end(&mut answer)).await;
+        read.expect("the connection is closed within 20 s").expect("the connection is not reset");
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The next answer's head and as much of its body as comes with it.
+    pub async fn read_answer(&mut self) -> String {
+        let mut answer = vec![0; 64 << 10];
+        let read = tokio::time::timeout(Duration::from_secs(20), self.0.read(&mut answer)).await;
+        let len = read.expect("an answer within 20 s").expect("the connection is not reset");
+        String::from_utf8_lossy(&answer[..len]).into_owned()
+    }
+}

@@ -1,0 +1,49 @@
+//! Bytes and names to store.
+
+use bytes::Bytes;
+use crc_fast::{CrcAlgorithm, checksum};
+use image_store::store::{ImageKey, Metadata, Name, Payload, PresignOptions, Whole};
+use std::time::Duration;
+
+/// The smallest part S3 takes, but for the last.
+pub const PART: usize = 5 * 1024 * 1024;
+
+/// `len` bytes that no other `seed` gives.
+pub fn noise(seed: u64, len: usize) -> Bytes {
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    let words = std::iter::repeat_with(move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()
+    });
+    words.flatten().take(len).collect()
+}
+
+pub fn crc64(bytes: &[u8]) -> u64 {
+    checksum(CrcAlgorithm::Crc64Nvme, bytes)
+}
+
+/// As the service sends them: in pieces.
+pub fn payload(bytes: &Bytes) -> Payload {
+    let segments = (0..bytes.len()).step_by(64 * 1024).map(|at| bytes.slice(at..bytes.len().min(at + 64 * 1024)));
+    Payload { segments: segments.collect(), len: bytes.len() as u64, crc64: crc64(bytes) }
+}
+
+pub fn whole(bytes: &[u8]) -> Whole {
+    Whole { size: bytes.len() as u64, crc64: Some(crc64(bytes)) }
+}
+
+pub fn image() -> Name {
+    Name::Image(ImageKey::random("png"))
+}
+
+pub fn incoming() -> Name {
+    Name::Incoming(ImageKey::random("png"))
+}
+
+pub fn png() -> Metadata {
+    Metadata { content_type: "image/png".to_owned(), dimensions: Some((640, 480)) }
+}
+
+pub fn for_a_minute() -> PresignOptions {
+    PresignOptions { ttl: Duration::from_secs(60), host: None }
+}

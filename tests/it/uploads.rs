@@ -1,0 +1,212 @@
+//! The contract of the streaming door and of the images behind it.
+
+use reqwest::{StatusCode, header};
+use serde_json::Value;
+
+use super::support::app::{TestApp, fixture, png};
+
+const PART: usize = 5 << 20;
+
+async fn json(response: reqwest::Response, status: u16) -> Value {
+    let found = response.status();
+    let text = response.text().await.unwrap();
+    assert_eq!(found.as_u16(), status, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn key(answer: &Value) -> String {
+    answer["s3_key"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn an_image_is_uploaded_opened_and_deleted() {
+    let app = TestApp::start().await;
+    let image = fixture("plain.png");
+    let answer = json(app.upload("holiday.png", image.clone()).await, 200).await;
+    let s3_key = key(&answer);
+    assert!(s3_key.ends_with(".png"));
+    assert_eq!(answer["content_type"], "image/png");
+    assert_eq!(answer["size"], image.len());
+    assert_eq!((&answer["width"], &answer["height"]), (&16.into(), &12.into()));
+    assert!(answer["checksum"].as_str().unwrap().starts_with("crc64nvme:"));
+
+    let opened = app.client.get(answer["url"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(opened.headers()[header::CONTENT_TYPE], "image/png");
+    assert_eq!(opened.bytes().await.unwrap(), image);
+
+    let redirect = app.client.get(app.at(&format!("/images/{s3_key}"))).send().await.unwrap();
+    assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(redirect.headers()[header::CACHE_CONTROL], "private, max-age=1799");
+    let location = redirect.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    assert_eq!(app.client.get(location).send().await.unwrap().bytes().await.unwrap(), image);
+
+    let head = app.client.head(app.at(&format!("/images/{s3_key}"))).send().await.unwrap();
+    assert_eq!(head.status(), StatusCode::OK);
+    assert_eq!(head.headers()[header::CONTENT_LENGTH], image.len().to_string().as_str());
+    assert_eq!(head.headers()[header::CONTENT_TYPE], "image/png");
+
+    let link = json(app.client.get(app.at(&format!("/images/{s3_key}/url"))).send().await.unwrap(), 200).await;
+    assert_eq!((&link["width"], &link["height"], &link["size"]), (&16.into(), &12.into(), &image.len().into()));
+    assert!(link["expires_at"].as_str().unwrap().ends_with('Z'));
+
+    let delete = app.at(&format!("/delete/{s3_key}"));
+    let deleted = json(app.client.delete(&delete).send().await.unwrap(), 200).await;
+    assert_eq!(deleted["detail"], format!("File '{s3_key}' deleted successfully"));
+    let again = json(app.client.delete(&delete).send().await.unwrap(), 404).await;
+    assert_eq!((&again["detail"], &again["code"]), (&"File not found".into(), &"not_found".into()));
+    for path in [format!("/images/{s3_key}"), format!("/images/{s3_key}/url")] {
+        assert_eq!(json(app.client.get(app.at(&path)).send().await.unwrap(), 404).await["code"], "not_found");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn every_size_around_a_part_arrives_whole() {
+    let app = TestApp::start().await;
+    let mut keys = Vec::new();
+    for size in [PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 1, 7 * PART + 12345] {
+        let image = png(size);
+        let answer = json(app.upload("a.png", image.clone()).await, 200).await;
+        assert_eq!(answer["size"], size);
+        let crc = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &image);
+        assert_eq!(answer["checksum"], image_store::routes::upload::checksum_text(crc));
+        let opened = app.client.get(answer["url"].as_str().unwrap()).send().await.unwrap();
+        assert!(opened.bytes().await.unwrap() == image, "{size} bytes");
+        keys.push(key(&answer));
+    }
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    app.end(&keys).await;
+}
+
+#[tokio::test]
+async fn a_raw_body_is_an_image_too_also_when_its_length_is_unknown() {
+    let app = TestApp::with(&["--s3-prefix=a/b/"]).await;
+    let image = png(PART + 1);
+    let post = || app.client.post(app.at("/upload-image")).header(header::CONTENT_TYPE, "image/png");
+    let known = json(post().body(image.clone()).send().await.unwrap(), 200).await;
+    let chunks =
+        futures::stream::iter(image.chunks(70_001).map(|chunk| Ok::<_, String>(chunk.to_vec())).collect::<Vec<_>>());
+    let chunked = json(post().body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap(), 200).await;
+    assert_eq!(known["checksum"], chunked["checksum"]);
+    let objects = [format!("a/b/{}", key(&known)), format!("a/b/{}", key(&chunked))];
+    app.end(&[&objects[0], &objects[1]]).await;
+}
+
+#[tokio::test]
+async fn the_key_follows_the_bytes() {
+    let app = TestApp::start().await;
+    let mut keys = Vec::new();
+    for (name, file, extension) in [
+        ("a.png", "plain.jpg", ".jpg"),
+        ("a.JPEG", "plain.jpg", ".jpeg"),
+        ("a.jpg", "plain.gif", ".gif"),
+        ("no extension", "plain.bmp", ".bmp"),
+    ] {
+        let answer = json(app.upload(name, fixture(file)).await, 200).await;
+        assert!(key(&answer).ends_with(extension), "{name}: {answer}");
+        keys.push(key(&answer));
+    }
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    app.end(&keys).await;
+}
+
+#[tokio::test]
+async fn what_is_not_an_allowed_image_is_refused_and_not_stored() {
+    let app = TestApp::with(&["--max-pixels=100", "--max-upload-size=6MiB"]).await;
+    let svg = b"<svg xmlns='http://www.w3.org/2000/svg'/>".to_vec();
+    for (name, bytes, status, code, detail) in [
+        ("a.svg", svg.clone(), 400, "invalid_file_type", "Invalid file type"),
+        ("a.png", svg, 400, "invalid_file_type", "Invalid file type"),
+        ("a.webp", fixture("lossy.webp"), 400, "invalid_file_type", "Invalid file type"),
+        ("a.png", fixture("lossy.webp"), 400, "invalid_file_type", "Invalid file type"),
+        ("a.png", b"just text".to_vec(), 400, "invalid_file_type", "Invalid file type"),
+        ("a.png", Vec::new(), 400, "no_file", "No file uploaded"),
+        (
+            "a.png",
+            fixture("plain.png"),
+            400,
+            "too_many_pixels",
+            "The image is 16 x 12 pixels; at most 100 in all are taken",
+        ),
+    ] {
+        let answer = json(app.upload(name, bytes).await, status).await;
+        assert_eq!((&answer["code"], &answer["detail"]), (&code.into(), &detail.into()), "{name}");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn too_large_is_413_whether_it_is_announced_or_found_out() {
+    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
+    let post = || app.client.post(app.at("/upload-image")).header(header::CONTENT_TYPE, "image/png");
+    let image = png((6 << 20) + 1);
+    let announced = json(post().body(image.clone()).send().await.unwrap(), 413).await;
+    assert!(announced["detail"].as_str().unwrap().contains("POST /uploads"), "{announced}");
+    let chunks =
+        futures::stream::iter(image.chunks(1 << 20).map(|chunk| Ok::<_, String>(chunk.to_vec())).collect::<Vec<_>>());
+    let found = json(post().body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap(), 413).await;
+    assert_eq!(found["code"], "payload_too_large");
+    assert_eq!(json(app.upload("a.png", image).await, 413).await["code"], "payload_too_large");
+    let fits = json(app.upload("a.png", png(6 << 20)).await, 200).await;
+    app.end(&[&key(&fits)]).await;
+}
+
+#[tokio::test]
+async fn every_refusal_is_json_with_a_code() {
+    let app = TestApp::start().await;
+    let client = &app.client;
+    let key = "00000000-0000-4000-8000-000000000000.png";
+    for (request, status, code) in [
+        (client.get(app.at("/nowhere")), 404, "not_found"),
+        (client.get(app.at("/upload-image")), 405, "method_not_allowed"),
+        (client.post(app.at("/upload-image")).body("text"), 415, "unsupported_media_type"),
+        (client.post(app.at("/upload-image")).header("content-type", "multipart/form-data"), 400, "malformed_form"),
+        (client.delete(app.at("/delete/%ff")), 404, "not_found"),
+        (client.delete(app.at("/delete/../../etc/passwd")), 404, "not_found"),
+        (client.delete(app.at(&format!("/delete/{}", key.to_uppercase()))), 404, "not_found"),
+        (client.delete(app.at("/delete/incoming%2F00000000-0000-4000-8000-000000000000.png")), 404, "not_found"),
+        (client.get(app.at(&format!("/images/{key}"))), 404, "not_found"),
+    ] {
+        let answer = json(request.send().await.unwrap(), status).await;
+        assert_eq!(answer["code"], code, "{answer}");
+        assert!(answer["detail"].is_string());
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_request_has_an_id_and_a_page_of_an_allowed_origin_may_ask() {
+    let app = TestApp::start().await;
+    let get = |path: &str| app.client.get(app.at(path));
+    let made = get("/healthz").send().await.unwrap();
+    assert_eq!(made.headers()["x-request-id"].len(), 36);
+    let taken = get("/nowhere").header("x-request-id", "mine-1").send().await.unwrap();
+    assert_eq!(taken.headers()["x-request-id"], "mine-1");
+    let unfit = get("/healthz").header("x-request-id", "a b").send().await.unwrap();
+    assert_eq!(unfit.headers()["x-request-id"].len(), 36);
+
+    let preflight = app
+        .client
+        .request(reqwest::Method::OPTIONS, app.at("/upload-image"))
+        .header("origin", "http://page.example")
+        .header("access-control-request-method", "POST");
+    let answer = preflight.send().await.unwrap();
+    assert_eq!(answer.headers()["access-control-allow-origin"], "http://page.example");
+    let other = get("/limits").header("origin", "http://other.example").send().await.unwrap();
+    assert!(other.headers().get("access-control-allow-origin").is_none());
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn the_service_tells_its_limits_and_whether_it_is_ready() {
+    let app = TestApp::with(&["--allowed-formats=png,webp"]).await;
+    let limits = json(app.client.get(app.at("/limits")).send().await.unwrap(), 200).await;
+    assert_eq!(limits["max_upload_size"], 5_000_000_000_u64);
+    let names: Vec<&str> = limits["formats"].as_array().unwrap().iter().map(|f| f["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["png", "webp"]);
+    assert_eq!(json(app.client.get(app.at("/healthz")).send().await.unwrap(), 200).await["status"], "ok");
+    assert_eq!(json(app.client.get(app.at("/readyz")).send().await.unwrap(), 200).await["status"], "ready");
+    app.app.start_draining();
+    assert_eq!(json(app.client.get(app.at("/readyz")).send().await.unwrap(), 503).await["code"], "not_ready");
+    app.end(&[]).await;
+}
