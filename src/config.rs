@@ -27,7 +27,7 @@ const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Takes images over HTTP and keeps them in S3, as a stream.
 #[derive(Debug, Parser)]
-#[command(name = "image-store", version, about, next_line_help = true, max_term_width = 110)]
+#[command(name = "image-store", version, about, next_line_help = true, args_override_self = true, max_term_width = 110)]
 pub struct Cli {
     #[command(flatten)]
     pub settings: Settings,
@@ -121,6 +121,9 @@ pub struct Settings {
     /// Parts of one upload on their way to S3 at once
     #[arg(long, env = "PART_CONCURRENCY", global = true, value_name = "COUNT", default_value = "4")]
     pub part_concurrency: String,
+    /// What all uploads together may hold in memory; each needs a part of it to be admitted [size]
+    #[arg(long, env = "MEMORY_BUDGET", global = true, value_name = "SIZE", default_value = "256MiB")]
+    pub memory_budget: String,
     /// The largest image taken, at most 5 GB [size]
     #[arg(long, env = "MAX_UPLOAD_SIZE", global = true, value_name = "SIZE", default_value = "5GB")]
     pub max_upload_size: String,
@@ -203,6 +206,8 @@ pub struct Sink {
     /// Bytes.
     pub part_size: usize,
     pub part_concurrency: usize,
+    /// Bytes.
+    pub memory_budget: u64,
 }
 
 /// How clients upload past this process.
@@ -262,6 +267,10 @@ impl Config {
         let (part_size, max) = (self.sink.part_size as u64, self.policy.max_upload_size);
         problems.check(max <= MAX_PARTS.saturating_mul(part_size), || {
             format!("MAX_UPLOAD_SIZE: {max} bytes do not fit {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
+        });
+        let budget = self.sink.memory_budget;
+        problems.check(part_size <= budget, || {
+            format!("MEMORY_BUDGET: {budget} bytes do not hold one part of PART_SIZE ({part_size} bytes)")
         });
         for (setting, ttl) in [("READ_URL_TTL", self.read_url_ttl), ("UPLOAD_URL_TTL", self.direct.url_ttl)] {
             problems.check((Duration::from_secs(1)..=MAX_TTL).contains(&ttl), || {
@@ -326,6 +335,7 @@ impl Sink {
         Sink {
             part_size: problems.take("PART_SIZE", usize::try_from(part_size)),
             part_concurrency: problems.take("PART_CONCURRENCY", parse::positive(&settings.part_concurrency)),
+            memory_budget: problems.take("MEMORY_BUDGET", size(&settings.memory_budget, 1..=u64::MAX)),
         }
     }
 }

@@ -47,6 +47,8 @@ pub enum Error {
     UnsupportedMediaType,
     #[error("The image could not be stored; try again")]
     Storage(#[source] StoreError),
+    #[error("Too many uploads at once; try again, or upload directly with POST /uploads")]
+    OverCapacity,
     #[error("The request took longer than it may; try again")]
     Deadline,
     #[error("The service is not ready: {reason}")]
@@ -87,6 +89,7 @@ impl Error {
             Error::PayloadTooLarge { .. } => "payload_too_large",
             Error::UnsupportedMediaType => "unsupported_media_type",
             Error::Storage(_) => "storage_failed",
+            Error::OverCapacity => "over_capacity",
             Error::Deadline => "deadline",
             Error::NotReady { .. } => "not_ready",
             Error::PartsMissing { .. } => "parts_missing",
@@ -116,7 +119,7 @@ impl Error {
             | Error::AlreadyComplete
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
             Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::OverCapacity | Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

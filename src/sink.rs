@@ -1,8 +1,8 @@
 //! From a stream of bytes to one object: equal parts, a few in flight, reviewed before they become visible.
 //!
-//! [`parts`] is the arithmetic, [`uploader`] the I/O. Neither knows where the bytes come from.
+//! [`memory`] says what an upload may hold, [`parts`] is the arithmetic, [`uploader`] the I/O. None of them knows where the bytes come from.
 
-pub mod buffers;
+pub mod memory;
 pub mod parts;
 pub mod uploader;
 

@@ -2,56 +2,51 @@
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
-use std::sync::Arc;
 
-use super::buffers::{Buffer, Buffers};
+use super::memory::Buffer;
 use crate::store::{Payload, Whole};
 
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
 
-/// Fills one part after another. All are of the pool's size but for the last, which is never empty unless the stream is:
-/// a part is handed out only when a byte beyond it has come.
+/// Fills one part after another. A part is cut only when a byte beyond it has come, so all are of one size but for the
+/// last, and that is never empty unless the stream is.
 #[derive(Debug)]
 pub struct PartCutter {
-    buffers: Arc<Buffers>,
-    filling: Buffer,
+    /// None between a part that was cut and the next one's buffer.
+    filling: Option<Buffer>,
     crc: Digest,
-    left: Option<u64>,
 }
 
 impl PartCutter {
-    /// `expected` is an upper bound of the stream's length in bytes, where one is known.
-    pub fn new(buffers: Arc<Buffers>, expected: Option<u64>) -> Self {
-        let filling = buffers.take(expected);
-        PartCutter { buffers, filling, crc: Digest::new(CRC), left: expected }
+    pub fn new(first: Buffer) -> Self {
+        PartCutter { filling: Some(first), crc: Digest::new(CRC) }
     }
 
-    /// Takes bytes off the front of `chunk`; a full part where `chunk` goes on beyond it. Call until `chunk` is empty.
-    pub fn push(&mut self, chunk: &mut Bytes) -> Option<Payload> {
-        let full = if self.filling.room() == 0 && !chunk.is_empty() { Some(self.cut()) } else { None };
-        let fits = chunk.split_to(chunk.len().min(self.filling.room()));
-        self.crc.update(&fits);
-        self.filling.extend(&fits);
-        full
+    /// No byte fits before [`PartCutter::cut`] and [`PartCutter::refill`].
+    pub fn is_full(&self) -> bool {
+        self.filling.as_ref().is_none_or(|filling| filling.room() == 0)
     }
 
-    /// The last part: what no full part has taken.
-    pub fn finish(mut self) -> Payload {
-        let filling = std::mem::replace(&mut self.filling, self.buffers.take(Some(0)));
-        seal(filling, &self.crc)
+    /// Takes as many bytes off the front of `chunk` as fit.
+    pub fn fill(&mut self, chunk: &mut Bytes) {
+        if let Some(filling) = &mut self.filling {
+            let fits = chunk.split_to(chunk.len().min(filling.room()));
+            self.crc.update(&fits);
+            filling.extend(&fits);
+        }
     }
 
-    fn cut(&mut self) -> Payload {
-        self.left = self.left.map(|left| left.saturating_sub(self.filling.len() as u64));
-        let full = std::mem::replace(&mut self.filling, self.buffers.take(self.left));
-        let crc = std::mem::replace(&mut self.crc, Digest::new(CRC));
-        seal(full, &crc)
+    /// The part that was filled.
+    pub fn cut(&mut self) -> Payload {
+        let crc64 = std::mem::replace(&mut self.crc, Digest::new(CRC)).finalize();
+        let filled = self.filling.take().map(Buffer::freeze).unwrap_or_default();
+        Payload { len: filled.len() as u64, segments: vec![filled], crc64 }
     }
-}
 
-fn seal(buffer: Buffer, crc: &Digest) -> Payload {
-    let len = buffer.len() as u64;
-    Payload { segments: vec![buffer.freeze()], len, crc64: crc.finalize() }
+    /// Where the next part goes.
+    pub fn refill(&mut self, next: Buffer) {
+        self.filling = Some(next);
+    }
 }
 
 /// The whole made of parts, given in order as (bytes, CRC64NVME).
@@ -64,21 +59,29 @@ pub fn join(parts: impl IntoIterator<Item = (u64, u64)>) -> Whole {
 
 #[cfg(test)]
 mod tests {
+    use super::super::memory::Budget;
     use super::*;
+    use futures::FutureExt;
     use proptest::prelude::*;
 
     const PART: usize = 64;
 
     fn cut(chunks: &[&[u8]], expected: Option<u64>) -> Vec<Payload> {
-        let mut cutter = PartCutter::new(Buffers::new(PART, 4), expected);
+        let share = Budget::new(1 << 20, PART, 100).admit(expected).unwrap();
+        let next = || share.next().now_or_never().unwrap();
+        let mut cutter = PartCutter::new(next());
         let mut parts = Vec::new();
         for chunk in chunks {
             let mut chunk = Bytes::copy_from_slice(chunk);
             while !chunk.is_empty() {
-                parts.extend(cutter.push(&mut chunk));
+                if cutter.is_full() {
+                    parts.push(cutter.cut());
+                    cutter.refill(next());
+                }
+                cutter.fill(&mut chunk);
             }
         }
-        parts.push(cutter.finish());
+        parts.push(cutter.cut());
         parts
     }
 

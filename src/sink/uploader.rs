@@ -1,7 +1,7 @@
 //! Sending parts while they arrive.
 //!
 //! An upload has two halves. The [`Uploader`] belongs to the request: it cuts parts and hands them over, and waits while
-//! enough are on their way. The other half is a task of its own that makes every call to the store: hyper drops a
+//! it has no room for the next ([`super::memory`]). The other half is a task of its own that makes every call to the store: hyper drops a
 //! request's future when its client goes away, and whatever was started must still be finished or aborted then. The
 //! request going away is what the task sees when the uploader is dropped; it then stops, aborts and cleans up.
 //!
@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
-use super::buffers::Buffers;
+use super::memory::{Budget, Share};
 use super::parts::{self, PartCutter};
 use crate::config;
 use crate::error::{Error, Result};
@@ -45,27 +45,31 @@ pub struct Stored {
 #[derive(Clone)]
 pub struct Uploads {
     store: Arc<dyn Store>,
-    buffers: Arc<Buffers>,
-    concurrency: usize,
+    budget: Arc<Budget>,
     tasks: TaskTracker,
 }
 
 impl Uploads {
     pub fn new(store: Arc<dyn Store>, config: config::Sink) -> Self {
-        // One upload's worth: what is in flight, what is being filled, and one between the two.
-        let buffers = Buffers::new(config.part_size, config.part_concurrency + 2);
-        Uploads { store, buffers, concurrency: config.part_concurrency, tasks: TaskTracker::new() }
+        let budget = Budget::new(config.memory_budget, config.part_size, config.part_concurrency);
+        Uploads { store, budget, tasks: TaskTracker::new() }
+    }
+
+    /// Room for an upload of at most `expected` bytes, before any of them is read.
+    ///
+    /// # Errors
+    /// 503 `over_capacity` where the budget has no more.
+    pub fn admit(&self, expected: Option<u64>) -> Result<Share> {
+        self.budget.admit(expected).ok_or(Error::OverCapacity)
     }
 
     /// Prepares an upload; nothing is sent before a part is full or the stream has ended.
-    ///
-    /// `expected` is an upper bound of its length in bytes, where one is known.
-    pub fn start(&self, name: Name, metadata: Metadata, expected: Option<u64>) -> Uploader {
+    pub async fn start(&self, name: Name, metadata: Metadata, share: Share) -> Uploader {
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
-        let task = Task { store: Arc::clone(&self.store), name, metadata, concurrency: self.concurrency };
-        self.tasks.spawn(task.run(receiver, done));
-        Uploader { cutter: PartCutter::new(Arc::clone(&self.buffers), expected), commands, outcome }
+        let cutter = PartCutter::new(share.next().await);
+        self.tasks.spawn(Task { store: Arc::clone(&self.store), name, metadata }.run(receiver, done));
+        Uploader { cutter, share, commands, outcome }
     }
 
     /// The tasks that must end before the process does.
@@ -94,19 +98,34 @@ enum Command {
 /// The request's half of an upload. Dropped before [`Uploader::finish`] has answered, the upload is undone.
 pub struct Uploader {
     cutter: PartCutter,
+    share: Share,
     commands: mpsc::Sender<Command>,
     outcome: oneshot::Receiver<Result<Stored, StoreError>>,
 }
 
 impl Uploader {
-    /// Takes the stream's next bytes; waits while enough parts are on their way.
+    /// Takes the stream's next bytes; waits while as many parts are on their way as there is room for.
     pub async fn write(&mut self, mut chunk: Bytes) -> Result<()> {
         while !chunk.is_empty() {
-            if let Some(part) = self.cutter.push(&mut chunk)
-                && self.commands.send(Command::Part(part)).await.is_err()
-            {
-                return Err(self.failure().await);
+            if self.cutter.is_full() {
+                self.send_part().await?;
             }
+            self.cutter.fill(&mut chunk);
+        }
+        Ok(())
+    }
+
+    async fn send_part(&mut self) -> Result<()> {
+        if self.commands.send(Command::Part(self.cutter.cut())).await.is_err() {
+            return Err(self.failure().await);
+        }
+        let next = tokio::select! {
+            next = self.share.next() => Some(next),
+            () = self.commands.closed() => None,
+        };
+        match next {
+            Some(next) => self.cutter.refill(next),
+            None => return Err(self.failure().await),
         }
         Ok(())
     }
@@ -119,9 +138,9 @@ impl Uploader {
 
     /// Sends the last part and makes the object. It is durable when this returns.
     pub async fn finish(self) -> Result<Stored> {
-        let Uploader { cutter, commands, outcome } = self;
+        let Uploader { mut cutter, share: _share, commands, outcome } = self;
         // Where nobody takes it the task has failed, and the outcome says why.
-        let _ = commands.send(Command::Last(cutter.finish())).await;
+        let _ = commands.send(Command::Last(cutter.cut())).await;
         told(outcome.await)
     }
 
@@ -166,7 +185,6 @@ struct Task {
     store: Arc<dyn Store>,
     name: Name,
     metadata: Metadata,
-    concurrency: usize,
 }
 
 impl Task {
@@ -261,7 +279,8 @@ impl Task {
         while !(last && in_flight.is_empty()) {
             tokio::select! {
                 Some(part) = in_flight.next() => taken.push(part?),
-                command = commands.recv(), if !last && in_flight.len() < self.concurrency => {
+                // Not more than there are buffers: the request waits for one before it fills the next.
+                command = commands.recv(), if !last => {
                     let part = match command {
                         Some(Command::Part(part)) => part,
                         Some(Command::Last(part)) => { last = true; part }

@@ -201,7 +201,9 @@ impl Store for S3Store {
             .body(body::retryable(&body.segments));
         let sent = call.customize().disable_payload_signing().send().await;
         let sent = sent.map_err(|error| classify("UploadPart", error))?;
-        Ok(Part { number, size: body.len, etag: sent.e_tag, crc64: Some(body.crc64) })
+        // What S3 says it took, where it says so: the review compares it with what was sent.
+        let taken = sent.checksum_crc64_nvme.as_deref().and_then(values::crc64_from_base64);
+        Ok(Part { number, size: body.len, etag: sent.e_tag, crc64: taken.or(Some(body.crc64)) })
     }
 
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
