@@ -163,3 +163,41 @@ async fn no_more_connections_are_served_than_configured() {
     until("uploads are over", || app.app.uploads.open() == 0).await;
     app.end(&[]).await;
 }
+
+#[tokio::test]
+async fn http_2_takes_uploads_and_refuses_early() {
+    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
+    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
+    let post = |body: Vec<u8>| {
+        let part = reqwest::multipart::Part::bytes(body).file_name("a.png");
+        client.post(app.at("/upload-image")).multipart(reqwest::multipart::Form::new().part("file", part)).send()
+    };
+    let answer = post(png(5 * MIB + 1)).await.unwrap();
+    assert_eq!((answer.version(), answer.status().as_u16()), (reqwest::Version::HTTP_2, 200));
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    assert!(answer["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{answer}");
+    assert_eq!(post(png(40 * MIB)).await.unwrap().status().as_u16(), 413);
+    assert_eq!(post(vec![b'x'; 2 * MIB]).await.unwrap().status().as_u16(), 400);
+    app.end(&[answer["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over() {
+    let app = TestApp::with(&["--memory-budget=5MiB"]).await;
+    let body = form("a.png", &png(12 * MIB));
+    let mut first = RawClient::connect(app.address()).await;
+    first.send(head(body.len(), "")).await;
+    first.send(&body[..6 * MIB]).await;
+    until_uploads_in_store(&app, 1).await;
+    let refused = app.upload("b.png", png(6 * MIB)).await;
+    assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
+    assert!(refused.text().await.unwrap().contains("over_capacity"));
+    // It has room for one part only, and gets through all the same.
+    first.send(&body[6 * MIB..]).await;
+    let answer = first.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let key = |text: &str| text.split("\"s3_key\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    app.settled().await;
+    let second = app.upload("b.png", png(6 * MIB)).await.text().await.unwrap();
+    app.end(&[&key(&answer), &key(&second)]).await;
+}

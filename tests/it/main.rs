@@ -3,7 +3,9 @@
 mod clients;
 mod contract;
 mod embedded;
+mod failing_store;
 mod faulty;
 mod process;
 mod support;
+mod sweep;
 mod uploads;

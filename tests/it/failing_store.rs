@@ -1,0 +1,159 @@
+//! The service before a store that fails: what is retried, what the client is told, and that nothing is left.
+
+use std::time::{Duration, Instant};
+
+use super::support::app::{TestApp, png};
+use super::support::faults::{Action, Faults, Operation};
+use super::support::raw::{RawClient, form, head};
+
+const MIB: usize = 1 << 20;
+
+async fn start() -> (TestApp, Faults) {
+    let mut app = TestApp::behind_faults(&["--s3-timeout=1s"]).await;
+    let faults = app.faults.take().unwrap();
+    (app, faults)
+}
+
+async fn told(answer: reqwest::Response) -> (u16, serde_json::Value) {
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_part_that_is_refused_once_is_sent_again() {
+    let (app, faults) = start().await;
+    faults.fail(Operation::UploadPart, 2..=2, Action::Status(503));
+    let (status, answer) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    assert_eq!(status, 200, "{answer}");
+    assert_eq!(faults.calls(Operation::UploadPart), 4);
+    app.end(&[answer["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_fails_every_time_is_a_500_and_nothing_is_left() {
+    for (operation, size) in [
+        (Operation::Put, MIB),
+        (Operation::Create, 12 * MIB),
+        (Operation::UploadPart, 12 * MIB),
+        (Operation::Complete, 12 * MIB),
+    ] {
+        let (app, faults) = start().await;
+        faults.fail_all(operation, Action::Status(500));
+        let (status, answer) = told(app.upload("a.png", png(size)).await).await;
+        assert_eq!((status, answer["code"].as_str().unwrap()), (500, "storage_failed"), "{operation:?}");
+        // Three tries a call; of parts, up to three are on their way at once.
+        let most = if operation == Operation::UploadPart { 9 } else { 3 };
+        assert!((3..=most).contains(&faults.calls(operation)), "{operation:?}: {}", faults.calls(operation));
+        app.end(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_timed_out_and_nothing_is_left() {
+    for (operation, size) in [(Operation::Put, MIB), (Operation::UploadPart, 12 * MIB)] {
+        let (app, faults) = start().await;
+        faults.fail_all(operation, Action::Hang);
+        let (status, answer) = told(app.upload("a.png", png(size)).await).await;
+        assert_eq!((status, answer["code"].as_str().unwrap()), (500, "storage_failed"), "{operation:?}");
+        app.end(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_complete_is_found_out_and_makes_no_second_copy() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::Complete, Action::LoseAnswer);
+    let (status, answer) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(faults.calls(Operation::Head) >= 1, "it looked");
+    assert_eq!(faults.calls(Operation::Create), 1);
+    app.end(&[answer["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_put_is_found_out_too() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::Put, Action::LoseAnswer);
+    let (status, answer) = told(app.upload("a.png", png(MIB)).await).await;
+    assert_eq!(status, 200, "{answer}");
+    app.end(&[answer["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn a_complete_that_was_done_and_is_denied_leaves_no_object_nobody_was_told_of() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::Complete, Action::LoseAnswer);
+    faults.fail_all(Operation::Head, Action::Status(500));
+    let (status, answer) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    assert_eq!((status, answer["code"].as_str().unwrap()), (500, "storage_failed"));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_abort_that_fails_at_first_is_tried_again() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::UploadPart, Action::Status(500));
+    // Every try of the first two calls.
+    faults.fail(Operation::Abort, 1..=6, Action::Status(500));
+    let (status, _) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    assert_eq!(status, 500);
+    faults.wait_for(Operation::Abort, 7).await;
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_parts_hang_is_noticed_at_once() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::UploadPart, Action::Hang);
+    let body = form("a.png", &png(40 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..12 * MIB]).await;
+    faults.wait_for(Operation::UploadPart, 2).await;
+    let left = Instant::now();
+    drop(client);
+    faults.wait_for(Operation::Abort, 1).await;
+    assert!(left.elapsed() < Duration::from_millis(900), "before a part's timeout: {:?}", left.elapsed());
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_the_object_is_made_leaves_none() {
+    for (operation, size) in [(Operation::Put, MIB), (Operation::Complete, 12 * MIB)] {
+        let (app, faults) = start().await;
+        faults.fail_all(operation, Action::Delay(Duration::from_millis(300)));
+        let body = form("a.png", &png(size));
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(head(body.len(), "")).await;
+        client.send(&body).await;
+        faults.wait_for(operation, 1).await;
+        drop(client);
+        faults.wait_for(Operation::Delete, 1).await;
+        app.end(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_fails_is_told_to_a_client_that_would_send_on() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::UploadPart, Action::Status(500));
+    let body = form("a.png", &png(40 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..12 * MIB]).await;
+    // It sends no more, and does not leave: the answer must come all the same, well before the idle timeout.
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("storage_failed"), "{answer}");
+    drop(client);
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn readiness_is_503_while_the_store_is_out_of_reach() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::HeadBucket, Action::Status(503));
+    let (status, answer) = told(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
+    assert_eq!((status, answer["code"].as_str().unwrap()), (503, "not_ready"));
+    faults.heal();
+    assert_eq!(app.client.get(app.at("/readyz")).send().await.unwrap().status(), 200);
+    app.end(&[]).await;
+}
