@@ -3,6 +3,7 @@
 CARGO ?= cargo
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release/image-store
+VENV := $(CARGO_TARGET_DIR)/e2e/venv
 
 .PHONY: help run test lint e2e
 
@@ -22,6 +23,9 @@ lint: ## Formatting, clippy and rustdoc, warnings denied
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 e2e: $(BIN) ## What needs more than cargo; installs what it needs
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
+	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
 	loadtest/memory.sh
 
 .PHONY: $(BIN)
