@@ -1,6 +1,6 @@
 //! An S3 in this process, on a local folder: what `make run` and the tests use.
 //!
-//! s3s speaks the protocol and verifies signatures, s3s-fs keeps the files, and [`bucket`] makes up for where s3s-fs
+//! s3s speaks the protocol and verifies signatures, s3s-fs keeps the files, and `bucket` makes up for where s3s-fs
 //! differs from AWS. CORS is answered as by a bucket that is configured for direct uploads.
 
 use http::{HeaderName, HeaderValue, Method, header};
