@@ -18,6 +18,7 @@ use crate::error::Error;
 use crate::policy::Policy;
 use crate::routes::{direct, images, system, upload};
 use crate::sink::Uploads;
+use crate::sink::spill::Spill;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry;
 
@@ -33,9 +34,9 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(config: Config, store: Arc<dyn Store>) -> Self {
+    pub fn new(config: Config, store: Arc<dyn Store>, spill: Option<Spill>) -> Self {
         let policy = Arc::new(config.policy.clone());
-        let uploads = Uploads::new(Arc::clone(&store), config.sink);
+        let uploads = Uploads::new(Arc::clone(&store), &config.sink, spill);
         App {
             promotions: Promotions::new(Arc::clone(&store), Arc::clone(&policy), uploads.tasks().clone()),
             policy,

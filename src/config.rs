@@ -124,6 +124,12 @@ pub struct Settings {
     /// What all uploads together may hold in memory; each needs a part of it to be admitted (size)
     #[arg(long, env = "MEMORY_BUDGET", global = true, value_name = "SIZE", default_value = "256MiB")]
     pub memory_budget: String,
+    /// What may lie on disk of uploads that find no memory; 0: they are told 503 (size)
+    #[arg(long, env = "SPILL_BUDGET", global = true, value_name = "SIZE", default_value = "4GiB")]
+    pub spill_budget: String,
+    /// Folder for what spills, on a disk; its files have no names and end with the process
+    #[arg(long, env = "SPILL_DIR", global = true, value_name = "FOLDER", default_value = "/var/tmp")]
+    pub spill_dir: PathBuf,
     /// The largest image taken, at most 5 GB (size)
     #[arg(long, env = "MAX_UPLOAD_SIZE", global = true, value_name = "SIZE", default_value = "5GB")]
     pub max_upload_size: String,
@@ -201,13 +207,16 @@ pub struct Store {
 }
 
 /// How a stream becomes parts.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Sink {
     /// Bytes.
     pub part_size: usize,
     pub part_concurrency: usize,
     /// Bytes.
     pub memory_budget: u64,
+    /// Bytes; 0: nothing spills.
+    pub spill_budget: u64,
+    pub spill_dir: PathBuf,
 }
 
 /// How clients upload past this process.
@@ -335,6 +344,8 @@ impl Sink {
         Sink {
             part_size: problems.take("PART_SIZE", usize::try_from(part_size)),
             part_concurrency: problems.take("PART_CONCURRENCY", parse::positive(&settings.part_concurrency)),
+            spill_budget: problems.take("SPILL_BUDGET", size(&settings.spill_budget, 0..=u64::MAX)),
+            spill_dir: settings.spill_dir.clone(),
             memory_budget: problems.take("MEMORY_BUDGET", size(&settings.memory_budget, 1..=u64::MAX)),
         }
     }

@@ -48,7 +48,7 @@ pub enum Error {
     #[error("The image could not be stored; try again")]
     Storage(#[source] StoreError),
     #[error("Too many uploads at once; try again, or upload directly with POST /uploads")]
-    OverCapacity,
+    OverCapacity(#[source] Option<std::io::Error>),
     #[error("The request took longer than it may; try again")]
     Deadline,
     #[error("The service is not ready: {reason}")]
@@ -89,7 +89,7 @@ impl Error {
             Error::PayloadTooLarge { .. } => "payload_too_large",
             Error::UnsupportedMediaType => "unsupported_media_type",
             Error::Storage(_) => "storage_failed",
-            Error::OverCapacity => "over_capacity",
+            Error::OverCapacity(_) => "over_capacity",
             Error::Deadline => "deadline",
             Error::NotReady { .. } => "not_ready",
             Error::PartsMissing { .. } => "parts_missing",
@@ -119,7 +119,7 @@ impl Error {
             | Error::AlreadyComplete
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
             Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Error::OverCapacity | Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::OverCapacity(_) | Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use image_store::app::App;
 use image_store::backend::Backend;
 use image_store::config::{Cli, Command, Config};
+use image_store::sink::spill::Spill;
 use image_store::store::Store;
 use image_store::{sweep, telemetry, transport};
 
@@ -75,9 +76,25 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
         let file = if Path::new(sample).exists() { sample } else { "photo.jpg" };
         println!("try it:  curl -F file=@{file} http://{address}/upload-image");
     }
-    let app = App::new(config, Arc::clone(&backend.store));
+    let spill = open_spill(&config)?;
+    let app = App::new(config, Arc::clone(&backend.store), spill);
     transport::server::serve(listener, app, server, stop_signal()?).await;
     Ok(ExitCode::SUCCESS)
+}
+
+fn open_spill(config: &Config) -> Result<Option<Spill>, Box<dyn Error>> {
+    let folder = &config.sink.spill_dir;
+    if config.sink.spill_budget == 0 {
+        return Ok(None);
+    }
+    let unusable = |why: &dyn std::fmt::Display| {
+        format!("SPILL_DIR: {} {why}; name a folder on a disk, or set SPILL_BUDGET=0", folder.display())
+    };
+    let spill = Spill::open(folder).map_err(|error| unusable(&format_args!("cannot be written ({error})")))?;
+    if spill.is_memory() {
+        return Err(unusable(&"is a tmpfs, which is memory").into());
+    }
+    Ok(Some(spill))
 }
 
 /// Resolves at SIGTERM or SIGINT.

@@ -4,6 +4,7 @@
 
 pub mod memory;
 pub mod parts;
+pub mod spill;
 pub mod uploader;
 
 pub use uploader::{Stored, Uploader, Uploads};

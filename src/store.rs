@@ -3,7 +3,9 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::fmt;
+use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
 
@@ -95,13 +97,27 @@ impl From<ImageInfo> for Metadata {
     }
 }
 
-/// The bytes of one object or part, in order, and their CRC64NVME. Cheap to clone, so a request can be sent again.
+/// The bytes of one object or part and their CRC64NVME. Cheap to clone, so a request can be sent again.
 #[derive(Clone, Debug)]
 pub struct Payload {
-    pub segments: Vec<Bytes>,
-    /// Bytes in all segments together.
+    pub content: Content,
+    /// Bytes.
     pub len: u64,
     pub crc64: u64,
+}
+
+/// Where a payload's bytes are.
+#[derive(Clone, Debug)]
+pub enum Content {
+    Memory(Bytes),
+    /// In a file; read while it is sent.
+    File(Arc<dyn ReadAt>),
+}
+
+/// Bytes that can be read from any place, more than once.
+pub trait ReadAt: fmt::Debug + Send + Sync {
+    /// `len` bytes from `offset` on, all of them. Blocks.
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
 }
 
 /// An unfinished multipart upload.

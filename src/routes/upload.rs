@@ -43,7 +43,7 @@ pub async fn upload(State(app): State<App>, uri: Uri, headers: HeaderMap, body: 
     let length = content_length(&headers);
     let content_type = headers.get(header::CONTENT_TYPE);
     refuse_too_large(&app, content_type.is_some_and(is_form), length)?;
-    let share = app.uploads.admit(length)?;
+    let share = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
     let mut image = IncomingImage::open(content_type, body, app.policy.clone()).await?;

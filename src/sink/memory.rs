@@ -1,61 +1,104 @@
-//! The memory uploads may take, and what keeps them from waiting for each other.
+//! What uploads may hold, and what keeps them from waiting for each other.
 //!
-//! Before its body is read, an upload reserves a [`Share`] of the [`Budget`]: room for one part, or for the whole file
-//! where that is smaller. Where there is none it is refused, so a crowd cannot take more than the budget, and every upload
-//! that was admitted can go on by itself: it fills its own room, sends it, and uses it again. While others leave room free
-//! it borrows that for further parts, so that one part is filled while others are on their way; it never *waits* for
-//! borrowed room. What an upload waits for is therefore only its client and its own parts, whose calls have timeouts: there
-//! is no cycle, and no deadlock.
+//! Before its body is read, an upload is given a [`Share`] of the [`Budget`]: room for one part, or for the whole file where
+//! that is smaller. The room is memory; where that is taken, a file on disk ([`super::spill`]), made and filled up
+//! beforehand so that the disk cannot run full in the middle; where that is taken too, the upload is refused.
 //!
-//! What is charged is a buffer's capacity, for as long as anything holds it. A fresh allocation of a part's size is mapped,
+//! An upload keeps one room as long as it lives. While a part of it is on its way it borrows what is free for the next one,
+//! and gives every room but one back as soon as it is empty. It never *waits* for a room others hold: where nothing is free
+//! it waits for one of its own, which comes back when S3 has taken its part or the call has failed, and calls have timeouts.
+//! So every upload waits only for its client and for its own calls: there is no cycle and no deadlock, and a slow client,
+//! however many of its kind there are, holds one room and stops nobody.
+//!
+//! What is charged is a room's capacity, for as long as anything holds it. A fresh allocation of a part's size is mapped,
 //! faulted in page by page and unmapped again by the system, at a third of the kernel's time for an upload; so a few
 //! buffers are kept and used again.
 
 use bytes::Bytes;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-/// The budget is counted in steps of this many bytes: a semaphore takes at most 2^32 permits at once.
+use super::spill::{Spill, SpillFile, SpilledPart};
+use crate::store::Content;
+
+/// Budgets are counted in steps of this many bytes: a semaphore gives at most 2^32 permits at once.
 const STEP: usize = 4096;
 
 /// What all uploads together may hold.
 #[derive(Debug)]
 pub struct Budget {
-    free: Arc<Semaphore>,
-    /// Bytes.
-    total: u64,
+    memory: Allowance,
+    spill: Option<(Allowance, Spill)>,
     part_size: usize,
     /// Parts one upload may hold at once.
     at_once: usize,
     kept: Mutex<Vec<Vec<u8>>>,
 }
 
-impl Budget {
-    /// `total` bytes for all uploads together, each of them at most `at_once` parts of `part_size` bytes.
-    pub fn new(total: u64, part_size: usize, at_once: usize) -> Arc<Self> {
+/// A number of bytes that can be lent.
+#[derive(Debug)]
+struct Allowance {
+    free: Arc<Semaphore>,
+    /// Bytes.
+    total: u64,
+}
+
+impl Allowance {
+    fn new(total: u64) -> Self {
         let steps = usize::try_from(total / STEP as u64).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        let free = Arc::new(Semaphore::new(steps));
-        Arc::new(Budget { free, total, part_size, at_once, kept: Mutex::default() })
-    }
-
-    /// Room for an upload of at most `expected` bytes; none where the budget has no more.
-    pub fn admit(self: &Arc<Self>, expected: Option<u64>) -> Option<Share> {
-        let expected = expected.and_then(|bytes| usize::try_from(bytes).ok());
-        let size = expected.unwrap_or(self.part_size).clamp(1, self.part_size);
-        let own = self.take(size)?;
-        let state = Arc::new(State { own: Mutex::new((Some(own), 0)), returned: Notify::new() });
-        Some(Share { budget: Arc::clone(self), size, state })
-    }
-
-    /// Bytes in use, and bytes there are.
-    pub fn usage(&self) -> (u64, u64) {
-        let free = (self.free.available_permits() * STEP) as u64;
-        (self.total.saturating_sub(free), self.total)
+        Allowance { free: Arc::new(Semaphore::new(steps)), total }
     }
 
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         let steps = u32::try_from(bytes.div_ceil(STEP)).ok()?;
         Arc::clone(&self.free).try_acquire_many_owned(steps).ok()
+    }
+
+    fn used(&self) -> u64 {
+        self.total.saturating_sub((self.free.available_permits() * STEP) as u64)
+    }
+}
+
+impl Budget {
+    /// `memory` bytes for all uploads together, and `spill_bytes` of files where there is a folder for them. Each upload holds
+    /// at most `at_once` parts of `part_size` bytes.
+    pub fn new(memory: u64, spill: Option<(u64, Spill)>, part_size: usize, at_once: usize) -> Arc<Self> {
+        Arc::new(Budget {
+            memory: Allowance::new(memory),
+            spill: spill.map(|(bytes, spill)| (Allowance::new(bytes), spill)),
+            part_size,
+            at_once,
+            kept: Mutex::default(),
+        })
+    }
+
+    /// Room for an upload of at most `expected` bytes; none where there is no more.
+    ///
+    /// # Errors
+    /// Where a file should have been made and could not be.
+    pub async fn admit(self: &Arc<Self>, expected: Option<u64>) -> io::Result<Option<Share>> {
+        let expected = expected.and_then(|bytes| usize::try_from(bytes).ok());
+        let size = expected.unwrap_or(self.part_size).clamp(1, self.part_size);
+        let room = match self.memory.take(size) {
+            Some(permit) => Some(Room::Memory(permit)),
+            None => self.spill_room(size).await?,
+        };
+        Ok(room.map(|room| {
+            let state = State { rooms: Mutex::new(Rooms { idle: Some(room), held: 0 }), returned: Notify::new() };
+            Share { budget: Arc::clone(self), size, state: Arc::new(state) }
+        }))
+    }
+
+    /// Bytes of memory and of files in use.
+    pub fn used(&self) -> (u64, u64) {
+        (self.memory.used(), self.spill.as_ref().map_or(0, |(allowance, _)| allowance.used()))
+    }
+
+    async fn spill_room(&self, size: usize) -> io::Result<Option<Room>> {
+        let Some((allowance, spill)) = &self.spill else { return Ok(None) };
+        let Some(permit) = allowance.take(size) else { return Ok(None) };
+        Ok(Some(Room::File { file: Arc::new(spill.make(size).await?), _charged: permit }))
     }
 
     fn allocate(&self, size: usize) -> Vec<u8> {
@@ -77,87 +120,141 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One upload's room.
+/// A place for one part, empty.
+#[derive(Debug)]
+enum Room {
+    Memory(OwnedSemaphorePermit),
+    File { file: Arc<SpillFile>, _charged: OwnedSemaphorePermit },
+}
+
+/// One upload's part of the budget.
 #[derive(Debug)]
 pub struct Share {
     budget: Arc<Budget>,
-    /// Bytes of its own.
+    /// Bytes of the room it was admitted with.
     size: usize,
     state: Arc<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Its own room while no buffer is in it, and how many buffers it holds in all.
-    own: Mutex<(Option<OwnedSemaphorePermit>, usize)>,
+    rooms: Mutex<Rooms>,
     returned: Notify,
 }
 
+#[derive(Debug)]
+struct Rooms {
+    /// The room it keeps while it holds no buffer.
+    idle: Option<Room>,
+    /// Buffers it holds.
+    held: usize,
+}
+
 impl Share {
-    /// The next buffer: in its own room, else in borrowed room, else when one of its own buffers comes back.
-    pub async fn next(&self) -> Buffer {
+    /// An empty buffer: in its own room, else in one that is free, else when one of its own comes back.
+    pub async fn next(&mut self) -> Buffer {
         loop {
             let returned = self.state.returned.notified();
-            if let Some(buffer) = self.try_next() {
-                return buffer;
+            if let Some(room) = self.room().await {
+                return self.buffer(room);
             }
             returned.await;
         }
     }
 
-    fn try_next(&self) -> Option<Buffer> {
-        let mut own = lock(&self.state.own);
-        if own.1 >= self.budget.at_once {
-            return None;
-        }
-        let (size, permit, is_own) = match own.0.take() {
-            Some(permit) => (self.size, permit, true),
-            None => (self.budget.part_size, self.budget.take(self.budget.part_size)?, false),
+    async fn room(&self) -> Option<Room> {
+        let idle = {
+            let mut rooms = lock(&self.state.rooms);
+            if rooms.held >= self.budget.at_once {
+                return None;
+            }
+            rooms.idle.take()
         };
-        own.1 += 1;
-        let room = Room { permit: Some(permit), is_own, state: Arc::clone(&self.state) };
-        Some(Buffer { data: self.budget.allocate(size), budget: Arc::clone(&self.budget), _room: room })
+        let borrow = || self.budget.memory.take(self.budget.part_size).map(Room::Memory);
+        match idle {
+            Some(Room::Memory(own)) => Some(Room::Memory(own)),
+            // Back to memory as soon as there is some.
+            Some(own) => borrow().or(Some(own)),
+            None => match borrow() {
+                Some(memory) => Some(memory),
+                // A disk that is full now is no reason to fail: one of its own will come back.
+                None => self.budget.spill_room(self.budget.part_size).await.unwrap_or_default(),
+            },
+        }
+    }
+
+    fn buffer(&self, room: Room) -> Buffer {
+        lock(&self.state.rooms).held += 1;
+        let data = match &room {
+            Room::Memory(_) => self.budget.allocate(self.size),
+            Room::File { .. } => Vec::new(),
+        };
+        let place = Place { room: Some(room), state: Arc::clone(&self.state) };
+        Buffer { data, len: 0, budget: Arc::clone(&self.budget), place }
     }
 }
 
-/// A buffer's place in the budget. It goes back when the buffer is gone.
+/// A room in use. It goes back when the part in it is gone.
 #[derive(Debug)]
-struct Room {
-    permit: Option<OwnedSemaphorePermit>,
-    is_own: bool,
+struct Place {
+    room: Option<Room>,
     state: Arc<State>,
 }
 
-impl Drop for Room {
+impl Drop for Place {
     fn drop(&mut self) {
-        let mut own = lock(&self.state.own);
-        own.1 -= 1;
-        if self.is_own {
-            own.0 = self.permit.take();
+        let mut rooms = lock(&self.state.rooms);
+        rooms.held -= 1;
+        if rooms.held == 0 && rooms.idle.is_none() {
+            rooms.idle = self.room.take();
         }
-        drop(own);
+        drop(rooms);
+        self.room = None;
         self.state.returned.notify_one();
     }
 }
 
-/// A part being filled; once frozen, its memory goes back with the last clone of the [`Bytes`].
+/// A part being filled.
 #[derive(Debug)]
 pub struct Buffer {
+    /// Unused where the part is in a file.
     data: Vec<u8>,
+    len: usize,
     budget: Arc<Budget>,
-    /// Dropped after the memory: see the fields' order.
-    _room: Room,
+    /// Goes back after the memory: see the fields' order.
+    place: Place,
 }
 
 impl Buffer {
     /// Bytes that still fit this part.
     pub fn room(&self) -> usize {
-        self.budget.part_size - self.data.len()
+        self.budget.part_size - self.len
     }
 
-    /// Appends; no more than [`Buffer::room`].
-    pub fn extend(&mut self, bytes: &[u8]) {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Appends; no more than [`Buffer::room`]. At once where the part is in memory.
+    ///
+    /// # Errors
+    /// Where the part is in a file that cannot be written.
+    pub async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
         debug_assert!(bytes.len() <= self.room());
+        let (offset, len) = (self.len, bytes.len());
+        match &self.place.room {
+            Some(Room::File { file, .. }) => file.write(offset as u64, bytes).await?,
+            _ => self.extend(&bytes),
+        }
+        self.len = offset + len;
+        Ok(())
+    }
+
+    fn extend(&mut self, bytes: &[u8]) {
         // Where the announced length was wrong, go to a whole part at once: doubling could go past it.
         if self.data.capacity() - self.data.len() < bytes.len() {
             self.data.reserve_exact(self.room());
@@ -165,16 +262,12 @@ impl Buffer {
         self.data.extend_from_slice(bytes);
     }
 
-    pub fn len(&self) -> usize {
-        self.data.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
-    }
-
-    pub fn freeze(self) -> Bytes {
-        Bytes::from_owner(self)
+    /// The part as it is sent. Its room goes back with the last clone.
+    pub fn freeze(self) -> Content {
+        match &self.place.room {
+            Some(Room::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
+            _ => Content::Memory(Bytes::from_owner(self)),
+        }
     }
 }
 
@@ -198,70 +291,101 @@ mod tests {
     const PART: usize = 2 * STEP;
 
     fn budget(parts: u64, at_once: usize) -> Arc<Budget> {
-        Budget::new(parts * PART as u64, PART, at_once)
+        Budget::new(parts * PART as u64, None, PART, at_once)
     }
 
-    fn now(share: &Share) -> Option<Buffer> {
+    fn spilling(parts: u64, files: u64, at_once: usize) -> Arc<Budget> {
+        let spill = Spill::open(&std::env::temp_dir()).unwrap();
+        Budget::new(parts * PART as u64, Some((files * PART as u64, spill)), PART, at_once)
+    }
+
+    fn admit(budget: &Arc<Budget>, expected: Option<u64>) -> Option<Share> {
+        budget.admit(expected).now_or_never().unwrap().unwrap()
+    }
+
+    fn now(share: &mut Share) -> Option<Buffer> {
         share.next().now_or_never()
+    }
+
+    fn bytes(content: &Content) -> Bytes {
+        match content {
+            Content::Memory(bytes) => bytes.clone(),
+            Content::File(file) => file.read_at(0, PART).unwrap(),
+        }
     }
 
     #[test]
     fn a_part_s_memory_is_used_again_once_its_last_clone_is_gone() {
-        let share = budget(4, 4).admit(None).unwrap();
-        let mut buffer = now(&share).unwrap();
-        buffer.extend(&[1; PART]);
+        let mut share = admit(&budget(4, 4), None).unwrap();
+        let mut buffer = now(&mut share).unwrap();
+        buffer.append(Bytes::from(vec![1; PART])).now_or_never().unwrap().unwrap();
         let address = buffer.as_ref().as_ptr();
-        let bytes = buffer.freeze();
-        let clone = bytes.clone();
-        drop(bytes);
-        assert_ne!(now(&share).unwrap().as_ref().as_ptr(), address, "the clone still reads it");
+        let content = buffer.freeze();
+        let clone = content.clone();
+        drop(content);
+        assert_ne!(now(&mut share).unwrap().as_ref().as_ptr(), address, "the clone still reads it");
         drop(clone);
-        let again = [now(&share).unwrap(), now(&share).unwrap()];
+        let again = [now(&mut share).unwrap(), now(&mut share).unwrap()];
         assert!(again.iter().any(|buffer| buffer.as_ref().as_ptr() == address));
     }
 
     #[test]
     fn uploads_are_admitted_while_there_is_room_for_a_part_of_each() {
         let budget = budget(2, 4);
-        let first = budget.admit(None).unwrap();
-        let small = budget.admit(Some(10)).unwrap();
-        assert!(budget.admit(None).is_none());
-        assert_eq!(budget.usage(), ((PART + STEP) as u64, 2 * PART as u64));
+        let first = admit(&budget, None).unwrap();
+        let mut small = admit(&budget, Some(10)).unwrap();
+        assert!(admit(&budget, None).is_none());
+        assert_eq!(budget.used().0, (PART + STEP) as u64);
         drop(first);
-        assert!(budget.admit(None).is_some());
-        assert_eq!(now(&small).unwrap().data.capacity(), 10);
+        assert!(admit(&budget, None).is_some());
+        assert_eq!(now(&mut small).unwrap().data.capacity(), 10);
         drop(small);
-        assert_eq!(budget.usage().0, 0);
+        assert_eq!(budget.used().0, 0);
     }
 
     #[test]
     fn an_upload_borrows_what_is_free_and_goes_on_with_its_own_where_nothing_is() {
         let budget = budget(3, 4);
-        let (one, other) = (budget.admit(None).unwrap(), budget.admit(None).unwrap());
-        let own = now(&one).unwrap();
-        let borrowed = now(&one).unwrap();
-        assert!(now(&one).is_none(), "the rest is the other's");
-        let others = now(&other).unwrap();
-        assert!(now(&other).is_none());
-        drop(own);
-        let own_again = now(&one).unwrap();
-        drop(borrowed);
-        assert!(now(&other).is_some(), "what was borrowed is free for all");
-        drop((own_again, others));
+        let (mut one, mut other) = (admit(&budget, None).unwrap(), admit(&budget, None).unwrap());
+        let first = now(&mut one).unwrap();
+        let second = now(&mut one).unwrap();
+        assert!(now(&mut one).is_none(), "the rest is the other's");
+        let others = now(&mut other).unwrap();
+        assert!(now(&mut other).is_none());
+        drop(first);
+        assert!(now(&mut other).is_some(), "it keeps one room and gives the other back");
+        drop(second);
+        assert!(now(&mut one).is_some());
+        drop(others);
+    }
+
+    #[test]
+    fn a_slow_upload_holds_one_room() {
+        let budget = budget(3, 4);
+        let mut slow = admit(&budget, None).unwrap();
+        let on_its_way = now(&mut slow).unwrap().freeze();
+        let filling = now(&mut slow).unwrap();
+        assert_eq!(budget.used().0, 2 * PART as u64);
+        drop(on_its_way);
+        assert_eq!(budget.used().0, PART as u64, "what it borrowed is charged no longer than needed");
+        drop(filling);
+        assert_eq!(budget.used().0, PART as u64);
+        drop(slow);
+        assert_eq!(budget.used().0, 0);
     }
 
     #[test]
     fn no_upload_holds_more_parts_than_it_may() {
-        let share = budget(10, 2).admit(None).unwrap();
-        let held = [now(&share).unwrap(), now(&share).unwrap()];
-        assert!(now(&share).is_none());
+        let mut share = admit(&budget(10, 2), None).unwrap();
+        let held = [now(&mut share).unwrap(), now(&mut share).unwrap()];
+        assert!(now(&mut share).is_none());
         drop(held);
-        assert!(now(&share).is_some());
+        assert!(now(&mut share).is_some());
     }
 
     #[tokio::test]
     async fn a_buffer_that_comes_back_wakes_its_upload() {
-        let share = budget(1, 4).admit(None).unwrap();
+        let mut share = admit(&budget(1, 4), None).unwrap();
         let own = share.next().await;
         let waiting = tokio::spawn(async move { share.next().await.len() });
         tokio::task::yield_now().await;
@@ -270,13 +394,51 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_s_room_stays_charged_while_a_part_of_it_is_on_its_way() {
+    fn a_room_stays_charged_while_a_part_in_it_is_on_its_way() {
         let budget = budget(2, 4);
-        let share = budget.admit(None).unwrap();
-        let part = now(&share).unwrap().freeze();
+        let mut share = admit(&budget, None).unwrap();
+        let part = now(&mut share).unwrap().freeze();
         drop(share);
-        assert_eq!(budget.usage().0, PART as u64);
+        assert_eq!(budget.used().0, PART as u64);
         drop(part);
-        assert_eq!(budget.usage().0, 0);
+        assert_eq!(budget.used().0, 0);
+    }
+
+    #[tokio::test]
+    async fn where_memory_is_taken_parts_are_kept_in_files_and_refused_where_those_are_too() {
+        let budget = spilling(1, 2, 4);
+        let first = budget.admit(None).await.unwrap().unwrap();
+        let mut spilled = budget.admit(None).await.unwrap().unwrap();
+        assert_eq!(budget.used(), (PART as u64, PART as u64));
+        let mut buffer = spilled.next().await;
+        for piece in [&[1_u8; STEP][..], &[2; STEP]] {
+            buffer.append(Bytes::copy_from_slice(piece)).await.unwrap();
+        }
+        let part = buffer.freeze();
+        assert!(matches!(part, Content::File(_)));
+        assert!(bytes(&part) == [[1; STEP], [2; STEP]].concat());
+        let second = spilled.next().await;
+        assert_eq!(budget.used(), (PART as u64, 2 * PART as u64));
+        assert!(budget.admit(None).await.unwrap().is_none());
+        drop((part, second));
+        assert_eq!(budget.used(), (PART as u64, PART as u64));
+        // When memory is free again the upload goes back to it.
+        drop(first);
+        assert!(matches!(spilled.next().await.freeze(), Content::Memory(_)));
+        assert_eq!(budget.used(), (PART as u64, 0));
+    }
+
+    #[tokio::test]
+    async fn an_admitted_upload_goes_on_though_the_disk_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::open(folder.path()).unwrap();
+        let budget = Budget::new(PART as u64, Some((10 * PART as u64, spill)), PART, 4);
+        let mut share = budget.admit(None).await.unwrap().unwrap();
+        drop(folder);
+        assert!(budget.admit(None).await.is_err());
+        let own = share.next().await;
+        assert!(share.next().now_or_never().is_none());
+        drop(own);
+        assert_eq!(share.next().await.len(), 0);
     }
 }

@@ -1,10 +1,11 @@
-//! Cutting a stream into equal parts, with one CRC64NVME pass over it. Pure: no I/O.
+//! Cutting a stream into equal parts, with one CRC64NVME pass over it.
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
+use std::io;
 
 use super::memory::Buffer;
-use crate::store::{Payload, Whole};
+use crate::store::{Content, Payload, Whole};
 
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
 
@@ -28,19 +29,22 @@ impl PartCutter {
     }
 
     /// Takes as many bytes off the front of `chunk` as fit.
-    pub fn fill(&mut self, chunk: &mut Bytes) {
-        if let Some(filling) = &mut self.filling {
-            let fits = chunk.split_to(chunk.len().min(filling.room()));
-            self.crc.update(&fits);
-            filling.extend(&fits);
-        }
+    ///
+    /// # Errors
+    /// As [`Buffer::append`].
+    pub async fn fill(&mut self, chunk: &mut Bytes) -> io::Result<()> {
+        let Some(filling) = &mut self.filling else { return Ok(()) };
+        let fits = chunk.split_to(chunk.len().min(filling.room()));
+        self.crc.update(&fits);
+        filling.append(fits).await
     }
 
     /// The part that was filled.
     pub fn cut(&mut self) -> Payload {
         let crc64 = std::mem::replace(&mut self.crc, Digest::new(CRC)).finalize();
-        let filled = self.filling.take().map(Buffer::freeze).unwrap_or_default();
-        Payload { len: filled.len() as u64, segments: vec![filled], crc64 }
+        let len = self.filling.as_ref().map_or(0, |filling| filling.len() as u64);
+        let content = self.filling.take().map_or(Content::Memory(Bytes::new()), Buffer::freeze);
+        Payload { content, len, crc64 }
     }
 
     /// Where the next part goes.
@@ -67,8 +71,9 @@ mod tests {
     const PART: usize = 64;
 
     fn cut(chunks: &[&[u8]], expected: Option<u64>) -> Vec<Payload> {
-        let share = Budget::new(1 << 20, PART, 100).admit(expected).unwrap();
-        let next = || share.next().now_or_never().unwrap();
+        let budget = Budget::new(1 << 20, None, PART, 100);
+        let mut share = budget.admit(expected).now_or_never().unwrap().unwrap().unwrap();
+        let mut next = || share.next().now_or_never().unwrap();
         let mut cutter = PartCutter::new(next());
         let mut parts = Vec::new();
         for chunk in chunks {
@@ -78,11 +83,18 @@ mod tests {
                     parts.push(cutter.cut());
                     cutter.refill(next());
                 }
-                cutter.fill(&mut chunk);
+                cutter.fill(&mut chunk).now_or_never().unwrap().unwrap();
             }
         }
         parts.push(cutter.cut());
         parts
+    }
+
+    fn bytes(part: &Payload) -> &[u8] {
+        match &part.content {
+            Content::Memory(bytes) => bytes,
+            Content::File(_) => panic!("nothing spills here"),
+        }
     }
 
     fn lens(total: usize) -> Vec<u64> {
@@ -112,12 +124,12 @@ mod tests {
             let chunks: Vec<&[u8]> = at.windows(2).map(|pair| &data[pair[0]..pair[1]]).collect();
             let parts = cut(&chunks, expected);
 
-            let joined: Vec<u8> = parts.iter().flat_map(|part| part.segments.iter().flatten().copied()).collect();
+            let joined: Vec<u8> = parts.iter().flat_map(|part| bytes(part).to_vec()).collect();
             prop_assert_eq!(&joined, &data);
             let (_, all_but_last) = parts.split_last().unwrap();
             prop_assert!(all_but_last.iter().all(|part| part.len == PART as u64));
             for part in &parts {
-                prop_assert_eq!(part.crc64, crc_fast::checksum(CRC, &part.segments.concat()));
+                prop_assert_eq!(part.crc64, crc_fast::checksum(CRC, bytes(part)));
             }
             let whole = join(parts.iter().map(|part| (part.len, part.crc64)));
             prop_assert_eq!(whole, Whole { size: data.len() as u64, crc64: Some(crc_fast::checksum(CRC, &data)) });

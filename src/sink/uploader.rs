@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 
 use super::memory::{Budget, Share};
 use super::parts::{self, PartCutter};
+use super::spill::Spill;
 use crate::config;
 use crate::error::{Error, Result};
 use crate::store::{Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
@@ -50,21 +51,29 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    pub fn new(store: Arc<dyn Store>, config: config::Sink) -> Self {
-        let budget = Budget::new(config.memory_budget, config.part_size, config.part_concurrency);
+    /// `spill` is where parts go that find no memory.
+    pub fn new(store: Arc<dyn Store>, config: &config::Sink, spill: Option<Spill>) -> Self {
+        let spill = spill.map(|spill| (config.spill_budget, spill));
+        let budget = Budget::new(config.memory_budget, spill, config.part_size, config.part_concurrency);
         Uploads { store, budget, tasks: TaskTracker::new() }
     }
 
     /// Room for an upload of at most `expected` bytes, before any of them is read.
     ///
     /// # Errors
-    /// 503 `over_capacity` where the budget has no more.
-    pub fn admit(&self, expected: Option<u64>) -> Result<Share> {
-        self.budget.admit(expected).ok_or(Error::OverCapacity)
+    /// 503 `over_capacity` where neither memory nor disk has any.
+    pub async fn admit(&self, expected: Option<u64>) -> Result<Share> {
+        let share = self.budget.admit(expected).await.map_err(|full| Error::OverCapacity(Some(full)))?;
+        share.ok_or(Error::OverCapacity(None))
+    }
+
+    /// Bytes of memory and of spilled parts in use.
+    pub fn used(&self) -> (u64, u64) {
+        self.budget.used()
     }
 
     /// Prepares an upload; nothing is sent before a part is full or the stream has ended.
-    pub async fn start(&self, name: Name, metadata: Metadata, share: Share) -> Uploader {
+    pub async fn start(&self, name: Name, metadata: Metadata, mut share: Share) -> Uploader {
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
         let cutter = PartCutter::new(share.next().await);
@@ -110,7 +119,7 @@ impl Uploader {
             if self.cutter.is_full() {
                 self.send_part().await?;
             }
-            self.cutter.fill(&mut chunk);
+            self.cutter.fill(&mut chunk).await.map_err(|full| Error::OverCapacity(Some(full)))?;
         }
         Ok(())
     }

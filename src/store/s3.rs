@@ -102,7 +102,7 @@ impl S3Store {
             .content_length(values::length(body.len))
             .set_checksum_crc64_nvme(self.crc64(body.crc64))
             .if_none_match("*")
-            .body(body::retryable(&body.segments));
+            .body(body::retryable(body));
         let sent = call.customize().disable_payload_signing().send().await;
         sent.map(drop).map_err(|error| classify("PutObject", error))
     }
@@ -198,7 +198,7 @@ impl Store for S3Store {
             .part_number(values::part_number(number))
             .content_length(values::length(body.len))
             .set_checksum_crc64_nvme(crc64)
-            .body(body::retryable(&body.segments));
+            .body(body::retryable(&body));
         let sent = call.customize().disable_payload_signing().send().await;
         let sent = sent.map_err(|error| classify("UploadPart", error))?;
         // What S3 says it took, where it says so: the review compares it with what was sent.

@@ -183,7 +183,7 @@ async fn http_2_takes_uploads_and_refuses_early() {
 
 #[tokio::test]
 async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over() {
-    let app = TestApp::with(&["--memory-budget=5MiB"]).await;
+    let app = TestApp::with(&["--memory-budget=5MiB", "--spill-budget=0"]).await;
     let body = form("a.png", &png(12 * MIB));
     let mut first = RawClient::connect(app.address()).await;
     first.send(head(body.len(), "")).await;
@@ -200,4 +200,23 @@ async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over()
     app.settled().await;
     let second = app.upload("b.png", png(6 * MIB)).await.text().await.unwrap();
     app.end(&[&key(&answer), &key(&second)]).await;
+}
+
+#[tokio::test]
+async fn uploads_that_find_no_memory_go_through_a_file() {
+    let app = TestApp::with(&["--memory-budget=5MiB", "--spill-budget=10MiB"]).await;
+    let body = form("a.png", &png(12 * MIB));
+    let mut first = RawClient::connect(app.address()).await;
+    first.send(head(body.len(), "")).await;
+    first.send(&body[..4 * MIB]).await;
+    until("the first holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
+    let image = png(17 * MIB + 1);
+    let spilled: serde_json::Value = app.upload("b.png", image.clone()).await.json().await.unwrap();
+    let opened = app.client.get(spilled["url"].as_str().unwrap()).send().await.unwrap();
+    assert!(opened.bytes().await.unwrap() == image);
+    assert_eq!(app.app.uploads.used(), (5 << 20, 0), "the first still holds it");
+    drop(first);
+    app.settled().await;
+    assert_eq!(app.app.uploads.used(), (0, 0));
+    app.end(&[spilled["s3_key"].as_str().unwrap()]).await;
 }

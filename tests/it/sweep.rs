@@ -1,6 +1,6 @@
 //! What a kill leaves behind is removed once it is old enough, and nothing else.
 
-use image_store::store::{ImageKey, Metadata, Name, Payload};
+use image_store::store::{Content, ImageKey, Metadata, Name, Payload};
 use image_store::sweep::{AGE, Swept, sweep};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ async fn a_sweep_removes_what_is_old_and_not_an_image() {
     let unverified = Name::Incoming(ImageKey::random("png"));
     let bytes = bytes::Bytes::from_static(b"unverified");
     let crc64 = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &bytes);
-    let payload = Payload { len: bytes.len() as u64, segments: vec![bytes], crc64 };
+    let payload = Payload { len: bytes.len() as u64, content: Content::Memory(bytes), crc64 };
     app.store.put(&unverified, &metadata, payload).await.unwrap();
     app.store.create_upload(&Name::Image(ImageKey::random("png")), &metadata).await.unwrap();
 

@@ -3,6 +3,7 @@
 use clap::Parser;
 use image_store::app::App;
 use image_store::config::{Cli, Config};
+use image_store::sink::spill::Spill;
 use image_store::store::Store;
 use image_store::store::embedded::{Embedded, EmbeddedOptions};
 use image_store::store::s3::{S3Options, S3Store};
@@ -67,7 +68,8 @@ impl TestApp {
         let faults = if faulty { Some(Faults::before(&embedded.endpoint).await) } else { None };
         let endpoint = faults.as_ref().map_or(embedded.endpoint.clone(), |faults| faults.endpoint.clone());
         let options = S3Options { endpoint: Some(endpoint), ..direct.clone() };
-        let app = App::new(config.clone(), Arc::new(S3Store::connect(options).await));
+        let spill = (config.sink.spill_budget > 0).then(|| Spill::open(data.path()).unwrap());
+        let app = App::new(config.clone(), Arc::new(S3Store::connect(options).await), spill);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
-use image_store::store::{ImageKey, Metadata, Name, Payload, PresignOptions, Whole};
+use image_store::store::{Content, ImageKey, Metadata, Name, Payload, PresignOptions, Whole};
 use std::time::Duration;
 
 /// The smallest part S3 takes, but for the last.
@@ -22,10 +22,9 @@ pub fn crc64(bytes: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64Nvme, bytes)
 }
 
-/// As the service sends them: in pieces.
+/// As the service sends them.
 pub fn payload(bytes: &Bytes) -> Payload {
-    let segments = (0..bytes.len()).step_by(64 * 1024).map(|at| bytes.slice(at..bytes.len().min(at + 64 * 1024)));
-    Payload { segments: segments.collect(), len: bytes.len() as u64, crc64: crc64(bytes) }
+    Payload { content: Content::Memory(bytes.clone()), len: bytes.len() as u64, crc64: crc64(bytes) }
 }
 
 pub fn whole(bytes: &[u8]) -> Whole {

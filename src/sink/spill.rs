@@ -1,0 +1,116 @@
+//! Parts on disk, for uploads that find no memory: slow crowds cost disk space and not memory.
+
+use bytes::{Bytes, BytesMut};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::memory::Buffer;
+use crate::store::ReadAt;
+
+/// `f_type` of a file system that is memory (statfs(2)).
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
+/// A folder for spilled parts. Its files have no name: they are gone with the process, however it ends.
+#[derive(Clone, Debug)]
+pub struct Spill {
+    folder: PathBuf,
+}
+
+impl Spill {
+    /// Checks that `folder` can be used, and makes it where it does not exist.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn open(folder: &Path) -> io::Result<Spill> {
+        std::fs::create_dir_all(folder)?;
+        make(folder, 1)?;
+        Ok(Spill { folder: folder.to_owned() })
+    }
+
+    /// Whether the folder is memory after all, so that spilling to it would save none.
+    pub fn is_memory(&self) -> bool {
+        rustix::fs::statfs(&self.folder).is_ok_and(|stat| stat.f_type == TMPFS)
+    }
+
+    /// A file with room for `size` bytes.
+    pub(super) async fn make(&self, size: usize) -> io::Result<SpillFile> {
+        let folder = self.folder.clone();
+        tokio::task::spawn_blocking(move || make(&folder, size)).await.map_err(io::Error::other)?
+    }
+}
+
+fn make(folder: &Path, size: usize) -> io::Result<SpillFile> {
+    let file = tempfile::tempfile_in(folder)?;
+    match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
+        // Some network file systems cannot promise room; writing there may fail later.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(SpillFile(file)),
+        Err(full) => Err(full.into()),
+    }
+}
+
+/// A file for one part.
+#[derive(Debug)]
+pub(super) struct SpillFile(File);
+
+impl SpillFile {
+    pub(super) async fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> io::Result<()> {
+        let file = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || file.0.write_all_at(&bytes, offset));
+        written.await.map_err(io::Error::other)?
+    }
+}
+
+/// A part that is whole, in its file.
+#[derive(Debug)]
+pub(super) struct SpilledPart {
+    file: Arc<SpillFile>,
+    /// Holds the room.
+    _buffer: Buffer,
+}
+
+impl SpilledPart {
+    pub(super) fn new(file: Arc<SpillFile>, buffer: Buffer) -> Self {
+        SpilledPart { file, _buffer: buffer }
+    }
+}
+
+impl ReadAt for SpilledPart {
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let mut bytes = BytesMut::zeroed(len);
+        self.file.0.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes.freeze())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(Spill::open(&file.join("below")).is_err());
+        assert!(Spill::open(&folder.path().join("new")).is_ok());
+        assert_eq!(std::fs::read_dir(folder.path().join("new")).unwrap().count(), 0, "files have no name");
+    }
+
+    #[tokio::test]
+    async fn more_than_the_disk_has_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::open(folder.path()).unwrap();
+        assert!(spill.make(1 << 50).await.is_err());
+    }
+
+    #[test]
+    fn shared_memory_is_memory() {
+        let shm = Path::new("/dev/shm");
+        if shm.exists() {
+            assert!(Spill::open(shm).unwrap().is_memory());
+        }
+    }
+}
