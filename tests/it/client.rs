@@ -3,12 +3,12 @@
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::support::app::{TestApp, fixture, png};
-use super::support::faults::{Action, Operation};
+use super::support::faults::{Action, Faults, Operation};
 
 const PART: usize = 5 << 20;
 /// Plans anything above it in parts.
@@ -308,12 +308,37 @@ async fn a_stream_the_service_failed_is_sent_again() {
 }
 
 #[tokio::test]
+async fn a_stream_is_sent_again_only_where_it_cannot_have_succeeded() {
+    let app = TestApp::start().await;
+    let between = Faults::before(&app.url).await;
+    let url = format!("--url={}", between.endpoint);
+    let files = Files::new();
+    let file = files.image(4 * PART);
+    // Operations are S3's; this is the one POST there is.
+    between.fail(Operation::Other, 1..=1, Action::Break);
+    let line = stored(&app, &[&url], &file).await;
+    assert_eq!(between.calls(Operation::Other), 2, "a form that broke half-way is sent again");
+
+    between.fail(Operation::Other, 3..=3, Action::LoseAnswer);
+    let (code, lines, _) = run(&app, &[&url], &[&file]).await;
+    assert_eq!((code, &lines[0]["code"]), (1, &"answer_lost".into()), "{lines:?}");
+    assert_eq!(between.calls(Operation::Other), 3, "a form that may be stored is not");
+    let objects = app.objects().await;
+    assert_eq!(objects.len(), 2);
+    let objects: Vec<_> = objects.iter().map(String::as_str).collect();
+    assert!(objects.contains(&key(&line)));
+    app.end(&objects).await;
+}
+
+#[tokio::test]
 async fn completing_that_takes_long_is_asked_for_again() {
     let app = TestApp::behind_faults(&["--complete-wait=10ms"]).await;
     app.faults.as_ref().unwrap().fail(Operation::Copy, 1..=1, Action::Delay(Duration::from_millis(500)));
     let files = Files::new();
     let file = files.image(1_000);
+    let begun = Instant::now();
     let line = stored(&app, &["--direct"], &file).await;
+    assert!(begun.elapsed() >= Duration::from_secs(2), "the 202 names a time to ask again");
     check(&app, &line, &file).await;
     assert_eq!(app.faults.as_ref().unwrap().calls(Operation::Copy), 1);
     app.end(&[key(&line)]).await;
