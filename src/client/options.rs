@@ -41,7 +41,7 @@ pub struct UploadOptions {
     /// How often a request that failed for now is sent again
     #[arg(long, value_name = "COUNT", default_value = "5")]
     pub retries: u32,
-    /// A connection on which nothing moves for this long is given up; an answer may take ten times as long [duration]
+    /// A connection on which nothing moves for this long is given up; an answer may take ten times as long
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time)]
     pub stall_timeout: Duration,
 }

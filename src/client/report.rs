@@ -43,7 +43,8 @@ impl Failure {
 impl Report {
     pub fn new(path: &Path, size: u64) -> Report {
         let name = path.display().to_string();
-        let bar = ProgressBar::new(size).with_message(name.clone());
+        let short = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let bar = ProgressBar::new(size).with_message(short);
         if let Ok(style) = ProgressStyle::with_template(STYLE) {
             bar.set_style(style);
         }
