@@ -45,6 +45,9 @@ pub enum Command {
         #[arg(long, value_name = "DURATION", default_value = "24h")]
         older_than: String,
     },
+    /// Upload images to a running service, through it or straight to its S3; prints a line of JSON for each
+    #[cfg(feature = "client")]
+    Upload(crate::client::UploadOptions),
 }
 
 /// Settings as given: text. [`Config::new`] reads it, so that every error is told at once.

@@ -22,5 +22,8 @@ pub mod store;
 pub mod sweep;
 pub mod transport;
 
+#[cfg(feature = "client")]
+pub mod client;
+
 pub mod format;
 pub mod policy;

@@ -19,21 +19,29 @@ type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match Config::new(&cli.settings).and_then(|config| Ok((config, command(cli.command)?))) {
+    let task = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => Ok(Task::Serve),
+        Command::Sweep { older_than } => sweep_task(&older_than),
+        // None of the settings is the client's.
+        #[cfg(feature = "client")]
+        Command::Upload(options) => return exit(upload(&options)),
+    };
+    let (config, task) = match Config::new(&cli.settings).and_then(|config| Ok((config, task?))) {
         Ok(ready) => ready,
         Err(problems) => {
             eprintln!("image-store: the configuration is wrong:\n  {}", problems.join("\n  "));
             return ExitCode::from(2);
         }
     };
-    telemetry::init(config.0.log_json);
-    match run(config.0, config.1) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("image-store: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    telemetry::init(config.log_json);
+    exit(run(config, task))
+}
+
+fn exit(outcome: Outcome) -> ExitCode {
+    outcome.unwrap_or_else(|error| {
+        eprintln!("image-store: {error}");
+        ExitCode::FAILURE
+    })
 }
 
 /// A command with its own arguments checked.
@@ -42,13 +50,15 @@ enum Task {
     Sweep { age: std::time::Duration },
 }
 
-fn command(command: Option<Command>) -> Result<Task, Vec<String>> {
-    match command.unwrap_or(Command::Serve) {
-        Command::Serve => Ok(Task::Serve),
-        Command::Sweep { older_than } => image_store::config::duration(&older_than)
-            .map(|age| Task::Sweep { age })
-            .map_err(|problem| vec![format!("--older-than: {problem}")]),
-    }
+fn sweep_task(older_than: &str) -> Result<Task, Vec<String>> {
+    let age = image_store::config::duration(older_than);
+    age.map(|age| Task::Sweep { age }).map_err(|problem| vec![format!("--older-than: {problem}")])
+}
+
+#[cfg(feature = "client")]
+fn upload(options: &image_store::client::UploadOptions) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async { Ok(image_store::client::upload(options, stop_signal()?).await?) })
 }
 
 fn run(config: Config, task: Task) -> Outcome {

@@ -1,0 +1,85 @@
+//! One file on its way.
+
+use reqwest::{Method, Url};
+use serde_json::Value;
+use std::cell::RefCell;
+use std::path::Path;
+
+use super::body::FileBody;
+use super::http::{Answer, Http, Link};
+use super::report::{Failure, Report};
+use super::retry::retrying;
+use super::trouble::Trouble;
+
+/// A file and what is needed to send it.
+pub struct Job<'a> {
+    pub http: &'a Http,
+    pub path: &'a Path,
+    /// Bytes, when the upload began.
+    pub size: u64,
+    /// Parts sent at once.
+    pub parallel: usize,
+    pub report: Report,
+    status_url: RefCell<Option<Url>>,
+}
+
+impl<'a> Job<'a> {
+    /// # Errors
+    /// Where there is no such file.
+    pub async fn open(http: &'a Http, path: &'a Path, parallel: usize) -> Result<Job<'a>, (Report, Failure)> {
+        let failed = |error: String| (Report::new(path, 0), Failure::new("unreadable_file", error));
+        let metadata = tokio::fs::metadata(path).await.map_err(|error| failed(error.to_string()))?;
+        if !metadata.is_file() {
+            return Err(failed("is not a file".to_owned()));
+        }
+        let size = metadata.len();
+        Ok(Job { http, path, size, parallel, report: Report::new(path, size), status_url: RefCell::default() })
+    }
+
+    /// As the service is told: no folders.
+    pub fn file_name(&self) -> String {
+        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    }
+
+    /// Bytes of the file, as a request's body.
+    ///
+    /// # Errors
+    /// What opening it is refused with.
+    pub async fn read(&self, offset: u64, size: u64) -> Result<FileBody, Trouble> {
+        FileBody::open(self.path, offset, size, &self.report.bar).await.map_err(Trouble::File)
+    }
+
+    /// Asks the service, again where that may help: every call but an upload can be repeated.
+    ///
+    /// # Errors
+    /// The last attempt's trouble.
+    pub async fn ask(&self, method: Method, link: &Link, json: Option<&Value>) -> Result<Answer, Trouble> {
+        let what = format!("{method} {}", link.url.path());
+        self.retry(&what, Trouble::may_pass, async || self.http.call(method.clone(), link, json).await).await
+    }
+
+    /// # Errors
+    /// The last attempt's trouble.
+    pub async fn retry<T>(
+        &self,
+        what: &str,
+        may_repeat: impl Fn(&Trouble) -> bool,
+        attempt: impl AsyncFn() -> Result<T, Trouble>,
+    ) -> Result<T, Trouble> {
+        let note = |trouble: &Trouble, wait| self.report.again(what, trouble, wait);
+        retrying(self.http.retries, may_repeat, note, attempt).await
+    }
+
+    /// Where a later run can go on; None: nowhere.
+    pub fn set_status_url(&self, url: Option<&Url>) {
+        self.status_url.replace(url.cloned());
+    }
+
+    pub fn status_url(&self) -> Option<String> {
+        self.status_url.borrow().as_ref().map(Url::to_string)
+    }
+
+    pub fn failed(&self, failure: Failure) {
+        self.report.failed(failure, self.status_url().as_deref());
+    }
+}

@@ -1,0 +1,84 @@
+//! The flags of `image-store upload`.
+
+use clap::Args;
+use reqwest::Url;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What to upload, where to and how.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Upload")]
+pub struct UploadOptions {
+    /// Images to upload, one after the other
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where the service is
+    #[arg(
+        long,
+        env = "IMAGE_STORE_URL",
+        value_name = "BASE",
+        default_value = "http://127.0.0.1:8080",
+        value_parser = base_url
+    )]
+    pub url: Url,
+    /// Key to show the service; S3 never sees it
+    #[arg(id = "client_api_key", long = "api-key", env = "IMAGE_STORE_API_KEY", value_name = "KEY")]
+    #[arg(hide_env_values = true)]
+    pub api_key: Option<String>,
+    /// Send the bytes through the service, whatever their size
+    #[arg(long, conflicts_with_all = ["direct", "resume"])]
+    pub stream: bool,
+    /// Send the bytes to S3 by presigned URLs, whatever their size
+    #[arg(long)]
+    pub direct: bool,
+    /// Parts of one file sent at once
+    #[arg(long, value_name = "COUNT", default_value = "4")]
+    pub parallel: NonZeroUsize,
+    /// Go on with the direct upload of this status_url: send what is missing of the one FILE, and complete it
+    #[arg(long, value_name = "STATUS_URL")]
+    pub resume: Option<String>,
+    /// How often a request that failed for now is sent again
+    #[arg(long, value_name = "COUNT", default_value = "5")]
+    pub retries: u32,
+    /// A connection on which nothing moves for this long is given up; an answer may take ten times as long
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time)]
+    pub stall_timeout: Duration,
+}
+
+/// With a slash at its end, so that a path of its own is kept before ours.
+fn base_url(text: &str) -> Result<Url, String> {
+    let mut url: Url = text.parse().map_err(|error| format!("{error}"))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must start with http:// or https://".to_owned());
+    }
+    if !url.path().ends_with('/') {
+        url.set_path(&format!("{}/", url.path()));
+    }
+    Ok(url)
+}
+
+fn some_time(text: &str) -> Result<Duration, String> {
+    let time = crate::config::duration(text).map_err(|problem| problem.to_string())?;
+    if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base_url;
+
+    #[test]
+    fn a_base_keeps_its_own_path() {
+        let joined = |base| base_url(base).unwrap().join("limits").unwrap().to_string();
+        assert_eq!(joined("http://localhost:8080"), "http://localhost:8080/limits");
+        assert_eq!(joined("https://example.com/images"), "https://example.com/images/limits");
+        assert_eq!(joined("https://example.com/images/"), "https://example.com/images/limits");
+    }
+
+    #[test]
+    fn a_base_is_an_http_address() {
+        for wrong in ["localhost:8080", "ftp://example.com", "/images", ""] {
+            assert!(base_url(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! What can go wrong with one request, and what is to be done about it.
+
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use serde_json::Value;
+use std::error::Error;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+/// However long a server asks to wait, it is asked again by then.
+const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// How much of an error's text is worth showing.
+const SHOWN: usize = 300;
+
+/// One request that did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("{}", root(.0))]
+    Network(#[source] reqwest::Error),
+    #[error("nothing moved for {} s", .0.as_secs())]
+    Stalled(Duration),
+    #[error("{0}")]
+    Refused(Refusal),
+    #[error("{0}")]
+    File(io::Error),
+    /// What was answered is not what the service answers.
+    #[error("{0}")]
+    Unclear(String),
+}
+
+/// An answer other than success.
+#[derive(Debug, thiserror::Error)]
+#[error("{status}{}{detail}", if detail.is_empty() { "" } else { ": " })]
+pub struct Refusal {
+    pub status: StatusCode,
+    /// The service's `code`, or S3's.
+    pub code: Option<String>,
+    pub detail: String,
+    /// By the service itself, which then has kept nothing; a gateway's 502 says less.
+    pub by_service: bool,
+    pub retry_after: Option<Duration>,
+}
+
+impl Trouble {
+    /// Whether the same request may succeed later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Trouble::Network(error) => !error.is_builder(),
+            Trouble::Stalled(_) => true,
+            Trouble::Refused(refusal) => refusal.may_pass(),
+            Trouble::File(_) | Trouble::Unclear(_) => false,
+        }
+    }
+
+    /// Whether a presigned URL may just be too old, or its upload over: `status_url` knows.
+    pub fn asks_for_status(&self) -> bool {
+        self.refusal().is_some_and(|refusal| {
+            let stale = [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&refusal.status);
+            stale || refusal.is("ExpiredToken")
+        })
+    }
+
+    pub fn refusal(&self) -> Option<&Refusal> {
+        if let Trouble::Refused(refusal) = self { Some(refusal) } else { None }
+    }
+
+    pub fn status(&self) -> Option<StatusCode> {
+        self.refusal().map(|refusal| refusal.status)
+    }
+
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.refusal()?.retry_after
+    }
+}
+
+impl Refusal {
+    pub fn is(&self, code: &str) -> bool {
+        self.code.as_deref() == Some(code)
+    }
+
+    /// Reads an answer that is no success.
+    pub async fn read(answer: Response) -> Refusal {
+        let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
+        let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
+        // An answer without its text is an answer still.
+        let text = answer.text().await.unwrap_or_default();
+        let json: Value = serde_json::from_str(&text).unwrap_or_default();
+        let code = json["code"].as_str().map(str::to_owned);
+        let by_service = code.is_some();
+        let detail = match (json["detail"].as_str(), between(&text, "Message"), location) {
+            (Some(detail), ..) => detail.to_owned(),
+            (None, Some(message), _) => message,
+            (None, None, Some(location)) => format!("go to {location}"),
+            (None, None, None) => text.trim().chars().filter(|c| !c.is_control()).take(SHOWN).collect(),
+        };
+        Refusal { status, code: code.or_else(|| between(&text, "Code")), detail, by_service, retry_after }
+    }
+
+    fn may_pass(&self) -> bool {
+        let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+        let for_now = self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED;
+        // S3 answers a body that was too slow with 400, and two PUTs to one key at once with 409.
+        let of_s3 = ["RequestTimeout", "ConditionalRequestConflict", "OperationAborted"];
+        for_now || passing.contains(&self.status) || self.code.as_deref().is_some_and(|code| of_s3.contains(&code))
+    }
+}
+
+/// RFC 9110, 10.2.3: seconds, or a date.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let until = |date: SystemTime| date.duration_since(SystemTime::now()).unwrap_or_default();
+    let wait = text.parse().map(Duration::from_secs).ok().or_else(|| httpdate::parse_http_date(text).ok().map(until));
+    wait.map(|wait| wait.min(LONGEST_WAIT))
+}
+
+/// The text of the first `<name>` of S3's XML.
+fn between(text: &str, name: &str) -> Option<String> {
+    let (_, rest) = text.split_once(&format!("<{name}>"))?;
+    Some(rest.split_once('<')?.0.to_owned())
+}
+
+/// The innermost source says what happened; those around it repeat the URL, which may be a presigned one.
+fn root(error: &reqwest::Error) -> String {
+    let mut root: &dyn Error = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    if root.is::<reqwest::Error>() { "the request failed".to_owned() } else { root.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: u16, code: Option<&str>) -> Refusal {
+        let status = StatusCode::from_u16(status).unwrap();
+        let code = code.map(str::to_owned);
+        Refusal { status, code, detail: String::new(), by_service: false, retry_after: None }
+    }
+
+    #[test]
+    fn what_may_pass_is_sent_again() {
+        for status in [408, 429, 500, 502, 503, 504] {
+            assert!(refusal(status, None).may_pass(), "{status}");
+        }
+        for status in [301, 400, 401, 403, 404, 409, 412, 413, 501] {
+            assert!(!refusal(status, None).may_pass(), "{status}");
+        }
+        assert!(refusal(400, Some("RequestTimeout")).may_pass());
+    }
+
+    #[test]
+    fn stale_links_are_asked_for_again() {
+        for (status, code) in [(403, None), (403, Some("AccessDenied")), (404, Some("NoSuchUpload"))] {
+            assert!(Trouble::Refused(refusal(status, code)).asks_for_status(), "{status}");
+        }
+        assert!(Trouble::Refused(refusal(400, Some("ExpiredToken"))).asks_for_status());
+        assert!(!Trouble::Refused(refusal(400, None)).asks_for_status());
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let read = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("999999"), Some(LONGEST_WAIT));
+        assert_eq!(read("soon"), None);
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
+        assert!((28..=30).contains(&read(&later).unwrap().as_secs()));
+    }
+
+    #[test]
+    fn s3_names_its_reasons_in_xml() {
+        let text =
+            "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>";
+        assert_eq!(between(text, "Code").as_deref(), Some("AccessDenied"));
+        assert_eq!(between(text, "Resource"), None);
+    }
+}
