@@ -2,6 +2,7 @@
 
 mod clients;
 mod contract;
+mod direct;
 mod embedded;
 mod failing_store;
 mod faulty;

@@ -64,7 +64,10 @@ impl TestApp {
         })
         .await
         .unwrap();
-        let direct = embedded.s3_options(&config.store.prefix, config.store.timeout);
+        let direct = S3Options {
+            public_endpoint: config.store.public_endpoint.clone(),
+            ..embedded.s3_options(&config.store.prefix, config.store.timeout)
+        };
         let faults = if faulty { Some(Faults::before(&embedded.endpoint).await) } else { None };
         let endpoint = faults.as_ref().map_or(embedded.endpoint.clone(), |faults| faults.endpoint.clone());
         let options = S3Options { endpoint: Some(endpoint), ..direct.clone() };
@@ -87,6 +90,21 @@ impl TestApp {
             stop,
             _data: data,
         }
+    }
+
+    /// The address of a second service on the same store, past any faults. It runs until the test ends.
+    pub async fn another(&self) -> String {
+        let config = (*self.app.config).clone();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let app = App::new(config.clone(), Arc::clone(&self.store));
+        tokio::spawn(server::serve(listener, app, config.server, std::future::pending()));
+        url
+    }
+
+    /// The proxy of [`TestApp::behind_faults`].
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().expect("started behind faults")
     }
 
     pub fn address(&self) -> &str {
