@@ -30,7 +30,7 @@ const ASK_AGAIN: u32 = 2;
 pub struct Status {
     pub s3_key: String,
     pub kind: &'static str,
-    pub state: Progress,
+    pub state: UploadState,
     /// Bytes planned.
     pub size: u64,
     /// A multipart plan's parts, while its upload lives: those with a `url` are missing.
@@ -44,7 +44,7 @@ pub struct Status {
 }
 
 impl Status {
-    fn new(app: &App, plan: &Plan, state: Progress) -> Self {
+    fn new(app: &App, plan: &Plan, state: UploadState) -> Self {
         Status {
             s3_key: plan.key.to_string(),
             kind: if plan.upload().is_some() { "multipart" } else { "put" },
@@ -60,7 +60,7 @@ impl Status {
 /// How far a direct upload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Progress {
+pub enum UploadState {
     /// Nothing has arrived.
     Waiting,
     /// Some parts have arrived, or all: not completed.
@@ -136,14 +136,14 @@ pub async fn status(
     Linked(plan): Linked,
 ) -> Result<Json<Status>> {
     if is_there(&app, &plan.image()).await? {
-        return Ok(Json(Status::new(&app, &plan, Progress::Complete)));
+        return Ok(Json(Status::new(&app, &plan, UploadState::Complete)));
     }
     if let Some((upload, part_size)) = plan.upload()
         && let Some(held) = held_parts(&app, &upload).await?
     {
         let missing = compare(&held, plan.size, part_size).missing;
-        let progress = if held.is_empty() { Progress::Waiting } else { Progress::Uploading };
-        let mut status = Status::new(&app, &plan, progress);
+        let state = if held.is_empty() { UploadState::Waiting } else { UploadState::Uploading };
+        let mut status = Status::new(&app, &plan, state);
         let (options, wanted) = (upload_link(&app, &uri, &headers), |number| missing.contains(&number));
         let signed = presign::sign_parts(app.store.as_ref(), plan.size, &upload, part_size, wanted, &options).await;
         let (parts, expires_at) = signed.map_err(Error::Storage)?;
@@ -164,15 +164,15 @@ async fn held_parts(app: &App, upload: &Upload) -> Result<Option<Vec<Part>>> {
 }
 
 /// How far an upload is that has no image, and no parts any more or never had any.
-async fn without_parts(app: &App, plan: &Plan) -> Result<Progress> {
+async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
     if is_there(app, &plan.incoming()).await? {
-        return Ok(Progress::Verifying);
+        return Ok(UploadState::Verifying);
     }
     // It may have been promoted since the image was looked for.
     if is_there(app, &plan.image()).await? {
-        return Ok(Progress::Complete);
+        return Ok(UploadState::Complete);
     }
-    if plan.upload().is_some() { Err(Error::NotFound) } else { Ok(Progress::Waiting) }
+    if plan.upload().is_some() { Err(Error::NotFound) } else { Ok(UploadState::Waiting) }
 }
 
 /// `POST complete_url`.
@@ -197,7 +197,7 @@ pub async fn complete(
 }
 
 fn verifying(name: &Name) -> Response {
-    let body = json!({ "s3_key": name.key().as_str(), "state": Progress::Verifying });
+    let body = json!({ "s3_key": name.key().as_str(), "state": UploadState::Verifying });
     (StatusCode::ACCEPTED, [(header::RETRY_AFTER, ASK_AGAIN.to_string())], Json(body)).into_response()
 }
 

@@ -64,6 +64,9 @@ async fn an_abort_waits_for_the_complete_before_it() {
         let heads = app.faults().calls(Operation::Head);
         let aborting = abort(&app, &plan);
         let later = async {
+            for _ in 0..3 {
+                assert_eq!(app.client.get(app.at("/healthz")).send().await.unwrap().status(), 200);
+            }
             assert_eq!(app.faults().calls(Operation::Head), heads, "the abort does not look while the complete copies");
             app.faults().release();
         };

@@ -54,8 +54,9 @@ impl TestApp {
 
     async fn launch(flags: &[&str], faulty: bool) -> Self {
         let data = TempDir::new().unwrap();
-        let all = ["image-store", "--s3-timeout=2s", "--cors-allow-origin=http://page.example"];
-        let cli = Cli::try_parse_from(all.iter().chain(flags)).unwrap();
+        let timeout = flags.iter().all(|flag| !flag.starts_with("--s3-timeout")).then_some("--s3-timeout=2s");
+        let all = ["image-store", "--cors-allow-origin=http://page.example"].into_iter().chain(timeout);
+        let cli = Cli::try_parse_from(all.chain(flags.iter().copied())).unwrap();
         let config = Config::new(&cli.settings).unwrap();
         let embedded = Embedded::start(EmbeddedOptions {
             data_dir: data.path().to_owned(),
