@@ -1,7 +1,7 @@
 //! The service without its transport: state, routes, and what holds for every request.
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -68,7 +68,7 @@ impl App {
             .route("/delete/{s3_key}", delete(images::delete))
             .route("/images/{s3_key}", get(images::redirect).head(images::head))
             .route("/images/{s3_key}/url", get(images::url))
-            .route("/uploads", post(direct::plan))
+            .route("/uploads", post(direct::plan).layer(DefaultBodyLimit::max(direct::LONGEST_WISH)))
             .route("/uploads/{s3_key}", get(direct::status).delete(direct::abort))
             .route("/uploads/{s3_key}/complete", post(direct::complete))
             .route("/limits", get(system::limits))

@@ -4,6 +4,7 @@
 //! copies it to its final key; only then does the image exist. Nothing is remembered between requests: [`plan`] puts all
 //! there is to know into the plan's links, and S3 knows the rest.
 
+pub mod begin;
 pub mod plan;
 pub mod presign;
 pub mod promotions;

@@ -45,6 +45,8 @@ pub enum Error {
     PayloadTooLarge { limit: u64 },
     #[error("Send multipart/form-data with a field named 'file', or the image itself with Content-Type: image/*")]
     UnsupportedMediaType,
+    #[error("Send application/json")]
+    NotJson,
     #[error("The image could not be stored; try again")]
     Storage(#[source] StoreError),
     #[error("Too many uploads at once; try again, or upload directly with POST /uploads")]
@@ -59,10 +61,12 @@ pub enum Error {
     },
     #[error("Parts are missing: {}", list(parts))]
     PartsMissing { parts: Vec<u32> },
-    #[error("Parts were uploaded that are not in the plan: {}", list(parts))]
+    #[error("Parts were uploaded that are not in the plan: {}; abort this upload and plan another", list(parts))]
     PartsUnexpected { parts: Vec<u32> },
     #[error("The upload is complete already; DELETE /delete/{{s3_key}} removes the image")]
     AlreadyComplete,
+    #[error("The upload is being verified; ask again")]
+    Verifying,
     #[error("The upload kept changing while it was checked; try again when nobody sends it any more")]
     ChangedMeanwhile,
     #[error("Something went wrong here")]
@@ -87,7 +91,7 @@ impl Error {
             Error::MethodNotAllowed => "method_not_allowed",
             Error::LengthRequired => "length_required",
             Error::PayloadTooLarge { .. } => "payload_too_large",
-            Error::UnsupportedMediaType => "unsupported_media_type",
+            Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
             Error::Storage(_) => "storage_failed",
             Error::OverCapacity(_) => "over_capacity",
             Error::Deadline => "deadline",
@@ -95,6 +99,7 @@ impl Error {
             Error::PartsMissing { .. } => "parts_missing",
             Error::PartsUnexpected { .. } => "parts_unexpected",
             Error::AlreadyComplete => "already_complete",
+            Error::Verifying => "verifying",
             Error::ChangedMeanwhile => "changed_meanwhile",
             Error::Internal(_) => "internal",
         }
@@ -117,8 +122,9 @@ impl Error {
             Error::PartsMissing { .. }
             | Error::PartsUnexpected { .. }
             | Error::AlreadyComplete
+            | Error::Verifying
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
-            Error::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Error::UnsupportedMediaType | Error::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Error::OverCapacity(_) | Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -126,7 +132,8 @@ impl Error {
 
     /// Seconds after which asking again is worth it, for the errors that pass by themselves.
     fn retry_after(&self) -> Option<u32> {
-        (self.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(1)
+        let passes = self.status() == StatusCode::SERVICE_UNAVAILABLE || matches!(self, Error::Verifying);
+        passes.then_some(1)
     }
 }
 

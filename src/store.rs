@@ -268,7 +268,7 @@ pub trait Store: Send + Sync + 'static {
 
     /// Bytes of an object (ranged GetObject with If-Match); fewer where it ends earlier.
     ///
-    /// [`StoreError::Precondition`] where the object is not `etag` any more; a store may ignore the condition.
+    /// [`StoreError::Precondition`] where the object is not `etag` any more.
     async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes>;
 
     /// Copies on the server, replacing the metadata (CopyObject with CopySourceIfMatch).

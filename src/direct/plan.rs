@@ -4,6 +4,7 @@ use form_urlencoded::Serializer;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
+use super::verify::Expected;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::policy::Policy;
@@ -167,6 +168,15 @@ impl Plan {
                 Some((Upload { name: self.incoming(), id: upload_id.clone() }, *part_size))
             }
         }
+    }
+
+    /// What the object under `incoming/` must be.
+    pub fn expected(&self) -> Expected {
+        let sha256 = match self.door {
+            Door::Put { sha256 } => sha256,
+            Door::Multipart { .. } => None,
+        };
+        Expected { size: Some(self.size), sha256 }
     }
 
     pub fn links(&self, base: Option<&str>) -> Links {

@@ -1,30 +1,59 @@
-//! Promotions under way in this process.
+//! Completes and aborts under way in this process.
 //!
-//! A promotion goes on when its client has gone or has been told to come back (202), and callers that ask for the same one
-//! at once share it.
+//! Each runs to its end on a task of its own, also when its client has gone or has been told to come back (202). Of one key
+//! there is at most one at a time; callers that ask for the same complete share it.
 
-use futures::FutureExt;
-use futures::future::{BoxFuture, Shared};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::plan::Plan;
 use super::verify;
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::store::{ObjectInfo, Store};
+use crate::store::{ImageKey, ObjectInfo, Store};
 
-pub type Outcome = Result<ObjectInfo, Arc<Error>>;
-type Running = Shared<BoxFuture<'static, Outcome>>;
+/// Shared by all who waited for it.
+pub type Outcome<T> = Result<T, Arc<Error>>;
 
-/// Completes plans, each one once at a time.
+/// Completes and aborts plans, one of a key at a time.
 #[derive(Clone)]
 pub struct Promotions {
     store: Arc<dyn Store>,
     policy: Arc<Policy>,
-    running: Arc<Mutex<HashMap<Plan, Running>>>,
+    running: Arc<Mutex<HashMap<ImageKey, Running>>>,
     tasks: TaskTracker,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Work {
+    Complete(Plan),
+    Abort(Plan),
+}
+
+struct Running {
+    work: Work,
+    ended: Ended,
+}
+
+/// Told once, and dropped untold where the task panics. Its receivers are who waits.
+type Ended = Arc<watch::Sender<Option<Outcome<Image>>>>;
+
+/// None after an abort.
+type Image = Option<ObjectInfo>;
+
+/// A place among those who wait for a task.
+struct Waiting {
+    work: Work,
+    outcome: watch::Receiver<Option<Outcome<Image>>>,
+}
+
+impl Waiting {
+    async fn outcome(mut self) -> Outcome<Image> {
+        let told = self.outcome.wait_for(Option::is_some).await.map(|told| told.clone());
+        told.ok().flatten().unwrap_or_else(|| Err(Arc::new(Error::Internal("a promotion broke off".into()))))
+    }
 }
 
 impl Promotions {
@@ -33,37 +62,100 @@ impl Promotions {
         Promotions { store, policy, running: Arc::default(), tasks }
     }
 
-    /// Completes a plan, or joins whoever is doing so. Dropping the future stops nothing.
-    pub fn complete(&self, plan: Plan) -> impl Future<Output = Outcome> + Send + use<> {
-        let mut running = self.lock();
-        if let Some(running) = running.get(&plan) {
-            return running.clone();
+    /// Completes a plan, or joins whoever is doing so. Dropping the future stops nothing that was begun.
+    pub async fn complete(&self, plan: Plan) -> Outcome<ObjectInfo> {
+        let image = self.run(Work::Complete(plan)).await?;
+        image.ok_or_else(|| Arc::new(Error::Internal("a promotion ended without its image".into())))
+    }
+
+    /// Leaves nothing of a plan's upload, once no complete of it is under way.
+    pub async fn abort(&self, plan: Plan) -> Outcome<()> {
+        self.run(Work::Abort(plan)).await.map(drop)
+    }
+
+    async fn run(&self, work: Work) -> Outcome<Image> {
+        if let Some(earlier) = self.earlier(work.key()) {
+            let same = earlier.work == work;
+            let outcome = earlier.outcome().await;
+            if same && !is_outdated(&outcome) {
+                return outcome;
+            }
         }
-        let task = self.tasks.spawn(self.clone().run(plan.clone()));
-        let outcome = async move { task.await.unwrap_or_else(|error| Err(Arc::new(Error::Internal(error.into())))) };
-        let outcome = outcome.boxed().shared();
-        running.insert(plan, outcome.clone());
-        outcome
+        loop {
+            let waiting = self.join_or_start(&work);
+            let same = waiting.work == work;
+            let outcome = waiting.outcome().await;
+            if same {
+                return outcome;
+            }
+        }
     }
 
-    async fn run(self, plan: Plan) -> Outcome {
+    fn earlier(&self, key: &ImageKey) -> Option<Waiting> {
+        self.lock().get(key).map(Running::join)
+    }
+
+    fn join_or_start(&self, work: &Work) -> Waiting {
+        let mut running = self.lock();
+        if let Some(running) = running.get(work.key()) {
+            return running.join();
+        }
+        let started = Running { work: work.clone(), ended: Arc::new(watch::Sender::new(None)) };
+        let waiting = started.join();
+        self.tasks.spawn(self.clone().work(work.clone(), Arc::clone(&started.ended)));
+        running.insert(work.key().clone(), started);
+        waiting
+    }
+
+    async fn work(self, work: Work, ended: Ended) {
         // Also when it panics: the next caller must get a fresh start.
-        let _entry = Entry { running: &self.running, plan: &plan };
-        verify::complete(self.store.as_ref(), &self.policy, &plan).await.map_err(Arc::new)
+        let entry = Entry { running: &self.running, key: work.key() };
+        let outcome = match &work {
+            Work::Complete(plan) => {
+                let heard = || !ended.is_closed();
+                verify::complete(self.store.as_ref(), &self.policy, plan, &heard).await.map(Some)
+            }
+            Work::Abort(plan) => verify::abort(self.store.as_ref(), plan).await.map(|()| None),
+        };
+        // First: who comes from now on must not be given an answer from before.
+        drop(entry);
+        ended.send_replace(Some(outcome.map_err(Arc::new)));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<Plan, Running>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ImageKey, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Whether a task that was begun before its caller came may have looked too early.
+fn is_outdated(outcome: &Outcome<Image>) -> bool {
+    outcome.as_ref().is_err_and(|error| {
+        matches!(**error, Error::NotFound | Error::PartsMissing { .. } | Error::PartsUnexpected { .. })
+    })
+}
+
+impl Work {
+    fn key(&self) -> &ImageKey {
+        match self {
+            Work::Complete(plan) | Work::Abort(plan) => &plan.key,
+        }
+    }
+}
+
+impl Running {
+    fn join(&self) -> Waiting {
+        Waiting { work: self.work.clone(), outcome: self.ended.subscribe() }
+    }
+}
+
+/// A task's place in the table, given back when it is dropped.
 struct Entry<'a> {
-    running: &'a Mutex<HashMap<Plan, Running>>,
-    plan: &'a Plan,
+    running: &'a Mutex<HashMap<ImageKey, Running>>,
+    key: &'a ImageKey,
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(self.plan);
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(self.key);
     }
 }

@@ -1,10 +1,15 @@
-//! From what a client put under `incoming/` to an image: look, sniff, copy.
+//! From what a client put under `incoming/` to an image, or to nothing.
 //!
 //! The steps may run twice at once, in two processes, beside a delete or another PUT. What holds them together is the one
 //! condition every store knows: CopySourceIfMatch. The ETag is taken before the bytes are looked at, so the bytes that are
 //! copied are the bytes that were checked; where they changed in between, the steps start over.
+//!
+//! Whoever finds the image there clears `incoming/` before saying so: an image that its client deletes later must not come
+//! back by a second promotion of the same bytes.
 
-use super::plan::{Door, Plan, compare};
+use std::time::Duration;
+
+use super::plan::{Plan, compare};
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::sniff;
@@ -13,17 +18,14 @@ use crate::store::{ImageKey, Name, ObjectInfo, Store, StoreError, Whole};
 
 /// How often the steps are begun before the client is told that somebody else keeps changing the object.
 const TRIES: u32 = 3;
+/// Before the second try; it doubles. Another promotion of the same object may be what is in the way.
+const PAUSE: Duration = Duration::from_millis(50);
 /// What is read of an object first; nearly every image shows its dimensions in it.
 const HEAD: u64 = 64 << 10;
 
-/// What becomes of an object that is not an allowed image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The client that put it there is told now.
-    Delete,
-    /// Its client has yet to ask; nobody can read it, and the lifecycle rule takes it.
-    Leave,
-}
+/// Whether somebody waits for the verdict. An object that is refused unheard stays, unreadable, for who asks next: else
+/// its client would find nothing instead of the reason.
+pub type Heard<'a> = &'a (dyn Fn() -> bool + Sync);
 
 /// What is known of an upload besides its key.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,38 +39,45 @@ pub struct Expected {
 ///
 /// # Errors
 /// 404 where nothing has arrived, 409 `parts_missing`, 400 where it is not an allowed image (which is deleted).
-pub async fn complete(store: &dyn Store, policy: &Policy, plan: &Plan) -> Result<ObjectInfo> {
-    if let Some(done) = find(store, &plan.image()).await? {
-        return Ok(done);
+pub async fn complete(store: &dyn Store, policy: &Policy, plan: &Plan, heard: Heard<'_>) -> Result<ObjectInfo> {
+    let expected = plan.expected();
+    if plan.upload().is_some() {
+        if let Some(image) = made(store, &plan.key, expected).await? {
+            return Ok(image);
+        }
+        if let Err(error) = assemble(store, plan).await {
+            // Another complete may have made the image meanwhile, also by what this one has no answer to.
+            return made(store, &plan.key, expected).await.ok().flatten().ok_or(error);
+        }
     }
-    assemble(store, plan).await?;
-    let sha256 = match plan.door {
-        Door::Put { sha256 } => sha256,
-        Door::Multipart { .. } => None,
-    };
-    promote(store, policy, &plan.key, Expected { size: Some(plan.size), sha256 }, Refused::Delete).await
+    promote(store, policy, &plan.key, expected, heard).await
 }
 
 /// Makes the parts of a multipart plan one object. An upload that is gone is no error: another complete may have been
 /// faster, and what is there now is looked at next.
 async fn assemble(store: &dyn Store, plan: &Plan) -> Result<()> {
     let Some((upload, part_size)) = plan.upload() else { return Ok(()) };
-    let parts = match store.list_parts(&upload).await {
-        Ok(parts) => parts,
-        Err(StoreError::NoSuchUpload) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    let found = compare(&parts, plan.size, part_size);
-    if !found.missing.is_empty() {
-        return Err(Error::PartsMissing { parts: found.missing });
+    for _ in 0..TRIES {
+        let parts = match store.list_parts(&upload).await {
+            Ok(parts) => parts,
+            Err(StoreError::NoSuchUpload) => return Ok(()),
+            Err(error) => return Err(Error::Storage(error)),
+        };
+        let found = compare(&parts, plan.size, part_size);
+        if !found.missing.is_empty() {
+            return Err(Error::PartsMissing { parts: found.missing });
+        }
+        if !found.unexpected.is_empty() {
+            return Err(Error::PartsUnexpected { parts: found.unexpected });
+        }
+        match store.complete_upload(&upload, &parts, Whole { size: plan.size, crc64: None }).await {
+            Ok(()) | Err(StoreError::NoSuchUpload) => return Ok(()),
+            // A part was sent again after it was listed.
+            Err(StoreError::Refused { code, .. }) if code == "InvalidPart" => {}
+            Err(error) => return Err(Error::Storage(error)),
+        }
     }
-    if !found.unexpected.is_empty() {
-        return Err(Error::PartsUnexpected { parts: found.unexpected });
-    }
-    match store.complete_upload(&upload, &parts, Whole { size: plan.size, crc64: None }).await {
-        Ok(()) | Err(StoreError::NoSuchUpload) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
+    Err(Error::ChangedMeanwhile)
 }
 
 /// Checks what lies under `incoming/` and makes it an image. Idempotent; safe beside itself.
@@ -80,27 +89,43 @@ pub async fn promote(
     policy: &Policy,
     key: &ImageKey,
     expected: Expected,
-    refused: Refused,
+    heard: Heard<'_>,
 ) -> Result<ObjectInfo> {
-    let image = Name::Image(key.clone());
-    for _ in 0..TRIES {
-        if let Some(done) = find(store, &image).await? {
-            return Ok(done);
+    for turn in 0..TRIES {
+        if turn > 0 {
+            tokio::time::sleep(PAUSE * (1 << turn)).await;
         }
-        let Some(checked) = check(store, policy, key, expected, refused).await? else { continue };
-        if copy(store, key, &checked).await? {
-            return finish(store, key).await;
+        if let Some(image) = made(store, key, expected).await? {
+            return Ok(image);
+        }
+        let Some(checked) = check(store, policy, key, expected, heard).await? else { continue };
+        match copy(store, key, &checked).await {
+            Ok(()) => return made(store, key, expected).await?.ok_or(Error::NotFound),
+            Err(StoreError::Precondition | StoreError::NotFound) => {}
+            // It may have copied all the same.
+            Err(error) => return made(store, key, expected).await.ok().flatten().ok_or(Error::Storage(error)),
         }
     }
-    Err(Error::ChangedMeanwhile)
+    made(store, key, expected).await?.ok_or(Error::ChangedMeanwhile)
 }
 
 async fn find(store: &dyn Store, name: &Name) -> Result<Option<ObjectInfo>> {
     match store.head(name).await {
         Ok(found) => Ok(Some(found)),
         Err(StoreError::NotFound) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(Error::Storage(error)),
     }
+}
+
+/// The image, where somebody has made it.
+async fn made(store: &dyn Store, key: &ImageKey, expected: Expected) -> Result<Option<ObjectInfo>> {
+    let Some(image) = find(store, &Name::Image(key.clone())).await? else { return Ok(None) };
+    as_expected(&image, expected)?;
+    if let Err(error) = store.delete(&Name::Incoming(key.clone())).await {
+        // The image is there all the same; what is left is swept.
+        tracing::warn!(s3_key = %key, error = &error as &dyn std::error::Error, "a verified upload's source is left");
+    }
+    Ok(Some(image))
 }
 
 /// An object that was looked at, in the version it was looked at.
@@ -115,7 +140,7 @@ async fn check(
     policy: &Policy,
     key: &ImageKey,
     expected: Expected,
-    refused: Refused,
+    heard: Heard<'_>,
 ) -> Result<Option<Checked>> {
     let incoming = Name::Incoming(key.clone());
     let Some(found) = find(store, &incoming).await? else {
@@ -128,12 +153,8 @@ async fn check(
         Err(Error::Storage(StoreError::Precondition | StoreError::NotFound)) => return Ok(None),
         verdict => verdict,
     };
-    if let Err(error) = &verdict
-        && error.status().is_client_error()
-        && refused == Refused::Delete
-    {
-        // Not conditional: stores that ignore the condition would delete as well. Nobody can read it either way.
-        store.delete(&incoming).await?;
+    if verdict.as_ref().is_err_and(|error| error.status().is_client_error()) && heard() {
+        discard(store, &incoming, &etag).await?;
     }
     Ok(Some(Checked { info: verdict?, etag }))
 }
@@ -162,22 +183,39 @@ async fn look(store: &dyn Store, policy: &Policy, name: &Name, found: &ObjectInf
     Err(Error::InvalidFileType { detected: None })
 }
 
-/// False where the source changed or the image is there already.
-async fn copy(store: &dyn Store, key: &ImageKey, checked: &Checked) -> Result<bool> {
-    let (from, to) = (Name::Incoming(key.clone()), Name::Image(key.clone()));
-    match store.copy(&from, &to, &checked.etag, &checked.info.into()).await {
-        Ok(()) => Ok(true),
-        // Whether a lost answer copied is seen when the image is looked for again.
-        Err(StoreError::Precondition | StoreError::NotFound | StoreError::NoAnswer { .. }) => Ok(false),
-        Err(error) => Err(error.into()),
+/// Deletes what was refused, unless it was replaced since: its client may have been told already and have sent another.
+///
+/// Not conditional in S3's own way: stores that ignore the condition would delete as well.
+async fn discard(store: &dyn Store, incoming: &Name, etag: &str) -> Result<()> {
+    let still = find(store, incoming).await?.and_then(|found| found.etag);
+    if still.as_deref() == Some(etag) {
+        store.delete(incoming).await.map_err(Error::Storage)?;
     }
+    Ok(())
 }
 
-async fn finish(store: &dyn Store, key: &ImageKey) -> Result<ObjectInfo> {
-    let done = store.head(&Name::Image(key.clone())).await?;
-    if let Err(error) = store.delete(&Name::Incoming(key.clone())).await {
-        // The image is there; the copy under incoming/ is swept.
-        tracing::warn!(s3_key = %key, error = &error as &dyn std::error::Error, "a verified upload's source is left");
+async fn copy(store: &dyn Store, key: &ImageKey, checked: &Checked) -> Result<(), StoreError> {
+    let (from, to) = (Name::Incoming(key.clone()), Name::Image(key.clone()));
+    store.copy(&from, &to, &checked.etag, &checked.info.into()).await
+}
+
+/// Leaves nothing of an upload that is not an image yet.
+///
+/// A promotion in another process that is copying at this very moment is not stopped; its image is found by the next call.
+///
+/// # Errors
+/// 409 `already_complete`.
+pub async fn abort(store: &dyn Store, plan: &Plan) -> Result<()> {
+    if find(store, &plan.image()).await?.is_some() {
+        return Err(Error::AlreadyComplete);
     }
-    Ok(done)
+    if let Some((upload, _)) = plan.upload() {
+        store.abort_upload(&upload).await.map_err(Error::Storage)?;
+    }
+    store.delete(&plan.incoming()).await.map_err(Error::Storage)?;
+    // A complete in another process may have been faster.
+    match find(store, &plan.image()).await? {
+        Some(_) => Err(Error::AlreadyComplete),
+        None => Ok(()),
+    }
 }

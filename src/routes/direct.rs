@@ -1,7 +1,7 @@
 //! `/uploads`: planning, watching, completing and aborting direct uploads.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use http::request::Parts;
@@ -12,13 +12,16 @@ use serde_json::json;
 use super::request_host;
 use super::upload::{StoredImage, checksum_text};
 use crate::app::App;
-use crate::direct::plan::{Draft, Links, Wish, compare, part_size};
+use crate::direct::begin::begin;
+use crate::direct::plan::{Links, Wish, compare};
 use crate::direct::presign::{self, PartAnswer, PlanAnswer};
-use crate::direct::{Door, Plan, plan};
+use crate::direct::{Plan, plan};
 use crate::error::{Error, Result, respond};
-use crate::store::{ImageKey, Metadata, Name, ObjectInfo, PresignOptions, StoreError};
+use crate::store::{ImageKey, Name, ObjectInfo, Part, PresignOptions, StoreError, Upload};
 use crate::telemetry::{field, note};
 
+/// What a wish may be long, in bytes.
+pub const LONGEST_WISH: usize = 16 << 10;
 /// How soon a client that was told `verifying` may ask again, in seconds.
 const ASK_AGAIN: u32 = 2;
 
@@ -27,7 +30,7 @@ const ASK_AGAIN: u32 = 2;
 pub struct Status {
     pub s3_key: String,
     pub kind: &'static str,
-    pub state: Progress,
+    pub state: UploadState,
     /// Bytes planned.
     pub size: u64,
     /// A multipart plan's parts, while its upload lives: those with a `url` are missing.
@@ -40,10 +43,24 @@ pub struct Status {
     pub links: Links,
 }
 
+impl Status {
+    fn new(app: &App, plan: &Plan, state: UploadState) -> Self {
+        Status {
+            s3_key: plan.key.to_string(),
+            kind: if plan.upload().is_some() { "multipart" } else { "put" },
+            state,
+            size: plan.size,
+            parts: None,
+            expires_at: None,
+            links: plan.links(app.config.public_url.as_deref()),
+        }
+    }
+}
+
 /// How far a direct upload is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Progress {
+pub enum UploadState {
     /// Nothing has arrived.
     Waiting,
     /// Some parts have arrived, or all: not completed.
@@ -77,56 +94,38 @@ pub async fn plan(
     headers: HeaderMap,
     wish: Result<Json<Wish>, JsonRejection>,
 ) -> Result<(StatusCode, Json<PlanAnswer>)> {
-    let Json(wish) = wish.map_err(|problem| Error::InvalidRequest(problem.body_text()))?;
+    let Json(wish) = wish.map_err(not_a_wish)?;
     let draft = wish.check(&app.policy)?;
     note(field::S3_KEY, draft.key.as_str());
     note(field::SIZE, draft.size);
-    let options = upload_link(&app, &uri, &headers);
-    // On a task of its own: an upload id whose client has gone is still aborted.
-    let (answer, receiver) = tokio::sync::oneshot::channel();
-    app.uploads.tasks().spawn(make_plan(app.clone(), draft, options, answer));
-    let answer = receiver.await.map_err(|gone| Error::Internal(gone.into()))??;
+    let begun = begin(&app.store, app.uploads.tasks(), &app.config, draft).await?;
+    let (options, base) = (upload_link(&app, &uri, &headers), app.config.public_url.as_deref());
+    let answer = presign::sign(app.store.as_ref(), &begun.plan, &options, base).await.map_err(Error::Storage)?;
+    begun.told();
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-async fn make_plan(
-    app: App,
-    draft: Draft,
-    options: PresignOptions,
-    answer: tokio::sync::oneshot::Sender<Result<PlanAnswer>>,
-) {
-    let plan = match open(&app, draft).await {
-        Ok(plan) => plan,
-        Err(error) => return drop(answer.send(Err(error))),
-    };
-    let base = app.config.public_url.as_deref();
-    let signed = presign::sign(app.store.as_ref(), &plan, &options, base).await.map_err(Error::Storage);
-    let failed = signed.is_err();
-    let unheard = answer.send(signed).is_err();
-    if let (true, Some((upload, _))) = (failed || unheard, plan.upload())
-        && let Err(error) = app.store.abort_upload(&upload).await
-    {
-        let error = &error as &dyn std::error::Error;
-        tracing::error!(s3_key = %plan.key, error, "a plan nobody has could not be aborted; sweep removes it");
+fn not_a_wish(problem: JsonRejection) -> Error {
+    match problem {
+        JsonRejection::MissingJsonContentType(_) => Error::NotJson,
+        JsonRejection::BytesRejection(problem) if problem.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            Error::InvalidRequest(format!("the description of an upload may have {LONGEST_WISH} bytes"))
+        }
+        JsonRejection::BytesRejection(problem) => unread(problem),
+        problem => Error::InvalidRequest(problem.body_text()),
     }
 }
 
-/// Chooses the door by the size; a multipart upload begins here.
-async fn open(app: &App, draft: Draft) -> Result<Plan> {
-    let Draft { key, size, format, sha256 } = draft;
-    if size <= app.config.direct.put_max {
-        return Ok(Plan { key, size, format, door: Door::Put { sha256 } });
+/// The transport's own error where it lies inside another; else the body was cut short.
+fn unread(problem: BytesRejection) -> Error {
+    let mut source = std::error::Error::source(&problem);
+    while let Some(error) = source {
+        if let Some(Error::ClientTooSlow { seconds }) = error.downcast_ref() {
+            return Error::ClientTooSlow { seconds: *seconds };
+        }
+        source = error.source();
     }
-    if sha256.is_some() {
-        let limit = app.config.direct.put_max;
-        let detail =
-            format!("sha256 can be checked up to {limit} bytes only: S3 has it for a single PUT and not for parts");
-        return Err(Error::InvalidRequest(detail));
-    }
-    let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };
-    let upload = app.store.create_upload(&Name::Incoming(key.clone()), &metadata).await.map_err(Error::Storage)?;
-    let part_size = part_size(size, app.config.sink.part_size as u64);
-    Ok(Plan { key, size, format, door: Door::Multipart { upload_id: upload.id, part_size } })
+    Error::TruncatedBody(Some(problem.into()))
 }
 
 /// `GET status_url`: what has arrived, and fresh URLs for the parts that have not.
@@ -136,62 +135,44 @@ pub async fn status(
     headers: HeaderMap,
     Linked(plan): Linked,
 ) -> Result<Json<Status>> {
-    let kind = if plan.upload().is_some() { "multipart" } else { "put" };
-    let links = plan.links(app.config.public_url.as_deref());
-    let mut status = Status {
-        s3_key: plan.key.to_string(),
-        kind,
-        state: Progress::Complete,
-        size: plan.size,
-        parts: None,
-        expires_at: None,
-        links,
-    };
     if is_there(&app, &plan.image()).await? {
+        return Ok(Json(Status::new(&app, &plan, UploadState::Complete)));
+    }
+    if let Some((upload, part_size)) = plan.upload()
+        && let Some(held) = held_parts(&app, &upload).await?
+    {
+        let missing = compare(&held, plan.size, part_size).missing;
+        let state = if held.is_empty() { UploadState::Waiting } else { UploadState::Uploading };
+        let mut status = Status::new(&app, &plan, state);
+        let (options, wanted) = (upload_link(&app, &uri, &headers), |number| missing.contains(&number));
+        let signed = presign::sign_parts(app.store.as_ref(), plan.size, &upload, part_size, wanted, &options).await;
+        let (parts, expires_at) = signed.map_err(Error::Storage)?;
+        status.parts = Some(parts);
+        status.expires_at = (!missing.is_empty()).then(|| presign::rfc3339(expires_at));
         return Ok(Json(status));
     }
-    if let Some(held) = held_parts(&app, &plan).await? {
-        let options = upload_link(&app, &uri, &headers);
-        return live(&app, &plan, held, status, &options).await.map(Json);
-    }
-    status.state = if is_there(&app, &plan.incoming()).await? {
-        Progress::Verifying
-    } else if is_there(&app, &plan.image()).await? {
-        Progress::Complete
-    } else if plan.upload().is_none() {
-        Progress::Waiting
-    } else {
-        return Err(Error::NotFound);
-    };
-    Ok(Json(status))
+    Ok(Json(Status::new(&app, &plan, without_parts(&app, &plan).await?)))
 }
 
-/// The parts of a multipart upload; none where the plan is no such, or its upload is over.
-async fn held_parts(app: &App, plan: &Plan) -> Result<Option<Vec<crate::store::Part>>> {
-    let Some((upload, _)) = plan.upload() else { return Ok(None) };
-    match app.store.list_parts(&upload).await {
+/// The parts of a multipart upload; none where it is over.
+async fn held_parts(app: &App, upload: &Upload) -> Result<Option<Vec<Part>>> {
+    match app.store.list_parts(upload).await {
         Ok(parts) => Ok(Some(parts)),
         Err(StoreError::NoSuchUpload) => Ok(None),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(Error::Storage(error)),
     }
 }
 
-async fn live(
-    app: &App,
-    plan: &Plan,
-    held: Vec<crate::store::Part>,
-    mut status: Status,
-    options: &PresignOptions,
-) -> Result<Status> {
-    let Some((upload, part_size)) = plan.upload() else { return Ok(status) };
-    status.state = if held.is_empty() { Progress::Waiting } else { Progress::Uploading };
-    let missing = compare(&held, plan.size, part_size).missing;
-    let wanted = |number| missing.contains(&number);
-    let signed = presign::sign_parts(app.store.as_ref(), plan.size, &upload, part_size, wanted, options).await;
-    let (parts, expires_at) = signed.map_err(Error::Storage)?;
-    status.parts = Some(parts);
-    status.expires_at = Some(presign::rfc3339(expires_at));
-    Ok(status)
+/// How far an upload is that has no image, and no parts any more or never had any.
+async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
+    if is_there(app, &plan.incoming()).await? {
+        return Ok(UploadState::Verifying);
+    }
+    // It may have been promoted since the image was looked for.
+    if is_there(app, &plan.image()).await? {
+        return Ok(UploadState::Complete);
+    }
+    if plan.upload().is_some() { Err(Error::NotFound) } else { Ok(UploadState::Waiting) }
 }
 
 /// `POST complete_url`.
@@ -216,7 +197,7 @@ pub async fn complete(
 }
 
 fn verifying(name: &Name) -> Response {
-    let body = json!({ "s3_key": name.key().as_str(), "state": Progress::Verifying });
+    let body = json!({ "s3_key": name.key().as_str(), "state": UploadState::Verifying });
     (StatusCode::ACCEPTED, [(header::RETRY_AFTER, ASK_AGAIN.to_string())], Json(body)).into_response()
 }
 
@@ -234,26 +215,17 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
 }
 
 /// `DELETE abort_url`: nothing of the upload is left.
-pub async fn abort(State(app): State<App>, Linked(plan): Linked) -> Result<StatusCode> {
-    if is_there(&app, &plan.image()).await? {
-        return Err(Error::AlreadyComplete);
-    }
-    if let Some((upload, _)) = plan.upload() {
-        app.store.abort_upload(&upload).await.map_err(Error::Storage)?;
-    }
-    app.store.delete(&plan.incoming()).await.map_err(Error::Storage)?;
-    // A complete that was under way may have been faster.
-    if is_there(&app, &plan.image()).await? {
-        return Err(Error::AlreadyComplete);
-    }
-    Ok(StatusCode::NO_CONTENT)
+pub async fn abort(State(app): State<App>, Linked(plan): Linked) -> Result<StatusCode, Response> {
+    let aborted = tokio::time::timeout(app.config.direct.complete_wait, app.promotions.abort(plan)).await;
+    let aborted = aborted.map_err(|_| Error::Verifying.into_response())?;
+    aborted.map(|()| StatusCode::NO_CONTENT).map_err(respond)
 }
 
 async fn is_there(app: &App, name: &Name) -> Result<bool> {
     match app.store.head(name).await {
         Ok(_) => Ok(true),
         Err(StoreError::NotFound) => Ok(false),
-        Err(error) => Err(error.into()),
+        Err(error) => Err(Error::Storage(error)),
     }
 }
 

@@ -241,6 +241,10 @@ impl Store for S3Store {
         let limit = usize::try_from(range.end - range.start).map_err(|error| refused("GetObject", error))?;
         let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).if_match(etag);
         let body = match call.range(format!("bytes={}-{last}", range.start)).send().await {
+            // For stores that ignore the condition.
+            Ok(object) if object.e_tag.as_deref().is_some_and(|now| now != etag) => {
+                return Err(StoreError::Precondition);
+            }
             Ok(object) => object.body,
             Err(error) => match classify("GetObject", error) {
                 // The object ends before the range begins.

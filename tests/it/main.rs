@@ -4,6 +4,7 @@
 mod client;
 mod clients;
 mod contract;
+mod direct;
 mod embedded;
 mod failing_store;
 mod faulty;

@@ -70,11 +70,13 @@ impl S3Store {
 
     /// Where the holder of the URL reaches the store, where that is not where this process does.
     fn addressed(&self, options: &PresignOptions) -> Builder {
-        let followed = options.host.as_deref().filter(|_| self.host_follows_request);
-        let followed = followed.and_then(|host| with_host(self.endpoint.as_deref()?, host));
+        let followed = || {
+            let host = options.host.as_deref().filter(|_| self.host_follows_request)?;
+            with_host(self.endpoint.as_deref()?, host)
+        };
         let overrides = aws_sdk_s3::Config::builder();
         // Setting it to none would override, too: with AWS's own address.
-        match followed.or_else(|| self.public_endpoint.clone()) {
+        match self.public_endpoint.clone().or_else(followed) {
             Some(endpoint) => overrides.endpoint_url(endpoint),
             None => overrides,
         }

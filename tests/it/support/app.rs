@@ -54,8 +54,9 @@ impl TestApp {
 
     async fn launch(flags: &[&str], faulty: bool) -> Self {
         let data = TempDir::new().unwrap();
-        let all = ["image-store", "--s3-timeout=2s", "--cors-allow-origin=http://page.example"];
-        let cli = Cli::try_parse_from(all.iter().chain(flags)).unwrap();
+        let timeout = flags.iter().all(|flag| !flag.starts_with("--s3-timeout")).then_some("--s3-timeout=2s");
+        let all = ["image-store", "--cors-allow-origin=http://page.example"].into_iter().chain(timeout);
+        let cli = Cli::try_parse_from(all.chain(flags.iter().copied())).unwrap();
         let config = Config::new(&cli.settings).unwrap();
         let embedded = Embedded::start(EmbeddedOptions {
             data_dir: data.path().to_owned(),
@@ -64,7 +65,10 @@ impl TestApp {
         })
         .await
         .unwrap();
-        let direct = embedded.s3_options(&config.store.prefix, config.store.timeout);
+        let direct = S3Options {
+            public_endpoint: config.store.public_endpoint.clone(),
+            ..embedded.s3_options(&config.store.prefix, config.store.timeout)
+        };
         let faults = if faulty { Some(Faults::before(&embedded.endpoint).await) } else { None };
         let endpoint = faults.as_ref().map_or(embedded.endpoint.clone(), |faults| faults.endpoint.clone());
         let options = S3Options { endpoint: Some(endpoint), ..direct.clone() };
@@ -87,6 +91,21 @@ impl TestApp {
             stop,
             _data: data,
         }
+    }
+
+    /// The address of a second service on the same store, past any faults. It runs until the test ends.
+    pub async fn another(&self) -> String {
+        let config = (*self.app.config).clone();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let app = App::new(config.clone(), Arc::clone(&self.store));
+        tokio::spawn(server::serve(listener, app, config.server, std::future::pending()));
+        url
+    }
+
+    /// The proxy of [`TestApp::behind_faults`].
+    pub fn faults(&self) -> &Faults {
+        self.faults.as_ref().expect("started behind faults")
     }
 
     pub fn address(&self) -> &str {

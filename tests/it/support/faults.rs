@@ -82,6 +82,8 @@ pub enum Action {
     Break,
     /// Forwarded after this long.
     Delay(Duration),
+    /// Forwarded when [`Faults::release`] is called.
+    Hold,
 }
 
 #[derive(Clone, Debug)]
@@ -102,13 +104,19 @@ struct Shared {
     upstream: String,
     rules: Mutex<Vec<Rule>>,
     seen: watch::Sender<Vec<(Operation, HeaderMap)>>,
+    released: watch::Sender<bool>,
 }
 
 impl Faults {
     /// Starts a proxy before `endpoint` (`http://host:port`).
     pub async fn before(endpoint: &str) -> Faults {
         let upstream = endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        let shared = Arc::new(Shared { upstream, rules: Mutex::default(), seen: watch::Sender::default() });
+        let shared = Arc::new(Shared {
+            upstream,
+            rules: Mutex::default(),
+            seen: watch::Sender::default(),
+            released: watch::Sender::default(),
+        });
         let service = shared.clone();
         let server = serve(service_fn(move |request| answer(service.clone(), request))).await;
         Faults { endpoint: server.endpoint.clone(), shared, _server: server }
@@ -128,6 +136,11 @@ impl Faults {
     /// Drops all rules. The counts stay.
     pub fn heal(&self) {
         self.shared.rules.lock().unwrap().clear();
+    }
+
+    /// Lets go of every call that is held, and of those still to come.
+    pub fn release(&self) {
+        self.shared.released.send_replace(true);
     }
 
     /// How many calls of `operation` have arrived, failed ones too.
@@ -174,6 +187,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
         None => forward(&shared.upstream, request).await,
         Some(Action::Delay(time)) => {
             tokio::time::sleep(time).await;
+            forward(&shared.upstream, request).await
+        }
+        Some(Action::Hold) => {
+            shared.released.subscribe().wait_for(|released| *released).await?;
             forward(&shared.upstream, request).await
         }
         Some(Action::Hang) => std::future::pending().await,

@@ -1,0 +1,148 @@
+//! Uploads that go past the service: plans, what S3 takes of them, and what becomes of it.
+
+mod aborted;
+mod doors;
+mod links;
+mod races;
+mod refused;
+mod status;
+mod store_fails;
+
+use futures::future::join_all;
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::{Value, json};
+
+use crate::support::app::TestApp;
+
+const MIB: usize = 1 << 20;
+/// What tests of the multipart door start the service with: 6 MiB and more go in parts of 5 MiB.
+const SMALL: [&str; 2] = ["--direct-put-max=6MiB", "--max-upload-size=12MiB"];
+const SHA256_OF_PLAIN_PNG: &str = "688011d168af08899c9584648230b4739852c97f9bf4201d3fd8b448084b64e3";
+
+async fn answer(response: Response, status: u16) -> Value {
+    let found = response.status();
+    let text = response.text().await.unwrap();
+    assert_eq!(found.as_u16(), status, "{text}");
+    if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }
+}
+
+/// Asserts a refusal, which always has a text and a code.
+async fn refusal(response: Response, status: u16, code: &str) -> Value {
+    let body = answer(response, status).await;
+    assert_eq!(body["code"], code, "{body}");
+    assert!(body["detail"].is_string(), "{body}");
+    body
+}
+
+async fn wish(app: &TestApp, wish: Value) -> Response {
+    app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap()
+}
+
+/// The plan for a PNG of `size` bytes.
+async fn plan(app: &TestApp, size: usize) -> Plan {
+    plan_for(app, json!({ "filename": "photo.png", "size": size })).await
+}
+
+async fn plan_for(app: &TestApp, wished: Value) -> Plan {
+    Plan(answer(wish(app, wished).await, 201).await)
+}
+
+/// What `POST /uploads` answered.
+struct Plan(Value);
+
+impl Plan {
+    fn key(&self) -> &str {
+        self.0["s3_key"].as_str().unwrap()
+    }
+
+    fn link(&self, name: &str) -> &str {
+        self.0[name].as_str().unwrap()
+    }
+
+    fn incoming(&self) -> String {
+        format!("incoming/{}", self.key())
+    }
+
+    fn parts(&self) -> &[Value] {
+        self.0["parts"].as_array().unwrap()
+    }
+}
+
+/// A request as a plan describes it. What the client's own library sends by itself is left to it.
+fn signed(app: &TestApp, target: &Value) -> RequestBuilder {
+    let request = app.client.request(Method::PUT, target["url"].as_str().unwrap());
+    let headers = target["headers"].as_object().unwrap().iter().filter(|(name, _)| *name != "content-length");
+    headers.fold(request, |request, (name, value)| request.header(name, value.as_str().unwrap()))
+}
+
+async fn put(app: &TestApp, plan: &Plan, bytes: &[u8]) {
+    let sent = signed(app, &plan.0).body(bytes.to_vec()).send().await.unwrap();
+    assert_eq!(sent.status(), 200, "{}", sent.text().await.unwrap());
+}
+
+/// Sends those parts that are `wanted` and have a URL, all at once; returns their numbers.
+async fn send_parts(app: &TestApp, parts: &[Value], bytes: &[u8], wanted: impl Fn(u64) -> bool) -> Vec<u64> {
+    let mut at = 0;
+    let mut requests = Vec::new();
+    let mut numbers = Vec::new();
+    for part in parts {
+        let size = usize::try_from(part["size"].as_u64().unwrap()).unwrap();
+        let number = part["part_number"].as_u64().unwrap();
+        if wanted(number) && part.get("url").is_some() {
+            requests.push(signed(app, part).body(bytes[at..at + size].to_vec()).send());
+            numbers.push(number);
+        }
+        at += size;
+    }
+    assert_eq!(at, bytes.len(), "the parts are the whole file");
+    for sent in join_all(requests).await {
+        assert_eq!(sent.unwrap().status(), 200);
+    }
+    numbers
+}
+
+async fn post(app: &TestApp, link: &str) -> Response {
+    app.client.post(app.at(link)).send().await.unwrap()
+}
+
+async fn complete(app: &TestApp, plan: &Plan) -> Response {
+    post(app, plan.link("complete_url")).await
+}
+
+async fn completed(app: &TestApp, plan: &Plan) -> Value {
+    answer(complete(app, plan).await, 200).await
+}
+
+async fn status(app: &TestApp, plan: &Plan) -> Value {
+    answer(app.client.get(app.at(plan.link("status_url"))).send().await.unwrap(), 200).await
+}
+
+async fn abort(app: &TestApp, plan: &Plan) -> Response {
+    app.client.delete(app.at(plan.link("abort_url"))).send().await.unwrap()
+}
+
+/// What nobody may see before it is an image: every route says that there is nothing.
+async fn check_unreadable(app: &TestApp, key: &str) {
+    for (method, path) in [
+        (Method::GET, format!("/images/{key}")),
+        (Method::HEAD, format!("/images/{key}")),
+        (Method::GET, format!("/images/{key}/url")),
+        (Method::DELETE, format!("/delete/{key}")),
+    ] {
+        let found = app.client.request(method.clone(), app.at(&path)).send().await.unwrap();
+        assert_eq!(found.status(), 404, "{method} {path}");
+    }
+}
+
+async fn check_image(app: &TestApp, answer: &Value, bytes: &[u8]) {
+    assert_eq!(answer["size"], bytes.len(), "{answer}");
+    let read = app.client.get(answer["url"].as_str().unwrap()).send().await.unwrap();
+    assert_eq!(read.headers()["content-type"], answer["content_type"].as_str().unwrap());
+    assert!(read.bytes().await.unwrap() == bytes, "other bytes");
+}
+
+/// As another PUT on a store that ignores If-None-Match.
+async fn replace(app: &TestApp, plan: &Plan, bytes: &[u8]) {
+    let call = app.sdk.put_object().bucket(&app.bucket).key(plan.incoming());
+    call.body(bytes.to_vec().into()).send().await.unwrap();
+}

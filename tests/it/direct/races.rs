@@ -1,0 +1,273 @@
+//! Completes beside each other, beside another PUT, a delete, another process.
+
+use reqwest::Response;
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use super::*;
+use crate::support::app::{fixture, png};
+use crate::support::faults::{Action, Operation};
+
+/// An answer without what differs from one to the next: its URL's signature.
+async fn without_url(response: Response) -> Value {
+    let mut image = answer(response, 200).await;
+    assert!(image["url"].is_string());
+    image["url"].take();
+    image
+}
+
+#[tokio::test]
+async fn complete_before_during_and_after_the_put() {
+    let app = TestApp::start().await;
+    let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+    refusal(complete(&app, &plan).await, 404, "not_found").await;
+
+    let url: http::Uri = plan.link("url").parse().unwrap();
+    let mut socket = tokio::net::TcpStream::connect(url.authority().unwrap().as_str()).await.unwrap();
+    let mut head = format!("PUT {} HTTP/1.1\r\nhost: {}\r\n", url.path_and_query().unwrap(), url.authority().unwrap());
+    for (name, value) in plan.0["headers"].as_object().unwrap() {
+        head += &format!("{name}: {}\r\n", value.as_str().unwrap());
+    }
+    socket.write_all(format!("{head}connection: close\r\n\r\n").as_bytes()).await.unwrap();
+    socket.write_all(&bytes[..50_000]).await.unwrap();
+    refusal(complete(&app, &plan).await, 404, "not_found").await;
+    check_unreadable(&app, plan.key()).await;
+    socket.write_all(&bytes[50_000..]).await.unwrap();
+    let mut put = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut socket, &mut put).await.unwrap();
+    assert!(put.starts_with("HTTP/1.1 200"), "{put}");
+
+    check_image(&app, &completed(&app, &plan).await, &bytes).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn twenty_completes_at_once_are_one_promotion() {
+    let app = TestApp::behind_faults(&SMALL).await;
+    let mut keys = Vec::new();
+    for size in [100_000, 6 * MIB + 1] {
+        let (plan, bytes) = (plan(&app, size).await, png(size));
+        let copies = app.faults().calls(Operation::Copy);
+        if plan.0["kind"] == "put" {
+            put(&app, &plan, &bytes).await;
+        } else {
+            send_parts(&app, plan.parts(), &bytes, |_| true).await;
+        }
+        let answers = join_all((0..20).map(|_| complete(&app, &plan))).await;
+        let images = join_all(answers.into_iter().map(without_url)).await;
+        assert!(images.iter().all(|image| *image == images[0]), "{images:?}");
+        assert_eq!(images[0]["size"], size);
+        assert_eq!(app.faults().calls(Operation::Copy) - copies, 1);
+        keys.push(plan.key().to_owned());
+    }
+    assert_eq!(app.faults().calls(Operation::Complete), 1);
+    app.end(&[&keys[0], &keys[1]]).await;
+}
+
+#[tokio::test]
+async fn twenty_completes_of_no_image_hear_the_same_reason() {
+    let app = TestApp::behind_faults(&[]).await;
+    let plan = plan(&app, 100_000).await;
+    put(&app, &plan, &vec![b'x'; 100_000]).await;
+    app.faults().fail(Operation::Get, 1..=1, Action::Hold);
+    let release = async {
+        app.faults().wait_for(Operation::Get, 1).await;
+        // They are all there, held by the one promotion, when another request that came later is answered.
+        assert_eq!(app.client.get(app.at("/healthz")).send().await.unwrap().status(), 200);
+        app.faults().release();
+    };
+    let (first, ()) = tokio::join!(join_all((0..20).map(|_| complete(&app, &plan))), release);
+    let mut reasons = 0;
+    for response in first {
+        // Who came after the verdict finds nothing any more.
+        let code = if response.status() == 400 { "invalid_file_type" } else { "not_found" };
+        reasons += usize::from(response.status() == 400);
+        let status = response.status().as_u16();
+        refusal(response, status, code).await;
+    }
+    assert!(reasons > 0);
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn two_services_make_one_image() {
+    let app = TestApp::start().await;
+    let other = app.another().await;
+    for _ in 0..5 {
+        let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+        put(&app, &plan, &bytes).await;
+        let link = plan.link("complete_url");
+        let requests = (0..20).map(|nth| {
+            let base = if nth % 2 == 0 { &app.url } else { &other };
+            app.client.post(format!("{base}{link}")).send()
+        });
+        let answers = join_all(requests).await.into_iter().map(Result::unwrap);
+        let images = join_all(answers.map(without_url)).await;
+        assert!(images.iter().all(|image| *image == images[0]), "{images:?}");
+        let path = app.at(&format!("/delete/{}", plan.key()));
+        assert_eq!(app.client.delete(path).send().await.unwrap().status(), 200);
+        refusal(complete(&app, &plan).await, 404, "not_found").await;
+    }
+    app.end(&[]).await;
+}
+
+/// Replaces the object while the first call of `operation` is held; `other` is what lies there then.
+async fn replaced_before(operation: Operation, other: &[u8]) -> (TestApp, Plan, Response) {
+    let app = TestApp::behind_faults(&[]).await;
+    let plan = plan(&app, other.len()).await;
+    put(&app, &plan, &png(other.len())).await;
+    app.faults().fail(operation, 1..=1, Action::Hold);
+    let replacing = async {
+        app.faults().wait_for(operation, 1).await;
+        replace(&app, &plan, other).await;
+        app.faults().release();
+    };
+    let (response, ()) = tokio::join!(complete(&app, &plan), replacing);
+    (app, plan, response)
+}
+
+#[tokio::test]
+async fn another_put_before_the_copy_is_looked_at_anew() {
+    let mut other = png(100_000);
+    other[16..24].copy_from_slice(&[30_u32.to_be_bytes(), 20_u32.to_be_bytes()].concat());
+    for operation in [Operation::Get, Operation::Copy] {
+        let (app, plan, response) = replaced_before(operation, &other).await;
+        let image = answer(response, 200).await;
+        assert_eq!((&image["width"], &image["height"]), (&30.into(), &20.into()), "of the bytes that were copied");
+        check_image(&app, &image, &other).await;
+        app.end(&[plan.key()]).await;
+    }
+}
+
+#[tokio::test]
+async fn another_put_before_the_copy_never_slips_through() {
+    for operation in [Operation::Get, Operation::Copy] {
+        let (app, plan, response) = replaced_before(operation, &vec![b'x'; 100_000]).await;
+        refusal(response, 400, "invalid_file_type").await;
+        check_unreadable(&app, plan.key()).await;
+        app.end(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_object_that_goes_while_it_is_looked_at_is_not_there() {
+    for operation in [Operation::Get, Operation::Copy] {
+        let app = TestApp::behind_faults(&[]).await;
+        let other = app.another().await;
+        let plan = plan(&app, 100_000).await;
+        put(&app, &plan, &png(100_000)).await;
+        app.faults().fail(operation, 1..=1, Action::Hold);
+        let aborting = async {
+            app.faults().wait_for(operation, 1).await;
+            let aborted = app.client.delete(format!("{other}{}", plan.link("abort_url"))).send().await.unwrap();
+            app.faults().release();
+            aborted.status()
+        };
+        let (response, aborted) = tokio::join!(complete(&app, &plan), aborting);
+        assert_eq!(aborted, 204);
+        refusal(response, 404, "not_found").await;
+        app.end(&[]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_complete_that_another_process_overtakes_answers_the_same() {
+    for held in [Operation::ListParts, Operation::Complete, Operation::Copy] {
+        for deleted in [false, true] {
+            let app = TestApp::behind_faults(&SMALL).await;
+            let other = app.another().await;
+            let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
+            send_parts(&app, plan.parts(), &bytes, |_| true).await;
+            app.faults().fail(held, 1..=1, Action::Hold);
+            let overtaking = async {
+                app.faults().wait_for(held, 1).await;
+                let link = format!("{other}{}", plan.link("complete_url"));
+                let image = without_url(app.client.post(link).send().await.unwrap()).await;
+                if deleted {
+                    let gone = app.client.delete(format!("{other}/delete/{}", plan.key())).send().await.unwrap();
+                    assert_eq!(gone.status(), 200);
+                }
+                app.faults().release();
+                image
+            };
+            let (response, image) = tokio::join!(complete(&app, &plan), overtaking);
+            if deleted {
+                refusal(response, 404, "not_found").await;
+                app.end(&[]).await;
+            } else {
+                assert_eq!(without_url(response).await, image);
+                app.end(&[plan.key()]).await;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_complete_that_came_in_time_is_not_answered_by_one_that_looked_too_early() {
+    let app = TestApp::behind_faults(&[]).await;
+    let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+    // The third look of the first complete: for the image, for the upload, for the image again.
+    app.faults().fail(Operation::Head, 3..=3, Action::Hold);
+    let then = async {
+        app.faults().wait_for(Operation::Head, 3).await;
+        put(&app, &plan, &bytes).await;
+        let release = async {
+            assert_eq!(app.client.get(app.at("/healthz")).send().await.unwrap().status(), 200);
+            app.faults().release();
+        };
+        tokio::join!(complete(&app, &plan), release).0
+    };
+    let (early, second) = tokio::join!(complete(&app, &plan), then);
+    refusal(early, 404, "not_found").await;
+    check_image(&app, &answer(second, 200).await, &bytes).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn a_part_that_is_sent_again_while_it_is_completed_does_not_break_it() {
+    let app = TestApp::behind_faults(&SMALL).await;
+    let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
+    send_parts(&app, plan.parts(), &bytes, |_| true).await;
+    let mut other = bytes.clone();
+    *other.last_mut().unwrap() ^= 1;
+    app.faults().fail(Operation::Complete, 1..=1, Action::Hold);
+    let again = async {
+        app.faults().wait_for(Operation::Complete, 1).await;
+        send_parts(&app, plan.parts(), &other, |number| number == 2).await;
+        app.faults().release();
+    };
+    let (response, ()) = tokio::join!(complete(&app, &plan), again);
+    check_image(&app, &answer(response, 200).await, &other).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn a_second_put_after_the_image_is_there_changes_nothing_and_is_cleared() {
+    let app = TestApp::start().await;
+    let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+    put(&app, &plan, &bytes).await;
+    completed(&app, &plan).await;
+    put(&app, &plan, &vec![b'x'; 100_000]).await;
+    check_image(&app, &completed(&app, &plan).await, &bytes).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn a_verdict_nobody_waited_for_is_told_to_the_next() {
+    let app = TestApp::behind_faults(&["--complete-wait=300ms"]).await;
+    let plan = plan(&app, 1_000).await;
+    put(&app, &plan, &[fixture("plain.gif"), vec![b'x'; 1_000]].concat()[20..1_020]).await;
+    app.faults().fail(Operation::Get, 1..=1, Action::Hold);
+    answer(complete(&app, &plan).await, 202).await;
+    app.faults().release();
+    app.settled().await;
+    let verdict = loop {
+        let response = complete(&app, &plan).await;
+        if response.status() != 202 {
+            break response;
+        }
+        app.settled().await;
+    };
+    refusal(verdict, 400, "invalid_file_type").await;
+    app.end(&[]).await;
+}

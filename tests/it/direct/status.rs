@@ -1,0 +1,93 @@
+//! Watching an upload, and going on with one.
+
+use serde_json::json;
+
+use super::*;
+use crate::support::app::png;
+use crate::support::faults::{Action, Operation};
+
+#[tokio::test]
+async fn a_put_is_waited_for_verified_and_complete() {
+    let app = TestApp::start().await;
+    let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+    let waiting = status(&app, &plan).await;
+    assert_eq!(
+        (&waiting["state"], &waiting["kind"], &waiting["size"]),
+        (&json!("waiting"), &json!("put"), &json!(100_000))
+    );
+    assert!(waiting.get("url").is_none() && waiting.get("parts").is_none(), "a PUT is never signed again: {waiting}");
+    for link in ["complete_url", "status_url", "abort_url"] {
+        assert_eq!(waiting[link], plan.0[link], "who kept one link has them all");
+    }
+    put(&app, &plan, &bytes).await;
+    assert_eq!(status(&app, &plan).await["state"], "verifying");
+    completed(&app, &plan).await;
+    assert_eq!(status(&app, &plan).await["state"], "complete");
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn fresh_urls_are_for_exactly_the_missing_parts() {
+    let app = TestApp::with(&SMALL).await;
+    let (plan, bytes) = (plan(&app, 11 * MIB).await, png(11 * MIB));
+    let waiting = status(&app, &plan).await;
+    assert_eq!((&waiting["state"], &waiting["kind"]), (&json!("waiting"), &json!("multipart")));
+    assert!(waiting["parts"].as_array().unwrap().iter().all(|part| part["url"].is_string()));
+
+    send_parts(&app, plan.parts(), &bytes, |number| number == 2).await;
+    let uploading = status(&app, &plan).await;
+    assert_eq!(uploading["state"], "uploading");
+    assert!(uploading["expires_at"].is_string());
+    let parts = uploading["parts"].as_array().unwrap();
+    assert_eq!(send_parts(&app, parts, &bytes, |_| true).await, [1, 3], "the part that is there has no URL");
+
+    let arrived = status(&app, &plan).await;
+    assert_eq!(arrived["state"], "uploading", "nobody has said that it is done");
+    assert!(arrived["parts"].as_array().unwrap().iter().all(|part| part.get("url").is_none()), "{arrived}");
+    assert!(arrived.get("expires_at").is_none());
+    check_image(&app, &completed(&app, &plan).await, &bytes).await;
+    let complete = status(&app, &plan).await;
+    assert_eq!(complete["state"], "complete");
+    assert!(complete.get("parts").is_none());
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn assembled_and_not_yet_copied_is_verifying() {
+    let app = TestApp::behind_faults(&[SMALL[0], SMALL[1], "--complete-wait=20ms"]).await;
+    let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
+    send_parts(&app, plan.parts(), &bytes, |_| true).await;
+    app.faults().fail(Operation::Copy, 1..=1, Action::Hold);
+    let response = complete(&app, &plan).await;
+    assert_eq!(response.headers()["retry-after"], "2");
+    let later = answer(response, 202).await;
+    assert_eq!(later, json!({ "s3_key": plan.key(), "state": "verifying" }));
+    app.faults().wait_for(Operation::Copy, 1).await;
+    assert_eq!(status(&app, &plan).await["state"], "verifying");
+    check_unreadable(&app, plan.key()).await;
+    let busy = abort(&app, &plan).await;
+    assert!(busy.headers().contains_key("retry-after"));
+    refusal(busy, 409, "verifying").await;
+    app.faults().release();
+    app.settled().await;
+    // Another 202 where this machine is slower than the wait.
+    let image = loop {
+        let response = complete(&app, &plan).await;
+        if response.status() != 202 {
+            break answer(response, 200).await;
+        }
+        app.settled().await;
+    };
+    check_image(&app, &image, &bytes).await;
+    assert_eq!(app.faults().calls(Operation::Copy), 1);
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn a_multipart_upload_that_is_gone_has_no_status() {
+    let app = TestApp::with(&SMALL).await;
+    let plan = plan(&app, 6 * MIB + 1).await;
+    assert_eq!(abort(&app, &plan).await.status(), 204);
+    refusal(app.client.get(app.at(plan.link("status_url"))).send().await.unwrap(), 404, "not_found").await;
+    app.end(&[]).await;
+}

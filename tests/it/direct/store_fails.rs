@@ -1,0 +1,112 @@
+//! A store that fails or does not answer: no false success, and a later complete still works.
+
+use super::*;
+use crate::support::app::png;
+use crate::support::faults::{Action, Operation};
+
+#[tokio::test]
+async fn a_copy_whose_answer_is_lost_is_a_success() {
+    for lost in [1..=1, 1..=usize::MAX] {
+        let app = TestApp::behind_faults(&[]).await;
+        let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+        put(&app, &plan, &bytes).await;
+        app.faults().fail(Operation::Copy, lost, Action::LoseAnswer);
+        check_image(&app, &completed(&app, &plan).await, &bytes).await;
+        app.end(&[plan.key()]).await;
+    }
+}
+
+#[tokio::test]
+async fn an_assembly_whose_answer_is_lost_is_a_success() {
+    for lost in [1..=1, 1..=usize::MAX] {
+        let app = TestApp::behind_faults(&SMALL).await;
+        let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
+        send_parts(&app, plan.parts(), &bytes, |_| true).await;
+        app.faults().fail(Operation::Complete, lost, Action::LoseAnswer);
+        check_image(&app, &completed(&app, &plan).await, &bytes).await;
+        app.end(&[plan.key()]).await;
+    }
+}
+
+async fn fails_and_works_later(operation: Operation) {
+    let app = TestApp::behind_faults(&SMALL).await;
+    let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
+    send_parts(&app, plan.parts(), &bytes, |_| true).await;
+    app.faults().fail_all(operation, Action::Status(500));
+    let refused = refusal(complete(&app, &plan).await, 500, "storage_failed").await;
+    assert!(!refused.to_string().contains("InternalError"), "nothing internal: {refused}");
+    app.faults().heal();
+    check_unreadable(&app, plan.key()).await;
+    check_image(&app, &completed(&app, &plan).await, &bytes).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn a_failing_head_fails_a_complete_and_no_later_one() {
+    fails_and_works_later(Operation::Head).await;
+}
+
+#[tokio::test]
+async fn a_failing_list_fails_a_complete_and_no_later_one() {
+    fails_and_works_later(Operation::ListParts).await;
+}
+
+#[tokio::test]
+async fn a_failing_assembly_fails_a_complete_and_no_later_one() {
+    fails_and_works_later(Operation::Complete).await;
+}
+
+#[tokio::test]
+async fn a_failing_read_fails_a_complete_and_no_later_one() {
+    fails_and_works_later(Operation::Get).await;
+}
+
+#[tokio::test]
+async fn a_failing_copy_fails_a_complete_and_no_later_one() {
+    fails_and_works_later(Operation::Copy).await;
+}
+
+#[tokio::test]
+async fn a_source_that_could_not_be_deleted_is_by_the_next_complete() {
+    let app = TestApp::behind_faults(&[]).await;
+    let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+    put(&app, &plan, &bytes).await;
+    app.faults().fail_all(Operation::Delete, Action::Status(500));
+    check_image(&app, &completed(&app, &plan).await, &bytes).await;
+    assert_eq!(app.objects().await.len(), 2);
+    app.faults().heal();
+    completed(&app, &plan).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_ends_in_an_error() {
+    let app = TestApp::behind_faults(&["--s3-timeout=200ms"]).await;
+    let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+    put(&app, &plan, &bytes).await;
+    app.faults().fail_all(Operation::Get, Action::Hang);
+    refusal(complete(&app, &plan).await, 500, "storage_failed").await;
+    app.faults().heal();
+    check_image(&app, &completed(&app, &plan).await, &bytes).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn a_plan_needs_the_store() {
+    let app = TestApp::behind_faults(&SMALL).await;
+    app.faults().fail_all(Operation::Create, Action::Status(503));
+    let wished = serde_json::json!({ "filename": "a.png", "size": 6 * MIB + 1 });
+    refusal(wish(&app, wished).await, 500, "storage_failed").await;
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_abort_that_fails_can_be_asked_again() {
+    let app = TestApp::behind_faults(&SMALL).await;
+    let plan = plan(&app, 6 * MIB + 1).await;
+    app.faults().fail_all(Operation::Abort, Action::Status(500));
+    refusal(abort(&app, &plan).await, 500, "storage_failed").await;
+    app.faults().heal();
+    assert_eq!(abort(&app, &plan).await.status(), 204);
+    app.end(&[]).await;
+}
