@@ -203,6 +203,8 @@ pub struct Sink {
     /// Bytes.
     pub part_size: usize,
     pub part_concurrency: usize,
+    /// How long a PutObject may go on whose request was given up; none: to its end. Not a setting, the transport's choice.
+    pub patience: Option<Duration>,
 }
 
 /// How clients upload past this process.
@@ -326,6 +328,7 @@ impl Sink {
         Sink {
             part_size: problems.take("PART_SIZE", usize::try_from(part_size)),
             part_concurrency: problems.take("PART_CONCURRENCY", parse::positive(&settings.part_concurrency)),
+            patience: None,
         }
     }
 }

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use image_store::app::App;
 use image_store::backend::Backend;
-use image_store::config::{Cli, Command, Config};
+use image_store::config::{Cli, Command, Config, Settings};
 use image_store::store::Store;
 use image_store::{sweep, telemetry, transport};
 
@@ -18,7 +18,7 @@ type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let config = match Config::new(&cli.settings).and_then(|config| Ok((config, command(cli.command)?))) {
+    let config = match configure(&cli.settings, cli.command) {
         Ok(ready) => ready,
         Err(problems) => {
             eprintln!("image-store: the configuration is wrong:\n  {}", problems.join("\n  "));
@@ -38,11 +38,23 @@ fn main() -> ExitCode {
 /// A command with its own arguments checked.
 enum Task {
     Serve,
+    /// Serve as a Lambda function.
+    Function,
     Sweep { age: std::time::Duration },
+}
+
+fn configure(settings: &Settings, given: Option<Command>) -> Result<(Config, Task), Vec<String>> {
+    let mut config = Config::new(settings)?;
+    let task = command(given)?;
+    if matches!(task, Task::Function) {
+        transport::lambda::prepare(&mut config)?;
+    }
+    Ok((config, task))
 }
 
 fn command(command: Option<Command>) -> Result<Task, Vec<String>> {
     match command.unwrap_or(Command::Serve) {
+        Command::Serve if transport::lambda::is_function() => Ok(Task::Function),
         Command::Serve => Ok(Task::Serve),
         Command::Sweep { older_than } => image_store::config::duration(&older_than)
             .map(|age| Task::Sweep { age })
@@ -51,16 +63,31 @@ fn command(command: Option<Command>) -> Result<Task, Vec<String>> {
 }
 
 fn run(config: Config, task: Task) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime(&task).enable_all().build()?;
     runtime.block_on(async {
         let backend = Backend::open(&config).await?;
         let code = match task {
             Task::Serve => serve(config, &backend).await?,
+            Task::Function => function(config, &backend).await?,
             Task::Sweep { age } => clean(backend.store.as_ref(), age).await?,
         };
         backend.close().await;
         Ok(code)
     })
+}
+
+/// A function has one request at a time, and threads take time to start.
+fn runtime(task: &Task) -> tokio::runtime::Builder {
+    match task {
+        Task::Function => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    }
+}
+
+async fn function(config: Config, backend: &Backend) -> Outcome {
+    let app = App::new(config, Arc::clone(&backend.store));
+    transport::lambda::serve(app).await.map_err(Box::<dyn Error>::from)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(config: Config, backend: &Backend) -> Outcome {

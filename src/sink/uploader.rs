@@ -11,6 +11,9 @@
 //! | the request goes away | the same, at once, also while parts are in flight |
 //! | it goes away while the object is being made | lets that finish, then deletes the object nobody was told of |
 //! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
+//!
+//! On Lambda a request goes away when the invocation's time runs out. There "lets that finish" has an end of its own
+//! (`patience`), so that what comes after it is still done before the process is frozen.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -47,6 +50,7 @@ pub struct Uploads {
     store: Arc<dyn Store>,
     buffers: Arc<Buffers>,
     concurrency: usize,
+    patience: Option<Duration>,
     tasks: TaskTracker,
 }
 
@@ -54,7 +58,8 @@ impl Uploads {
     pub fn new(store: Arc<dyn Store>, config: config::Sink) -> Self {
         // One upload's worth: what is in flight, what is being filled, and one between the two.
         let buffers = Buffers::new(config.part_size, config.part_concurrency + 2);
-        Uploads { store, buffers, concurrency: config.part_concurrency, tasks: TaskTracker::new() }
+        let (concurrency, patience) = (config.part_concurrency, config.patience);
+        Uploads { store, buffers, concurrency, patience, tasks: TaskTracker::new() }
     }
 
     /// Prepares an upload; nothing is sent before a part is full or the stream has ended.
@@ -63,7 +68,8 @@ impl Uploads {
     pub fn start(&self, name: Name, metadata: Metadata, expected: Option<u64>) -> Uploader {
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
-        let task = Task { store: Arc::clone(&self.store), name, metadata, concurrency: self.concurrency };
+        let (concurrency, patience) = (self.concurrency, self.patience);
+        let task = Task { store: Arc::clone(&self.store), name, metadata, concurrency, patience };
         self.tasks.spawn(task.run(receiver, done));
         Uploader { cutter: PartCutter::new(Arc::clone(&self.buffers), expected), commands, outcome }
     }
@@ -167,12 +173,13 @@ struct Task {
     name: Name,
     metadata: Metadata,
     concurrency: usize,
+    patience: Option<Duration>,
 }
 
 impl Task {
     async fn run(self, mut commands: mpsc::Receiver<Command>, mut done: oneshot::Sender<Result<Stored, StoreError>>) {
         let (result, leftover) = match commands.recv().await {
-            Some(Command::Last(only)) => self.put(only).await,
+            Some(Command::Last(only)) => self.put(only, &mut done).await,
             Some(Command::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
             None => (Err(Stop::Abandoned), Leftover::Nothing),
         };
@@ -212,11 +219,28 @@ impl Task {
         }
     }
 
-    async fn put(&self, only: Payload) -> (Result<Stored, Stop>, Leftover) {
+    async fn put(
+        &self,
+        only: Payload,
+        done: &mut oneshot::Sender<Result<Stored, StoreError>>,
+    ) -> (Result<Stored, Stop>, Leftover) {
         let stored = Stored { size: only.len, crc64: only.crc64 };
-        let put = self.store.put(&self.name, &self.metadata, only).await;
+        let put = tokio::select! {
+            biased;
+            put = self.store.put(&self.name, &self.metadata, only) => put.map(|()| stored).map_err(Stop::Failed),
+            () = self.given_up(done) => Err(Stop::Abandoned),
+        };
         // Also where it failed: its answer may have been what was lost.
-        (put.map(|()| stored).map_err(Stop::Failed), Leftover::Object(None))
+        (put, Leftover::Object(None))
+    }
+
+    /// Resolves where a call is not to be waited for any more.
+    async fn given_up(&self, done: &mut oneshot::Sender<Result<Stored, StoreError>>) {
+        done.closed().await;
+        match self.patience {
+            Some(patience) => tokio::time::sleep(patience).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Sends parts as they come, then completes.
