@@ -40,7 +40,9 @@ enum Task {
     Serve,
     /// Serve as a Lambda function.
     Function,
-    Sweep { age: std::time::Duration },
+    Sweep {
+        age: std::time::Duration,
+    },
 }
 
 fn configure(settings: &Settings, given: Option<Command>) -> Result<(Config, Task), Vec<String>> {
@@ -86,7 +88,7 @@ fn runtime(task: &Task) -> tokio::runtime::Builder {
 
 async fn function(config: Config, backend: &Backend) -> Outcome {
     let app = App::new(config, Arc::clone(&backend.store));
-    transport::lambda::serve(app).await.map_err(Box::<dyn Error>::from)?;
+    transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -57,12 +57,7 @@ pub async fn upload(
 }
 
 /// The image, once it is durable.
-async fn store(
-    app: &App,
-    policy: Arc<Policy>,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<(Name, ImageInfo, Stored)> {
+async fn store(app: &App, policy: Arc<Policy>, headers: &HeaderMap, body: Body) -> Result<(Name, ImageInfo, Stored)> {
     let length = content_length(headers);
     let content_type = headers.get(header::CONTENT_TYPE);
     refuse_too_large(&policy, content_type.is_some_and(is_form), length)?;

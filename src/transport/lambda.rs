@@ -44,7 +44,8 @@ const PATIENCE: Duration = Duration::from_millis(300);
 const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
 
 /// What the runtime's client needs beside [`RUNTIME_API`], and panics without.
-const NEEDED: [&str; 3] = ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"];
+const NEEDED: [&str; 3] =
+    ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"];
 const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
 
 /// Whether this process was started by Lambda, or by something that looks like it.

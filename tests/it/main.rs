@@ -4,6 +4,7 @@ mod clients;
 mod contract;
 mod embedded;
 mod faulty;
+mod lambda;
 mod process;
 mod support;
 mod uploads;

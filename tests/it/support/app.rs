@@ -107,6 +107,11 @@ impl TestApp {
         until("uploads are over", || self.app.uploads.open() == 0).await;
     }
 
+    /// The embedded store's access key and secret key.
+    pub fn credentials(&self) -> (String, String) {
+        (self.embedded.access_key.clone(), self.embedded.secret_key.clone())
+    }
+
     /// Keys of all objects, whatever their prefix.
     pub async fn objects(&self) -> BTreeSet<String> {
         let listed = self.sdk.list_objects_v2().bucket(&self.bucket).send().await.unwrap();
