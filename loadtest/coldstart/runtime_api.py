@@ -95,7 +95,8 @@ class RuntimeApi(BaseHTTPRequestHandler):
         self.answer(200, payload, headers)
 
     def do_POST(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)) if "Content-Length" in self.headers else self.chunks()
+        length = self.headers.get("Content-Length")
+        body = self.chunks() if length is None else self.rfile.read(int(length))
         if self.path.endswith("/extension/register"):
             about = {"functionName": "images", "functionVersion": "$LATEST", "handler": "bootstrap"}
             self.answer(200, json.dumps(about).encode(), [("Lambda-Extension-Identifier", "1")])
@@ -112,14 +113,20 @@ class RuntimeApi(BaseHTTPRequestHandler):
         return body
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request, client_address):
+        """The measured process is killed while it waits: its connections break."""
+
+
 def peak_mib(pid: int) -> float:
     with open(f"/proc/{pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
 
 
 def measure(command: list, payload: bytes) -> dict:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), RuntimeApi)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), RuntimeApi)
     server.events, server.answers = queue.Queue(), queue.Queue()
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     server.events.put(payload)
