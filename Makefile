@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release/image-store
 VENV := $(CARGO_TARGET_DIR)/e2e/venv
 
-.PHONY: help run test lint e2e
+.PHONY: help run test lint e2e lambda cfn-lint coldstart
 
 help: ## Say what there is
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -27,6 +27,24 @@ e2e: $(BIN) ## What needs more than cargo; installs what it needs
 	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
 	loadtest/memory.sh
+	deploy/lint.sh
+
+# AWS_LC_SYS_NO_JITTER_ENTROPY: gathering that entropy is milliseconds of every cold start; the kernel's is enough.
+# LAMBDA_TARGET: another processor's, where a linker for it is there (aarch64-unknown-linux-gnu for arm64).
+LAMBDA := $(CARGO_TARGET_DIR)/lambda/image-store
+LAMBDA_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
+lambda: export AWS_LC_SYS_NO_JITTER_ENTROPY = 1
+lambda: ## The Lambda function: target/lambda/image-store/bootstrap and its zip
+	$(CARGO) build --locked --profile lambda --no-default-features --bin image-store --target $(LAMBDA_TARGET)
+	mkdir -p $(LAMBDA)
+	cp $(CARGO_TARGET_DIR)/$(LAMBDA_TARGET)/lambda/image-store $(LAMBDA)/bootstrap
+	deploy/zip.py $(LAMBDA)/bootstrap $(LAMBDA).zip
+
+cfn-lint: ## Check the deployment's template
+	deploy/lint.sh
+
+coldstart: lambda $(BIN) ## Cold start of the function beside the Python service's
+	loadtest/coldstart/run.sh
 
 .PHONY: $(BIN)
 $(BIN):

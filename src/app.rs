@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -21,6 +22,7 @@ use crate::sink::Uploads;
 use crate::sink::spill::Spill;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry;
+use crate::transport::Invocation;
 
 /// Everything a handler needs. Cheap to clone.
 #[derive(Clone)]
@@ -84,8 +86,10 @@ impl App {
     }
 }
 
-/// Ends a request that takes too long in all, however steadily it goes on.
+/// Ends a request that takes too long in all, however steadily it goes on; on Lambda also while there is time to undo it.
 async fn deadline(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+    let ends = request.extensions().get().map(|invocation: &Invocation| invocation.ends);
+    let limit = ends.map_or(limit, |ends| limit.min(ends.saturating_duration_since(Instant::now())));
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => Error::Deadline.into_response(),

@@ -220,6 +220,8 @@ pub struct Sink {
     /// Bytes; 0: nothing spills.
     pub spill_budget: u64,
     pub spill_dir: PathBuf,
+    /// How long a PutObject may go on whose request was given up; none: to its end. Not a setting, the transport's choice.
+    pub patience: Option<Duration>,
 }
 
 /// How clients upload past this process.
@@ -350,6 +352,7 @@ impl Sink {
             spill_budget: problems.take("SPILL_BUDGET", size(&settings.spill_budget, 0..=u64::MAX)),
             spill_dir: settings.spill_dir.clone(),
             memory_budget: problems.take("MEMORY_BUDGET", size(&settings.memory_budget, 1..=u64::MAX)),
+            patience: None,
         }
     }
 }

@@ -23,6 +23,18 @@ pub enum Error {
     },
     #[error("The form could not be read: {0}")]
     MalformedForm(String),
+    /// A Lambda event whose body is not what it says.
+    #[error(
+        "The body was to be base64 and is not: what passes the request on must encode it, as a function URL, an HTTP API \
+         with payload format 2.0 and a REST API with binaryMediaTypes do"
+    )]
+    InvalidBase64,
+    /// A Lambda event whose body was taken for text.
+    #[error(
+        "The body arrived as text, and its bytes are lost: add multipart/form-data and image/* (or */*) to the REST API's \
+         binaryMediaTypes, or use a function URL or an HTTP API"
+    )]
+    MangledBody,
     #[error("{0}")]
     InvalidRequest(String),
     #[error("The image is {width} x {height} pixels; {limit}")]
@@ -83,6 +95,8 @@ impl Error {
             Error::NoFile => "no_file",
             Error::InvalidFileType { .. } => "invalid_file_type",
             Error::MalformedForm(_) => "malformed_form",
+            Error::InvalidBase64 => "invalid_base64",
+            Error::MangledBody => "mangled_body",
             Error::InvalidRequest(_) => "invalid_request",
             Error::TooManyPixels { .. } => "too_many_pixels",
             Error::TruncatedBody(_) => "truncated_body",
@@ -111,6 +125,8 @@ impl Error {
             Error::NoFile
             | Error::InvalidFileType { .. }
             | Error::MalformedForm(_)
+            | Error::InvalidBase64
+            | Error::MangledBody
             | Error::InvalidRequest(_)
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,

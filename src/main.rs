@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use image_store::app::App;
 use image_store::backend::Backend;
-use image_store::config::{Cli, Command, Config};
+use image_store::config::{Cli, Command, Config, Settings};
 use image_store::sink::spill::Spill;
 use image_store::store::Store;
 use image_store::{sweep, telemetry, transport};
@@ -20,13 +20,14 @@ type Outcome = Result<ExitCode, Box<dyn Error>>;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let task = match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve if transport::lambda::is_function() => Ok(Task::Function),
         Command::Serve => Ok(Task::Serve),
         Command::Sweep { older_than } => sweep_task(&older_than),
         // None of the settings is the client's.
         #[cfg(feature = "client")]
         Command::Upload(options) => return exit(upload(&options)),
     };
-    let (config, task) = match Config::new(&cli.settings).and_then(|config| Ok((config, task?))) {
+    let (config, task) = match configure(&cli.settings, task) {
         Ok(ready) => ready,
         Err(problems) => {
             eprintln!("image-store: the configuration is wrong:\n  {}", problems.join("\n  "));
@@ -47,7 +48,20 @@ fn exit(outcome: Outcome) -> ExitCode {
 /// A command with its own arguments checked.
 enum Task {
     Serve,
-    Sweep { age: std::time::Duration },
+    /// Serve as a Lambda function.
+    Function,
+    Sweep {
+        age: std::time::Duration,
+    },
+}
+
+fn configure(settings: &Settings, task: Result<Task, Vec<String>>) -> Result<(Config, Task), Vec<String>> {
+    let mut config = Config::new(settings)?;
+    let task = task?;
+    if matches!(task, Task::Function) {
+        transport::lambda::prepare(&mut config)?;
+    }
+    Ok((config, task))
 }
 
 fn sweep_task(older_than: &str) -> Result<Task, Vec<String>> {
@@ -62,16 +76,31 @@ fn upload(options: &image_store::client::UploadOptions) -> Outcome {
 }
 
 fn run(config: Config, task: Task) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime(&task).enable_all().build()?;
     runtime.block_on(async {
         let backend = Backend::open(&config).await?;
         let code = match task {
             Task::Serve => serve(config, &backend).await?,
+            Task::Function => function(config, &backend).await?,
             Task::Sweep { age } => clean(backend.store.as_ref(), age).await?,
         };
         backend.close().await;
         Ok(code)
     })
+}
+
+/// A function has one request at a time, and threads take time to start.
+fn runtime(task: &Task) -> tokio::runtime::Builder {
+    match task {
+        Task::Function => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    }
+}
+
+async fn function(config: Config, backend: &Backend) -> Outcome {
+    let app = App::new(config, Arc::clone(&backend.store), None);
+    transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn serve(config: Config, backend: &Backend) -> Outcome {

@@ -16,6 +16,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use uuid::Uuid;
 
 use crate::error::Logged;
+use crate::transport::Invocation;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -61,7 +62,11 @@ pub async fn log_request(mut request: Request, next: Next) -> Response {
         s3_key = Empty,
         content_type = Empty,
         size = Empty,
+        lambda_request_id = Empty,
     );
+    if let Some(invocation) = request.extensions().get::<Invocation>() {
+        span.record("lambda_request_id", &invocation.request_id);
+    }
     let line = Line { began: Instant::now(), span: span.clone(), quiet: is_probe(&request), written: false };
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);

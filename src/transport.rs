@@ -1,4 +1,48 @@
 //! How requests reach the [`crate::app::App`], and how the process ends.
 
+use std::sync::Arc;
+use tokio::time::Instant;
+
+use crate::error::Error;
+use crate::policy::Policy;
+
 pub mod body;
+pub mod lambda;
 pub mod server;
+
+/// In a request's extensions where it came as a Lambda event: what the event says that a plain HTTP request does not.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Lambda's own id of the invocation, for the log.
+    pub request_id: String,
+    /// What is not answered by then is undone: the rest of the invocation's time is for that.
+    pub ends: Instant,
+    /// The largest image such an event can carry, in bytes.
+    pub max_stream: u64,
+    /// The body came as text, so whatever carried it may have replaced bytes.
+    pub as_text: bool,
+}
+
+impl Invocation {
+    /// The policy for an image inside such an event.
+    pub fn policy(invocation: Option<&Invocation>, policy: &Arc<Policy>) -> Arc<Policy> {
+        match invocation {
+            Some(invocation) if invocation.max_stream < policy.max_upload_size => {
+                Arc::new(Policy { max_upload_size: invocation.max_stream, ..Policy::clone(policy) })
+            }
+            _ => Arc::clone(policy),
+        }
+    }
+
+    /// What an error reading the body really means.
+    pub fn explain(invocation: Option<&Invocation>, error: Error) -> Error {
+        match error {
+            Error::MalformedForm(_) | Error::TruncatedBody(_)
+                if invocation.is_some_and(|invocation| invocation.as_text) =>
+            {
+                Error::MangledBody
+            }
+            error => error,
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! What the service says of itself.
 
-use axum::Json;
 use axum::extract::State;
+use axum::{Extension, Json};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::policy::MAX_SIDE;
+use crate::transport::Invocation;
 
 /// The store must answer a readiness probe within this time.
 const READY_TIMEOUT: Duration = Duration::from_secs(3);
@@ -18,7 +19,7 @@ const READY_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Limits {
     /// The largest image, in bytes.
     pub max_upload_size: u64,
-    /// The largest image `POST /upload-image` takes, in bytes.
+    /// The largest image `POST /upload-image` takes, in bytes; smaller on Lambda, whose events are limited.
     pub max_stream_size: u64,
     /// The largest image planned as one presigned PUT, in bytes; larger ones are planned in parts.
     pub direct_put_max: u64,
@@ -41,8 +42,9 @@ pub struct FormatLimits {
 }
 
 /// `GET /limits`.
-pub async fn limits(State(app): State<App>) -> Json<Limits> {
+pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocation>>) -> Json<Limits> {
     let policy = &app.policy;
+    let streams = Invocation::policy(invocation.as_deref(), policy);
     let formats = policy.formats.iter().map(|format| FormatLimits {
         name: format.name(),
         content_type: format.content_type(),
@@ -50,7 +52,7 @@ pub async fn limits(State(app): State<App>) -> Json<Limits> {
     });
     Json(Limits {
         max_upload_size: policy.max_upload_size,
-        max_stream_size: policy.max_upload_size,
+        max_stream_size: streams.max_upload_size,
         direct_put_max: app.config.direct.put_max.min(policy.max_upload_size),
         max_pixels: policy.max_pixels,
         max_side: MAX_SIDE,

@@ -1,22 +1,25 @@
 //! `POST /upload-image`: a form or a raw body, streamed into the store.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, Uri, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use std::sync::Arc;
 
 use super::request_host;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::IncomingImage;
+use crate::policy::Policy;
 use crate::sink::{Stored, Uploader};
 use crate::store::{ImageKey, Name};
 use crate::telemetry::{field, note};
+use crate::transport::Invocation;
 
 /// What a form may be longer than its file: the other fields it may hold, and every field's head.
 const FORM_ALLOWANCE: u64 = 2 << 20;
@@ -39,14 +42,29 @@ pub struct StoredImage {
     pub checksum: Option<String>,
 }
 
-pub async fn upload(State(app): State<App>, uri: Uri, headers: HeaderMap, body: Body) -> Result<Json<StoredImage>> {
-    let length = content_length(&headers);
+pub async fn upload(
+    State(app): State<App>,
+    uri: Uri,
+    headers: HeaderMap,
+    invocation: Option<Extension<Invocation>>,
+    body: Body,
+) -> Result<Json<StoredImage>> {
+    let policy = Invocation::policy(invocation.as_deref(), &app.policy);
+    let stored = store(&app, policy, &headers, body).await;
+    let (name, info, stored) = stored.map_err(|error| Invocation::explain(invocation.as_deref(), error))?;
+    note(field::SIZE, stored.size);
+    answer(&app, &name, info, stored, request_host(&uri, &headers)).await
+}
+
+/// The image, once it is durable.
+async fn store(app: &App, policy: Arc<Policy>, headers: &HeaderMap, body: Body) -> Result<(Name, ImageInfo, Stored)> {
+    let length = content_length(headers);
     let content_type = headers.get(header::CONTENT_TYPE);
-    refuse_too_large(&app, content_type.is_some_and(is_form), length)?;
+    refuse_too_large(&policy, content_type.is_some_and(is_form), length)?;
     let share = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(content_type, body, app.policy.clone()).await?;
+    let mut image = IncomingImage::open(content_type, body, policy).await?;
     let info = image.info();
     let name = Name::Image(ImageKey::random(image.extension()));
     note(field::S3_KEY, name.key().as_str());
@@ -55,8 +73,7 @@ pub async fn upload(State(app): State<App>, uri: Uri, headers: HeaderMap, body: 
     let mut uploader = app.uploads.start(name.clone(), info.into(), share).await;
     pump(&mut image, &mut uploader).await?;
     let stored = uploader.finish().await?;
-    note(field::SIZE, stored.size);
-    answer(&app, &name, info, stored, request_host(&uri, &headers)).await
+    Ok((name, info, stored))
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.
@@ -115,7 +132,7 @@ fn is_form(content_type: &http::HeaderValue) -> bool {
 }
 
 /// Refuses what says itself that it is too large, before its body is asked for.
-fn refuse_too_large(app: &App, form: bool, length: Option<u64>) -> Result<()> {
+fn refuse_too_large(policy: &Policy, form: bool, length: Option<u64>) -> Result<()> {
     let allowance = if form { FORM_ALLOWANCE } else { 0 };
-    app.policy.check_size(length.unwrap_or_default().saturating_sub(allowance))
+    policy.check_size(length.unwrap_or_default().saturating_sub(allowance))
 }

@@ -11,6 +11,9 @@
 //! | the request goes away | the same, at once, also while parts are in flight |
 //! | it goes away while the object is being made | lets that finish, then deletes the object nobody was told of |
 //! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
+//!
+//! On Lambda a request goes away when the invocation's time runs out. There "lets that finish" has an end of its own
+//! (`patience`), so that what comes after it is still done before the process is frozen.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -47,6 +50,7 @@ pub struct Stored {
 pub struct Uploads {
     store: Arc<dyn Store>,
     budget: Arc<Budget>,
+    patience: Option<Duration>,
     tasks: TaskTracker,
 }
 
@@ -55,7 +59,7 @@ impl Uploads {
     pub fn new(store: Arc<dyn Store>, config: &config::Sink, spill: Option<Spill>) -> Self {
         let spill = spill.map(|spill| (config.spill_budget, spill));
         let budget = Budget::new(config.memory_budget, spill, config.part_size, config.part_concurrency);
-        Uploads { store, budget, tasks: TaskTracker::new() }
+        Uploads { store, budget, patience: config.patience, tasks: TaskTracker::new() }
     }
 
     /// Room for an upload of at most `expected` bytes, before any of them is read.
@@ -77,7 +81,8 @@ impl Uploads {
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
         let cutter = PartCutter::new(share.next().await);
-        self.tasks.spawn(Task { store: Arc::clone(&self.store), name, metadata }.run(receiver, done));
+        let task = Task { store: Arc::clone(&self.store), name, metadata, patience: self.patience };
+        self.tasks.spawn(task.run(receiver, done));
         Uploader { cutter, share, commands, outcome }
     }
 
@@ -194,12 +199,13 @@ struct Task {
     store: Arc<dyn Store>,
     name: Name,
     metadata: Metadata,
+    patience: Option<Duration>,
 }
 
 impl Task {
     async fn run(self, mut commands: mpsc::Receiver<Command>, mut done: oneshot::Sender<Result<Stored, StoreError>>) {
         let (result, leftover) = match commands.recv().await {
-            Some(Command::Last(only)) => self.put(only).await,
+            Some(Command::Last(only)) => self.put(only, &mut done).await,
             Some(Command::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
             None => (Err(Stop::Abandoned), Leftover::Nothing),
         };
@@ -239,11 +245,28 @@ impl Task {
         }
     }
 
-    async fn put(&self, only: Payload) -> (Result<Stored, Stop>, Leftover) {
+    async fn put(
+        &self,
+        only: Payload,
+        done: &mut oneshot::Sender<Result<Stored, StoreError>>,
+    ) -> (Result<Stored, Stop>, Leftover) {
         let stored = Stored { size: only.len, crc64: only.crc64 };
-        let put = self.store.put(&self.name, &self.metadata, only).await;
+        let put = tokio::select! {
+            biased;
+            put = self.store.put(&self.name, &self.metadata, only) => put.map(|()| stored).map_err(Stop::Failed),
+            () = self.given_up(done) => Err(Stop::Abandoned),
+        };
         // Also where it failed: its answer may have been what was lost.
-        (put.map(|()| stored).map_err(Stop::Failed), Leftover::Object(None))
+        (put, Leftover::Object(None))
+    }
+
+    /// Resolves where a call is not to be waited for any more.
+    async fn given_up(&self, done: &mut oneshot::Sender<Result<Stored, StoreError>>) {
+        done.closed().await;
+        match self.patience {
+            Some(patience) => tokio::time::sleep(patience).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Sends parts as they come, then completes.

@@ -8,6 +8,7 @@ mod direct;
 mod embedded;
 mod failing_store;
 mod faulty;
+mod lambda;
 mod process;
 mod support;
 mod sweep;

@@ -98,7 +98,7 @@ impl TestApp {
         let config = (*self.app.config).clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let app = App::new(config.clone(), Arc::clone(&self.store));
+        let app = App::new(config.clone(), Arc::clone(&self.store), None);
         tokio::spawn(server::serve(listener, app, config.server, std::future::pending()));
         url
     }
@@ -126,6 +126,11 @@ impl TestApp {
     /// Waits until no upload is open any more, clean-up included.
     pub async fn settled(&self) {
         until("uploads are over", || self.app.uploads.open() == 0).await;
+    }
+
+    /// The embedded store's access key and secret key.
+    pub fn credentials(&self) -> (String, String) {
+        (self.embedded.access_key.clone(), self.embedded.secret_key.clone())
     }
 
     /// Keys of all objects, whatever their prefix.

@@ -8,6 +8,7 @@ pub mod app;
 pub mod backend;
 pub mod faults;
 pub mod raw;
+pub mod runtime_api;
 pub mod samples;
 pub mod strict;
 

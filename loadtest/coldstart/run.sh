@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Cold starts: from exec to the answer of the first upload, the function beside the Python service that it replaces. Both
+# talk to the same Runtime API (runtime_api.py) and store in the same S3, the embedded one of the release binary.
+#
+# RUNS (10) of each. CHECK=0 only prints; else it fails above 1/15 of Python's time, at 40 MiB of memory or an 8 MiB zip.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-target}
+function=${FUNCTION:-$target/lambda/image-store/bootstrap}
+zip=$target/lambda/image-store.zip
+store=${STORE:-$target/release/image-store}
+image=tests/fixtures/plain.jpg
+venv=$target/venv/coldstart
+work=$(mktemp -d "${TMPDIR:-/tmp}/image-store.XXXXXX")
+server=
+finish() {
+    [ -z "$server" ] || kill "$server" 2>/dev/null || true
+    wait 2>/dev/null || true
+    rm -rf "$work"
+}
+trap finish EXIT
+
+if [ ! -e "$venv/ready" ]; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet awslambdaric fastapi mangum python-multipart boto3
+    "$venv/bin/python" -m compileall -q loadtest/coldstart/baseline.py
+    touch "$venv/ready"
+fi
+
+HOST=127.0.0.1 PORT=0 EMBEDDED_S3_PORT=0 DATA_DIR=$work/data "$store" >"$work/out" 2>"$work/err" &
+server=$!
+endpoint=
+for _ in $(seq 100); do
+    endpoint=$(sed -nE 's/.*the embedded S3 in .* \((http[^)]*)\).*/\1/p' "$work/out")
+    [ -n "$endpoint" ] && break
+    kill -0 "$server" || { cat "$work/err"; exit 1; }
+    sleep 0.1
+done
+credential() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$work/data/credentials.json" "$1"; }
+AWS_ACCESS_KEY_ID=$(credential access_key)
+AWS_SECRET_ACCESS_KEY=$(credential secret_key)
+S3_BUCKET=${S3_BUCKET:-images}
+export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY S3_BUCKET
+export AWS_ENDPOINT_URL_S3=$endpoint AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 S3_FORCE_PATH_STYLE=true
+
+cold_start() { python3 loadtest/coldstart/runtime_api.py --runs "${RUNS:-10}" --image "$image" -- "$@"; }
+ours=$(cold_start "$function")
+python=$(PYTHONPATH=loadtest/coldstart cold_start "$venv/bin/python" -m awslambdaric baseline.handler)
+
+python3 - "$ours" "$python" "$zip" "${CHECK:-1}" <<'END'
+import json, os, sys
+
+ours, python = (json.loads(text) for text in sys.argv[1:3])
+zip_mib = os.path.getsize(sys.argv[3]) / 2**20 if os.path.exists(sys.argv[3]) else float("nan")
+for name, it in (("image-store", ours), ("python", python)):
+    print(f"{name:12} {it['median_ms']:7.1f} ms (median; {it['min_ms']:.1f} to {it['max_ms']:.1f})  {it['peak_mib']:5.1f} MiB")
+ratio = python["median_ms"] / ours["median_ms"]
+print(f"1/{ratio:.1f} of Python's time; zip {zip_mib:.2f} MiB")
+if sys.argv[4] != "0" and not (ratio >= 15 and ours["peak_mib"] < 40 and zip_mib < 8):
+    sys.exit("wanted: at most 1/15 of the time, less than 40 MiB, a zip below 8 MiB")
+END

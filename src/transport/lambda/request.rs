@@ -1,0 +1,212 @@
+//! From an event to the request it describes.
+
+use form_urlencoded::Serializer;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, header};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use std::collections::BTreeMap;
+
+use super::body::EventBody;
+use super::event::Payload;
+use crate::error::BoxError;
+
+/// What a synchronous invocation's payload may have, in bytes.
+const PAYLOAD_LIMIT: u64 = 6_291_456;
+/// What an ALB takes for a function (1 MB), in bytes.
+const ALB_LIMIT: u64 = 1_000_000;
+/// What an event holds beside the body, and a form beside its file: headers, cookies, context; some bytes over it all.
+const OVERHEAD: u64 = 32 << 10;
+
+/// Escaped where a path or a query has them as they are: what a URI may not hold.
+const NOT_IN_URI: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'#').add(b'`').add(b'{').add(b'}');
+const NOT_IN_PATH: &AsciiSet = &NOT_IN_URI.add(b'?');
+
+/// Who sent an HTTP event, as far as that shows in what it looks like and how it must be answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A function URL or an HTTP API, payload format 2.0.
+    V2,
+    /// A REST API, or an HTTP API with payload format 1.0.
+    V1,
+    /// An application load balancer; it wants its answer's headers as it sent those of the request.
+    Alb { multi_value: bool },
+}
+
+impl Shape {
+    /// The largest image such an event can carry, in bytes: its body is base64, four bytes for three.
+    pub fn max_stream(self) -> u64 {
+        match self {
+            Shape::V2 | Shape::V1 => (PAYLOAD_LIMIT - OVERHEAD) / 4 * 3,
+            Shape::Alb { .. } => ALB_LIMIT - OVERHEAD,
+        }
+    }
+}
+
+/// A request out of an event.
+#[derive(Debug)]
+pub struct HttpEvent {
+    pub shape: Shape,
+    pub request: Request<EventBody>,
+}
+
+impl HttpEvent {
+    /// None where the event describes no request.
+    pub(super) fn of(mut payload: Payload<'_>) -> Result<Option<HttpEvent>, BoxError> {
+        let Some((shape, method)) = shape(&payload) else {
+            return Ok(None);
+        };
+        let target = match shape {
+            Shape::V2 => v2_target(&payload),
+            Shape::V1 => v1_target(&payload, encoded_query),
+            Shape::Alb { .. } => v1_target(&payload, raw_query),
+        };
+        let mut headers = headers(&mut payload);
+        let body = payload.body.take().map(|text| text.0);
+        let body = EventBody::new(body, payload.is_base64_encoded, is_binary(&headers));
+        // Of the bytes that are there now; what it was before base64 and recoding is no use to anybody.
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::TRANSFER_ENCODING);
+        if let Some(len) = body.len().filter(|len| *len > 0) {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(len));
+        }
+        let mut request = Request::new(body);
+        *request.method_mut() = Method::from_bytes(method.as_bytes())?;
+        *request.uri_mut() = PathAndQuery::try_from(target)?.into();
+        *request.headers_mut() = headers;
+        Ok(Some(HttpEvent { shape, request }))
+    }
+}
+
+fn shape(payload: &Payload<'_>) -> Option<(Shape, String)> {
+    let context = payload.request_context.as_ref();
+    if let Some(http) = context.and_then(|context| context.http.as_ref()) {
+        return Some((Shape::V2, http.method.clone()));
+    }
+    let method = payload.http_method.clone()?;
+    let alb = context.is_some_and(|context| context.elb.is_some());
+    let multi_value = payload.multi_value_headers.is_some();
+    Some((if alb { Shape::Alb { multi_value } } else { Shape::V1 }, method))
+}
+
+/// An HTTP API's path begins with its stage, but for `$default`. A REST API's `path` never does.
+fn v2_target(payload: &Payload<'_>) -> String {
+    let path = payload.raw_path.as_deref().unwrap_or_default();
+    let stage = payload.request_context.as_ref().and_then(|context| context.stage.as_deref()).unwrap_or_default();
+    let below = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage)).filter(|_| !stage.is_empty());
+    let path = below.filter(|path| path.is_empty() || path.starts_with('/')).unwrap_or(path);
+    target(path, payload.raw_query_string.as_deref().unwrap_or_default())
+}
+
+fn v1_target(payload: &Payload<'_>, query: impl Fn(&[(&str, &str)]) -> String) -> String {
+    let pairs: Vec<(&str, &str)> = match &payload.multi_value_query_string_parameters {
+        Some(all) => {
+            all.iter().flat_map(|(name, values)| values.iter().map(|value| (name.as_str(), value.as_str()))).collect()
+        }
+        None => payload
+            .query_string_parameters
+            .iter()
+            .flatten()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect(),
+    };
+    target(payload.path.as_deref().unwrap_or_default(), &query(&pairs))
+}
+
+/// API Gateway has decoded the names and values.
+fn encoded_query(pairs: &[(&str, &str)]) -> String {
+    Serializer::new(String::new()).extend_pairs(pairs).finish()
+}
+
+/// An ALB has not.
+fn raw_query(pairs: &[(&str, &str)]) -> String {
+    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    pairs.join("&")
+}
+
+fn target(path: &str, query: &str) -> String {
+    let slash = if path.starts_with('/') { "" } else { "/" };
+    let mut target = format!("{slash}{}", utf8_percent_encode(path, NOT_IN_PATH));
+    if !query.is_empty() {
+        target.push('?');
+        target.extend(utf8_percent_encode(query, NOT_IN_URI));
+    }
+    target
+}
+
+/// Every header, single or several; what is no header of HTTP is left out.
+fn headers(payload: &mut Payload<'_>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    let single = payload.headers.take().unwrap_or_default();
+    for (name, values) in payload.multi_value_headers.take().unwrap_or_else(|| several(single)) {
+        let Ok(name) = HeaderName::try_from(name) else { continue };
+        for value in values.into_iter().filter_map(|value| HeaderValue::try_from(value).ok()) {
+            headers.append(name.clone(), value);
+        }
+    }
+    let cookies = payload.cookies.take().filter(|cookies| !cookies.is_empty());
+    if let Some(cookies) = cookies.and_then(|cookies| HeaderValue::try_from(cookies.join("; ")).ok()) {
+        headers.insert(header::COOKIE, cookies);
+    }
+    headers
+}
+
+fn several(single: BTreeMap<String, String>) -> BTreeMap<String, Vec<String>> {
+    single.into_iter().map(|(name, value)| (name, vec![value])).collect()
+}
+
+/// Whether the body holds an image by its type, and so bytes.
+fn is_binary(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = content_type.trim().to_ascii_lowercase();
+    content_type.starts_with("multipart/form-data") || content_type.starts_with("image/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target_of(payload: &str) -> String {
+        let event = HttpEvent::of(serde_json::from_str(payload).unwrap()).unwrap().unwrap();
+        event.request.uri().to_string()
+    }
+
+    #[test]
+    fn a_stage_is_no_part_of_the_path() {
+        let v2 = |stage: &str, path: &str| {
+            let context = format!(r#"{{"http": {{"method": "GET"}}, "stage": "{stage}"}}"#);
+            target_of(&format!(r#"{{"requestContext": {context}, "rawPath": "{path}"}}"#))
+        };
+        assert_eq!(v2("$default", "/limits"), "/limits");
+        assert_eq!(v2("prod", "/prod/limits"), "/limits");
+        assert_eq!(v2("prod", "/prod"), "/");
+        assert_eq!(v2("prod", "/production"), "/production");
+        assert_eq!(v2("prod", "/limits"), "/limits");
+        assert_eq!(v2("", ""), "/");
+    }
+
+    #[test]
+    fn queries_are_encoded_where_they_came_decoded() {
+        let query = r#""path": "/a b?é", "multiValueQueryStringParameters": {"k": ["a%20b", "c"]}"#;
+        assert_eq!(target_of(&format!(r#"{{"httpMethod": "GET", {query}}}"#)), "/a%20b%3F%C3%A9?k=a%2520b&k=c");
+        let elb = r#""requestContext": {"elb": {"targetGroupArn": "x"}}"#;
+        assert_eq!(target_of(&format!(r#"{{"httpMethod": "GET", {elb}, {query}}}"#)), "/a%20b%3F%C3%A9?k=a%20b&k=c");
+    }
+
+    #[test]
+    fn headers_that_are_none_are_left_out() {
+        let headers = r#"{"a": "1", "no header": "2", "b": "3\n", "content-length": "99"}"#;
+        let payload = format!(r#"{{"httpMethod": "POST", "path": "/", "headers": {headers}, "body": "abc"}}"#);
+        let event = HttpEvent::of(serde_json::from_str(&payload).unwrap()).unwrap().unwrap();
+        let headers = event.request.headers();
+        assert_eq!(headers.len(), 2, "{headers:?}");
+        assert_eq!((&headers["a"], &headers["content-length"]), (&"1".parse().unwrap(), &"3".parse().unwrap()));
+    }
+
+    #[test]
+    fn an_image_of_the_limit_fits_its_event() {
+        let base64 = |size: u64| size.div_ceil(3) * 4;
+        assert!(base64(Shape::V2.max_stream()) + OVERHEAD <= PAYLOAD_LIMIT);
+        assert_eq!(Shape::V1.max_stream(), 4_694_016);
+        assert_eq!(Shape::Alb { multi_value: false }.max_stream(), 967_232);
+    }
+}

@@ -1,0 +1,179 @@
+//! Lambda's Runtime API and as much of its Extensions API as a function needs, and the real binary behind it.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use serde_json::Value;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::app::until;
+use super::{BoxError, Server, serve};
+
+/// How an invocation ended.
+#[derive(Debug)]
+pub enum Outcome {
+    Response(Value),
+    /// Lambda repeats asynchronous invocations that end so.
+    Error(Value),
+}
+
+impl Outcome {
+    pub fn response(self) -> Value {
+        match self {
+            Outcome::Response(value) => value,
+            Outcome::Error(error) => panic!("the invocation failed: {error}"),
+        }
+    }
+
+    pub fn error(self) -> Value {
+        match self {
+            Outcome::Error(error) => error,
+            Outcome::Response(value) => panic!("the invocation succeeded: {value}"),
+        }
+    }
+}
+
+struct Next {
+    id: String,
+    deadline: SystemTime,
+    payload: Bytes,
+}
+
+struct Shared {
+    queue: tokio::sync::Mutex<UnboundedReceiver<Next>>,
+    outcomes: UnboundedSender<(String, Outcome)>,
+    registered: Mutex<bool>,
+}
+
+/// A running function. [`Function::end`] stops it.
+pub struct Function {
+    events: UnboundedSender<Next>,
+    outcomes: UnboundedReceiver<(String, Outcome)>,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    count: usize,
+    _server: Server,
+}
+
+impl Function {
+    /// Starts the binary with `environment` beside what Lambda sets.
+    pub async fn start(environment: &[(&str, &str)]) -> Function {
+        let (events, queue) = unbounded_channel();
+        let (sender, outcomes) = unbounded_channel();
+        let shared = Arc::new(Shared { queue: queue.into(), outcomes: sender, registered: Mutex::new(false) });
+        let service = Arc::clone(&shared);
+        let server = serve(service_fn(move |request| answer(Arc::clone(&service), request))).await;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
+        command
+            .env("AWS_LAMBDA_RUNTIME_API", server.endpoint.trim_start_matches("http://"))
+            .env("AWS_LAMBDA_FUNCTION_NAME", "images")
+            .env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256")
+            .env("AWS_LAMBDA_FUNCTION_VERSION", "$LATEST")
+            .env("LOG_FORMAT", "json")
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(String::new()));
+        collect(child.stderr.take().unwrap(), Arc::clone(&log));
+        until("the function registers its extension", || *shared.registered.lock().unwrap()).await;
+        Function { events, outcomes, child, log, count: 0, _server: server }
+    }
+
+    /// Invokes with plenty of time.
+    pub async fn invoke(&mut self, event: &Value) -> Outcome {
+        self.invoke_within(event, Duration::from_secs(30)).await
+    }
+
+    /// Invokes with `timeout` left until the deadline; fails where the function has not answered by then.
+    pub async fn invoke_within(&mut self, event: &Value, timeout: Duration) -> Outcome {
+        self.count += 1;
+        let id = format!("invocation-{}", self.count);
+        let payload = serde_json::to_vec(event).unwrap().into();
+        self.events.send(Next { id: id.clone(), deadline: SystemTime::now() + timeout, payload }).unwrap();
+        let outcome = tokio::time::timeout(timeout, self.outcomes.recv()).await;
+        let (answered, outcome) = outcome.expect("an answer before the deadline").unwrap();
+        assert_eq!(answered, id);
+        outcome
+    }
+
+    /// Hands an event over and waits for nothing.
+    pub fn send(&mut self, event: &Value) {
+        let payload = serde_json::to_vec(event).unwrap().into();
+        let deadline = SystemTime::now() + Duration::from_secs(30);
+        self.events.send(Next { id: "unanswered".to_owned(), deadline, payload }).unwrap();
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends SIGTERM; returns its log. Fails where it does not end by itself with success.
+    pub async fn end(mut self) -> String {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "the function does not end");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        let log = self.log();
+        assert!(status.success(), "{status}: {log}");
+        log
+    }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn collect(mut stderr: std::process::ChildStderr, log: Arc<Mutex<String>>) {
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = std::io::Read::read(&mut stderr, &mut buffer) {
+            log.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
+        }
+    });
+}
+
+async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, BoxError> {
+    let path = request.uri().path().to_owned();
+    match (request.method(), path.as_str()) {
+        (&Method::POST, "/2020-01-01/extension/register") => {
+            *shared.registered.lock().unwrap() = true;
+            let body = r#"{"functionName": "images", "functionVersion": "$LATEST", "handler": "bootstrap"}"#;
+            Ok(Response::builder().header("lambda-extension-identifier", "1").body(body.into())?)
+        }
+        // It subscribed to no events.
+        (&Method::GET, "/2020-01-01/extension/event/next") => std::future::pending().await,
+        (&Method::GET, "/2018-06-01/runtime/invocation/next") => {
+            let next = shared.queue.lock().await.recv().await.ok_or("no more events")?;
+            Ok(Response::builder()
+                .header("lambda-runtime-aws-request-id", next.id)
+                .header("lambda-runtime-deadline-ms", next.deadline.duration_since(UNIX_EPOCH)?.as_millis().to_string())
+                .header("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-north-1:123456789012:function:images")
+                .body(Full::from(next.payload))?)
+        }
+        (&Method::POST, path) => {
+            let path = path.strip_prefix("/2018-06-01/runtime/invocation/").ok_or("an unknown path")?;
+            let (id, kind) = path.rsplit_once('/').ok_or("an unknown path")?;
+            let body = serde_json::from_slice(&request.into_body().collect().await?.to_bytes())?;
+            let outcome = if kind == "response" { Outcome::Response(body) } else { Outcome::Error(body) };
+            shared.outcomes.send((id.to_owned(), outcome))?;
+            Ok(Response::builder().status(StatusCode::ACCEPTED).body(Full::default())?)
+        }
+        _ => Err("an unknown path".into()),
+    }
+}
