@@ -145,12 +145,12 @@ impl Function {
             let Ok(response) = self.router.clone().oneshot(request).await;
             HttpAnswer::of(response, shape, head).await
         };
+        // Also where `ends` was over before it began: the answer is the router's.
+        let too_late = ends.max(Instant::now()) + ANSWER_TIME;
         tokio::select! {
-            // An answer comes also where the invocation began too late: the router's, of its first look at the request.
-            biased;
             answer = response => answer.map_err(|error| failure("BrokenAnswer", error.to_string())),
             () = self.stop.cancelled() => Err(failure("Stopping", "the function is being shut down".to_owned())),
-            () = sleep_until(ends + ANSWER_TIME) => Err(failure("Deadline", "the answer did not end".to_owned())),
+            () = sleep_until(too_late) => Err(failure("Deadline", "the answer did not end".to_owned())),
         }
     }
 
