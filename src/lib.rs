@@ -3,7 +3,7 @@
 //! ```text
 //! hyper connection ─┐                          ┌─ sniff (type, dimensions)
 //! Lambda HTTP event ┴→ app (axum Router) → ingest (multer: one form, one file) → sink (parts) → store (S3)
-//! a client that is done, or S3's event ──→ direct (verify, promote) ──────────────────────────→ store (S3)
+//! a client that is done, or S3's event ─→ direct (verify, promote) ──────────────────────────→ store (S3)
 //! ```
 //!
 //! `ingest` never sees S3, `sink` never sees HTTP, and `store/s3` is the only place that knows the SDK.

@@ -40,6 +40,8 @@ const RESERVE: Duration = Duration::from_secs(2);
 const ANSWER_TIME: Duration = Duration::from_millis(200);
 /// A PutObject whose request was given up may still take this long. On a server it may take as long as it likes.
 const PATIENCE: Duration = Duration::from_millis(300);
+/// The longest an invocation may take.
+const LONGEST: Duration = Duration::from_secs(900);
 /// Lambda kills the process 500 ms after SIGTERM.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
 
@@ -129,7 +131,7 @@ struct Function {
 
 impl Function {
     async fn answer(self, event: Event, context: Context) -> Result<Answer, Diagnostic> {
-        let deadline = Instant::now() + context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+        let deadline = Instant::now() + time_left(context.deadline(), SystemTime::now());
         let ends = deadline.checked_sub(RESERVE).unwrap_or(deadline);
         let answer = match event {
             Event::Http(event) => self.http(*event, context.request_id, ends).await.map(Answer::Http),
@@ -137,9 +139,6 @@ impl Function {
             Event::Unknown(reason) => Err(failure("UnknownEvent", reason)),
         };
         self.clean_up(deadline).await;
-        if let Err(failure) = &answer {
-            tracing::error!(kind = failure.error_type, detail = failure.error_message, "an invocation failed");
-        }
         answer
     }
 
@@ -155,10 +154,12 @@ impl Function {
             let Ok(response) = self.router.clone().oneshot(request).await;
             HttpAnswer::of(response, shape, head).await
         };
+        // Also where `ends` was over before it began: the answer is the router's.
+        let too_late = ends.max(Instant::now()) + ANSWER_TIME;
         tokio::select! {
             answer = response => answer.map_err(|error| failure("BrokenAnswer", error.to_string())),
             () = self.stop.cancelled() => Err(failure("Stopping", "the function is being shut down".to_owned())),
-            () = sleep_until(ends + ANSWER_TIME) => Err(failure("Deadline", "the answer did not end".to_owned())),
+            () = sleep_until(too_late) => Err(failure("Deadline", "the answer did not end".to_owned())),
         }
     }
 
@@ -172,6 +173,13 @@ impl Function {
     }
 }
 
+/// The time until a deadline. One that passed before an invocation could have begun is none: cargo-lambda's is 600,000 ms
+/// after 1970.
+fn time_left(deadline: SystemTime, now: SystemTime) -> Duration {
+    deadline.duration_since(now).unwrap_or_else(|past| if past.duration() > LONGEST { LONGEST } else { Duration::ZERO })
+}
+
+/// An error of the invocation; the runtime logs it.
 fn failure(kind: &str, message: String) -> Diagnostic {
     Diagnostic { error_type: kind.to_owned(), error_message: message }
 }
@@ -179,4 +187,18 @@ fn failure(kind: &str, message: String) -> Diagnostic {
 /// Ends what takes longer than the invocation may.
 async fn within<T>(ends: Instant, work: impl Future<Output = T>) -> Option<T> {
     timeout_at(ends, work).await.ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deadline_long_past_is_none() {
+        let now = SystemTime::now();
+        let second = Duration::from_secs(1);
+        assert_eq!(time_left(now + second, now), second);
+        assert_eq!(time_left(now - second, now), Duration::ZERO);
+        assert_eq!(time_left(SystemTime::UNIX_EPOCH + Duration::from_millis(600_000), now), LONGEST);
+    }
 }

@@ -315,6 +315,9 @@ async fn what_the_deadline_cuts_off_is_undone_before_the_answer() {
         assert!(setup.app.objects().await.is_empty());
     }
     faults.heal();
+    // Nothing is begun that there is no time for.
+    let late = setup.function.invoke_within(&event, Duration::from_millis(1_500)).await.response();
+    refused(&late, 503, "deadline");
     let answer = setup.function.invoke(&event).await.response();
     setup.end(&[body(&answer)["s3_key"].as_str().unwrap()]).await;
 }

@@ -24,6 +24,9 @@ pub struct HttpAnswer {
     headers: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     multi_value_headers: Option<BTreeMap<String, Vec<String>>>,
+    /// Payload 2.0's; there are none, but cargo-lambda wants to be told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cookies: Option<[(); 0]>,
     body: String,
     is_base64_encoded: bool,
 }
@@ -46,6 +49,7 @@ impl HttpAnswer {
             status_description: matches!(shape, Shape::Alb { .. }).then(|| description(parts.status)),
             headers: (!several).then(|| joined(&parts.headers)),
             multi_value_headers: several.then(|| apart(&parts.headers)),
+            cookies: (shape == Shape::V2).then_some([]),
             body,
             is_base64_encoded,
         })
@@ -86,7 +90,10 @@ mod tests {
         let single = json!({"vary": "origin, accept"});
         let several = json!({"vary": ["origin", "accept"]});
         let v2 = answer(Shape::V2, false, b"text").await;
-        assert_eq!(v2, json!({"statusCode": 404, "headers": single, "body": "text", "isBase64Encoded": false}));
+        let text = json!({
+            "statusCode": 404, "headers": single, "cookies": [], "body": "text", "isBase64Encoded": false
+        });
+        assert_eq!(v2, text);
         let v1 = answer(Shape::V1, false, b"").await;
         assert_eq!(v1, json!({"statusCode": 404, "multiValueHeaders": several, "body": "", "isBase64Encoded": false}));
         let alb = answer(Shape::Alb { multi_value: false }, false, b"").await;
