@@ -37,7 +37,7 @@ pageTest("300 MiB go in parallel parts, with speed and time left", {}, async (de
   const file = await desk.service.png("huge.png", 300 * MIB);
   await desk.slow(60 * MIB);
   await desk.pick(file);
-  const pace = /[\d.]+ MB of 315 MB · [\d.]+ [kM]B\/s · \d+ s left/;
+  const pace = /[\d.]+\sMB of 315\sMB · [\d.]+\s[kM]B\/s · \d+\ss\sleft/;
   await desk.card("huge.png", "sending").locator(".state", { hasText: pace }).waitFor();
   await desk.shoot("uploading");
   await desk.slow();

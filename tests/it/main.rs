@@ -5,6 +5,7 @@ mod contract;
 mod embedded;
 mod failing_store;
 mod faulty;
+mod page;
 mod process;
 mod support;
 mod sweep;

@@ -33,7 +33,7 @@ async function askLimits() {
 
 function showLimits({ formats, max_upload_size: largest }) {
   const names = formats.map((format) => format.name.toUpperCase());
-  document.getElementById("limits").textContent = `${names.join(", ")} up to ${size(largest)}`;
+  document.getElementById("limits").textContent = `${names.join(", ")} up to ${size(largest).replace(".0", "")}`;
   const types = formats.flatMap((format) => [format.content_type, ...format.extensions.map((name) => `.${name}`)]);
   document.getElementById("files").accept = types.join(",");
 }

@@ -32,6 +32,7 @@ export class Card {
   #parts = {};
   #buttons = new Map();
   #painting = false;
+  #deleting = false;
 
   /** `handlers` holds `retry` and `remove`: what concerns more than this card. */
   constructor(upload, handlers) {
@@ -127,15 +128,16 @@ export class Card {
   }
 
   async #delete() {
-    const button = this.#buttons.get("delete");
-    button.disabled = true;
+    // Not `disabled`: that would take the focus away from the button.
+    if (this.#deleting) return;
+    this.#deleting = true;
     try {
       await this.#upload.delete();
     } catch (problem) {
       this.#parts.state.textContent = problem.message;
       announce(problem.message);
     } finally {
-      button.disabled = false;
+      this.#deleting = false;
     }
   }
 }

@@ -40,7 +40,7 @@ export class FormUpload {
     };
     const answer = await send("POST", "upload-image", { headers: key.headers(), body, signal, onSent: progress });
     const image = parse(answer.text);
-    if (answer.status !== 200) throw refusal(answer.status, image, answer.retryAfter);
+    if (answer.status !== 200) throw refusal(answer.status, image, answer.header("Retry-After"));
     return image;
   }
 

@@ -35,19 +35,20 @@ export function size(bytes) {
     unit += 1;
   }
   const digits = unit === 0 || value >= 99.95 ? 0 : 1;
-  return `${value.toFixed(digits)} ${units[unit]}`;
+  // A number and its unit stay on one line.
+  return `${value.toFixed(digits)}\u00a0${units[unit]}`;
 }
 
 export function duration(seconds) {
   const whole = Math.max(1, Math.ceil(seconds));
-  if (whole < 60) return `${whole} s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)} min ${whole % 60} s`;
-  return `${Math.floor(whole / 3600)} h ${Math.floor((whole % 3600) / 60)} min`;
+  if (whole < 60) return `${whole}\u00a0s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)}\u00a0min ${whole % 60}\u00a0s`;
+  return `${Math.floor(whole / 3600)}\u00a0h ${Math.floor((whole % 3600) / 60)}\u00a0min`;
 }
 
 /** "12 MB of 300 MB · 45 MB/s · 7 s left" */
 export function describe(sent, total, speed) {
   const amount = `${size(sent)} of ${size(total)}`;
   if (speed === null || sent >= total) return amount;
-  return `${amount} · ${size(speed)}/s · ${duration((total - sent) / speed)} left`;
+  return `${amount} · ${size(speed)}/s · ${duration((total - sent) / speed)}\u00a0left`;
 }

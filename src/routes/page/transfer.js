@@ -7,7 +7,7 @@ const STALL = 45_000;
 // The browser sets these itself, and says so loudly when a script tries.
 const FORBIDDEN = new Set(["content-length", "host"]);
 
-/** Resolves with status, text and Retry-After, whatever the status. */
+/** Resolves with status, text and a reader of headers, whatever the status. */
 export function send(method, url, { headers = {}, body, signal, onSent }) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(signal.reason);
@@ -42,8 +42,9 @@ export function send(method, url, { headers = {}, body, signal, onSent }) {
     };
     request.onerror = () => end(reject, new ConnectionLost(sentAll));
     request.onload = () => {
-      const retryAfter = request.getResponseHeader("Retry-After");
-      end(resolve, { status: request.status, text: request.responseText, retryAfter });
+      // Headers only when asked for: the store shows few of them, and the browser complains of a look at any other.
+      const header = (name) => request.getResponseHeader(name);
+      end(resolve, { status: request.status, text: request.responseText, header });
     };
 
     request.open(method, url);
