@@ -23,6 +23,7 @@ lint: ## Formatting, clippy and rustdoc, warnings denied
 
 e2e: $(BIN) ## What needs more than cargo; installs what it needs
 	loadtest/memory.sh
+	BIN=$(BIN) tests/e2e/run.sh
 
 .PHONY: $(BIN)
 $(BIN):

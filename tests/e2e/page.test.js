@@ -50,8 +50,8 @@ pageTest("a wrong file is refused in the server's words", { logs: /status of 400
   await desk.pick(
     { name: "text.png", mimeType: "image/png", buffer: Buffer.from("no image at all") },
     { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("notes") },
-    await desk.service.file("noise.png", 9 * MIB),
   );
+  await desk.pick(await desk.service.file("noise.png", 9 * MIB));
   for (const name of ["text.png", "notes.txt", "noise.png"]) {
     const card = await desk.becomes(name, "failed");
     assert.match(await card.locator(".state").textContent(), /^Invalid file type/);
@@ -70,6 +70,9 @@ pageTest("a canceled upload leaves nothing, and can be retried", {}, async (desk
   await desk.pick(small, large);
   for (const name of ["form.png", "parts.png"]) {
     await desk.card(name, "sending").locator(".state", { hasText: /\/s ·/ }).waitFor();
+  }
+  await until("the store has begun", async () => (await desk.service.leftovers()).length > 0);
+  for (const name of ["form.png", "parts.png"]) {
     await desk.press(name, "cancel");
     await desk.becomes(name, "canceled");
   }
