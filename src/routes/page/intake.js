@@ -47,6 +47,12 @@ function drops(take) {
     show();
     if (!hasFiles(event)) return;
     event.preventDefault();
-    take([...event.dataTransfer.files]);
+    take(files(event.dataTransfer));
   });
+}
+
+/** What was dropped, without folders: those look like files that cannot be read. */
+function files(data) {
+  const items = [...data.items].filter((item) => item.kind === "file" && !item.webkitGetAsEntry?.()?.isDirectory);
+  return items.map((item) => item.getAsFile());
 }
