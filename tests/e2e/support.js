@@ -42,8 +42,10 @@ class Service {
     const line = await Promise.race([
       once(lines, "line").then(([line]) => line),
       once(child, "exit").then(() => assert.fail(`the service did not start:\n${log}`)),
-      once(child, "error").then(([error]) => assert.fail(`${BIN}: ${error.message}`)),
-    ]);
+    ]).catch(async (error) => {
+      await rm(folder, { recursive: true });
+      throw error;
+    });
     return Object.assign(new Service(), { child, folder, url: /http:\/\/[^ ,]+/.exec(line)[0] });
   }
 
