@@ -27,6 +27,7 @@ e2e: $(BIN) ## What needs more than cargo; installs what it needs
 	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
 	loadtest/memory.sh
+	BIN=$(BIN) tests/e2e/run.sh
 	deploy/lint.sh
 
 # AWS_LC_SYS_NO_JITTER_ENTROPY: gathering that entropy is milliseconds of every cold start; the kernel's is enough.

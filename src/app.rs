@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::direct::Promotions;
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::routes::{direct, images, system, upload};
+use crate::routes::{direct, images, page, system, upload};
 use crate::sink::Uploads;
 use crate::sink::spill::Spill;
 use crate::store::{PresignOptions, Store};
@@ -66,6 +66,8 @@ impl App {
     /// Every route, with what holds for all of them around it.
     pub fn router(&self) -> Router {
         Router::new()
+            .route("/", get(page::index))
+            .route("/assets/{file}", get(page::asset))
             .route("/upload-image", post(upload::upload))
             .route("/delete/{s3_key}", delete(images::delete))
             .route("/images/{s3_key}", get(images::redirect).head(images::head))

@@ -77,7 +77,9 @@ impl Backend {
         let options = EmbeddedOptions {
             data_dir: store.data_dir.clone(),
             listen: (config.server.host, store.embedded_port).into(),
-            cors_origins: config.cors_origins.clone(),
+            // The upload page's own origin is a client's business (its host name, a proxy's port), so any may be one. It
+            // gives nothing away: a presigned URL is the permission, and no cookie ever goes with it.
+            cors_origins: vec!["*".to_owned()],
         };
         let embedded = Embedded::start(options).await.map_err(|error| {
             let (dir, port) = (store.data_dir.display(), store.embedded_port);

@@ -2,6 +2,7 @@
 
 pub mod direct;
 pub mod images;
+pub mod page;
 pub mod system;
 pub mod upload;
 

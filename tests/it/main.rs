@@ -9,6 +9,7 @@ mod embedded;
 mod failing_store;
 mod faulty;
 mod lambda;
+mod page;
 mod process;
 mod support;
 mod sweep;

@@ -1,0 +1,135 @@
+//! `/`: the upload page, and `/assets/{file}`: what it is made of. All of it lies in the binary.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use std::sync::LazyLock;
+
+use super::request_host;
+use crate::app::App;
+use crate::error::{Error, Result};
+use crate::store::{ImageKey, Name};
+
+/// The page itself.
+const INDEX: &str = include_str!("page/index.html");
+
+/// A file below `/assets/`.
+struct Asset {
+    name: &'static str,
+    content_type: &'static str,
+    text: &'static str,
+}
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const JS: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
+
+macro_rules! assets {
+    ($($name:literal: $content_type:ident),* $(,)?) => {
+        &[$(Asset { name: $name, content_type: $content_type, text: include_str!(concat!("page/", $name)) }),*]
+    };
+}
+
+static ASSETS: &[Asset] = assets! {
+    "app.css": CSS,
+    "icon.svg": SVG,
+    "app.js": JS,
+    "api.js": JS,
+    "card.js": JS,
+    "connection.js": JS,
+    "direct.js": JS,
+    "form.js": JS,
+    "intake.js": JS,
+    "key.js": JS,
+    "pace.js": JS,
+    "thumbnail.js": JS,
+    "transfer.js": JS,
+    "upload.js": JS,
+};
+
+/// One tag for all assets: a module of one release never meets a module of another in a browser's cache.
+static ETAG: LazyLock<String> = LazyLock::new(|| {
+    let all: String = ASSETS.iter().map(|asset| asset.text).collect();
+    format!("\"{:016x}\"", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, all.as_bytes()))
+});
+
+/// What goes with every answer of this file.
+const HEADERS: [(HeaderName, HeaderValue); 3] = [
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    // Asked again each time, and nearly always answered with 304.
+    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
+];
+
+/// `GET /`.
+pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
+    let policy = content_security_policy(&origins(&app, request_host(&uri, &headers)).await);
+    // No tag: a 304 would leave an older policy in force, and the policy follows the settings.
+    (HEADERS, [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], INDEX).into_response()
+}
+
+/// `GET /assets/{file}`.
+pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response> {
+    let asset =
+        file.ok().and_then(|Path(file)| ASSETS.iter().find(|asset| asset.name == file)).ok_or(Error::NoRoute)?;
+    let tag = [(header::ETAG, ETAG.as_str())];
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
+    if known.is_some_and(|tags| tags.contains(ETAG.as_str())) {
+        return Ok((StatusCode::NOT_MODIFIED, HEADERS, tag).into_response());
+    }
+    // For an icon that is opened by itself: SVG is a document, too.
+    let policy = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
+    let content_type = [(header::CONTENT_TYPE, asset.content_type)];
+    Ok((HEADERS, tag, policy, content_type, asset.text).into_response())
+}
+
+/// Where the page sends requests besides its own origin: the store, and the service by its public name.
+async fn origins(app: &App, host: Option<String>) -> Vec<String> {
+    // Any link says where the store's links point: its address is the client's business, not only the settings'.
+    let anything = Name::Image(ImageKey::random("png"));
+    let link = app.store.presign_get(&anything, &app.read_link(host)).await;
+    let link = link.map(|link| link.url).inspect_err(|error| {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, "the page cannot be told where the store is: uploads past the service will not work");
+    });
+    let addresses = link.ok().into_iter().chain(app.config.public_url.clone());
+    addresses.filter_map(|address| origin(&address)).collect()
+}
+
+/// Scheme, host and port of a URL.
+///
+/// The host may be the client's own Host header, which may hold a `;`: nothing but a plain name goes into a header.
+fn origin(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    authority.bytes().all(plain).then(|| format!("{scheme}://{authority}"))
+}
+
+fn content_security_policy(origins: &[String]) -> String {
+    let origins: String = origins.iter().map(|origin| format!(" {origin}")).collect();
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{origins}; \
+         connect-src 'self'{origins}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::origin;
+
+    #[test]
+    fn an_origin_is_a_plain_one() {
+        assert_eq!(origin("http://127.0.0.1:8081/images/a?b=c").as_deref(), Some("http://127.0.0.1:8081"));
+        assert_eq!(
+            origin("https://b.s3.eu-west-1.amazonaws.com/k").as_deref(),
+            Some("https://b.s3.eu-west-1.amazonaws.com")
+        );
+        assert_eq!(origin("http://[::1]:8081/images").as_deref(), Some("http://[::1]:8081"));
+        assert_eq!(origin("http://a;script-src*/images"), None);
+        assert_eq!(origin("http://user@host/images"), None);
+        assert_eq!(origin("/images"), None);
+    }
+}

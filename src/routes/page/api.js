@@ -1,0 +1,67 @@
+// The service's own API: requests with the key, answers as JSON, refusals in its words.
+
+import { ConnectionLost } from "./connection.js";
+import * as key from "./key.js";
+
+/** A request that was answered with no. The message is for people. */
+export class Refusal extends Error {
+  constructor(status, body, retryAfter) {
+    super(words(status, body));
+    this.status = status;
+    this.code = body?.code ?? null;
+    this.retryAfter = retryAfter;
+  }
+
+  /** Whether the same request may be answered otherwise a little later. */
+  get passes() {
+    return [408, 429, 500, 502, 503, 504].includes(this.status);
+  }
+}
+
+function words(status, body) {
+  const detail = typeof body?.detail === "string" ? body.detail : `The server answered ${status}.`;
+  return body?.detected ? `${detail}: this looks like ${body.detected}.` : detail;
+}
+
+/** Reads an answer's text; what is no JSON (a proxy's page, say) is no body. */
+export function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
+}
+
+/** The refusal in an answer, and the key field where that is what was missing. */
+export function refusal(status, body, retryAfter) {
+  if (status === 401) key.ask();
+  return new Refusal(status, body, Number(retryAfter) || 0);
+}
+
+/** Sends a request; returns its status, body and Retry-After. */
+export async function call(method, path, { json, signal, keepalive } = {}) {
+  const headers = key.headers();
+  if (json !== undefined) headers["Content-Type"] = "application/json";
+  let response, text;
+  try {
+    const body = json === undefined ? undefined : JSON.stringify(json);
+    response = await fetch(path, { method, headers, body, signal, keepalive, cache: "no-store" });
+    text = await response.text();
+  } catch (problem) {
+    if (signal?.aborted) throw signal.reason;
+    throw problem instanceof TypeError ? new ConnectionLost() : problem;
+  }
+  const retryAfter = response.headers.get("Retry-After");
+  const body = parse(text);
+  if (!response.ok) throw refusal(response.status, body, retryAfter);
+  return { status: response.status, body, retryAfter: Number(retryAfter) || 0 };
+}
+
+/** The stable address of an image, where anybody may read it there; else the link that was signed for an hour or so. */
+export async function link(image) {
+  const path = `images/${image.s3_key}`;
+  const stable = new URL(path, document.baseURI).href;
+  if (!key.get()) return stable;
+  const open = await fetch(path, { method: "HEAD" }).then((answer) => answer.ok, () => false);
+  return open ? stable : image.url;
+}

@@ -1,0 +1,96 @@
+// The page: files come in, wait for their turn, and become cards.
+
+import { call } from "./api.js";
+import { Card } from "./card.js";
+import { pause } from "./connection.js";
+import { intake } from "./intake.js";
+import * as key from "./key.js";
+import { size } from "./pace.js";
+import { Upload } from "./upload.js";
+
+// Browsers open six connections to a host: two files, the larger ones in four parts each, keep them busy.
+const AT_ONCE = 2;
+
+const main = document.getElementById("main");
+const section = document.getElementById("uploads");
+const list = document.getElementById("list");
+const summary = document.getElementById("summary");
+const uploads = new Set();
+const limits = askLimits();
+
+/** What the service takes. Asked until it is known: without it no door can be chosen. */
+async function askLimits() {
+  const never = new AbortController().signal;
+  for (;;) {
+    try {
+      return (await call("GET", "limits")).body;
+    } catch {
+      document.getElementById("limits").textContent = "The service does not answer. Trying again…";
+      await pause(2000, never, "online");
+    }
+  }
+}
+
+function showLimits({ formats, max_upload_size: largest }) {
+  const names = formats.map((format) => format.name.toUpperCase());
+  document.getElementById("limits").textContent = `${names.join(", ")} up to ${size(largest).replace(".0", "")}`;
+  const types = formats.flatMap((format) => [format.content_type, ...format.extensions.map((name) => `.${name}`)]);
+  document.getElementById("files").accept = types.join(",");
+}
+
+async function take(files) {
+  const known = await limits;
+  for (const file of files) {
+    const upload = new Upload(file, known);
+    const card = new Card(upload, {
+      retry: () => upload.retry(),
+      remove: () => remove(upload, card),
+    });
+    uploads.add(upload);
+    upload.addEventListener("state", next);
+    list.prepend(card.element);
+  }
+  next();
+}
+
+function remove(upload, card) {
+  uploads.delete(upload);
+  upload.forget();
+  // The focus goes to the neighbour, or back to where images come in.
+  const neighbour = card.element.nextElementSibling ?? card.element.previousElementSibling;
+  card.element.remove();
+  const target = neighbour?.querySelector("[data-do]:not([hidden])") ?? document.getElementById("pick");
+  next();
+  target.focus();
+}
+
+/** Starts what may start, and says how it stands. */
+function next() {
+  const all = [...uploads];
+  const waiting = all.filter((upload) => upload.state === "queued");
+  const running = all.filter((upload) => upload.active).length - waiting.length;
+  for (const upload of waiting.slice(0, Math.max(0, AT_ONCE - running))) {
+    // Starting one comes back here by its event, and may have started the next already.
+    if (upload.state === "queued") upload.run();
+  }
+
+  main.classList.toggle("empty", all.length === 0);
+  section.hidden = all.length === 0;
+  const count = (state) => all.filter((upload) => upload.state === state).length;
+  const active = all.filter((upload) => upload.active).length;
+  const said = [[active, "under way"], [count("done"), "done"], [count("failed"), "failed"]];
+  summary.textContent = said.filter(([number]) => number > 0).map(([number, what]) => `${number} ${what}`).join(" · ");
+}
+
+key.onGiven(() => {
+  for (const upload of uploads) {
+    if (upload.problem?.status === 401) upload.retry();
+  }
+});
+
+addEventListener("beforeunload", (event) => {
+  if ([...uploads].some((upload) => upload.active)) event.preventDefault();
+});
+
+intake(take);
+limits.then(showLimits);

@@ -1,0 +1,38 @@
+// Connections that break, and when to try again.
+
+/** The request's effect is unknown: no answer came. */
+export class ConnectionLost extends Error {
+  constructor(sentAll = false) {
+    super("The connection was lost.");
+    // Whether the whole body had left: then the server may have done its work.
+    this.sentAll = sentAll;
+  }
+}
+
+/** Resolves after `ms`, or as soon as `event` fires on the window; rejects when `signal` aborts. */
+export function pause(ms, signal, event) {
+  return new Promise((resolve, reject) => {
+    const timer = ms === null ? null : setTimeout(done, ms);
+    function done() {
+      clearTimeout(timer);
+      if (event) removeEventListener(event, done);
+      signal.removeEventListener("abort", stop);
+      resolve();
+    }
+    function stop() {
+      clearTimeout(timer);
+      if (event) removeEventListener(event, done);
+      reject(signal.reason);
+    }
+    if (signal.aborted) return stop();
+    signal.addEventListener("abort", stop, { once: true });
+    if (event) addEventListener(event, done, { once: true });
+  });
+}
+
+/** Waits until it makes sense to try again: at once after coming back online, else longer each time. */
+export async function reconnected(failures, signal, atLeast = 0) {
+  if (!navigator.onLine) return pause(null, signal, "online");
+  const seconds = Math.max(atLeast, Math.min(30, 2 ** (failures - 1)));
+  return pause(seconds * 1000, signal, "online");
+}

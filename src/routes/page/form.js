@@ -1,0 +1,49 @@
+// The form: one request through the service, for files where a second one is not worth it.
+
+import { parse, refusal } from "./api.js";
+import { ConnectionLost, reconnected } from "./connection.js";
+import * as key from "./key.js";
+import { send } from "./transfer.js";
+
+const FAILURES = 5;
+
+export class FormUpload {
+  #file;
+
+  constructor(file) {
+    this.#file = file;
+  }
+
+  /** Sends the file; resolves with the stored image. */
+  async run({ signal, onSent, onWaiting, onSending, onVerifying }) {
+    for (let failures = 1; ; failures += 1) {
+      onSending();
+      try {
+        return await this.#send(signal, onSent, onVerifying);
+      } catch (problem) {
+        // A body that had left in full may have become an image: sending it again by itself could make a second one.
+        const again = problem instanceof ConnectionLost ? !problem.sentAll : problem.status === 503;
+        if (!again || failures > FAILURES) throw problem;
+        onWaiting();
+        await reconnected(failures, signal, problem.retryAfter);
+      }
+    }
+  }
+
+  async #send(signal, onSent, onVerifying) {
+    const body = new FormData();
+    body.append("file", this.#file, this.#file.name);
+    // The form is a little longer than its file.
+    const progress = (bytes) => {
+      onSent(Math.min(bytes, this.#file.size));
+      if (bytes >= this.#file.size) onVerifying();
+    };
+    const answer = await send("POST", "upload-image", { headers: key.headers(), body, signal, onSent: progress });
+    const image = parse(answer.text);
+    if (answer.status !== 200) throw refusal(answer.status, image, answer.header("Retry-After"));
+    return image;
+  }
+
+  /** Nothing to undo: the service forgets a form whose client has gone. */
+  async abort() {}
+}

@@ -1,0 +1,27 @@
+// A small picture of a file that is still here.
+
+const SIDE = 144;
+// A browser decodes the whole image to shrink it; larger files keep the placeholder.
+const LARGEST = 40_000_000;
+// One at a time: decoded images are many times the size of their files.
+let last = Promise.resolve();
+
+/** Resolves with a canvas, or null where the browser cannot show the file. */
+export function thumbnail(file) {
+  if (file.size > LARGEST) return Promise.resolve(null);
+  last = last.then(() => draw(file)).catch(() => null);
+  return last;
+}
+
+async function draw(file) {
+  const image = await createImageBitmap(file);
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = SIDE;
+  const scale = Math.max(SIDE / image.width, SIDE / image.height);
+  const [width, height] = [image.width * scale, image.height * scale];
+  const context = canvas.getContext("2d");
+  context.imageSmoothingQuality = "high";
+  context.drawImage(image, (SIDE - width) / 2, (SIDE - height) / 2, width, height);
+  image.close();
+  return canvas;
+}

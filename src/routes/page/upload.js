@@ -1,0 +1,107 @@
+// One file on its way: its state, what may be done in it, and the door it goes through.
+
+import { call, link } from "./api.js";
+import { DirectUpload } from "./direct.js";
+import { FormUpload } from "./form.js";
+import { Pace } from "./pace.js";
+
+// Above this a lost connection costs more than the two requests more that the direct door needs.
+const DIRECT_ABOVE = 8 << 20;
+
+/** States: queued, sending, waiting (for a connection), verifying, done, failed, canceled, deleted. */
+export class Upload extends EventTarget {
+  state = "queued";
+  sent = 0;
+  image = null;
+  url = null;
+  problem = null;
+  pace = new Pace();
+  #door;
+  #newDoor;
+  #control = new AbortController();
+
+  constructor(file, limits) {
+    super();
+    this.file = file;
+    const Door = goesDirect(file, limits) ? DirectUpload : FormUpload;
+    this.#newDoor = () => new Door(file);
+    this.#door = this.#newDoor();
+  }
+
+  get active() {
+    return ["queued", "sending", "waiting", "verifying"].includes(this.state);
+  }
+
+  async run() {
+    const { signal } = this.#control;
+    this.#become("sending");
+    try {
+      this.image = await this.#door.run({
+        signal,
+        onSent: (bytes) => this.#progress(bytes),
+        onSending: () => this.#become("sending"),
+        onWaiting: () => this.#become("waiting"),
+        onVerifying: () => this.#become("verifying"),
+      });
+      this.url = await link(this.image);
+      this.#become("done");
+    } catch (problem) {
+      if (signal.aborted) return;
+      this.problem = problem;
+      this.#become("failed");
+    }
+  }
+
+  async cancel() {
+    this.#control.abort();
+    const door = this.#door;
+    // A retry starts over, while requests of the old door may still be ending.
+    this.#door = this.#newDoor();
+    this.#become("canceled");
+    // What is left behind is swept; nobody at the page can do more.
+    await door.abort().catch(() => {});
+  }
+
+  /** Back in the queue. A door that failed goes on where it was. */
+  retry() {
+    this.#control = new AbortController();
+    this.problem = null;
+    this.sent = 0;
+    this.#become("queued");
+  }
+
+  /** Gives up what a failed upload left at the store. */
+  async forget() {
+    if (this.state === "failed") await this.#door.abort().catch(() => {});
+  }
+
+  async delete() {
+    try {
+      await call("DELETE", `delete/${this.image.s3_key}`);
+    } catch (problem) {
+      // Somebody was faster: that is as good.
+      if (problem.status !== 404) throw problem;
+    }
+    this.#become("deleted");
+  }
+
+  #progress(bytes) {
+    this.sent = bytes;
+    this.pace.add(bytes);
+    this.dispatchEvent(new Event("progress"));
+  }
+
+  #become(state) {
+    // An upload that was canceled stays so, whatever its last request says.
+    if (this.#control.signal.aborted && state !== "canceled") return;
+    if (this.state === state) return;
+    this.state = state;
+    if (state === "waiting") this.pace.reset();
+    this.dispatchEvent(new Event("state"));
+  }
+}
+
+function goesDirect(file, limits) {
+  const offered = limits.doors.includes(file.size > limits.direct_put_max ? "multipart" : "put");
+  return offered && file.size > Math.min(limits.max_stream_size, DIRECT_ABOVE);
+}

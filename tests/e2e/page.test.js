@@ -1,0 +1,231 @@
+// The upload page in a browser, against the real service and its embedded S3.
+
+import assert from "node:assert/strict";
+import { readFile } from "node:fs/promises";
+import { after, before } from "node:test";
+import { MIB, fixture, pageTest, sameBytes, start, stop, until } from "./support.js";
+
+before(start);
+after(stop);
+
+pageTest("a small file goes through the form", {}, async (desk) => {
+  await desk.pick(fixture("plain.jpg"));
+  const card = await desk.becomes("plain.jpg", "done");
+  assert.equal(desk.sent("POST", "/upload-image").length, 1);
+  assert.equal(desk.sent("PUT", "").length, 0);
+  assert.match(await card.locator(".state").textContent(), /\d+ × \d+ · JPEG · /);
+  await card.locator(".thumb canvas").waitFor();
+  const link = await desk.link("plain.jpg");
+  await sameBytes(link, fixture("plain.jpg"));
+
+  await desk.press("plain.jpg", "copy");
+  await card.getByText("Copied").waitFor();
+  assert.equal(await desk.page.evaluate(() => navigator.clipboard.readText()), link);
+  assert.equal(await card.locator("[data-do=open]").getAttribute("href"), link);
+});
+
+pageTest("a larger file goes straight to the store", {}, async (desk) => {
+  const file = await desk.service.png("twelve.png", 12 * MIB);
+  await desk.pick(file);
+  await desk.becomes("twelve.png", "done");
+  assert.equal(desk.sent("POST", "/upload-image").length, 0);
+  assert.equal(desk.sent("PUT", "/incoming/").length, 1);
+  await sameBytes(await desk.link("twelve.png"), file);
+});
+
+pageTest("300 MiB go in parallel parts, with speed and time left", {}, async (desk) => {
+  const file = await desk.service.png("huge.png", 300 * MIB);
+  await desk.slow(60 * MIB);
+  await desk.pick(file);
+  const pace = /[\d.]+\sMB of 315\sMB · [\d.]+\s[kM]B\/s · \d+\ss\sleft/;
+  await desk.card("huge.png", "sending").locator(".state", { hasText: pace }).waitFor();
+  await desk.shoot("uploading");
+  await desk.slow();
+  await desk.becomes("huge.png", "done");
+  assert.equal(new Set(desk.sent("PUT", "partNumber=").map((request) => request.url())).size, 60);
+  await sameBytes(await desk.link("huge.png"), file);
+});
+
+pageTest("a wrong file is refused in the server's words", { logs: /status of 400/ }, async (desk) => {
+  await desk.pick(
+    { name: "text.png", mimeType: "image/png", buffer: Buffer.from("no image at all") },
+    { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("notes") },
+  );
+  await desk.pick(await desk.service.file("noise.png", 9 * MIB));
+  for (const name of ["text.png", "notes.txt", "noise.png"]) {
+    const card = await desk.becomes(name, "failed");
+    assert.match(await card.locator(".state").textContent(), /^Invalid file type/);
+    await card.getByRole("button", { name: `Retry ${name}` }).waitFor();
+  }
+  assert.equal(desk.sent("POST", "/upload-image").length, 2);
+  assert.equal(desk.sent("PUT", "/incoming/").length, 1);
+  await until("nothing is left", async () => (await desk.service.leftovers()).length === 0);
+  await desk.shoot("refused");
+});
+
+pageTest("a canceled upload leaves nothing, and can be retried", {}, async (desk) => {
+  const small = await desk.service.png("form.png", 6 * MIB);
+  const large = await desk.service.png("parts.png", 120 * MIB);
+  await desk.slow(2 * MIB);
+  await desk.pick(small, large);
+  for (const name of ["form.png", "parts.png"]) {
+    await desk.card(name, "sending").locator(".state", { hasText: /\/s ·/ }).waitFor();
+  }
+  await until("the store has begun", async () => (await desk.service.leftovers()).length > 0);
+  for (const name of ["form.png", "parts.png"]) {
+    await desk.press(name, "cancel");
+    await desk.becomes(name, "canceled");
+  }
+  await until("nothing is left", async () => (await desk.service.leftovers()).length === 0);
+  await desk.shoot("canceled");
+  await desk.slow();
+  for (const [name, file] of [["form.png", small], ["parts.png", large]]) {
+    await desk.press(name, "retry");
+    await desk.becomes(name, "done");
+    await sameBytes(await desk.link(name), file);
+  }
+});
+
+pageTest("a failure is shown as the server puts it, and retried by hand", { logs: /status of 500/ }, async (desk) => {
+  const refusal = { detail: "The image could not be stored; try again", code: "storage_failed" };
+  await desk.page.route("**/upload-image", (route) => route.fulfill({ status: 500, json: refusal }), { times: 1 });
+  await desk.pick(fixture("plain.png"));
+  const card = await desk.becomes("plain.png", "failed");
+  assert.equal(await card.locator(".state").textContent(), refusal.detail);
+  await desk.press("plain.png", "retry");
+  await desk.becomes("plain.png", "done");
+});
+
+pageTest("offline and back: only the missing parts are sent", { logs: /ERR_INTERNET_DISCONNECTED/ }, async (desk) => {
+  const file = await desk.service.png("train.png", 300 * MIB);
+  const arrived = [];
+  const number = (url) => Number(new URL(url).searchParams.get("partNumber"));
+  desk.page.on("response", (answer) => {
+    if (answer.request().method() === "PUT" && answer.ok()) arrived.push(number(answer.url()));
+  });
+  await desk.slow(40 * MIB);
+  await desk.pick(file);
+  await until("some parts have arrived", () => arrived.length >= 8);
+  await desk.context.setOffline(true);
+  await desk.becomes("train.png", "waiting");
+  await desk.shoot("offline");
+  const before = new Set(arrived);
+  assert.ok(before.size < 60, "some are missing");
+  const begun = desk.requests.length;
+
+  await desk.slow();
+  await desk.context.setOffline(false);
+  await desk.becomes("train.png", "done");
+  const again = desk.requests.slice(begun).filter((request) => request.method() === "PUT").map((request) => number(request.url()));
+  assert.deepEqual(again.filter((part) => before.has(part)), [], "parts that had arrived");
+  assert.equal(new Set([...before, ...again]).size, 60);
+  assert.equal(desk.sent("POST", "/uploads").filter((request) => !request.url().includes("complete")).length, 1);
+  await sameBytes(await desk.link("train.png"), file);
+});
+
+pageTest("delete", {}, async (desk) => {
+  await desk.pick(fixture("plain.gif"));
+  await desk.becomes("plain.gif", "done");
+  const link = await desk.link("plain.gif");
+  await desk.press("plain.gif", "delete");
+  await desk.becomes("plain.gif", "deleted");
+  assert.equal((await fetch(link)).status, 404);
+  await desk.press("plain.gif", "remove");
+  await desk.card("plain.gif").waitFor({ state: "detached" });
+  assert.equal(await desk.page.evaluate(() => document.activeElement.id), "pick");
+});
+
+pageTest("paste", {}, async (desk) => {
+  const bytes = [...(await readFile(fixture("plain.png")))];
+  await desk.page.evaluate(async (bytes) => {
+    const image = new Blob([new Uint8Array(bytes)], { type: "image/png" });
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": image })]);
+  }, bytes);
+  await desk.page.keyboard.press("Control+V");
+  await desk.becomes("image.png", "done");
+});
+
+pageTest("drop, anywhere on the page", {}, async (desk) => {
+  const bytes = [...(await readFile(fixture("plain.bmp")))];
+  const data = await desk.page.evaluateHandle((bytes) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], "dropped.bmp", { type: "image/bmp" }));
+    return data;
+  }, bytes);
+  await desk.page.dispatchEvent("h1", "dragenter", { dataTransfer: data });
+  await desk.page.locator("html.dragging").waitFor();
+  await desk.shoot("dragging");
+  await desk.page.dispatchEvent("h1", "drop", { dataTransfer: data });
+  await desk.becomes("dropped.bmp", "done");
+  assert.equal(await desk.page.locator("html.dragging").count(), 0);
+});
+
+pageTest("keyboard only", {}, async ({ page, ...desk }) => {
+  const focused = () => page.evaluate(() => document.activeElement.getAttribute("aria-label") ?? document.activeElement.id);
+  const chooser = page.waitForEvent("filechooser");
+  await page.keyboard.press("Tab");
+  assert.equal(await focused(), "pick");
+  await page.keyboard.press("Enter");
+  await (await chooser).setFiles([fixture("plain.jpg")]);
+  await page.locator('.card[data-state="done"]').waitFor();
+  await page.locator("#announce", { hasText: "plain.jpg: uploaded" }).waitFor({ state: "attached" });
+
+  const order = [];
+  for (let stop = 0; stop < 4; stop += 1) {
+    await page.keyboard.press("Tab");
+    order.push(await focused());
+  }
+  assert.deepEqual(order, ["Link to plain.jpg", "Copy link to plain.jpg", "Open plain.jpg", "Delete plain.jpg"]);
+  await page.keyboard.press("Enter");
+  await page.locator('.card[data-state="deleted"]').waitFor();
+  await page.waitForFunction(() => document.activeElement.getAttribute("aria-label") === "Clear plain.jpg");
+  await page.keyboard.press("Space");
+  await page.locator(".card").waitFor({ state: "detached" });
+  assert.equal(await focused(), "pick");
+});
+
+pageTest("a key is asked for where the service wants one", { logs: /status of 401/ }, async (desk) => {
+  const refusal = { detail: "An API key is needed", code: "unauthorized" };
+  await desk.page.route("**/upload-image", (route) => {
+    const known = route.request().headers()["x-api-key"] === "secret";
+    return known ? route.continue() : route.fulfill({ status: 401, json: refusal });
+  });
+  assert.equal(await desk.page.locator("#key").isVisible(), false);
+  await desk.pick(fixture("plain.png"));
+  await desk.becomes("plain.png", "failed");
+  await desk.page.locator("#key:focus").waitFor();
+  await desk.shoot("key");
+  await desk.page.keyboard.type("secret");
+  await desk.page.keyboard.press("Enter");
+  await desk.becomes("plain.png", "done");
+  assert.equal(await desk.page.locator("#key").isVisible(), false);
+});
+
+for (const width of [375, 1440]) {
+  for (const colorScheme of ["light", "dark"]) {
+    const options = { viewport: { width, height: 900 }, colorScheme, logs: /status of 400/ };
+    pageTest(`${width} px, ${colorScheme}`, options, async (desk) => {
+      const fits = () => desk.page.evaluate(() => document.documentElement.scrollWidth <= innerWidth);
+      assert.ok(await fits(), "no sideways scrolling when empty");
+      await desk.shoot(`empty ${width} ${colorScheme}`);
+
+      const long = `${"a-name-as-cameras-and-phones-and-people-give-it-".repeat(3)}.png`;
+      const buffer = await readFile(fixture("plain.png"));
+      await desk.pick({ name: long, mimeType: "image/png", buffer }, { name: "broken.png", mimeType: "image/png", buffer: buffer.subarray(0, 5) });
+      await desk.becomes(long, "done");
+      await desk.becomes("broken.png", "failed");
+      await desk.slow(2 * MIB);
+      await desk.pick(await desk.service.png(`progress-${width}-${colorScheme}.png`, 20 * MIB));
+      await desk.card("progress-", "sending").locator(".state", { hasText: /left/ }).waitFor();
+      assert.ok(await fits(), "no sideways scrolling with uploads");
+      const [background, text] = await desk.page.evaluate(() => {
+        const style = getComputedStyle(document.body);
+        return [style.backgroundColor, style.color].map((color) => Number(/\d+/.exec(color)[0]));
+      });
+      assert.equal(background < text, colorScheme === "dark", "the colours follow the system");
+      await desk.shoot(`uploads ${width} ${colorScheme}`);
+      await desk.press("progress-", "cancel");
+      await desk.becomes("progress-", "canceled");
+    });
+  }
+}

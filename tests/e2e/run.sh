@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The page in headless Chromium, against the binary in BIN. Installs the browser (Debian) and the driver where missing.
+set -euo pipefail
+cd "$(dirname "$0")"
+if [ ! -x /usr/bin/chromium ]; then
+    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
+    $sudo apt-get update
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
+fi
+npm ci --no-audit --no-fund
+node --test --test-reporter=spec "$@" page.test.js

@@ -1,0 +1,210 @@
+// What the tests share: the real service on free ports, a real browser, files to upload.
+
+import assert from "node:assert/strict";
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { mkdtemp, mkdir, open, readdir, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { test } from "node:test";
+import { createInterface } from "node:readline";
+import { setTimeout as delay } from "node:timers/promises";
+import { chromium } from "playwright-core";
+
+const ROOT = path.resolve(import.meta.dirname, "../..");
+const BIN = path.resolve(process.env.BIN ?? path.join(ROOT, "target/release/image-store"));
+const PICTURES = path.join(ROOT, "target/e2e");
+const BROWSER = {
+  executablePath: "/usr/bin/chromium",
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+  ],
+};
+export const MIB = 1 << 20;
+const PATIENCE = 90_000;
+
+/** A running service with the embedded S3 in a temporary folder. */
+class Service {
+  static async start() {
+    const folder = await mkdtemp(path.join(tmpdir(), "image-store-e2e-"));
+    const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0", EMBEDDED_S3_PORT: "0" };
+    const child = spawn(BIN, { env, stdio: ["ignore", "pipe", "pipe"] });
+    let log = "";
+    child.stderr.on("data", (text) => (log += text));
+    const lines = createInterface({ input: child.stdout });
+    const line = await Promise.race([
+      once(lines, "line").then(([line]) => line),
+      once(child, "exit").then(() => assert.fail(`the service did not start:\n${log}`)),
+    ]).catch(async (error) => {
+      await rm(folder, { recursive: true });
+      throw error;
+    });
+    return Object.assign(new Service(), { child, folder, url: /http:\/\/[^ ,]+/.exec(line)[0] });
+  }
+
+  async stop() {
+    this.child.kill("SIGTERM");
+    if (this.child.exitCode === null) await once(this.child, "exit");
+    await rm(this.folder, { recursive: true });
+  }
+
+  /** Files of multipart uploads that are neither completed nor aborted, and unverified objects. */
+  async leftovers() {
+    const files = await readdir(path.join(this.folder, "data"), { recursive: true });
+    return files.filter((name) => name.includes(".upload") || name.includes(`incoming${path.sep}`));
+  }
+
+  /** A PNG of `bytes` bytes on disk. Its tail is the file's own, so that no two parts are alike. */
+  async png(name, bytes) {
+    return this.file(name, bytes, await readFile(path.join(ROOT, "tests/fixtures/plain.png")));
+  }
+
+  async file(name, bytes, head = Buffer.alloc(0)) {
+    const file = path.join(this.folder, name);
+    const handle = await open(file, "w");
+    await handle.truncate(bytes);
+    await handle.write(head, 0, head.length, 0);
+    for (let at = MIB; at + 8 < bytes; at += MIB) {
+      const mark = Buffer.alloc(8);
+      mark.writeBigUInt64BE(BigInt(at));
+      await handle.write(mark, 0, 8, at);
+    }
+    await handle.close();
+    return file;
+  }
+}
+
+export function fixture(name) {
+  return path.join(ROOT, "tests/fixtures", name);
+}
+
+let service, browser;
+
+/** Starts both; to be given to `before`. */
+export async function start() {
+  await mkdir(PICTURES, { recursive: true });
+  [service, browser] = await Promise.all([Service.start(), chromium.launch(BROWSER)]);
+}
+
+/** Stops both; to be given to `after`. */
+export async function stop() {
+  await browser?.close();
+  await service?.stop();
+}
+
+/**
+ * A test in a browser window of its own. It fails where the page logs an error or breaks its own policy; `logs` is what it
+ * may log: browsers report every refused or broken request.
+ */
+export function pageTest(name, { logs = /^$/, ...options }, body) {
+  test(name, { timeout: 4 * PATIENCE }, async () => {
+    const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
+    await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: service.url });
+    const page = await context.newPage();
+    page.setDefaultTimeout(PATIENCE);
+    const problems = [];
+    page.on("console", (message) => {
+      const quiet = ["log", "info", "debug"].includes(message.type());
+      if (!quiet && !logs.test(message.text())) problems.push(message.text());
+    });
+    page.on("pageerror", (error) => problems.push(String(error)));
+    try {
+      await page.goto(service.url);
+      await page.locator("#limits", { hasText: "up to" }).waitFor();
+      await body(new Desk(page, context));
+      assert.deepEqual([...new Set(problems)], [], "the page's console");
+    } catch (error) {
+      await page.screenshot({ path: picture(`failed ${name}`) });
+      throw error;
+    } finally {
+      await context.close();
+    }
+  });
+}
+
+function picture(name) {
+  return path.join(PICTURES, `${name.replaceAll(/[^a-z0-9]+/gi, "-")}.png`);
+}
+
+/** The page, as somebody in front of it sees it. */
+class Desk {
+  constructor(page, context) {
+    this.page = page;
+    this.context = context;
+    this.service = service;
+    this.requests = [];
+    page.on("request", (request) => this.requests.push(request));
+  }
+
+  async pick(...files) {
+    const chooser = this.page.waitForEvent("filechooser");
+    await this.page.getByRole("button", { name: "Choose images" }).click();
+    await (await chooser).setFiles(files);
+  }
+
+  card(name, state) {
+    const selector = state ? `.card[data-state="${state}"]` : ".card";
+    return this.page.locator(selector, { has: this.page.locator(".name", { hasText: name }) });
+  }
+
+  /** Waits for a card to be in a state. One that failed instead says why. */
+  async becomes(name, state) {
+    const card = this.card(name, state);
+    const wanted = card.waitFor().then(() => null);
+    const failed = state === "failed" ? wanted : this.card(name, "failed").waitFor().then(() => "failed", () => null);
+    if ((await Promise.race([wanted, failed])) === "failed") {
+      assert.fail(`${name} failed: ${await this.card(name).locator(".state").textContent()}`);
+    }
+    return card;
+  }
+
+  press(name, action) {
+    return this.card(name).locator(`[data-do="${action}"]`).click();
+  }
+
+  link(name) {
+    return this.card(name).locator(".url").inputValue();
+  }
+
+  /** Uploads leave slowly enough to be watched; without a number, as fast as they can. */
+  async slow(bytesPerSecond = -1) {
+    this.cdp ??= await this.context.newCDPSession(this.page);
+    const rest = { offline: false, latency: 0, downloadThroughput: -1 };
+    await this.cdp.send("Network.emulateNetworkConditions", { ...rest, uploadThroughput: bytesPerSecond });
+  }
+
+  sent(method, part) {
+    return this.requests.filter((request) => request.method() === method && request.url().includes(part));
+  }
+
+  shoot(name, options = {}) {
+    return this.page.screenshot({ path: picture(name), fullPage: true, animations: "disabled", ...options });
+  }
+}
+
+/** Whether the object behind a link is the file, byte for byte. */
+export async function sameBytes(link, file) {
+  const answer = await fetch(link);
+  assert.equal(answer.status, 200, link);
+  const [there, here] = [createHash("sha256"), createHash("sha256")];
+  for await (const chunk of answer.body) there.update(chunk);
+  const handle = await open(file);
+  for await (const chunk of handle.createReadStream()) here.update(chunk);
+  assert.equal(there.digest("hex"), here.digest("hex"), "the object is the file");
+}
+
+/** Looks again until a condition holds; fails where it does not within a few seconds. */
+export async function until(what, holds) {
+  const deadline = Date.now() + 15_000;
+  while (!(await holds())) {
+    assert.ok(Date.now() < deadline, `not in time: ${what}`);
+    await delay(20);
+  }
+}

@@ -1,0 +1,123 @@
+//! The upload page as it is delivered; how it works is seen in a browser (`tests/e2e`).
+
+use reqwest::{Response, StatusCode};
+
+use crate::support::app::TestApp;
+
+async fn get(app: &TestApp, path: &str) -> Response {
+    app.client.get(app.at(path)).send().await.unwrap()
+}
+
+fn header<'a>(response: &'a Response, name: &str) -> &'a str {
+    response.headers().get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+}
+
+/// What follows each `before`, up to the next quote.
+fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
+    text.split(before).skip(1).filter_map(|rest| rest.split('"').next())
+}
+
+#[tokio::test]
+async fn the_page_allows_itself_and_the_store_and_nothing_else() {
+    let app = TestApp::start().await;
+    let page = get(&app, "/").await;
+    assert_eq!(page.status(), StatusCode::OK);
+    assert_eq!(header(&page, "content-type"), "text/html; charset=utf-8");
+    assert_eq!(header(&page, "x-content-type-options"), "nosniff");
+    assert_eq!(header(&page, "referrer-policy"), "no-referrer");
+    assert_eq!(header(&page, "cache-control"), "no-cache");
+    let stored = app.upload("a.jpg", crate::support::app::fixture("plain.jpg")).await;
+    let stored: serde_json::Value = stored.json().await.unwrap();
+    let store = stored["url"].as_str().unwrap().split("/images/").next().unwrap();
+    let expected = format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data: {store}; \
+         connect-src 'self' {store}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    assert_eq!(header(&page, "content-security-policy"), expected);
+    app.end(&[stored["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn the_policy_follows_the_host_and_holds_no_more_than_a_name() {
+    let app = TestApp::with(&["--public-url=https://images.example/up"]).await;
+    let policy = async |host: &str| {
+        let page = app.client.get(app.at("/")).header("host", host).send().await.unwrap();
+        assert_eq!(page.status(), StatusCode::OK);
+        header(&page, "content-security-policy").to_owned()
+    };
+    let named = policy("localhost:9999").await;
+    assert!(named.contains("connect-src 'self' http://localhost:"), "{named}");
+    assert!(named.contains(" https://images.example; base-uri"), "{named}");
+    assert!(!named.contains("9999"), "the store has a port of its own: {named}");
+    for forged in ["a;script-src", "a;script-src*:80", "'unsafe-inline'", "*", "a,b"] {
+        let policy = policy(forged).await;
+        assert!(policy.contains("connect-src 'self' https://images.example;"), "{forged}: {policy}");
+        assert_eq!(policy.matches("script-src").count(), 1, "{policy}");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn everything_the_page_needs_comes_with_it() {
+    let app = TestApp::start().await;
+    let page = get(&app, "/").await.text().await.unwrap();
+    let mut wanted: Vec<String> =
+        ["href=\"", "src=\""].iter().flat_map(|attribute| quoted(&page, attribute)).map(str::to_owned).collect();
+    assert!(wanted.iter().all(|path| path.starts_with("assets/")), "{wanted:?}");
+    check_text("the page", &page);
+
+    let mut seen = Vec::new();
+    while let Some(path) = wanted.pop() {
+        if seen.contains(&path) {
+            continue;
+        }
+        let asset = get(&app, &format!("/{path}")).await;
+        assert_eq!(asset.status(), StatusCode::OK, "{path}");
+        let expected = match path.rsplit('.').next().unwrap() {
+            "js" => "text/javascript; charset=utf-8",
+            "css" => "text/css; charset=utf-8",
+            "svg" => "image/svg+xml",
+            _ => panic!("{path}"),
+        };
+        assert_eq!(header(&asset, "content-type"), expected);
+        assert_eq!(header(&asset, "x-content-type-options"), "nosniff");
+        assert!(header(&asset, "content-security-policy").starts_with("default-src 'none'"));
+        let text = asset.text().await.unwrap();
+        check_text(&path, &text);
+        wanted.extend(quoted(&text, "from \"./").map(|module| format!("assets/{module}")));
+        seen.push(path);
+    }
+    assert!(seen.len() > 10, "modules import each other: {seen:?}");
+    app.end(&[]).await;
+}
+
+/// No address but the page's own, and nothing the policy would stop.
+fn check_text(name: &str, text: &str) {
+    let text = text.replace("http://www.w3.org/2000/svg", "");
+    for banned in ["http://", "https://", "//cdn", "@import", "url(", " style=\"", " onclick=", "innerHTML", "eval("] {
+        assert!(!text.contains(banned), "{name} has {banned}");
+    }
+    assert_eq!(text.matches("<script").count(), text.matches("<script type=\"module\" src=\"").count(), "{name}");
+}
+
+#[tokio::test]
+async fn assets_are_asked_for_again_and_not_sent_again() {
+    let app = TestApp::start().await;
+    let first = get(&app, "/assets/app.js").await;
+    assert_eq!(header(&first, "cache-control"), "no-cache");
+    let tag = header(&first, "etag").to_owned();
+    for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}")] {
+        let again = app.client.get(app.at("/assets/app.js")).header("if-none-match", known).send().await.unwrap();
+        assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(header(&again, "etag"), tag);
+    }
+    let other = app.client.get(app.at("/assets/app.js")).header("if-none-match", "\"other\"").send().await.unwrap();
+    assert_eq!(other.status(), StatusCode::OK);
+    for nothing in ["/assets/index.html", "/assets/none.js", "/assets/..%2Fpage.rs", "/assets/%ff", "/assets/"] {
+        let answer = get(&app, nothing).await;
+        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{nothing}");
+        let body: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(body["code"], "not_found");
+    }
+    app.end(&[]).await;
+}
