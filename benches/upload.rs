@@ -12,7 +12,6 @@ use image_store::app::App;
 use image_store::config::{Cli, Config};
 use image_store::store::s3::{Checksum, S3Options, S3Store};
 use std::convert::Infallible;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -24,7 +23,7 @@ mod form;
 const CHUNK: usize = 64 << 10;
 
 async fn router() -> Router {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let listener = null_s3::listen(([127, 0, 0, 1], 0).into()).expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     std::thread::spawn(move || null_s3::serve(&listener, null_s3::Faults::default()));
     let cli = Cli::try_parse_from(["image-store", "--s3-bucket=null"]).expect("settings");

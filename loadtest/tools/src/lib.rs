@@ -8,7 +8,8 @@
 //! - `POST /_config`: [`Faults`] as JSON; what is not named goes back to none.
 //! - `POST /_reset`: forgets uploads, objects and counts.
 
-use std::net::{TcpListener, TcpStream};
+use socket2::{Domain, Socket, Type};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -21,6 +22,21 @@ use connection::{Connection, Request};
 use operations::{Answer, answer};
 pub use state::Faults;
 use state::State;
+
+/// Connections that may wait to be accepted: one that finds no place tries again only after a second.
+const BACKLOG: i32 = 4096;
+
+/// A listener that a crowd may connect to at once.
+///
+/// # Errors
+/// Where the address cannot be had.
+pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
 
 /// Serves whoever connects, until the listener fails.
 pub fn serve(listener: &TcpListener, faults: Faults) {

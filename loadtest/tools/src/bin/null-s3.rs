@@ -1,8 +1,9 @@
 //! An S3 that keeps nothing, as a process of its own; see [`null_s3`].
 
 use clap::Parser;
-use null_s3::{Faults, serve};
-use std::net::{SocketAddr, TcpListener};
+use null_s3::{Faults, listen, serve};
+use std::net::SocketAddr;
+
 #[derive(Parser)]
 #[command(about = "An S3 that throws away what it is sent, and answers at once")]
 struct Arguments {
@@ -21,7 +22,7 @@ struct Arguments {
 
 fn main() -> std::io::Result<()> {
     let arguments = Arguments::parse();
-    let listener = TcpListener::bind(arguments.listen)?;
+    let listener = listen(arguments.listen)?;
     println!("null S3 listens on http://{}", listener.local_addr()?);
     serve(&listener, Faults { delay_ms: arguments.delay_ms, fail_nth: arguments.fail_nth, hang: arguments.hang });
     Ok(())
