@@ -44,6 +44,8 @@ until_true() {
 launch() {
     local name=$1
     shift
+    # What an earlier one of this name said must not be taken for this one's.
+    : >"$work/$name.out"
     "$@" >"$work/$name.out" 2>"$work/$name.err" &
     pid=$!
     started+=("$pid")

@@ -54,7 +54,11 @@ fn converse(stream: TcpStream, state: &State) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut connection = Connection::new(stream);
     while let Some(request) = connection.next()? {
-        let answer = if request.path.starts_with("/_") { state.control(&request) } else { object(&connection, &request, state)? };
+        let answer = if request.path.starts_with("/_") {
+            state.control(&request)
+        } else {
+            object(&connection, &request, state)?
+        };
         connection.answer(&request, &answer)?;
         if request.close {
             break;

@@ -194,7 +194,8 @@ fn get(request: &Request, key: &str, state: &State) -> Answer {
     let Some(object) = state.contents().objects.get(key).cloned() else {
         return Answer::error(404, "NoSuchKey");
     };
-    let (from, end) = request.header("range").and_then(|range| parse_range(range, object.size)).unwrap_or((0, object.size));
+    let (from, end) =
+        request.header("range").and_then(|range| parse_range(range, object.size)).unwrap_or((0, object.size));
     let mut answer = stored(&object).with("content-length", end - from);
     if (from, end) != (0, object.size) {
         answer.status = 206;
@@ -229,7 +230,8 @@ fn list_uploads(_: &Request, _: &str, state: &State) -> Answer {
     for (id, upload) in &state.contents().uploads {
         let since = humantime::format_rfc3339_seconds(upload.since);
         let key = &upload.key;
-        let _ = write!(text, "<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{since}</Initiated></Upload>");
+        let _ =
+            write!(text, "<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{since}</Initiated></Upload>");
     }
     Answer::xml("ListMultipartUploadsResult", &text)
 }
@@ -255,7 +257,10 @@ fn list_objects(request: &Request, _: &str, state: &State) -> Answer {
             break;
         }
         let (since, size) = (humantime::format_rfc3339_seconds(object.since), object.size);
-        let _ = write!(text, "<Contents><Key>{key}</Key><LastModified>{since}</LastModified><Size>{size}</Size></Contents>");
+        let _ = write!(
+            text,
+            "<Contents><Key>{key}</Key><LastModified>{since}</LastModified><Size>{size}</Size></Contents>"
+        );
     }
     Answer::xml("ListBucketResult", &text)
 }
