@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release/image-store
 VENV := $(CARGO_TARGET_DIR)/e2e/venv
 
-.PHONY: help run test lint e2e lambda cfn-lint coldstart
+.PHONY: help run test lint e2e bench bench-hop loadtest loadtest-smoke lambda cfn-lint coldstart
 
 help: ## Say what there is
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -18,11 +18,11 @@ test: ## Everything cargo alone can prove
 
 lint: ## Formatting, clippy and rustdoc, warnings denied
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 
-e2e: $(BIN) ## What needs more than cargo; installs what it needs
+e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
@@ -46,6 +46,19 @@ cfn-lint: ## Check the deployment's template
 
 coldstart: lambda $(BIN) ## Cold start of the function beside the Python service's
 	loadtest/coldstart/run.sh
+
+bench: ## Criterion: form bytes to parts; whole uploads in process
+	$(CARGO) bench --locked --bench parts --bench upload
+
+bench-hop: ## The service as a hop beside nginx; RUNS=7, CHECK=1 holds it to its targets
+	loadtest/hop.sh
+
+loadtest: ## k6 scripts and crowds of clients, with their invariants
+	loadtest/run.sh
+	loadtest/crowd.sh
+
+loadtest-smoke: ## Ten seconds through every door
+	loadtest/run.sh smoke
 
 .PHONY: $(BIN)
 $(BIN):

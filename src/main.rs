@@ -5,7 +5,6 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use image_store::app::App;
@@ -105,8 +104,7 @@ async fn function(config: Config, backend: &Backend) -> Outcome {
 
 async fn serve(config: Config, backend: &Backend) -> Outcome {
     let server = config.server.clone();
-    let listener = TcpListener::bind((server.host, server.port))
-        .await
+    let listener = transport::server::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
     println!("image-store listens on http://{address}, images go to {}", backend.place);

@@ -9,10 +9,12 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use std::convert::Infallible;
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
@@ -31,6 +33,22 @@ const H2_STREAM_WINDOW: u32 = 256 << 10;
 const H2_STREAMS: u32 = 64;
 /// Aborting what was cut off at the end may take this long.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connections that may wait to be accepted. One that finds no place is dropped, and its client tries again only after a
+/// second: too late for a refusal that is to come at once. The system's own limit (somaxconn) holds beside it.
+const BACKLOG: u32 = 4096;
+
+/// A listener that a crowd may connect to at once.
+///
+/// # Errors
+/// Where the address cannot be had.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As `TcpListener::bind` does: a restart must not wait for old connections to time out.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves `app` until `stop` resolves, then lets what is in flight finish within `shutdown_timeout`, aborts the rest, and
 /// returns when everything that was started has been completed or aborted.

@@ -1,0 +1,80 @@
+//! A whole upload in process: the router, fed with a form, over the SDK to a null S3 on the loopback.
+
+use axum::body::Body;
+use axum::{Router, http};
+use bytes::Bytes;
+use clap::Parser;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use futures::stream;
+use http::Request;
+use http_body_util::BodyExt;
+use image_store::app::App;
+use image_store::config::{Cli, Config};
+use image_store::store::s3::{Checksum, S3Options, S3Store};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tower::ServiceExt;
+
+mod form;
+
+/// What comes at once, and what a long image repeats.
+const CHUNK: usize = 64 << 10;
+
+async fn router() -> Router {
+    let listener = null_s3::listen(([127, 0, 0, 1], 0).into()).expect("a port");
+    let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || null_s3::serve(&listener, null_s3::Faults::default()));
+    let cli = Cli::try_parse_from(["image-store", "--s3-bucket=null"]).expect("settings");
+    let config = Config::new(&cli.settings).expect("a configuration");
+    let options = S3Options {
+        bucket: "null".to_owned(),
+        prefix: String::new(),
+        endpoint: Some(endpoint),
+        public_endpoint: None,
+        credentials: Some(("test".to_owned(), "test".to_owned())),
+        region: Some("us-east-1".to_owned()),
+        force_path_style: true,
+        checksum: Checksum::Crc64Nvme,
+        sse: None,
+        attempt_timeout: Duration::from_secs(60),
+        host_follows_request: false,
+    };
+    App::new(config, Arc::new(S3Store::connect(options).await), None).router()
+}
+
+/// One upload of an image of `size` bytes: `first`, and then `block` as often as it takes.
+async fn upload(router: Router, size: usize, first: Bytes, block: Bytes) {
+    let rest = size - first.len();
+    let image = (0..rest).step_by(block.len()).map(move |at| block.slice(..block.len().min(rest - at)));
+    let whole = [Bytes::from(form::head()), first].into_iter().chain(image).chain([Bytes::from(form::tail())]);
+    let body = Body::from_stream(stream::iter(whole.map(Ok::<_, Infallible>)));
+    let request = Request::post("/upload-image").header("content-type", form::content_type()).body(body);
+    let response = router.oneshot(request.expect("a request")).await.expect("an answer");
+    let status = response.status();
+    let answer = response.into_body().collect().await.expect("a body").to_bytes();
+    assert!(status.is_success(), "{status}: {answer:?}");
+}
+
+fn bench(criterion: &mut Criterion) {
+    let runtime = Runtime::new().expect("a runtime");
+    let router = runtime.block_on(router());
+    let image = Bytes::from(form::image(2 * CHUNK));
+    let (first, block) = (image.slice(..CHUNK), image.slice(CHUNK..));
+    let mut group = criterion.benchmark_group("upload");
+    group.sample_size(10);
+    for (name, size) in [("64 KiB", 64 << 10), ("1 MiB", 1 << 20), ("64 MiB", 64 << 20), ("1 GiB", 1 << 30)] {
+        group.throughput(Throughput::Bytes(size as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let upload = upload(router.clone(), size, first.clone(), block.clone());
+                runtime.block_on(runtime.spawn(upload)).expect("an upload");
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, bench);
+criterion_main!(benches);

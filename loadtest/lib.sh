@@ -1,0 +1,127 @@
+# What the scripts beside this one share; each sources it. Nothing they start outlives them.
+# shellcheck shell=bash
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+target=${CARGO_TARGET_DIR:-target}
+binary=$target/release/image-store
+tools=$target/release
+work=$(mktemp -d "${TMPDIR:-/tmp}/image-store.XXXXXX")
+# The processes this script started.
+started=()
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+finish() {
+    local status=$?
+    [ "$status" -eq 0 ] || tail -n 20 "$work"/*.err >&2 2>/dev/null || true
+    [ "${#started[@]}" -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
+    wait 2>/dev/null || true
+    rm -rf "$work"
+}
+trap finish EXIT
+
+# Two builds, so that what the tools need cannot change how the service is built.
+build() {
+    cargo build --release --locked -p image-store
+    cargo build --release --locked -p loadtest-tools
+}
+
+# until_true <seconds> <command…>: until it succeeds; false where it does not in time.
+until_true() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        sleep 0.05
+    done
+}
+
+# launch <name> <command…>: starts it and waits until it says where it listens. Sets $pid and $url.
+launch() {
+    local name=$1
+    shift
+    # What an earlier one of this name said must not be taken for this one's.
+    : >"$work/$name.out"
+    "$@" >"$work/$name.out" 2>"$work/$name.err" &
+    pid=$!
+    started+=("$pid")
+    until_true 30 announced "$name" || fail "$name does not listen"
+    url=$(sed -nE 's/.*listens on (http[^ ,]*).*/\1/p' "$work/$name.out" | head -n 1)
+}
+
+announced() {
+    kill -0 "$pid" 2>/dev/null || fail "$name ended"
+    grep -q 'listens on http' "$work/$name.out"
+}
+
+# Ends one process that was started here, the orderly way.
+stop() {
+    local other rest=()
+    kill "$1" 2>/dev/null || true
+    wait "$1" 2>/dev/null || true
+    for other in "${started[@]}"; do
+        [ "$other" = "$1" ] || rest+=("$other")
+    done
+    started=(${rest[@]+"${rest[@]}"})
+}
+
+# Sets $null_pid and $null_url.
+launch_null_s3() {
+    launch null-s3 "$tools/null-s3" "$@"
+    null_pid=$pid null_url=$url
+}
+
+# launch_service [VARIABLE=value…]: before the null S3. Sets $service_pid and $service_url.
+launch_service() {
+    launch service env PORT=0 \
+        S3_BUCKET=null AWS_ENDPOINT_URL_S3="$null_url" S3_FORCE_PATH_STYLE=true S3_CHECKSUM=crc64nvme \
+        AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1 \
+        MAX_CONNECTIONS=1024 "$@" "$binary"
+    service_pid=$pid service_url=$url
+}
+
+# state <name>: a number of the null S3's state.
+state() {
+    curl -sS --fail "$null_url/_state" | sed -nE "s/.*\"$1\":([0-9]+).*/\1/p"
+}
+
+nothing_open() {
+    [ "$(state open_uploads)" -eq 0 ]
+}
+
+# CPU seconds so far, of the processes named and their children.
+cpu_of() {
+    local pid files=()
+    for pid in "$@" $(pgrep -P "$(IFS=,; echo "$*")" || true); do
+        files+=("/proc/$pid/stat")
+    done
+    # Fields 14 and 15; the second, the name, may hold spaces.
+    sed 's/^.*) //' "${files[@]}" | awk -v hertz="$(getconf CLK_TCK)" '{ ticks += $12 + $13 } END { printf "%.2f\n", ticks / hertz }'
+}
+
+# Peak resident memory in MiB, of the processes named and their children together.
+peak_of() {
+    local pid files=()
+    for pid in "$@" $(pgrep -P "$(IFS=,; echo "$*")" || true); do
+        files+=("/proc/$pid/status")
+    done
+    awk '/^VmHWM/ { kib += $2 } END { printf "%d\n", kib / 1024 }' "${files[@]}"
+}
+
+# An image of so many bytes: a small one with a long tail, which is stored like any other byte.
+image() {
+    { cat tests/fixtures/plain.png; head -c "$1" /dev/urandom; } | head -c "$1"
+}
+
+# The middle one of the numbers on standard input.
+median() {
+    sort -n | awk '{ value[NR] = $1 } END { if (NR) print value[int((NR + 1) / 2)]; else print "nan" }'
+}
+
+ratio() {
+    awk -v a="$1" -v b="$2" 'BEGIN { if (b > 0) printf "%.2f", a / b; else printf "nan" }'
+}
