@@ -113,10 +113,21 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
         let file = if Path::new(sample).exists() { sample } else { "photo.jpg" };
         println!("try it:  curl -F file=@{file} http://{address}/upload-image");
     }
+    raise_file_limit();
     let spill = open_spill(&config)?;
     let app = App::new(config, Arc::clone(&backend.store), spill);
     transport::server::serve(listener, app, server, stop_signal()?).await;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Connections, calls to S3 and spilled parts are files, and the usual soft limit of 1,024 is for programs that use select(2).
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+    }
 }
 
 fn open_spill(config: &Config) -> Result<Option<Spill>, Box<dyn Error>> {

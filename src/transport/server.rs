@@ -27,9 +27,10 @@ use crate::config;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// What an HTTP/1 connection may buffer; also the largest request head.
 const H1_BUFFER: usize = 64 << 10;
-/// Flow control windows of HTTP/2: what a connection may have in flight towards us, and each of its streams.
-const H2_CONNECTION_WINDOW: u32 = 1 << 20;
-const H2_STREAM_WINDOW: u32 = 256 << 10;
+/// Flow control windows of HTTP/2: what a connection, and each of its streams, may have in flight towards us. A client can
+/// fill this while nobody reads, on every connection there may be, so it is what 64 KiB of buffer are to HTTP/1.
+const H2_CONNECTION_WINDOW: u32 = 128 << 10;
+const H2_STREAM_WINDOW: u32 = 128 << 10;
 const H2_STREAMS: u32 = 64;
 /// Aborting what was cut off at the end may take this long.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
