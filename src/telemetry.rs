@@ -25,6 +25,8 @@ pub mod field {
     pub const S3_KEY: &str = "s3_key";
     pub const SIZE: &str = "size";
     pub const CONTENT_TYPE: &str = "content_type";
+    /// The name of the key a request was sent with, never the key.
+    pub const API_KEY_NAME: &str = "api_key_name";
 }
 
 /// Adds a field to the line of the request that is being handled.
@@ -62,6 +64,7 @@ pub async fn log_request(mut request: Request, next: Next) -> Response {
         s3_key = Empty,
         content_type = Empty,
         size = Empty,
+        api_key_name = Empty,
         lambda_request_id = Empty,
     );
     if let Some(invocation) = request.extensions().get::<Invocation>() {

@@ -11,9 +11,9 @@ use super::support::raw::{RawClient, form, head};
 
 const MIB: usize = 1 << 20;
 
-struct Process {
+pub struct Process {
     child: Child,
-    address: String,
+    pub address: String,
     lines: Vec<String>,
 }
 
@@ -24,7 +24,7 @@ fn binary() -> Command {
 }
 
 impl Process {
-    fn start(data: &Path, flags: &[&str]) -> Self {
+    pub fn start(data: &Path, flags: &[&str]) -> Self {
         let mut command = binary();
         command.args(flags).env("DATA_DIR", data).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -40,13 +40,13 @@ impl Process {
         Process { child, address, lines }
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());
     }
 
     /// The exit status and what was logged.
-    async fn end(mut self) -> (ExitStatus, String) {
+    pub async fn end(mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
