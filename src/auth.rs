@@ -1,6 +1,6 @@
 //! Who may do what: API keys, checked before a request's body is asked for.
 //!
-//! A route is open unless it was put behind a [`Guard`]. Keys come in `Authorization: Bearer` or `X-API-Key`; the log has
+//! A route is open unless [`guarded`] put it behind a scope. Keys come in `Authorization: Bearer` or `X-API-Key`; the log has
 //! their names.
 
 use axum::Router;

@@ -137,7 +137,9 @@ async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
     let part = reqwest::multipart::Part::bytes(std::fs::read(path).unwrap()).file_name("photo.jpg");
     let form = reqwest::multipart::Form::new().part("file", part);
     let client = reqwest::Client::new();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let post = client.post(url).header("x-request-id", "one-upload").multipart(form);
+    let post = post.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
     let answer = post.send().await.unwrap();
     assert_eq!(answer.status(), 200);
     let answer: serde_json::Value = answer.json().await.unwrap();
@@ -149,7 +151,7 @@ async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ours: Vec<_> = lines.iter().filter(|line| line["span"]["id"] == "one-upload").collect();
     assert_eq!(ours.len(), 1, "{log}");
-    assert_eq!(ours[0]["status"], 200);
+    assert_eq!((&ours[0]["status"], &ours[0]["span"]["trace_id"]), (&200.into(), &trace.into()));
     assert_eq!((&ours[0]["span"]["route"], &ours[0]["span"]["s3_key"]), (&"/upload-image".into(), &answer["s3_key"]));
     assert!(!log.contains("X-Amz"), "no presigned URL in the log");
 }
