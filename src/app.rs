@@ -13,7 +13,8 @@ use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-use crate::config::Config;
+use crate::auth::{self, Scope};
+use crate::config::{self, Config};
 use crate::direct::Promotions;
 use crate::error::Error;
 use crate::policy::Policy;
@@ -65,19 +66,12 @@ impl App {
 
     /// Every route, with what holds for all of them around it.
     pub fn router(&self) -> Router {
-        Router::new()
-            .route("/", get(page::index))
-            .route("/assets/{file}", get(page::asset))
-            .route("/upload-image", post(upload::upload))
-            .route("/delete/{s3_key}", delete(images::delete))
-            .route("/images/{s3_key}", get(images::redirect).head(images::head))
-            .route("/images/{s3_key}/url", get(images::url))
-            .route("/uploads", post(direct::plan).layer(DefaultBodyLimit::max(direct::LONGEST_WISH)))
-            .route("/uploads/{s3_key}", get(direct::status).delete(direct::abort))
-            .route("/uploads/{s3_key}/complete", post(direct::complete))
-            .route("/limits", get(system::limits))
-            .route("/healthz", get(system::healthz))
-            .route("/readyz", get(system::readyz))
+        let config::Auth { keys, public_read } = &self.config.auth;
+        let reading = if *public_read { reading() } else { auth::guarded(reading(), keys, Scope::Read) };
+        open()
+            .merge(reading)
+            .merge(auth::guarded(uploading(), keys, Scope::Upload))
+            .merge(auth::guarded(deleting(), keys, Scope::Delete))
             .fallback(async || Error::NoRoute)
             .method_not_allowed_fallback(async || Error::MethodNotAllowed)
             .layer(middleware::from_fn_with_state(self.config.server.request_timeout, deadline))
@@ -86,6 +80,34 @@ impl App {
             .layer(middleware::from_fn(telemetry::log_request))
             .with_state(self.clone())
     }
+}
+
+/// What anybody may ask.
+fn open() -> Router<App> {
+    Router::new()
+        .route("/", get(page::index))
+        .route("/assets/{file}", get(page::asset))
+        .route("/limits", get(system::limits))
+        .route("/healthz", get(system::healthz))
+        .route("/readyz", get(system::readyz))
+}
+
+fn uploading() -> Router<App> {
+    Router::new()
+        .route("/upload-image", post(upload::upload))
+        .route("/uploads", post(direct::plan).layer(DefaultBodyLimit::max(direct::LONGEST_WISH)))
+        .route("/uploads/{s3_key}", get(direct::status).delete(direct::abort))
+        .route("/uploads/{s3_key}/complete", post(direct::complete))
+}
+
+fn deleting() -> Router<App> {
+    Router::new().route("/delete/{s3_key}", delete(images::delete))
+}
+
+fn reading() -> Router<App> {
+    Router::new()
+        .route("/images/{s3_key}", get(images::redirect).head(images::head))
+        .route("/images/{s3_key}/url", get(images::url))
 }
 
 /// Ends a request that takes too long in all, however steadily it goes on; on Lambda also while there is time to undo it.
@@ -112,8 +134,7 @@ fn cors(origins: &[String]) -> CorsLayer {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
-    let headers: [HeaderName; 4] =
-        [header::CONTENT_TYPE, header::AUTHORIZATION, HeaderName::from_static("x-api-key"), telemetry::REQUEST_ID];
+    let headers: [HeaderName; 4] = [header::CONTENT_TYPE, header::AUTHORIZATION, auth::API_KEY, telemetry::REQUEST_ID];
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])

@@ -9,6 +9,7 @@ use std::time::Duration;
 mod parse;
 pub use parse::duration;
 
+use crate::auth::{Keys, Secret};
 use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::s3::{Checksum, Sse};
@@ -80,6 +81,15 @@ pub struct Settings {
     /// What is in flight at SIGTERM may take this long to finish; then it is aborted (duration)
     #[arg(long, env = "SHUTDOWN_TIMEOUT", global = true, value_name = "DURATION", default_value = "25s")]
     pub shutdown_timeout: String,
+    /// API keys with every scope, comma-separated (unset, and API_KEYS_FILE too: nobody needs a key)
+    #[arg(long, env = "API_KEYS", global = true, value_name = "KEYS", hide_env_values = true)]
+    pub api_keys: Option<Secret>,
+    /// File of API keys, a line for each: its name, its SHA-256 in hex, its scopes (upload,delete,read)
+    #[arg(long, env = "API_KEYS_FILE", global = true, value_name = "FILE")]
+    pub api_keys_file: Option<PathBuf>,
+    /// Images are read without a key, also where there are keys: true or false
+    #[arg(long, env = "PUBLIC_READ", global = true, value_name = "BOOL", default_value = "false")]
+    pub public_read: String,
     /// Log lines as text or json
     #[arg(long, env = "LOG_FORMAT", global = true, value_name = "FORMAT", default_value = "text")]
     pub log_format: String,
@@ -172,6 +182,7 @@ pub struct Config {
     pub store: Store,
     pub sink: Sink,
     pub direct: Direct,
+    pub auth: Auth,
     pub policy: Policy,
     /// How long a presigned GET lives.
     pub read_url_ttl: Duration,
@@ -233,6 +244,14 @@ pub struct Direct {
     pub complete_wait: Duration,
 }
 
+/// Who may do what.
+#[derive(Clone, Debug)]
+pub struct Auth {
+    pub keys: Keys,
+    /// Reading needs no key.
+    pub public_read: bool,
+}
+
 /// Collects what is wrong, so that it can be told at once.
 #[derive(Default)]
 struct Problems(Vec<String>);
@@ -265,6 +284,7 @@ impl Config {
             store: Store::read(settings, &mut problems),
             sink: Sink::read(settings, &mut problems),
             direct: Direct::read(settings, &mut problems),
+            auth: Auth::read(settings, &mut problems),
             policy: read_policy(settings, &mut problems),
             read_url_ttl: problems.take("READ_URL_TTL", duration(&settings.read_url_ttl)),
             public_url: problems.take("PUBLIC_URL", absolute_url(settings.public_url.as_deref())),
@@ -322,7 +342,6 @@ impl Store {
         let checksums = [("auto", auto), ("crc64nvme", Checksum::Crc64Nvme), ("none", Checksum::None)];
         let kms = Sse::Kms { key_id: settings.s3_sse_kms_key_id.clone() };
         let sse = [("none", None), ("AES256", Some(Sse::Aes256)), ("aws:kms", Some(kms))];
-        let path_style = [("true", true), ("1", true), ("false", false), ("0", false)];
         problems.check(settings.s3_sse_kms_key_id.is_none() || settings.s3_sse == "aws:kms", || {
             "S3_SSE_KMS_KEY_ID: goes with S3_SSE=aws:kms".to_owned()
         });
@@ -332,8 +351,7 @@ impl Store {
             prefix: problems.take("S3_PREFIX", prefix(&settings.s3_prefix)),
             endpoint,
             public_endpoint: problems.take("S3_PUBLIC_ENDPOINT_URL", absolute_url(public)),
-            force_path_style: problems
-                .take("S3_FORCE_PATH_STYLE", parse::choice(&settings.s3_force_path_style, &path_style)),
+            force_path_style: problems.take("S3_FORCE_PATH_STYLE", parse::switch(&settings.s3_force_path_style)),
             checksum: problems.take("S3_CHECKSUM", parse::choice(&settings.s3_checksum, &checksums)),
             sse: problems.take("S3_SSE", parse::choice(&settings.s3_sse, &sse)),
             timeout: problems.take("S3_TIMEOUT", parse::some_time(&settings.s3_timeout)),
@@ -363,6 +381,19 @@ impl Direct {
             put_max: problems.take("DIRECT_PUT_MAX", size(&settings.direct_put_max, 1..=MAX_OBJECT_SIZE)),
             url_ttl: problems.take("UPLOAD_URL_TTL", duration(&settings.upload_url_ttl)),
             complete_wait: problems.take("COMPLETE_WAIT", duration(&settings.complete_wait)),
+        }
+    }
+}
+
+impl Auth {
+    fn read(settings: &Settings, problems: &mut Problems) -> Auth {
+        let keys = Keys::read(settings.api_keys.as_ref(), settings.api_keys_file.as_deref());
+        Auth {
+            keys: keys.unwrap_or_else(|wrong| {
+                problems.0.extend(wrong);
+                Keys::default()
+            }),
+            public_read: problems.take("PUBLIC_READ", parse::switch(&settings.public_read)),
         }
     }
 }

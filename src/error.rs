@@ -43,6 +43,10 @@ pub enum Error {
     TruncatedBody(#[source] Option<BoxError>),
     #[error("Nothing arrived for {seconds} s; send the body faster or upload directly with POST /uploads")]
     ClientTooSlow { seconds: u64 },
+    #[error("Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>")]
+    Unauthorized,
+    #[error("This API key does not have the scope {scope}")]
+    Forbidden { scope: &'static str },
     #[error("File not found")]
     NotFound,
     #[error("There is no such route")]
@@ -101,6 +105,8 @@ impl Error {
             Error::TooManyPixels { .. } => "too_many_pixels",
             Error::TruncatedBody(_) => "truncated_body",
             Error::ClientTooSlow { .. } => "client_too_slow",
+            Error::Unauthorized => "unauthorized",
+            Error::Forbidden { .. } => "forbidden",
             Error::NotFound | Error::NoRoute => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
             Error::LengthRequired => "length_required",
@@ -131,6 +137,8 @@ impl Error {
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
             Error::ClientTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Error::Unauthorized => StatusCode::UNAUTHORIZED,
+            Error::Forbidden { .. } => StatusCode::FORBIDDEN,
             Error::NotFound | Error::NoRoute => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Error::LengthRequired => StatusCode::LENGTH_REQUIRED,
@@ -184,6 +192,9 @@ pub fn respond(error: Arc<Error>) -> Response {
     let mut response = (error.status(), Json(body)).into_response();
     if let Some(seconds) = error.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let Error::Unauthorized = *error {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response.extensions_mut().insert(Logged(error));
     response

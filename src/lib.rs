@@ -14,6 +14,7 @@ pub mod error;
 pub mod telemetry;
 
 pub mod app;
+pub mod auth;
 pub mod direct;
 pub mod ingest;
 pub mod routes;

@@ -113,6 +113,9 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
         let file = if Path::new(sample).exists() { sample } else { "photo.jpg" };
         println!("try it:  curl -F file=@{file} http://{address}/upload-image");
     }
+    if config.auth.keys.is_empty() && !address.ip().is_loopback() {
+        tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
+    }
     raise_file_limit();
     let spill = open_spill(&config)?;
     let app = App::new(config, Arc::clone(&backend.store), spill);

@@ -20,11 +20,15 @@ use crate::transport::Invocation;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 /// Fields that handlers add to their request's line, with [`note`].
 pub mod field {
     pub const S3_KEY: &str = "s3_key";
     pub const SIZE: &str = "size";
     pub const CONTENT_TYPE: &str = "content_type";
+    /// The name of the key a request was sent with, never the key.
+    pub const API_KEY_NAME: &str = "api_key_name";
 }
 
 /// Adds a field to the line of the request that is being handled.
@@ -62,10 +66,15 @@ pub async fn log_request(mut request: Request, next: Next) -> Response {
         s3_key = Empty,
         content_type = Empty,
         size = Empty,
+        api_key_name = Empty,
         lambda_request_id = Empty,
+        trace_id = Empty,
     );
     if let Some(invocation) = request.extensions().get::<Invocation>() {
         span.record("lambda_request_id", &invocation.request_id);
+    }
+    if let Some(trace_id) = trace_id(&request) {
+        span.record("trace_id", trace_id);
     }
     let line = Line { began: Instant::now(), span: span.clone(), quiet: is_probe(&request), written: false };
     let mut response = next.run(request).instrument(span).await;
@@ -83,6 +92,20 @@ fn request_id(request: &Request) -> HeaderValue {
         let id = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
         HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
     })
+}
+
+/// The trace a request belongs to, from its W3C `traceparent`: `<version>-<trace id>-<parent id>-<flags>`.
+fn trace_id(request: &Request) -> Option<&str> {
+    let text = request.headers().get(TRACEPARENT)?.to_str().ok()?;
+    let fields: Vec<&str> = text.split('-').collect();
+    let [version, trace_id, parent_id, flags, ref later @ ..] = fields[..] else { return None };
+    let hex = |text: &str, digits| {
+        text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let id = |text: &str, digits| hex(text, digits) && text.bytes().any(|byte| byte != b'0');
+    // A later version may have more fields; the first version has not, and ff is none.
+    let known = hex(version, 2) && version != "ff" && (version != "00" || later.is_empty());
+    (known && id(trace_id, 32) && id(parent_id, 16) && hex(flags, 2)).then_some(trace_id)
 }
 
 /// Probes ask every few seconds; their lines are for debugging.
@@ -131,6 +154,37 @@ impl Drop for Line {
         if !self.written {
             let _entered = self.span.enter();
             tracing::info!(ms = self.ms(), "the client went away");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+
+    #[test]
+    fn a_trace_is_taken_from_a_whole_traceparent_only() {
+        const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+        const PARENT: &str = "00f067aa0ba902b7";
+        let taken = |text: String| {
+            let request = Request::builder().header(TRACEPARENT, text).body(Body::empty()).unwrap();
+            trace_id(&request).map(str::to_owned)
+        };
+        for good in [format!("00-{TRACE}-{PARENT}-01"), format!("cc-{TRACE}-{PARENT}-01-later")] {
+            assert_eq!(taken(good.clone()).as_deref(), Some(TRACE), "{good}");
+        }
+        for bad in [
+            String::new(),
+            TRACE.to_owned(),
+            format!("00-{TRACE}-{PARENT}-01-later"),
+            format!("ff-{TRACE}-{PARENT}-01"),
+            format!("00-{}-{PARENT}-01", TRACE.to_uppercase()),
+            format!("00-{}-{PARENT}-01", "0".repeat(32)),
+            format!("00-{TRACE}-{}-01", "0".repeat(16)),
+            format!("00-{TRACE}x-{PARENT}-01"),
+        ] {
+            assert_eq!(taken(bad.clone()), None, "{bad}");
         }
     }
 }

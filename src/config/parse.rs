@@ -48,6 +48,10 @@ pub fn choice<T: Clone>(text: &str, choices: &[(&str, T)]) -> Parsed<T> {
     })
 }
 
+pub fn switch(text: &str) -> Parsed<bool> {
+    choice(text, &[("true", true), ("1", true), ("false", false), ("0", false)])
+}
+
 pub fn formats(text: &str) -> Parsed<Vec<Format>> {
     let mut formats = Vec::new();
     for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {

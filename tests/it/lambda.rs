@@ -183,6 +183,29 @@ async fn requests_carry_their_ids_and_answers_their_cors_headers() {
 }
 
 #[tokio::test]
+async fn keys_are_asked_for_here_too() {
+    let app = TestApp::start().await;
+    let mut function = Function::start(&[
+        ("S3_BUCKET", &app.bucket),
+        ("AWS_ACCESS_KEY_ID", "unused"),
+        ("AWS_SECRET_ACCESS_KEY", "unused"),
+        ("API_KEYS", "right"),
+    ])
+    .await;
+    for shape in ["function_url", "rest_api", "alb"] {
+        // No key of an image: behind the guard it is a 404 that asks no store.
+        for (key, status) in [("", 401), ("wrong", 401), ("right", 404)] {
+            let mut event = request(shape, "GET", "/images/x");
+            set_header(&mut event, "x-api-key", key);
+            let answer = function.invoke(&event).await.response();
+            assert_eq!(answer["statusCode"], status, "{shape} with '{key}'");
+        }
+    }
+    function.end().await;
+    app.end(&[]).await;
+}
+
+#[tokio::test]
 async fn limits_are_those_of_the_event() {
     let mut setup = Setup::start().await;
     for (shape, limit) in [("function_url", 4_694_016), ("rest_api", 4_694_016), ("alb", 967_232)] {

@@ -1,5 +1,6 @@
 //! The integration tests, one binary: the real SDK over real sockets against several S3s.
 
+mod auth;
 #[cfg(feature = "client")]
 mod client;
 mod clients;

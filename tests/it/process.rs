@@ -11,9 +11,9 @@ use super::support::raw::{RawClient, form, head};
 
 const MIB: usize = 1 << 20;
 
-struct Process {
+pub struct Process {
     child: Child,
-    address: String,
+    pub address: String,
     lines: Vec<String>,
 }
 
@@ -24,7 +24,7 @@ fn binary() -> Command {
 }
 
 impl Process {
-    fn start(data: &Path, flags: &[&str]) -> Self {
+    pub fn start(data: &Path, flags: &[&str]) -> Self {
         let mut command = binary();
         command.args(flags).env("DATA_DIR", data).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -40,13 +40,13 @@ impl Process {
         Process { child, address, lines }
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let status = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
         assert!(status.success());
     }
 
     /// The exit status and what was logged.
-    async fn end(mut self) -> (ExitStatus, String) {
+    pub async fn end(mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -137,7 +137,9 @@ async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
     let part = reqwest::multipart::Part::bytes(std::fs::read(path).unwrap()).file_name("photo.jpg");
     let form = reqwest::multipart::Form::new().part("file", part);
     let client = reqwest::Client::new();
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
     let post = client.post(url).header("x-request-id", "one-upload").multipart(form);
+    let post = post.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
     let answer = post.send().await.unwrap();
     assert_eq!(answer.status(), 200);
     let answer: serde_json::Value = answer.json().await.unwrap();
@@ -149,7 +151,7 @@ async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let ours: Vec<_> = lines.iter().filter(|line| line["span"]["id"] == "one-upload").collect();
     assert_eq!(ours.len(), 1, "{log}");
-    assert_eq!(ours[0]["status"], 200);
+    assert_eq!((&ours[0]["status"], &ours[0]["span"]["trace_id"]), (&200.into(), &trace.into()));
     assert_eq!((&ours[0]["span"]["route"], &ours[0]["span"]["s3_key"]), (&"/upload-image".into(), &answer["s3_key"]));
     assert!(!log.contains("X-Amz"), "no presigned URL in the log");
 }

@@ -1,0 +1,253 @@
+//! The keys: read once, kept hashed, compared in constant time.
+
+use sha2::{Digest, Sha256};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use subtle::ConstantTimeEq;
+
+/// What the setting that lists keys in the open is called, and the one that names a file of hashed ones.
+const BARE: &str = "API_KEYS";
+const FILE: &str = "API_KEYS_FILE";
+const LONGEST_NAME: usize = 64;
+
+/// A setting that is never shown.
+#[derive(Clone)]
+pub struct Secret(String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// What a key may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    Upload,
+    Delete,
+    Read,
+}
+
+impl Scope {
+    pub const ALL: [Scope; 3] = [Scope::Upload, Scope::Delete, Scope::Read];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Scope::Upload => "upload",
+            Scope::Delete => "delete",
+            Scope::Read => "read",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Scope> {
+        Scope::ALL.into_iter().find(|scope| scope.name() == text)
+    }
+}
+
+type Hash = [u8; 32];
+
+/// A key: its name, what it may do, and what recognizes it.
+#[derive(Clone)]
+pub struct Key {
+    name: String,
+    hash: Hash,
+    scopes: Vec<Scope>,
+}
+
+impl Key {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.contains(&scope)
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key").field("name", &self.name).field("scopes", &self.scopes).finish_non_exhaustive()
+    }
+}
+
+/// Every key there is. None: nothing asks for one.
+#[derive(Clone, Debug, Default)]
+pub struct Keys(Arc<[Key]>);
+
+impl Keys {
+    /// `bare`: keys with every scope, comma-separated. `file`: a line for each, `name sha256-hex scopes`.
+    ///
+    /// # Errors
+    /// One line for each thing that is wrong. None holds a key, or what may be one in the wrong place.
+    pub fn read(bare: Option<&Secret>, file: Option<&Path>) -> Result<Keys, Vec<String>> {
+        let mut reader = Reader::default();
+        if let Some(Secret(text)) = bare.filter(|secret| !secret.0.trim().is_empty()) {
+            reader.bare(text);
+        }
+        if let Some(path) = file.filter(|path| !path.as_os_str().is_empty()) {
+            match std::fs::read_to_string(path) {
+                Ok(text) => reader.file(&text),
+                Err(error) => reader.problems.push(format!("{FILE}: {} cannot be read ({error})", path.display())),
+            }
+        }
+        if reader.problems.is_empty() { Ok(Keys(reader.keys.into())) } else { Err(reader.problems) }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The key a client sent. Takes as long for a wrong one as for any.
+    pub fn find(&self, secret: &[u8]) -> Option<&Key> {
+        let hash = hash(secret);
+        self.0.iter().fold(None, |found, key| if bool::from(key.hash.ct_eq(&hash)) { Some(key) } else { found })
+    }
+}
+
+fn hash(secret: &[u8]) -> Hash {
+    Sha256::digest(secret).into()
+}
+
+#[derive(Default)]
+struct Reader {
+    keys: Vec<Key>,
+    problems: Vec<String>,
+}
+
+impl Reader {
+    fn bare(&mut self, text: &str) {
+        let secrets = text.split(',').map(str::trim).filter(|secret| !secret.is_empty());
+        for (number, secret) in (1..).zip(secrets) {
+            if secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+                let scopes = Scope::ALL.to_vec();
+                self.add(BARE, Key { name: format!("key-{number}"), hash: hash(secret.as_bytes()), scopes });
+            } else {
+                self.problems.push(format!("{BARE}: key {number} has a character that no header can carry"));
+            }
+        }
+        self.expect_some(BARE);
+    }
+
+    fn file(&mut self, text: &str) {
+        let before = self.keys.len() + self.problems.len();
+        for (number, line) in (1..).zip(text.lines().map(str::trim)) {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let place = format!("{FILE}: line {number}");
+            match line_of(line) {
+                Ok(key) => self.add(&place, key),
+                Err(problem) => self.problems.push(format!("{place}: {problem}")),
+            }
+        }
+        if self.keys.len() + self.problems.len() == before {
+            self.problems.push(format!("{FILE}: holds no key"));
+        }
+    }
+
+    /// Whoever sets a list wants protection, and an empty one would switch it off.
+    fn expect_some(&mut self, setting: &str) {
+        if self.keys.is_empty() && self.problems.is_empty() {
+            self.problems.push(format!("{setting}: holds no key"));
+        }
+    }
+
+    fn add(&mut self, place: &str, key: Key) {
+        if let Some(other) = self.keys.iter().find(|other| other.name == key.name) {
+            self.problems.push(format!("{place}: there is another key of the name {}", other.name));
+        } else if let Some(other) = self.keys.iter().find(|other| other.hash == key.hash) {
+            self.problems.push(format!("{place}: is the same key as {}", other.name));
+        } else {
+            self.keys.push(key);
+        }
+    }
+}
+
+/// The problem quotes nothing of the line: it may hold the key itself by mistake.
+fn line_of(line: &str) -> Result<Key, &'static str> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [name, hex, scopes] = fields[..] else {
+        return Err("is not a name, the key's SHA-256 in hex and scopes (comma-separated, no spaces)");
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.len() > LONGEST_NAME || !name.bytes().all(plain) {
+        return Err("the name is longer than 64 letters, digits, -, _ and ., or has others");
+    }
+    let hash = from_hex(hex).ok_or("the SHA-256 is not 64 hex digits (printf %s \"$KEY\" | sha256sum)")?;
+    let scopes: Option<Vec<Scope>> = scopes.split(',').map(Scope::parse).collect();
+    let scopes = scopes.ok_or("the scopes are upload, delete and read, comma-separated")?;
+    Ok(Key { name: name.to_owned(), hash, scopes })
+}
+
+fn from_hex(text: &str) -> Option<Hash> {
+    let mut hash = [0; 32];
+    let digits: Option<Vec<u8>> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
+    let digits = digits.filter(|digits| digits.len() == 2 * hash.len())?;
+    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = pair.iter().fold(0, |byte, digit| byte << 4 | digit);
+    }
+    Some(hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    /// SHA-256 of `abc`.
+    const ABC: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+
+    fn read(bare: &str, file: &str) -> Result<Keys, Vec<String>> {
+        let mut named = tempfile::NamedTempFile::new().unwrap();
+        named.write_all(file.as_bytes()).unwrap();
+        Keys::read(Some(&Secret::from(bare.to_owned())), (!file.is_empty()).then(|| named.path()))
+    }
+
+    #[test]
+    fn keys_are_found_by_their_hash_and_have_their_scopes() {
+        let keys = read("first, second", &format!("# ours\n\nci {ABC} upload,read\r\n")).unwrap();
+        assert_eq!(keys.find(b"second").unwrap().name(), "key-2");
+        assert!(Scope::ALL.into_iter().all(|scope| keys.find(b"first").unwrap().may(scope)));
+        let ci = keys.find(b"abc").unwrap();
+        assert_eq!((ci.name(), ci.scopes.as_slice()), ("ci", [Scope::Upload, Scope::Read].as_slice()));
+        for wrong in ["", "firs", "first,", ABC, "ci"] {
+            assert!(keys.find(wrong.as_bytes()).is_none(), "{wrong}");
+        }
+        assert!(read("", "").unwrap().is_empty());
+    }
+
+    #[test]
+    fn every_wrong_line_is_told_and_none_is_quoted() {
+        let file =
+            format!("a secret-key upload\nb {ABC} write\nc\nd/e {ABC} read\nf {ABC} read\nf {ABC} read\ng {ABC} read");
+        let problems = read("gr\u{fc}n", &file).unwrap_err();
+        let starts = problems.iter().map(|problem| problem.split(": ").take(2).collect::<Vec<_>>().join(" "));
+        let lines = [1, 2, 3, 4, 6, 7].map(|line| format!("API_KEYS_FILE line {line}"));
+        assert_eq!(starts.skip(1).collect::<Vec<_>>(), lines, "{problems:#?}");
+        assert!(problems[0].starts_with("API_KEYS: key 1 "));
+        let told = problems.join("\n");
+        assert!(!told.contains("secret-key") && !told.contains(ABC) && !told.contains("gr\u{fc}n"), "{told}");
+    }
+
+    #[test]
+    fn a_list_without_keys_does_not_switch_protection_off() {
+        assert_eq!(read(" , ", "").unwrap_err(), ["API_KEYS: holds no key"]);
+        assert_eq!(read("", "# none yet\n").unwrap_err(), ["API_KEYS_FILE: holds no key"]);
+        let missing = Keys::read(None, Some(Path::new("there/is/none"))).unwrap_err();
+        assert!(missing[0].starts_with("API_KEYS_FILE: there/is/none cannot be read"), "{missing:?}");
+    }
+
+    #[test]
+    fn debug_shows_no_key_and_no_hash() {
+        let keys = read("first", "").unwrap();
+        let shown = format!("{keys:?} {:?}", Secret::from("first".to_owned()));
+        assert_eq!(shown, "Keys([Key { name: \"key-1\", scopes: [Upload, Delete, Read], .. }]) (hidden)");
+    }
+}
