@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 venv=${CARGO_TARGET_DIR:-target}/venv/cfn-lint
 if [ ! -x "$venv/bin/cfn-lint" ]; then
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet 'cfn-lint==1.*'
+    "$venv/bin/pip" install --quiet 'cfn-lint==1.58.0'
 fi
 "$venv/bin/cfn-lint" deploy/template.yaml
 echo "deploy/template.yaml: clean"

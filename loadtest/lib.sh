@@ -6,7 +6,9 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=${CARGO_TARGET_DIR:-target}
 binary=$target/release/image-store
 tools=$target/release
-work=$(mktemp -d "${TMPDIR:-/tmp}/image-store.XXXXXX")
+# Not in /tmp, which may be memory.
+mkdir -p "$target"
+work=$(mktemp -d "$target/image-store.XXXXXX")
 # The processes this script started.
 started=()
 

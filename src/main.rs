@@ -104,6 +104,7 @@ async fn function(config: Config, backend: &Backend) -> Outcome {
 
 async fn serve(config: Config, backend: &Backend) -> Outcome {
     let server = config.server.clone();
+    let spill = open_spill(&config)?;
     let listener = transport::server::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
@@ -117,7 +118,6 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
         tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
     }
     raise_file_limit();
-    let spill = open_spill(&config)?;
     let app = App::new(config, Arc::clone(&backend.store), spill);
     transport::server::serve(listener, app, server, stop_signal()?).await;
     Ok(ExitCode::SUCCESS)

@@ -5,7 +5,7 @@
 use axum::extract::{MatchedPath, Request};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, header};
 use std::error::Error as _;
 use std::time::Instant;
 use tracing::field::Empty;
@@ -36,8 +36,8 @@ pub fn note<V: tracing::Value>(field: &str, value: V) {
     Span::current().record(field, value);
 }
 
-/// The embedded S3's libraries put whole requests into their spans, presigned queries and upload ids with them.
-const SILENT: [&str; 2] = ["s3s=off", "s3s_fs=off"];
+/// These put whole requests into their lines and spans, presigned queries and upload ids with them.
+const SILENT: [&str; 5] = ["s3s=off", "s3s_fs=off", "aws_smithy_runtime=warn", "aws_runtime=warn", "aws_sigv4=warn"];
 
 /// Logs to standard error, filtered by `RUST_LOG` (default: info).
 pub fn init(json: bool) {
@@ -79,6 +79,8 @@ pub async fn log_request(mut request: Request, next: Next) -> Response {
     let line = Line { began: Instant::now(), span: span.clone(), quiet: is_probe(&request), written: false };
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);
+    // Most answers hold links that end, or a state that passes; what may be kept says so itself.
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     line.answered(&response);
     response
 }

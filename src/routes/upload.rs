@@ -50,14 +50,19 @@ pub async fn upload(
     body: Body,
 ) -> Result<Json<StoredImage>> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
-    let stored = store(&app, policy, &headers, body).await;
-    let (name, info, stored) = stored.map_err(|error| Invocation::explain(invocation.as_deref(), error))?;
-    note(field::SIZE, stored.size);
-    answer(&app, &name, info, stored, request_host(&uri, &headers)).await
+    let host = request_host(&uri, &headers);
+    let stored = store(&app, policy, &headers, host, body).await;
+    stored.map(Json).map_err(|error| Invocation::explain(invocation.as_deref(), error))
 }
 
-/// The image, once it is durable.
-async fn store(app: &App, policy: Arc<Policy>, headers: &HeaderMap, body: Body) -> Result<(Name, ImageInfo, Stored)> {
+/// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
+async fn store(
+    app: &App,
+    policy: Arc<Policy>,
+    headers: &HeaderMap,
+    host: Option<String>,
+    body: Body,
+) -> Result<StoredImage> {
     let length = content_length(headers);
     let content_type = headers.get(header::CONTENT_TYPE);
     refuse_too_large(&policy, content_type.is_some_and(is_form), length)?;
@@ -72,8 +77,10 @@ async fn store(app: &App, policy: Arc<Policy>, headers: &HeaderMap, body: Body) 
 
     let mut uploader = app.uploads.start(name.clone(), info.into(), share).await;
     pump(&mut image, &mut uploader).await?;
+    let link = app.store.presign_get(&name, &app.read_link(host)).await.map_err(Error::Storage)?;
     let stored = uploader.finish().await?;
-    Ok((name, info, stored))
+    note(field::SIZE, stored.size);
+    Ok(answer(&name, info, stored, link.url))
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.
@@ -91,22 +98,8 @@ async fn pump(image: &mut IncomingImage, uploader: &mut Uploader) -> Result<()> 
     }
 }
 
-async fn answer(
-    app: &App,
-    name: &Name,
-    info: ImageInfo,
-    stored: Stored,
-    host: Option<String>,
-) -> Result<Json<StoredImage>> {
-    let url = match app.store.presign_get(name, &app.read_link(host)).await {
-        Ok(presigned) => presigned.url,
-        Err(error) => {
-            // The client is told of a failure, and so will never know this key.
-            let _ = app.store.delete(name).await;
-            return Err(Error::Storage(error));
-        }
-    };
-    Ok(Json(StoredImage {
+fn answer(name: &Name, info: ImageInfo, stored: Stored, url: String) -> StoredImage {
+    StoredImage {
         url,
         s3_key: name.key().to_string(),
         content_type: info.format.content_type().to_owned(),
@@ -114,7 +107,7 @@ async fn answer(
         width: Some(info.width),
         height: Some(info.height),
         checksum: Some(checksum_text(stored.crc64)),
-    }))
+    }
 }
 
 /// `crc64nvme:` and the big-endian bytes in base64, as S3 writes it.

@@ -25,6 +25,9 @@ use crate::store::Content;
 /// Budgets are counted in steps of this many bytes: a semaphore gives at most 2^32 permits at once.
 const STEP: usize = 4096;
 
+/// Buffers nobody uses are kept up to this many bytes: they are memory beside the budget.
+const KEPT: usize = 20 << 20;
+
 /// What all uploads together may hold.
 #[derive(Debug)]
 pub struct Budget {
@@ -108,7 +111,7 @@ impl Budget {
 
     fn keep(&self, mut data: Vec<u8>) {
         let mut kept = lock(&self.kept);
-        if data.capacity() == self.part_size && kept.len() < self.at_once {
+        if data.capacity() == self.part_size && (kept.len() + 1) * self.part_size <= KEPT {
             data.clear();
             kept.push(data);
         }
@@ -175,11 +178,15 @@ impl Share {
             Some(Room::Memory(own)) => Some(Room::Memory(own)),
             // Back to memory as soon as there is some.
             Some(own) => borrow().or(Some(own)),
-            None => match borrow() {
-                Some(memory) => Some(memory),
-                // A disk that is full now is no reason to fail: one of its own will come back.
-                None => self.budget.spill_room(self.budget.part_size).await.unwrap_or_default(),
-            },
+            None => {
+                let borrowed = match borrow() {
+                    Some(memory) => Some(memory),
+                    // A disk that is full now is no reason to fail: one of its own will come back.
+                    None => self.budget.spill_room(self.budget.part_size).await.unwrap_or_default(),
+                };
+                // One of its own may have come back meanwhile, and one is what it keeps.
+                lock(&self.state.rooms).idle.take().or(borrowed)
+            }
         }
     }
 

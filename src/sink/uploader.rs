@@ -104,6 +104,9 @@ impl Uploads {
     }
 }
 
+/// What the task tells the request; a success also asks to be told that it was heard.
+type Outcome = Result<(Stored, oneshot::Sender<()>), StoreError>;
+
 enum Command {
     Part(Payload),
     Last(Payload),
@@ -114,7 +117,7 @@ pub struct Uploader {
     cutter: PartCutter,
     share: Share,
     commands: mpsc::Sender<Command>,
-    outcome: oneshot::Receiver<Result<Stored, StoreError>>,
+    outcome: oneshot::Receiver<Outcome>,
 }
 
 impl Uploader {
@@ -155,7 +158,9 @@ impl Uploader {
         let Uploader { mut cutter, share: _share, commands, outcome } = self;
         // Where nobody takes it the task has failed, and the outcome says why.
         let _ = commands.send(Command::Last(cutter.cut())).await;
-        told(outcome.await)
+        let (stored, heard) = told(outcome.await)?;
+        let _ = heard.send(());
+        Ok(stored)
     }
 
     async fn failure(&mut self) -> Error {
@@ -166,7 +171,7 @@ impl Uploader {
     }
 }
 
-fn told(outcome: Result<Result<Stored, StoreError>, oneshot::error::RecvError>) -> Result<Stored> {
+fn told(outcome: Result<Outcome, oneshot::error::RecvError>) -> Result<(Stored, oneshot::Sender<()>)> {
     match outcome {
         // Never a 404, whatever the store says: the client asked for nothing that could be missing.
         Ok(result) => result.map_err(Error::Storage),
@@ -203,15 +208,21 @@ struct Task {
 }
 
 impl Task {
-    async fn run(self, mut commands: mpsc::Receiver<Command>, mut done: oneshot::Sender<Result<Stored, StoreError>>) {
+    async fn run(self, mut commands: mpsc::Receiver<Command>, mut done: oneshot::Sender<Outcome>) {
         let (result, leftover) = match commands.recv().await {
             Some(Command::Last(only)) => self.put(only, &mut done).await,
             Some(Command::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
             None => (Err(Stop::Abandoned), Leftover::Nothing),
         };
-        // Told first: cleaning up can take long where the store is what fails.
+        // The request sees this, whatever it is about to hand over. It is told first: cleaning up can take long where the
+        // store is what fails.
+        drop(commands);
         let unheard = match result {
-            Ok(stored) => done.send(Ok(stored)).is_err(),
+            Ok(stored) => {
+                // A request may go away between the answer's being there and its being read.
+                let (heard, told) = oneshot::channel();
+                done.send(Ok((stored, heard))).is_err() || told.await.is_err()
+            }
             Err(Stop::Failed(error)) => {
                 if let Err(Err(error)) = done.send(Err(error)) {
                     let error = &error as &dyn std::error::Error;
@@ -245,11 +256,7 @@ impl Task {
         }
     }
 
-    async fn put(
-        &self,
-        only: Payload,
-        done: &mut oneshot::Sender<Result<Stored, StoreError>>,
-    ) -> (Result<Stored, Stop>, Leftover) {
+    async fn put(&self, only: Payload, done: &mut oneshot::Sender<Outcome>) -> (Result<Stored, Stop>, Leftover) {
         let stored = Stored { size: only.len, crc64: only.crc64 };
         let put = tokio::select! {
             biased;
@@ -261,7 +268,7 @@ impl Task {
     }
 
     /// Resolves where a call is not to be waited for any more.
-    async fn given_up(&self, done: &mut oneshot::Sender<Result<Stored, StoreError>>) {
+    async fn given_up(&self, done: &mut oneshot::Sender<Outcome>) {
         done.closed().await;
         match self.patience {
             Some(patience) => tokio::time::sleep(patience).await,
@@ -274,7 +281,7 @@ impl Task {
         &self,
         first: Payload,
         commands: &mut mpsc::Receiver<Command>,
-        done: &mut oneshot::Sender<Result<Stored, StoreError>>,
+        done: &mut oneshot::Sender<Outcome>,
     ) -> (Result<Stored, Stop>, Leftover) {
         // Not raced against the request: an upload whose id nobody heard could not be aborted.
         let upload = match self.store.create_upload(&self.name, &self.metadata).await {
@@ -301,7 +308,7 @@ impl Task {
         upload: &Upload,
         first: Payload,
         commands: &mut mpsc::Receiver<Command>,
-        done: &mut oneshot::Sender<Result<Stored, StoreError>>,
+        done: &mut oneshot::Sender<Outcome>,
     ) -> Result<(Vec<Sent>, Vec<Part>), Stop> {
         let mut sent = Vec::new();
         let mut taken = Vec::new();

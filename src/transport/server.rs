@@ -25,12 +25,14 @@ use crate::config;
 
 /// A request's head must be there within this time; so must a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Milliseconds for which what was sent may stay unacknowledged, or untaken.
+const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
 /// What an HTTP/1 connection may buffer; also the largest request head.
 const H1_BUFFER: usize = 64 << 10;
 /// Flow control windows of HTTP/2: what a connection, and each of its streams, may have in flight towards us. A client can
 /// fill this while nobody reads, on every connection there may be, so it is what 64 KiB of buffer are to HTTP/1.
 const H2_CONNECTION_WINDOW: u32 = 128 << 10;
-const H2_STREAM_WINDOW: u32 = 128 << 10;
+const H2_STREAM_WINDOW: u32 = 32 << 10;
 const H2_STREAMS: u32 = 64;
 /// Aborting what was cut off at the end may take this long.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -107,6 +109,8 @@ fn connection(
     });
     // Small answers must not wait for an acknowledgement of the one before (Nagle).
     let _ = stream.set_nodelay(true);
+    // A client that takes no answer must not keep its connection for ever.
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNTAKEN_TIMEOUT_MS);
     let connection = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
     let connection = graceful.watch(connection);
     async move {

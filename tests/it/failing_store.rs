@@ -136,6 +136,8 @@ async fn a_client_that_leaves_while_the_object_is_made_leaves_none() {
 async fn a_store_that_fails_is_told_to_a_client_that_would_send_on() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::UploadPart, Action::Status(500));
+    // Cleaning up takes a while, and the answer does not wait for it.
+    faults.fail_all(Operation::Abort, Action::Hang);
     let body = form("a.png", &png(40 * MIB));
     let mut client = RawClient::connect(app.address()).await;
     client.send(head(body.len(), "")).await;
@@ -143,6 +145,8 @@ async fn a_store_that_fails_is_told_to_a_client_that_would_send_on() {
     // It sends no more, and does not leave: the answer must come all the same, well before the idle timeout.
     let answer = client.read_answer().await;
     assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("storage_failed"), "{answer}");
+    assert_eq!(app.app.uploads.open(), 1, "it is still being cleaned up");
+    faults.heal();
     drop(client);
     app.end(&[]).await;
 }
