@@ -62,15 +62,15 @@ async fn next_chunk(image: &mut IncomingImage) -> Option<Bytes> {
     image.next_chunk().await.expect("a whole image")
 }
 
-async fn open(chunks: Vec<Bytes>) -> IncomingImage {
+async fn open(chunks: Vec<Bytes>, head: &mut PartCutter) -> IncomingImage {
     let body = StreamBody::new(stream::iter(chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)))));
     let content_type = HeaderValue::from_str(&form::content_type()).expect("a header");
-    IncomingImage::open(Some(&content_type), body, policy()).await.expect("an image")
+    IncomingImage::open(Some(&content_type), body, policy(), head).await.expect("an image")
 }
 
 /// Reads the image to its end.
-async fn parse(chunks: Vec<Bytes>) -> usize {
-    let mut image = open(chunks).await;
+async fn parse(chunks: Vec<Bytes>, share: &mut Share) -> usize {
+    let mut image = open(chunks, &mut PartCutter::new(share.next().await)).await;
     let mut size = 0;
     while let Some(chunk) = next_chunk(&mut image).await {
         size += chunk.len();
@@ -80,8 +80,8 @@ async fn parse(chunks: Vec<Bytes>) -> usize {
 
 /// Reads the image and cuts it into parts, each of them gone at once.
 async fn cut(chunks: Vec<Bytes>, share: &mut Share) -> u64 {
-    let mut image = open(chunks).await;
     let mut cutter = PartCutter::new(share.next().await);
+    let mut image = open(chunks, &mut cutter).await;
     let mut size = 0;
     while let Some(mut chunk) = next_chunk(&mut image).await {
         while !chunk.is_empty() {
@@ -124,7 +124,7 @@ fn bench(criterion: &mut Criterion) {
             runtime.block_on(cut(chunks.clone(), &mut share));
         });
         group.bench_function(format!("form to chunks, {what}"), |bencher| {
-            bencher.iter(|| runtime.block_on(parse(chunks.clone())));
+            bencher.iter(|| runtime.block_on(parse(chunks.clone(), &mut share)));
         });
         group.bench_function(format!("form to parts, {what}"), |bencher| {
             bencher.iter(|| runtime.block_on(cut(chunks.clone(), &mut share)));

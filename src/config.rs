@@ -159,6 +159,10 @@ impl Config {
         problems.check(part_size <= budget, || {
             format!("MEMORY_BUDGET: {budget} bytes do not hold one part of PART_SIZE ({part_size} bytes)")
         });
+        let scan = self.policy.header_scan_limit as u64;
+        problems.check(scan <= part_size, || {
+            format!("HEADER_SCAN_LIMIT: {scan} bytes do not fit one part of PART_SIZE ({part_size} bytes)")
+        });
         for (setting, ttl) in [("READ_URL_TTL", self.read_url_ttl), ("UPLOAD_URL_TTL", self.direct.url_ttl)] {
             problems.check((Duration::from_secs(1)..=MAX_TTL).contains(&ttl), || {
                 format!("{setting}: must be between 1s and 7 days, S3's limit")
@@ -309,8 +313,10 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_file_must_fit_the_parts() {
+    fn the_largest_file_and_the_longest_header_must_fit_the_parts() {
         assert!(read(&["--s3-bucket=b", "--part-size=5MiB", "--max-upload-size=5GB"]).is_ok());
+        assert_eq!(read(&["--s3-bucket=b", "--header-scan-limit=6MiB"]).unwrap_err().len(), 1);
+        assert!(read(&["--s3-bucket=b", "--header-scan-limit=6MiB", "--part-size=6MiB"]).is_ok());
         assert_eq!(read(&["--s3-bucket=b", "--max-upload-size=5000000001"]).unwrap_err().len(), 1);
     }
 

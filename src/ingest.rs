@@ -5,9 +5,10 @@
 //!       └─ image/*: the body itself ────────────────────┘
 //! ```
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::HeaderValue;
 use http_body::Body;
+use std::future::Future;
 use std::sync::Arc;
 
 use crate::error::{BoxError, Error, Result};
@@ -33,8 +34,20 @@ pub struct IncomingImage {
     source: Source,
     info: ImageInfo,
     extension: &'static str,
-    /// The bytes that were read to know the above, until they are handed on.
-    head: Option<Bytes>,
+    /// What was read to know the above and did not go to the [`Head`], until it is handed on.
+    pending: Bytes,
+}
+
+/// Where an image's leading bytes are kept while they do not show yet what it is.
+///
+/// It is the place they are sent from later: an image is never held twice, and what is held is what was admitted.
+pub trait Head: Send {
+    /// Takes as many bytes off the front of `chunk` as there is room for: not all only where more than
+    /// [`Policy::header_scan_limit`] are kept.
+    fn keep(&mut self, chunk: &mut Bytes) -> impl Future<Output = Result<()>> + Send;
+
+    /// The first `limit` of the bytes that were kept.
+    fn kept(&self, limit: usize) -> impl Future<Output = Result<impl AsRef<[u8]> + Send>> + Send;
 }
 
 /// Where the image's bytes come from, counted.
@@ -55,12 +68,18 @@ enum SourceKind {
 impl IncomingImage {
     /// Reads a request's body up to where the image's type and dimensions are known and allowed.
     ///
-    /// At most [`Policy::header_scan_limit`] bytes of the image and one chunk are held for that.
+    /// What came before the chunk that showed them is in `head` then; [`IncomingImage::next_chunk`] goes on behind it.
+    /// One chunk is held beside that.
     ///
     /// # Errors
     ///
     /// An [`Error`] of ours inside the body's own is passed on; any other is [`Error::TruncatedBody`].
-    pub async fn open<B>(content_type: Option<&HeaderValue>, body: B, policy: Arc<Policy>) -> Result<Self>
+    pub async fn open<B>(
+        content_type: Option<&HeaderValue>,
+        body: B,
+        policy: Arc<Policy>,
+        head: &mut impl Head,
+    ) -> Result<Self>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -71,8 +90,8 @@ impl IncomingImage {
             Kind::Raw => (SourceKind::Raw(body), None),
         };
         let mut source = Source { kind, policy, size: 0 };
-        let (info, head) = source.read_head().await?;
-        Ok(IncomingImage { source, info, extension: extension(named, info.format), head: Some(head) })
+        let (info, pending) = source.read_head(head).await?;
+        Ok(IncomingImage { source, info, extension: extension(named, info.format), pending })
     }
 
     pub fn info(&self) -> ImageInfo {
@@ -91,8 +110,8 @@ impl IncomingImage {
     /// `None` comes only after the whole request proved right: of a form, the closing boundary was read and there was no
     /// second file. An error is final. The future may be dropped; nothing is lost.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>> {
-        if let Some(head) = self.head.take() {
-            return Ok(Some(head));
+        if !self.pending.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.pending)));
         }
         let next = self.source.chunk_or_end().await;
         if next.is_err() {
@@ -123,22 +142,37 @@ fn extension(named: Option<(Format, &'static str)>, format: Format) -> &'static 
 }
 
 impl Source {
-    /// Collects leading bytes until they show an allowed image.
-    async fn read_head(&mut self) -> Result<(ImageInfo, Bytes)> {
-        let mut head = Bytes::new();
+    /// Reads until the image has shown itself, and returns what of that is not in `head`.
+    async fn read_head(&mut self, head: &mut impl Head) -> Result<(ImageInfo, Bytes)> {
+        // Most show themselves in what comes first, and that is handed on as it came.
+        let first = self.chunk().await?;
+        let whole = first.is_none();
+        let first = first.unwrap_or_default();
+        match sniff::check(&first, whole, &self.policy)? {
+            Some(info) => Ok((info, first)),
+            None => self.read_long_head(first, head).await,
+        }
+    }
+
+    async fn read_long_head(&mut self, mut chunk: Bytes, head: &mut impl Head) -> Result<(ImageInfo, Bytes)> {
+        let limit = self.policy.header_scan_limit;
         // Looking again only at twice the bytes keeps the work linear in them, however small the chunks are.
-        let mut look_at = 1;
+        let mut look_at = (chunk.len() * 2).min(limit);
+        let mut len = chunk.len();
+        head.keep(&mut chunk).await?;
         loop {
-            let chunk = self.chunk().await?;
-            let whole = chunk.is_none();
-            head = join(head, chunk.unwrap_or_default());
-            if !whole && head.len() < look_at {
+            let next = self.chunk().await?;
+            let whole = next.is_none();
+            chunk = next.unwrap_or_default();
+            len += chunk.len();
+            head.keep(&mut chunk).await?;
+            if !whole && len < look_at {
                 continue;
             }
-            if let Some(info) = sniff::check(&head, whole, &self.policy)? {
-                return Ok((info, head));
+            if let Some(info) = sniff::check(head.kept(limit).await?.as_ref(), whole, &self.policy)? {
+                return Ok((info, chunk));
             }
-            look_at = (head.len() * 2).min(self.policy.header_scan_limit);
+            look_at = (len * 2).min(limit);
         }
     }
 
@@ -161,15 +195,4 @@ impl Source {
         self.policy.check_size(self.size)?;
         Ok(chunk)
     }
-}
-
-/// Copies only where both hold something.
-fn join(head: Bytes, chunk: Bytes) -> Bytes {
-    if head.is_empty() {
-        return chunk;
-    }
-    // The second time on, `head` is the only handle to its memory, and this takes it back without a copy.
-    let mut joined = BytesMut::from(head);
-    joined.extend_from_slice(&chunk);
-    joined.freeze()
 }

@@ -60,10 +60,27 @@ async fn read_chunks(content_type: &str, chunks: Chunks, policy: Policy) -> (Res
     (read_body(content_type, body, policy).await, taken.load(Ordering::Relaxed))
 }
 
+/// As much room as a part has.
+#[derive(Default)]
+struct Part(Vec<u8>);
+
+impl Head for Part {
+    async fn keep(&mut self, chunk: &mut Bytes) -> Result<()> {
+        let room = 2 * MIB - self.0.len();
+        self.0.extend_from_slice(&chunk.split_to(chunk.len().min(room)));
+        Ok(())
+    }
+
+    async fn kept(&self, limit: usize) -> Result<impl AsRef<[u8]> + Send> {
+        Ok(&self.0[..self.0.len().min(limit)])
+    }
+}
+
 async fn read_body(content_type: &str, body: TestBody, policy: Policy) -> Result<Read> {
     let header = HeaderValue::from_bytes(content_type.as_bytes()).unwrap();
-    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy)).await?;
-    let mut bytes = Vec::new();
+    let mut head = Part::default();
+    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy), &mut head).await?;
+    let mut bytes = head.0;
     while let Some(chunk) = image.next_chunk().await? {
         assert!(!chunk.is_empty());
         bytes.extend_from_slice(&chunk);
@@ -213,8 +230,9 @@ async fn a_second_file_is_refused_after_the_first() {
     for size in [1, 8192] {
         let header = HeaderValue::from_static(FORM);
         let body = body(cut(&form(&parts), size), Arc::default());
-        let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy())).await.unwrap();
-        let mut bytes = Vec::new();
+        let mut head = Part::default();
+        let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy()), &mut head).await.unwrap();
+        let mut bytes = head.0;
         let error = loop {
             match image.next_chunk().await {
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
@@ -409,7 +427,8 @@ async fn too_many_pixels() {
 fn an_image_can_move_between_threads() {
     fn sendable<T: Send>(_: T) {}
     let header = HeaderValue::from_static(FORM);
-    sendable(IncomingImage::open(Some(&header), body(vec![], Arc::default()), Arc::new(policy())));
+    let mut head = Part::default();
+    sendable(IncomingImage::open(Some(&header), body(vec![], Arc::default()), Arc::new(policy()), &mut head));
     sendable(|mut image: IncomingImage| sendable(async move { image.next_chunk().await }));
 }
 
@@ -450,8 +469,9 @@ async fn most_held(chunks: Chunks, start: usize) -> Result<usize> {
     let taken = Arc::new(AtomicUsize::new(0));
     let header = HeaderValue::from_static(FORM);
     let body = ready_body(chunks, taken.clone());
-    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy())).await?;
-    let (mut done, mut most) = (start, 0);
+    let mut head = Part::default();
+    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy()), &mut head).await?;
+    let (mut done, mut most) = (start + head.0.len(), 0);
     while let Some(chunk) = image.next_chunk().await? {
         done += chunk.len();
         most = most.max(taken.load(Ordering::Relaxed).saturating_sub(done));
@@ -463,11 +483,13 @@ async fn most_held(chunks: Chunks, start: usize) -> Result<usize> {
 fn a_dropped_future_loses_nothing() {
     let parts = [part("form-data; name=a", b"text"), file(JPEG), part("form-data; name=b", b"more text")];
     let whole = form(&parts);
+    let mut head = Part::default();
     let mut image = block_on(async {
         let header = HeaderValue::from_static(FORM);
-        IncomingImage::open(Some(&header), body(cut(&whole, 5), Arc::default()), Arc::new(policy())).await.unwrap()
+        let body = body(cut(&whole, 5), Arc::default());
+        IncomingImage::open(Some(&header), body, Arc::new(policy()), &mut head).await.unwrap()
     });
-    let (mut bytes, mut dropped) = (Vec::new(), 0);
+    let (mut bytes, mut dropped) = (head.0, 0);
     loop {
         match image.next_chunk().now_or_never() {
             Some(Ok(Some(chunk))) => bytes.extend_from_slice(&chunk),

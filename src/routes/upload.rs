@@ -66,16 +66,16 @@ async fn store(
     let length = content_length(headers);
     let content_type = headers.get(header::CONTENT_TYPE);
     refuse_too_large(&policy, content_type.is_some_and(is_form), length)?;
-    let share = app.uploads.admit(length).await?;
+    let mut opening = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(content_type, body, policy).await?;
+    let mut image = IncomingImage::open(content_type, body, policy, opening.head()).await?;
     let info = image.info();
     let name = Name::Image(ImageKey::random(image.extension()));
     note(field::S3_KEY, name.key().as_str());
     note(field::CONTENT_TYPE, info.format.content_type());
 
-    let mut uploader = app.uploads.start(name.clone(), info.into(), share).await;
+    let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     pump(&mut image, &mut uploader).await?;
     let link = app.store.presign_get(&name, &app.read_link(host)).await.map_err(Error::Storage)?;
     let stored = uploader.finish().await?;

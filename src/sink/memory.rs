@@ -10,9 +10,11 @@
 //! So every upload waits only for its client and for its own calls: there is no cycle and no deadlock, and a slow client,
 //! however many of its kind there are, holds one room and stops nobody.
 //!
-//! What is charged is a room's capacity, for as long as anything holds it. A fresh allocation of a part's size is mapped,
-//! faulted in page by page and unmapped again by the system, at a third of the kernel's time for an upload; so a few
-//! buffers are kept and used again.
+//! What is charged is a room's capacity, for as long as anything holds it. Also the leading bytes of an image that has not
+//! shown itself yet are there and nowhere else; where that is a file, few at once are read back to look at them.
+//!
+//! A fresh allocation of a part's size is mapped, faulted in page by page and unmapped again by the system, at a third of
+//! the kernel's time for an upload; so a few buffers are kept and used again.
 
 use bytes::Bytes;
 use std::io;
@@ -28,6 +30,9 @@ const STEP: usize = 4096;
 /// Buffers nobody uses are kept up to this many bytes: they are memory beside the budget.
 const KEPT: usize = 20 << 20;
 
+/// Leading bytes of spilled parts that are looked at, at once.
+const READERS: usize = 4;
+
 /// What all uploads together may hold.
 #[derive(Debug)]
 pub struct Budget {
@@ -37,6 +42,8 @@ pub struct Budget {
     /// Parts one upload may hold at once.
     at_once: usize,
     kept: Mutex<Vec<Vec<u8>>>,
+    /// Turns at having what a file holds in memory, beside the budget.
+    readers: Arc<Semaphore>,
 }
 
 /// A number of bytes that can be lent.
@@ -73,6 +80,7 @@ impl Budget {
             part_size,
             at_once,
             kept: Mutex::default(),
+            readers: Arc::new(Semaphore::new(READERS)),
         })
     }
 
@@ -102,6 +110,14 @@ impl Budget {
         let Some((allowance, spill)) = &self.spill else { return Ok(None) };
         let Some(permit) = allowance.take(size) else { return Ok(None) };
         Ok(Some(Room::File { file: Arc::new(spill.make(size).await?), _charged: permit }))
+    }
+
+    /// Waits for others that read, and never for a client or the store.
+    async fn read(&self, file: Arc<SpillFile>, len: usize) -> io::Result<Peek<'_>> {
+        let turn = Arc::clone(&self.readers).acquire_owned().await.map_err(io::Error::other)?;
+        let reading =
+            tokio::task::spawn_blocking(move || Ok(Peek(Peeked::Read { bytes: file.read(0, len)?, _turn: turn })));
+        reading.await.map_err(io::Error::other)?
     }
 
     fn allocate(&self, size: usize) -> Vec<u8> {
@@ -269,11 +285,52 @@ impl Buffer {
         self.data.extend_from_slice(bytes);
     }
 
+    /// The part's first bytes, at most `limit` of them.
+    ///
+    /// # Errors
+    /// Where the part is in a file that cannot be read.
+    pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
+        let len = self.len.min(limit);
+        match &self.place.room {
+            Some(Room::File { file, .. }) => self.budget.read(Arc::clone(file), len).await,
+            _ => Ok(Peek(Peeked::Here(self.data.get(..len).unwrap_or_default()))),
+        }
+    }
+
     /// The part as it is sent. Its room goes back with the last clone.
     pub fn freeze(self) -> Content {
         match &self.place.room {
             Some(Room::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
+        }
+    }
+}
+
+/// What a part starts with.
+#[derive(Debug, Default)]
+pub struct Peek<'a>(Peeked<'a>);
+
+#[derive(Debug)]
+enum Peeked<'a> {
+    Here(&'a [u8]),
+    /// From a file, for as long as the turn lasts.
+    Read {
+        bytes: Bytes,
+        _turn: OwnedSemaphorePermit,
+    },
+}
+
+impl Default for Peeked<'_> {
+    fn default() -> Self {
+        Peeked::Here(&[])
+    }
+}
+
+impl AsRef<[u8]> for Peek<'_> {
+    fn as_ref(&self) -> &[u8] {
+        match &self.0 {
+            Peeked::Here(bytes) => bytes,
+            Peeked::Read { bytes, .. } => bytes,
         }
     }
 }
@@ -433,6 +490,38 @@ mod tests {
         drop(first);
         assert!(matches!(spilled.next().await.freeze(), Content::Memory(_)));
         assert_eq!(budget.used(), (PART as u64, 0));
+    }
+
+    #[tokio::test]
+    async fn a_part_s_first_bytes_can_be_looked_at_wherever_it_is() {
+        let budget = spilling(1, 1, 4);
+        let mut shares = Vec::new();
+        for file in [false, true] {
+            let mut share = budget.admit(None).await.unwrap().unwrap();
+            let mut buffer = share.next().await;
+            buffer.append(Bytes::from(vec![7; STEP])).await.unwrap();
+            assert_eq!(matches!(buffer.place.room, Some(Room::File { .. })), file);
+            for (limit, len) in [(0, 0), (10, 10), (PART, STEP)] {
+                assert_eq!(buffer.peek(limit).await.unwrap().as_ref(), vec![7; len]);
+            }
+            shares.push(share);
+        }
+    }
+
+    #[tokio::test]
+    async fn only_so_many_files_are_looked_at_at_once() {
+        let budget = spilling(1, 1, 1);
+        let _memory = budget.admit(None).await.unwrap().unwrap();
+        let mut share = budget.admit(None).await.unwrap().unwrap();
+        let mut buffer = share.next().await;
+        buffer.append(Bytes::from_static(b"abc")).await.unwrap();
+        let mut peeks = Vec::new();
+        for _ in 0..READERS {
+            peeks.push(buffer.peek(3).await.unwrap());
+        }
+        assert!(buffer.peek(3).now_or_never().is_none());
+        drop(peeks);
+        assert_eq!(buffer.peek(3).await.unwrap().as_ref(), b"abc");
     }
 
     #[tokio::test]

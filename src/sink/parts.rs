@@ -4,7 +4,9 @@ use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
 use std::io;
 
-use super::memory::Buffer;
+use super::memory::{Buffer, Peek};
+use crate::error::{Error, Result};
+use crate::ingest::Head;
 use crate::store::{Content, Payload, Whole};
 
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
@@ -31,12 +33,12 @@ impl PartCutter {
     /// Takes as many bytes off the front of `chunk` as fit.
     ///
     /// # Errors
-    /// As [`Buffer::append`].
-    pub async fn fill(&mut self, chunk: &mut Bytes) -> io::Result<()> {
+    /// 503 `over_capacity` where the part is in a file that cannot be written.
+    pub async fn fill(&mut self, chunk: &mut Bytes) -> Result<()> {
         let Some(filling) = &mut self.filling else { return Ok(()) };
         let fits = chunk.split_to(chunk.len().min(filling.room()));
         self.crc.update(&fits);
-        filling.append(fits).await
+        filling.append(fits).await.map_err(full)
     }
 
     /// The part that was filled.
@@ -51,6 +53,24 @@ impl PartCutter {
     pub fn refill(&mut self, next: Buffer) {
         self.filling = Some(next);
     }
+}
+
+/// A first part is kept where it will be sent from while nobody knows yet what image it is.
+impl Head for PartCutter {
+    async fn keep(&mut self, chunk: &mut Bytes) -> Result<()> {
+        self.fill(chunk).await
+    }
+
+    async fn kept(&self, limit: usize) -> Result<impl AsRef<[u8]> + Send> {
+        match &self.filling {
+            Some(filling) => filling.peek(limit).await.map_err(full),
+            None => Ok(Peek::default()),
+        }
+    }
+}
+
+fn full(error: io::Error) -> Error {
+    Error::OverCapacity(Some(error))
 }
 
 /// The whole made of parts, given in order as (bytes, CRC64NVME).

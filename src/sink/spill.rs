@@ -61,6 +61,13 @@ impl SpillFile {
         let written = tokio::task::spawn_blocking(move || file.0.write_all_at(&bytes, offset));
         written.await.map_err(io::Error::other)?
     }
+
+    /// Blocks.
+    pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        let mut bytes = BytesMut::zeroed(len);
+        self.0.read_exact_at(&mut bytes, offset)?;
+        Ok(bytes.freeze())
+    }
 }
 
 /// A part that is whole, in its file.
@@ -79,9 +86,7 @@ impl SpilledPart {
 
 impl ReadAt for SpilledPart {
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let mut bytes = BytesMut::zeroed(len);
-        self.file.0.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes.freeze())
+        self.file.read(offset, len)
     }
 }
 

@@ -45,9 +45,12 @@ impl Uploads {
     ///
     /// # Errors
     /// 503 `over_capacity` where neither memory nor disk has any.
-    pub async fn admit(&self, expected: Option<u64>) -> Result<Share> {
+    pub async fn admit(&self, expected: Option<u64>) -> Result<Opening> {
         let share = self.budget.admit(expected).await.map_err(|full| Error::OverCapacity(Some(full)))?;
-        share.ok_or(Error::OverCapacity(None))
+        let mut share = share.ok_or(Error::OverCapacity(None))?;
+        // At once: its own room.
+        let cutter = PartCutter::new(share.next().await);
+        Ok(Opening { cutter, share })
     }
 
     /// Bytes of memory and of spilled parts in use.
@@ -55,11 +58,12 @@ impl Uploads {
         self.budget.used()
     }
 
-    /// Prepares an upload; nothing is sent before a part is full or the stream has ended.
-    pub async fn start(&self, name: Name, metadata: Metadata, mut share: Share) -> Uploader {
+    /// Prepares an upload of what `opening` has and of what follows; nothing is sent before a part is full or the stream
+    /// has ended.
+    pub fn start(&self, name: Name, metadata: Metadata, opening: Opening) -> Uploader {
+        let Opening { cutter, share } = opening;
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
-        let cutter = PartCutter::new(share.next().await);
         let task = Task { store: Arc::clone(&self.store), name, metadata, patience: self.patience };
         self.tasks.spawn(task.run(receiver, done));
         Uploader { cutter, share, commands, outcome }
@@ -83,6 +87,19 @@ impl Uploads {
     }
 }
 
+/// An upload that has its room, and may have its first bytes, and no name yet.
+pub struct Opening {
+    cutter: PartCutter,
+    share: Share,
+}
+
+impl Opening {
+    /// Where the first bytes go.
+    pub fn head(&mut self) -> &mut PartCutter {
+        &mut self.cutter
+    }
+}
+
 /// The request's half of an upload. Dropped before [`Uploader::finish`] has answered, the upload is undone.
 pub struct Uploader {
     cutter: PartCutter,
@@ -98,7 +115,7 @@ impl Uploader {
             if self.cutter.is_full() {
                 self.send_part().await?;
             }
-            self.cutter.fill(&mut chunk).await.map_err(|full| Error::OverCapacity(Some(full)))?;
+            self.cutter.fill(&mut chunk).await?;
         }
         Ok(())
     }

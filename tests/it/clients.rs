@@ -210,13 +210,24 @@ async fn uploads_that_find_no_memory_go_through_a_file() {
     first.send(head(body.len(), "")).await;
     first.send(&body[..4 * MIB]).await;
     until("the first holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
-    let image = png(17 * MIB + 1);
-    let spilled: serde_json::Value = app.upload("b.png", image.clone()).await.json().await.unwrap();
-    let opened = app.client.get(spilled["url"].as_str().unwrap()).send().await.unwrap();
-    assert!(opened.bytes().await.unwrap() == image);
-    assert_eq!(app.app.uploads.used(), (5 << 20, 0), "the first still holds it");
+    let mut keys = Vec::new();
+    for (name, image) in [("b.png", png(17 * MIB + 1)), ("c.jpg", jpeg_with_long_metadata())] {
+        let spilled: serde_json::Value = app.upload(name, image.clone()).await.json().await.unwrap();
+        let opened = app.client.get(spilled["url"].as_str().unwrap()).send().await.unwrap();
+        assert!(opened.bytes().await.unwrap() == image);
+        assert_eq!((&spilled["width"], &spilled["height"]), (&16.into(), &12.into()));
+        assert_eq!(app.app.uploads.used(), (5 << 20, 0), "the first still holds it");
+        keys.push(spilled["s3_key"].as_str().unwrap().to_owned());
+    }
     drop(first);
     app.settled().await;
     assert_eq!(app.app.uploads.used(), (0, 0));
-    app.end(&[spilled["s3_key"].as_str().unwrap()]).await;
+    app.end(&[&keys[0], &keys[1]]).await;
+}
+
+/// A camera's: its dimensions stand behind what many reads bring.
+fn jpeg_with_long_metadata() -> Vec<u8> {
+    let image = include_bytes!("../fixtures/plain.jpg");
+    let segment = [&[0xff, 0xe2, 0xff, 0xff][..], &[7; 0xfffd]].concat();
+    [&image[..2], &segment.repeat(15), &image[2..]].concat()
 }

@@ -7,13 +7,15 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::store::{Content, Payload, ReadAt};
 
-/// A file is read in pieces of this size: one for each part on its way is in memory beside the budget.
-const PIECE: u64 = 128 << 10;
+/// A file is read in pieces of this size, and only when the one before is on its way: one for each part that is being
+/// sent is in memory beside the budget.
+const PIECE: u64 = 32 << 10;
 
 /// A body the SDK neither copies nor hashes, and can send again.
 ///
@@ -54,17 +56,37 @@ struct Pieces {
     file: Arc<dyn ReadAt>,
     at: u64,
     len: u64,
+    /// Ends when the piece that was handed on is dropped: hyper would queue one after another, however slow the store is.
+    sent: Option<oneshot::Receiver<()>>,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
+}
+
+/// Bytes of a file on their way to the socket.
+struct Piece {
+    bytes: Bytes,
+    _sent: oneshot::Sender<()>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl Pieces {
     fn new(file: Arc<dyn ReadAt>, len: u64) -> Self {
-        Pieces { file, at: 0, len, reading: None }
+        Pieces { file, at: 0, len, sent: None, reading: None }
     }
 
-    fn read(&self) -> JoinHandle<io::Result<Bytes>> {
-        let (file, at, piece) = (Arc::clone(&self.file), self.at, PIECE.min(self.len - self.at));
-        tokio::task::spawn_blocking(move || file.read_at(at, piece as usize))
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let (file, at, len) = (&self.file, self.at, PIECE.min(self.len - self.at) as usize);
+        let reading = self.reading.get_or_insert_with(|| {
+            let file = Arc::clone(file);
+            tokio::task::spawn_blocking(move || file.read_at(at, len))
+        });
+        let read = ready!(Pin::new(reading).poll(cx));
+        self.reading = None;
+        Poll::Ready(read.map_err(io::Error::other).flatten())
     }
 }
 
@@ -76,14 +98,18 @@ impl Body for Pieces {
         if self.at == self.len {
             return Poll::Ready(None);
         }
-        let mut reading = self.reading.take().unwrap_or_else(|| self.read());
-        let Poll::Ready(read) = Pin::new(&mut reading).poll(cx) else {
-            self.reading = Some(reading);
-            return Poll::Pending;
+        if let Some(sent) = &mut self.sent {
+            let _gone = ready!(Pin::new(sent).poll(cx));
+            self.sent = None;
+        }
+        let bytes = match ready!(self.poll_read(cx)) {
+            Ok(bytes) => bytes,
+            Err(error) => return Poll::Ready(Some(Err(error))),
         };
-        let piece = read.map_err(io::Error::other).flatten();
-        self.at += piece.as_ref().map_or(0, |piece| piece.len() as u64);
-        Poll::Ready(Some(piece.map(Frame::data)))
+        self.at += bytes.len() as u64;
+        let (on_its_way, sent) = oneshot::channel();
+        self.sent = Some(sent);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(Piece { bytes, _sent: on_its_way })))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -98,6 +124,9 @@ impl Body for Pieces {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::BoxError;
+    use futures::FutureExt;
+    use futures::future::poll_fn;
     use http_body_util::BodyExt;
 
     fn memory(bytes: Bytes) -> Payload {
@@ -116,6 +145,15 @@ mod tests {
 
     fn file(bytes: Vec<u8>, len: usize) -> Payload {
         Payload { len: len as u64, content: Content::File(Arc::new(Fake(bytes))), crc64: 0 }
+    }
+
+    /// As a connection does: what was sent is dropped.
+    async fn send(mut body: SdkBody) -> Result<Vec<u8>, BoxError> {
+        let mut sent = Vec::new();
+        while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+            sent.extend_from_slice(&frame?.into_data().expect("bytes"));
+        }
+        Ok(sent)
     }
 
     #[tokio::test]
@@ -140,14 +178,25 @@ mod tests {
             let again = body.try_clone().expect("a retryable body");
             for body in [body, again] {
                 assert_eq!(body.content_length(), Some(bytes.len() as u64));
-                assert!(ByteStream::new(body).collect().await.unwrap().into_bytes() == bytes);
+                assert!(send(body).await.unwrap() == bytes);
             }
         }
     }
 
     #[tokio::test]
+    async fn a_file_s_next_piece_waits_until_the_one_before_is_on_its_way() {
+        let mut body = Pieces::new(Arc::new(Fake(vec![7; 2 * PIECE as usize])), 2 * PIECE);
+        let first = body.frame().await.unwrap().unwrap();
+        assert!(body.frame().now_or_never().is_none());
+        assert!(body.reading.is_none(), "nothing is read ahead");
+        drop(first);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap().len() as u64, PIECE);
+        assert!(body.is_end_stream());
+    }
+
+    #[tokio::test]
     async fn a_file_that_cannot_be_read_is_an_error_and_not_an_end() {
         let body = retryable(&file(vec![0; 10], 20));
-        assert!(body.collect().await.is_err());
+        assert!(send(body.into_inner()).await.is_err());
     }
 }
