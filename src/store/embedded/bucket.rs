@@ -15,14 +15,13 @@ use tokio_util::io::ReaderStream;
 
 use super::disk::{BUCKET, Disk, STAGING, Staged};
 use super::locks::Locks;
-use super::uploads::{self, PartRecord};
+
+mod multipart;
 
 /// The longest key whose side files still have names of at most 255 bytes.
 const LONGEST_KEY: usize = 120;
 /// s3s-fs reads 4 KiB at a time.
 const READ_SIZE: usize = 256 * 1024;
-/// The most parts and uploads one page of a list holds, as on AWS.
-const PAGE: usize = 1_000;
 
 /// Cheap to clone: what runs on after a client is gone takes one along.
 #[derive(Clone)]
@@ -81,92 +80,6 @@ impl Bucket {
         self.0.disk.note_crc64(&staged, crc64).map_err(S3Error::internal_error)?;
         Ok((staged, response))
     }
-
-    async fn take_part(&self, req: S3Request<UploadPartInput>) -> S3Result<UploadPartOutput> {
-        let (id, key, number) = (req.input.upload_id.clone(), req.input.key.clone(), req.input.part_number);
-        if !(1..=10_000).contains(&number) {
-            return Err(s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive"));
-        }
-        self.0.disk.upload(&id, &key)?;
-        let (staged, response) = self.stage(req.map_input(as_object)).await?;
-        let guard = self.0.uploads.write(&id).await;
-        // It may have been completed or aborted while the body came in.
-        self.0.disk.upload(&id, &key)?;
-        self.blocking(move |disk| {
-            let _guard = guard;
-            disk.adopt_part(&staged, &id, number)
-        })
-        .await?;
-        let put = response.output;
-        Ok(UploadPartOutput {
-            e_tag: put.e_tag,
-            checksum_crc64nvme: put.checksum_crc64nvme,
-            checksum_sha256: put.checksum_sha256,
-            ..Default::default()
-        })
-    }
-
-    async fn complete(
-        self,
-        mut req: S3Request<CompleteMultipartUploadInput>,
-    ) -> S3Result<CompleteMultipartUploadOutput> {
-        let (id, key) = (req.input.upload_id.clone(), req.input.key.clone());
-        let only_new = req.input.if_none_match.take().is_some_and(|condition| condition.is_any());
-        // Two uploads of one key would meet in the staging bucket.
-        let _key = self.0.keys.write(&format!("{STAGING}/{key}")).await;
-        let _upload = self.0.uploads.write(&id).await;
-        self.0.disk.upload(&id, &key)?;
-        let (chosen, crc64) = self.review(&id, &req.input)?;
-        if only_new && self.0.disk.object(&key).exists() {
-            return Err(s3_error!(PreconditionFailed, "Object already exists"));
-        }
-        let staged = Staged::at(&self.0.disk, key.clone());
-        req.input.bucket = STAGING.to_owned();
-        req.input.multipart_upload = Some(CompletedMultipartUpload { parts: Some(named(&chosen)) });
-        let joined = self.0.files.complete_multipart_upload(req).await?.output;
-        let joined = match joined.future {
-            Some(future) => future.await?,
-            None => joined,
-        };
-        if let Some(crc64) = crc64 {
-            self.0.disk.note_crc64(&staged, crc64).map_err(S3Error::internal_error)?;
-        }
-        self.publish(staged, key.clone(), only_new).await?;
-        self.0.disk.forget_upload(&id).map_err(S3Error::internal_error)?;
-        Ok(CompleteMultipartUploadOutput {
-            bucket: Some(BUCKET.to_owned()),
-            key: Some(key),
-            e_tag: joined.e_tag,
-            checksum_crc64nvme: crc64.map(uploads::to_base64),
-            ..Default::default()
-        })
-    }
-
-    /// Everything that can be wrong with a Complete, before anything is changed.
-    fn review(&self, id: &str, input: &CompleteMultipartUploadInput) -> S3Result<(Vec<PartRecord>, Option<u64>)> {
-        let named = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
-        let held = self.0.disk.parts(id).map_err(S3Error::internal_error)?;
-        let chosen = uploads::choose(&held, named)?;
-        let size: u64 = chosen.iter().map(|part| part.size).sum();
-        if input.mpu_object_size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
-            return Err(s3_error!(InvalidRequest, "The object's size is not x-amz-mp-object-size"));
-        }
-        let crc64 = uploads::joined_crc64(&chosen);
-        let expected = input.checksum_crc64nvme.as_deref();
-        if expected.is_some_and(|expected| crc64.map(uploads::to_base64).as_deref() != Some(expected)) {
-            return Err(s3_error!(BadDigest, "The object's CRC64NVME is another"));
-        }
-        Ok((chosen, crc64))
-    }
-
-    async fn abort(self, mut req: S3Request<AbortMultipartUploadInput>) -> S3Result<()> {
-        let id = req.input.upload_id.clone();
-        let _upload = self.0.uploads.write(&id).await;
-        self.0.disk.upload(&id, &req.input.key)?;
-        req.input.bucket = STAGING.to_owned();
-        self.0.files.abort_multipart_upload(req).await?;
-        self.0.disk.forget_upload(&id).map_err(S3Error::internal_error)
-    }
 }
 
 /// Runs `work` to its end also when the client that asked for it is gone.
@@ -182,27 +95,6 @@ fn hashed(body: StreamingBlob, crc64: Arc<Mutex<Digest>>) -> StreamingBlob {
         chunk.map_err(std::io::Error::other)
     });
     StreamingBlob::wrap(stream)
-}
-
-/// Staged as an object, a part is checked against its checksums, which s3s-fs does not do for parts.
-fn as_object(part: UploadPartInput) -> PutObjectInput {
-    PutObjectInput {
-        body: part.body,
-        content_length: part.content_length,
-        content_md5: part.content_md5,
-        checksum_algorithm: part.checksum_algorithm,
-        checksum_crc32: part.checksum_crc32,
-        checksum_crc32c: part.checksum_crc32c,
-        checksum_crc64nvme: part.checksum_crc64nvme,
-        checksum_sha1: part.checksum_sha1,
-        checksum_sha256: part.checksum_sha256,
-        ..Default::default()
-    }
-}
-
-fn named(parts: &[PartRecord]) -> Vec<CompletedPart> {
-    let name = |part: &PartRecord| CompletedPart { part_number: Some(part.number), ..Default::default() };
-    parts.iter().map(name).collect()
 }
 
 fn check_bucket(bucket: &str) -> S3Result<()> {
@@ -332,30 +224,11 @@ impl S3 for Bucket {
 
     async fn create_multipart_upload(
         &self,
-        mut req: S3Request<CreateMultipartUploadInput>,
+        req: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
         check(&req.input.bucket, &req.input.key)?;
-        let key = req.input.key.clone();
-        let (algorithm, kind) = (req.input.checksum_algorithm.clone(), req.input.checksum_type.clone());
-        req.input.bucket = STAGING.to_owned();
-        let bucket = self.clone();
         // Whole, or s3s-fs would know of an upload that nothing lists.
-        let id = to_the_end(async move {
-            let created = bucket.0.files.create_multipart_upload(req).await?;
-            let id = created.output.upload_id.unwrap_or_default();
-            bucket.0.disk.begin_upload(&id, &key).map_err(S3Error::internal_error)?;
-            Ok((id, key))
-        })
-        .await;
-        let (upload_id, key) = id?;
-        Ok(S3Response::new(CreateMultipartUploadOutput {
-            bucket: Some(BUCKET.to_owned()),
-            key: Some(key),
-            upload_id: Some(upload_id),
-            checksum_algorithm: algorithm,
-            checksum_type: kind,
-            ..Default::default()
-        }))
+        to_the_end(self.clone().create(req)).await.map(S3Response::new)
     }
 
     async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
@@ -381,81 +254,20 @@ impl S3 for Bucket {
     }
 
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
-        let input = req.input;
-        check(&input.bucket, &input.key)?;
-        let _upload = self.0.uploads.read(&input.upload_id).await;
-        self.0.disk.upload(&input.upload_id, &input.key)?;
-        let after = input.part_number_marker.unwrap_or_default();
-        let mut parts = self.0.disk.parts(&input.upload_id).map_err(S3Error::internal_error)?;
-        parts.retain(|part| part.number > after);
-        let page = page_size(input.max_parts);
-        let truncated = parts.len() > page;
-        parts.truncate(page);
-        let next = parts.last().filter(|_| truncated).map(|part| part.number);
-        Ok(S3Response::new(ListPartsOutput {
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            upload_id: Some(input.upload_id),
-            is_truncated: Some(truncated),
-            next_part_number_marker: next,
-            parts: Some(parts.into_iter().map(listed_part).collect()),
-            ..Default::default()
-        }))
+        check(&req.input.bucket, &req.input.key)?;
+        self.parts(req.input).await.map(S3Response::new)
     }
 
     async fn list_multipart_uploads(
         &self,
         req: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        let input = req.input;
-        check_bucket(&input.bucket)?;
-        let prefix = input.prefix.clone().unwrap_or_default();
-        let mut uploads = self.blocking(Disk::all_uploads).await?;
-        uploads.retain(|(record, id)| record.key.starts_with(&prefix) && is_after(&input, &record.key, id));
-        let page = page_size(input.max_uploads);
-        let truncated = uploads.len() > page;
-        uploads.truncate(page);
-        let (next_key, next_id) =
-            uploads.last().filter(|_| truncated).map(|(record, id)| (record.key.clone(), id.clone())).unzip();
-        let listed = uploads.into_iter().map(|(record, id)| MultipartUpload {
-            key: Some(record.key),
-            upload_id: Some(id),
-            initiated: Some(record.initiated.into()),
-            ..Default::default()
-        });
-        Ok(S3Response::new(ListMultipartUploadsOutput {
-            bucket: Some(input.bucket),
-            prefix: input.prefix,
-            is_truncated: Some(truncated),
-            next_key_marker: next_key,
-            next_upload_id_marker: next_id,
-            uploads: Some(listed.collect()),
-            ..Default::default()
-        }))
+        check_bucket(&req.input.bucket)?;
+        self.unfinished(req.input).await.map(S3Response::new)
     }
 
     async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
         check_bucket(&req.input.bucket)?;
         self.0.files.list_objects_v2(req).await
     }
-}
-
-fn page_size(asked: Option<i32>) -> usize {
-    asked.and_then(|asked| usize::try_from(asked).ok()).unwrap_or(PAGE).clamp(1, PAGE)
-}
-
-fn listed_part(part: PartRecord) -> Part {
-    Part {
-        part_number: Some(part.number),
-        size: i64::try_from(part.size).ok(),
-        e_tag: Some(ETag::Strong(part.e_tag)),
-        checksum_crc64nvme: part.checksum_crc64nvme,
-        ..Default::default()
-    }
-}
-
-/// Whether an upload lies after a page's markers. <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
-fn is_after(input: &ListMultipartUploadsInput, key: &str, id: &str) -> bool {
-    let Some(marker) = input.key_marker.as_deref() else { return true };
-    key > marker || (key == marker && input.upload_id_marker.as_deref().is_some_and(|marker| id > marker))
 }
