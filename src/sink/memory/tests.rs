@@ -1,0 +1,273 @@
+use super::*;
+use futures::FutureExt;
+use proptest::prelude::*;
+use std::time::Duration;
+
+const PART: usize = 2 * STEP;
+
+fn budget(parts: u64, at_once: usize) -> Arc<Budget> {
+    Budget::new(parts * PART as u64, None, PART, at_once)
+}
+
+fn spilling(parts: u64, files: u64, at_once: usize) -> Arc<Budget> {
+    let spill = Spill::open(&std::env::temp_dir()).unwrap();
+    Budget::new(parts * PART as u64, Some((files * PART as u64, spill)), PART, at_once)
+}
+
+fn admit(budget: &Arc<Budget>, expected: Option<u64>) -> Option<Share> {
+    budget.admit(expected).now_or_never().unwrap().unwrap()
+}
+
+fn now(share: &mut Share) -> Option<Buffer> {
+    share.next().now_or_never()
+}
+
+fn bytes(content: &Content) -> Bytes {
+    match content {
+        Content::Memory(bytes) => bytes.clone(),
+        Content::File(file) => file.read_at(0, PART).unwrap(),
+    }
+}
+
+#[test]
+fn a_part_s_memory_is_used_again_once_its_last_clone_is_gone() {
+    let mut share = admit(&budget(4, 4), None).unwrap();
+    let mut buffer = now(&mut share).unwrap();
+    buffer.append(Bytes::from(vec![1; PART])).now_or_never().unwrap().unwrap();
+    let address = buffer.as_ref().as_ptr();
+    let content = buffer.freeze();
+    let clone = content.clone();
+    drop(content);
+    assert_ne!(now(&mut share).unwrap().as_ref().as_ptr(), address, "the clone still reads it");
+    drop(clone);
+    let again = [now(&mut share).unwrap(), now(&mut share).unwrap()];
+    assert!(again.iter().any(|buffer| buffer.as_ref().as_ptr() == address));
+}
+
+#[test]
+fn uploads_are_admitted_while_there_is_room_for_a_part_of_each() {
+    let budget = budget(2, 4);
+    let first = admit(&budget, None).unwrap();
+    let mut small = admit(&budget, Some(10)).unwrap();
+    assert!(admit(&budget, None).is_none());
+    assert_eq!(budget.used().0, (PART + STEP) as u64);
+    drop(first);
+    assert!(admit(&budget, None).is_some());
+    assert_eq!(now(&mut small).unwrap().data.capacity(), 10);
+    drop(small);
+    assert_eq!(budget.used().0, 0);
+}
+
+#[test]
+fn an_upload_borrows_what_is_free_and_goes_on_with_its_own_where_nothing_is() {
+    let budget = budget(3, 4);
+    let (mut one, mut other) = (admit(&budget, None).unwrap(), admit(&budget, None).unwrap());
+    let first = now(&mut one).unwrap();
+    let second = now(&mut one).unwrap();
+    assert!(now(&mut one).is_none(), "the rest is the other's");
+    let others = now(&mut other).unwrap();
+    assert!(now(&mut other).is_none());
+    drop(first);
+    assert!(now(&mut other).is_some(), "it keeps one room and gives the other back");
+    drop(second);
+    assert!(now(&mut one).is_some());
+    drop(others);
+}
+
+#[test]
+fn a_slow_upload_holds_one_room() {
+    let budget = budget(3, 4);
+    let mut slow = admit(&budget, None).unwrap();
+    let on_its_way = now(&mut slow).unwrap().freeze();
+    let filling = now(&mut slow).unwrap();
+    assert_eq!(budget.used().0, 2 * PART as u64);
+    drop(on_its_way);
+    assert_eq!(budget.used().0, PART as u64, "what it borrowed is charged no longer than needed");
+    drop(filling);
+    assert_eq!(budget.used().0, PART as u64);
+    drop(slow);
+    assert_eq!(budget.used().0, 0);
+}
+
+#[test]
+fn no_upload_holds_more_parts_than_it_may() {
+    let mut share = admit(&budget(10, 2), None).unwrap();
+    let held = [now(&mut share).unwrap(), now(&mut share).unwrap()];
+    assert!(now(&mut share).is_none());
+    drop(held);
+    assert!(now(&mut share).is_some());
+}
+
+#[tokio::test]
+async fn a_buffer_that_comes_back_wakes_its_upload() {
+    let mut share = admit(&budget(1, 4), None).unwrap();
+    let own = share.next().await;
+    let waiting = tokio::spawn(async move { share.next().await.len() });
+    tokio::task::yield_now().await;
+    drop(own);
+    assert_eq!(waiting.await.unwrap(), 0);
+}
+
+#[test]
+fn a_room_stays_charged_while_a_part_in_it_is_on_its_way() {
+    let budget = budget(2, 4);
+    let mut share = admit(&budget, None).unwrap();
+    let part = now(&mut share).unwrap().freeze();
+    drop(share);
+    assert_eq!(budget.used().0, PART as u64);
+    drop(part);
+    assert_eq!(budget.used().0, 0);
+}
+
+#[tokio::test]
+async fn where_memory_is_taken_parts_are_kept_in_files_and_refused_where_those_are_too() {
+    let budget = spilling(1, 2, 4);
+    let first = budget.admit(None).await.unwrap().unwrap();
+    let mut spilled = budget.admit(None).await.unwrap().unwrap();
+    assert_eq!(budget.used(), (PART as u64, PART as u64));
+    let mut buffer = spilled.next().await;
+    for piece in [&[1_u8; STEP][..], &[2; STEP]] {
+        buffer.append(Bytes::copy_from_slice(piece)).await.unwrap();
+    }
+    let part = buffer.freeze();
+    assert!(matches!(part, Content::File(_)));
+    assert!(bytes(&part) == [[1; STEP], [2; STEP]].concat());
+    let second = spilled.next().await;
+    assert_eq!(budget.used(), (PART as u64, 2 * PART as u64));
+    assert!(budget.admit(None).await.unwrap().is_none());
+    drop((part, second));
+    assert_eq!(budget.used(), (PART as u64, PART as u64));
+    // When memory is free again the upload goes back to it.
+    drop(first);
+    assert!(matches!(spilled.next().await.freeze(), Content::Memory(_)));
+    assert_eq!(budget.used(), (PART as u64, 0));
+}
+
+#[tokio::test]
+async fn a_part_s_first_bytes_can_be_looked_at_wherever_it_is() {
+    let budget = spilling(1, 1, 4);
+    let mut shares = Vec::new();
+    for file in [false, true] {
+        let mut share = budget.admit(None).await.unwrap().unwrap();
+        let mut buffer = share.next().await;
+        buffer.append(Bytes::from(vec![7; STEP])).await.unwrap();
+        assert_eq!(matches!(buffer.place.room, Some(Room::File { .. })), file);
+        for (limit, len) in [(0, 0), (10, 10), (PART, STEP)] {
+            assert_eq!(buffer.peek(limit).await.unwrap().as_ref(), vec![7; len]);
+        }
+        shares.push(share);
+    }
+}
+
+#[tokio::test]
+async fn only_so_many_files_are_looked_at_at_once() {
+    let budget = spilling(1, 1, 1);
+    let _memory = budget.admit(None).await.unwrap().unwrap();
+    let mut share = budget.admit(None).await.unwrap().unwrap();
+    let mut buffer = share.next().await;
+    buffer.append(Bytes::from_static(b"abc")).await.unwrap();
+    let mut peeks = Vec::new();
+    for _ in 0..READERS {
+        peeks.push(buffer.peek(3).await.unwrap());
+    }
+    assert!(buffer.peek(3).now_or_never().is_none());
+    drop(peeks);
+    assert_eq!(buffer.peek(3).await.unwrap().as_ref(), b"abc");
+}
+
+#[tokio::test]
+async fn an_admitted_upload_goes_on_though_the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let spill = Spill::open(folder.path()).unwrap();
+    let budget = Budget::new(PART as u64, Some((10 * PART as u64, spill)), PART, 4);
+    let mut share = budget.admit(None).await.unwrap().unwrap();
+    drop(folder);
+    assert!(budget.admit(None).await.is_err());
+    let own = share.next().await;
+    assert!(share.next().now_or_never().is_none());
+    drop(own);
+    assert_eq!(share.next().await.len(), 0);
+}
+
+/// One upload of the model: its client's pace and the store's, in virtual milliseconds.
+#[derive(Clone, Debug)]
+struct Client {
+    parts: u8,
+    starts: u64,
+    /// To fill a part.
+    fills: u64,
+    /// For the store to take one.
+    takes: u64,
+    /// Goes away after so many parts.
+    leaves: Option<u8>,
+}
+
+impl Client {
+    /// Resolves when it is over; false where it was refused.
+    async fn upload(self, budget: Arc<Budget>) -> bool {
+        sleep(self.starts).await;
+        let Some(mut share) = budget.admit(None).await.unwrap() else { return false };
+        let mut sending = tokio::task::JoinSet::new();
+        for part in 0..self.parts {
+            let mut buffer = share.next().await;
+            sleep(self.fills).await;
+            buffer.append(Bytes::from_static(&[7; PART])).await.unwrap();
+            if self.leaves == Some(part) {
+                return true;
+            }
+            let part = buffer.freeze();
+            sending.spawn(async move {
+                sleep(self.takes).await;
+                assert_eq!(bytes(&part).len(), PART);
+            });
+        }
+        drop(share);
+        sending.join_all().await;
+        true
+    }
+
+    /// What it takes by itself, with one room and nobody beside it.
+    fn alone(&self) -> u64 {
+        self.starts + u64::from(self.parts) * (self.fills + self.takes)
+    }
+}
+
+async fn sleep(ms: u64) {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+fn client() -> impl Strategy<Value = Client> {
+    let slow = prop_oneof![3 => 0..50_u64, 1 => 10_000..1_000_000_u64];
+    (1..6_u8, 0..100_u64, slow.clone(), slow, prop::option::weighted(0.2, 0..6_u8))
+        .prop_map(|(parts, starts, fills, takes, leaves)| Client { parts, starts, fills, takes, leaves })
+}
+
+proptest! {
+    /// An upload waits for its client and its own calls only: beside any crowd it takes no longer than with one room and
+    /// nobody else, and nothing is held when all are over.
+    #[test]
+    fn nobody_waits_for_the_others(
+        clients in prop::collection::vec(client(), 1..20),
+        memory in 1..6_u64,
+        at_once in 1..5_usize,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let budget = budget(memory, at_once);
+            let began = tokio::time::Instant::now();
+            let mut running = tokio::task::JoinSet::new();
+            for client in clients {
+                let budget = Arc::clone(&budget);
+                running.spawn(async move {
+                    // Timers are a millisecond coarse, each of them.
+                    let bound = Duration::from_millis(client.alone() + 2 * u64::from(client.parts) + 2);
+                    let admitted = client.upload(budget).await;
+                    assert!(!admitted || began.elapsed() <= bound, "{:?} of {bound:?}", began.elapsed());
+                });
+            }
+            let over = tokio::time::timeout(Duration::from_secs(1 << 20), running.join_all()).await;
+            assert!(over.is_ok(), "a deadlock");
+            assert_eq!(budget.used().0, 0);
+        });
+    }
+}
