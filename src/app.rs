@@ -21,8 +21,10 @@ use crate::policy::Policy;
 use crate::routes::{direct, images, page, system, upload};
 use crate::sink::Uploads;
 use crate::sink::spill::Spill;
+use crate::store::measured::Measured;
 use crate::store::{PresignOptions, Store};
-use crate::telemetry;
+use crate::telemetry::metrics::{TimedOut, table};
+use crate::telemetry::{self, Metrics};
 use crate::transport::Invocation;
 
 /// Everything a handler needs. Cheap to clone.
@@ -33,21 +35,37 @@ pub struct App {
     pub store: Arc<dyn Store>,
     pub uploads: Uploads,
     pub promotions: Promotions,
+    pub metrics: Metrics,
     draining: Arc<AtomicBool>,
 }
 
 impl App {
     pub fn new(config: Config, store: Arc<dyn Store>, spill: Option<Spill>) -> Self {
+        let metrics = Metrics::new();
+        let store: Arc<dyn Store> = Arc::new(Measured::new(store, &metrics));
         let policy = Arc::new(config.policy.clone());
         let uploads = Uploads::new(Arc::clone(&store), &config.sink, spill);
+        let tasks = uploads.tasks().clone();
         App {
-            promotions: Promotions::new(Arc::clone(&store), Arc::clone(&policy), uploads.tasks().clone()),
+            promotions: Promotions::new(Arc::clone(&store), Arc::clone(&policy), tasks, metrics.clone()),
             policy,
             uploads,
             config: Arc::new(config),
             store,
+            metrics,
             draining: Arc::default(),
         }
+    }
+
+    /// All metrics in Prometheus' text format, those that are only known now among them.
+    pub fn scrape(&self) -> String {
+        let (used, limit) = (self.uploads.used(), self.uploads.limits());
+        for (budget, used, limit) in [("memory", used.0, limit.0), ("spill", used.1, limit.1)] {
+            self.metrics.gauge(&table::BUDGET_USED, &[budget]).set(used as f64);
+            self.metrics.gauge(&table::BUDGET_LIMIT, &[budget]).set(limit as f64);
+        }
+        self.metrics.gauge(&table::UPLOADS_OPEN, &[]).set(self.uploads.open() as f64);
+        self.metrics.render()
     }
 
     /// From now on [`App::is_draining`]: readiness says no, so that nobody is sent here any more.
@@ -70,6 +88,7 @@ impl App {
         let reading = if *public_read { reading() } else { auth::guarded(reading(), keys, Scope::Read) };
         open()
             .merge(reading)
+            .merge(auth::local_or_keyed(operating(), keys))
             .merge(auth::guarded(uploading(), keys, Scope::Upload))
             .merge(auth::guarded(deleting(), keys, Scope::Delete))
             .fallback(async || Error::NoRoute)
@@ -77,7 +96,7 @@ impl App {
             .layer(middleware::from_fn_with_state(self.config.server.request_timeout, deadline))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(cors(&self.config.cors_origins))
-            .layer(middleware::from_fn(telemetry::log_request))
+            .layer(middleware::from_fn_with_state(self.metrics.clone(), telemetry::observe_request))
             .with_state(self.clone())
     }
 }
@@ -90,6 +109,11 @@ fn open() -> Router<App> {
         .route("/limits", get(system::limits))
         .route("/healthz", get(system::healthz))
         .route("/readyz", get(system::readyz))
+}
+
+/// What only who runs the service may ask.
+fn operating() -> Router<App> {
+    Router::new().route("/metrics", get(system::metrics))
 }
 
 fn uploading() -> Router<App> {
@@ -111,12 +135,18 @@ fn reading() -> Router<App> {
 }
 
 /// Ends a request that takes too long in all, however steadily it goes on; on Lambda also while there is time to undo it.
-async fn deadline(State(limit): State<Duration>, request: Request, next: Next) -> Response {
+async fn deadline(State(limit): State<Duration>, mut request: Request, next: Next) -> Response {
     let ends = request.extensions().get().map(|invocation: &Invocation| invocation.ends);
     let limit = ends.map_or(limit, |ends| limit.min(ends.saturating_duration_since(Instant::now())));
-    match tokio::time::timeout(limit, next.run(request)).await {
+    let timed_out = TimedOut::default();
+    request.extensions_mut().insert(timed_out.clone());
+    let mut answer = std::pin::pin!(next.run(request));
+    match tokio::time::timeout(limit, &mut answer).await {
         Ok(response) => response,
-        Err(_) => Error::Deadline.into_response(),
+        Err(_) => {
+            timed_out.set();
+            Error::Deadline.into_response()
+        }
     }
 }
 

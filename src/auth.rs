@@ -1,7 +1,7 @@
 //! Who may do what: API keys, checked before a request's body is asked for.
 //!
-//! A route is open unless [`guarded`] put it behind a scope. Keys come in `Authorization: Bearer` or `X-API-Key`; the log has
-//! their names.
+//! A route is open unless [`guarded`] put it behind a scope, or [`local_or_keyed`] behind this machine. Keys come in
+//! `Authorization: Bearer` or `X-API-Key`; the log has their names.
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -14,6 +14,7 @@ pub use keys::{Key, Keys, Scope, Secret};
 
 use crate::error::{Error, Result};
 use crate::telemetry::{field, note};
+use crate::transport::Peer;
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -33,6 +34,31 @@ pub fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys,
     }
     let guard = Guard { keys: keys.clone(), scope };
     routes.route_layer(middleware::from_fn_with_state(guard, check))
+}
+
+/// Puts `routes` behind any key whatever its scope, except for who asks on this machine itself.
+///
+/// Also where there are no keys: what they tell is the operator's business.
+pub fn local_or_keyed<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
+    routes.route_layer(middleware::from_fn_with_state(keys.clone(), check_local_or_keyed))
+}
+
+async fn check_local_or_keyed(State(keys): State<Keys>, request: Request, next: Next) -> Result<Response> {
+    if identify(&keys, request.headers()).is_none() && !is_local(&request) {
+        return Err(if keys.is_empty() { Error::LocalOnly } else { Error::Unauthorized });
+    }
+    Ok(next.run(request).await)
+}
+
+/// Headers by which a proxy says that the client is another.
+const FORWARDED: [HeaderName; 4] =
+    [header::FORWARDED, header::VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
+
+/// Whether the client is on this machine. Only the socket is believed; what the headers say can only be against it.
+fn is_local(request: &Request) -> bool {
+    let peer = request.extensions().get::<Peer>();
+    let is_proxied = FORWARDED.iter().any(|name| request.headers().contains_key(name));
+    peer.is_some_and(|Peer(ip)| ip.to_canonical().is_loopback()) && !is_proxied
 }
 
 async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Result<Response> {
@@ -62,6 +88,50 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use tower::ServiceExt;
+
+    /// What a route behind this machine or a key answers to `peer`.
+    async fn answered(keys: &str, peer: Option<&str>, headers: &[(&str, &str)]) -> Response {
+        let keys = Keys::read(Some(&Secret::from(keys.to_owned())), None).unwrap();
+        let routes = local_or_keyed(Router::new().route("/", axum::routing::get(async || "")), &keys);
+        let mut request = Request::get("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(axum::body::Body::empty()).unwrap();
+        if let Some(peer) = peer {
+            request.extensions_mut().insert(Peer(peer.parse().unwrap()));
+        }
+        routes.oneshot(request).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn this_machine_needs_no_key_and_every_other_does() {
+        for keys in ["", "right"] {
+            for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+                assert_eq!(answered(keys, Some(local), &[]).await.status(), 200, "{local}");
+            }
+            for other in [None, Some("192.0.2.7"), Some("0.0.0.0"), Some("2001:db8::1"), Some("::ffff:192.0.2.7")] {
+                // What a client may write is no proof.
+                let answer = answered(keys, other, &[("x-forwarded-for", "127.0.0.1"), ("host", "localhost")]).await;
+                assert_eq!(answer.status(), 401, "{other:?}");
+                assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");
+                let keyed = answered(keys, other, &[("x-api-key", "right")]).await.status();
+                assert_eq!(keyed, if keys.is_empty() { 401 } else { 200 }, "{other:?}");
+                assert_eq!(answered(keys, other, &[("x-api-key", "wrong")]).await.status(), 401, "{other:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_proxy_on_this_machine_passes_on_needs_a_key() {
+        for header in [("forwarded", "for=192.0.2.7"), ("via", "1.1 p"), ("x-forwarded-for", "::1"), ("x-real-ip", "")]
+        {
+            assert_eq!(answered("right", Some("::1"), &[header]).await.status(), 401, "{header:?}");
+            let keyed = [header, ("authorization", "Bearer right")];
+            assert_eq!(answered("right", Some("::1"), &keyed).await.status(), 200, "{header:?}");
+        }
+    }
 
     #[test]
     fn a_key_comes_in_either_header() {

@@ -45,6 +45,11 @@ pub enum Error {
     ClientTooSlow { seconds: u64 },
     #[error("Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>")]
     Unauthorized,
+    #[error(
+        "This is answered to clients on the service's own machine, or with an API key, and no keys are configured: set \
+         API_KEYS or API_KEYS_FILE"
+    )]
+    LocalOnly,
     #[error("This API key does not have the scope {scope}")]
     Forbidden { scope: &'static str },
     #[error("File not found")]
@@ -105,7 +110,7 @@ impl Error {
             Error::TooManyPixels { .. } => "too_many_pixels",
             Error::TruncatedBody(_) => "truncated_body",
             Error::ClientTooSlow { .. } => "client_too_slow",
-            Error::Unauthorized => "unauthorized",
+            Error::Unauthorized | Error::LocalOnly => "unauthorized",
             Error::Forbidden { .. } => "forbidden",
             Error::NotFound | Error::NoRoute => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
@@ -137,7 +142,7 @@ impl Error {
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
             Error::ClientTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Error::Unauthorized => StatusCode::UNAUTHORIZED,
+            Error::Unauthorized | Error::LocalOnly => StatusCode::UNAUTHORIZED,
             Error::Forbidden { .. } => StatusCode::FORBIDDEN,
             Error::NotFound | Error::NoRoute => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
@@ -193,7 +198,7 @@ pub fn respond(error: Arc<Error>) -> Response {
     if let Some(seconds) = error.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if let Error::Unauthorized = *error {
+    if error.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response.extensions_mut().insert(Logged(error));

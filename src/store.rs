@@ -14,6 +14,7 @@ use crate::format::{Format, ImageInfo};
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod measured;
 pub mod s3;
 
 /// An image's public name, `<uuid v4>.<extension>`: the `s3_key` of every answer.

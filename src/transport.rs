@@ -1,5 +1,6 @@
 //! How requests reach the [`crate::app::App`], and how the process ends.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -9,6 +10,10 @@ use crate::policy::Policy;
 pub mod body;
 pub mod lambda;
 pub mod server;
+
+/// In a request's extensions: the other end of its connection, as the accepted socket has it. None on Lambda.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
 
 /// In a request's extensions where it came as a Lambda event: what the event says that a plain HTTP request does not.
 #[derive(Clone, Debug)]

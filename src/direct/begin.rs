@@ -9,6 +9,7 @@ use super::plan::{Door, Draft, Plan, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::{Metadata, Name, Store, Upload};
+use crate::telemetry::trace;
 
 /// A plan that nobody has been told of. Dropped before [`Begun::told`], its upload is aborted.
 pub struct Begun {
@@ -44,13 +45,13 @@ pub async fn begin(store: &Arc<dyn Store>, tasks: &TaskTracker, config: &Config,
     let (begun, receiver) = oneshot::channel();
     // On a task of its own: this future is dropped when its client goes, and an upload whose id nobody heard could not be
     // aborted. Where nobody takes what is sent, it is dropped, and that aborts it.
-    tasks.spawn(async move {
+    tasks.spawn(trace::carried(async move {
         let created = unheard.store.create_upload(&name, &metadata).await;
         let _ = begun.send(created.map(|upload| {
             unheard.upload = Some(upload.clone());
             (upload.id, unheard)
         }));
-    });
+    }));
     let created = receiver.await.map_err(|gone| Error::Internal(gone.into()))?;
     let (upload_id, unheard) = created.map_err(Error::Storage)?;
     let part_size = part_size(size, config.sink.part_size as u64);
@@ -75,6 +76,6 @@ impl Drop for Unheard {
                 tracing::error!(s3_key = %upload.name.key(), error, "a plan nobody has was not aborted; sweep does it");
             }
         };
-        self.tasks.spawn_on(abort, &self.runtime);
+        self.tasks.spawn_on(trace::carried(abort), &self.runtime);
     }
 }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
@@ -13,6 +14,8 @@ use super::verify;
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::store::{ImageKey, ObjectInfo, Store};
+use crate::telemetry::metrics::{Door, Metrics, Trigger};
+use crate::telemetry::trace;
 
 /// Shared by all who waited for it.
 pub type Outcome<T> = Result<T, Arc<Error>>;
@@ -24,6 +27,7 @@ pub struct Promotions {
     policy: Arc<Policy>,
     running: Arc<Mutex<HashMap<ImageKey, Running>>>,
     tasks: TaskTracker,
+    metrics: Metrics,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -58,8 +62,8 @@ impl Waiting {
 
 impl Promotions {
     /// `tasks` is waited for when the process ends.
-    pub fn new(store: Arc<dyn Store>, policy: Arc<Policy>, tasks: TaskTracker) -> Self {
-        Promotions { store, policy, running: Arc::default(), tasks }
+    pub fn new(store: Arc<dyn Store>, policy: Arc<Policy>, tasks: TaskTracker, metrics: Metrics) -> Self {
+        Promotions { store, policy, running: Arc::default(), tasks, metrics }
     }
 
     /// Completes a plan, or joins whoever is doing so. Dropping the future stops nothing that was begun.
@@ -102,7 +106,7 @@ impl Promotions {
         }
         let started = Running { work: work.clone(), ended: Arc::new(watch::Sender::new(None)) };
         let waiting = started.join();
-        self.tasks.spawn(self.clone().work(work.clone(), Arc::clone(&started.ended)));
+        self.tasks.spawn(trace::carried(self.clone().work(work.clone(), Arc::clone(&started.ended))));
         running.insert(work.key().clone(), started);
         waiting
     }
@@ -111,15 +115,25 @@ impl Promotions {
         // Also when it panics: the next caller must get a fresh start.
         let entry = Entry { running: &self.running, key: work.key() };
         let outcome = match &work {
-            Work::Complete(plan) => {
-                let heard = || !ended.is_closed();
-                verify::complete(self.store.as_ref(), &self.policy, plan, &heard).await.map(Some)
-            }
-            Work::Abort(plan) => verify::abort(self.store.as_ref(), plan).await.map(|()| None),
+            Work::Complete(plan) => self.promote(plan, &|| !ended.is_closed()).await.map(Some),
+            Work::Abort(plan) => self.undo(plan).await.map(|()| None),
         };
         // First: who comes from now on must not be given an answer from before.
         drop(entry);
         ended.send_replace(Some(outcome.map_err(Arc::new)));
+    }
+
+    async fn promote(&self, plan: &Plan, heard: verify::Heard<'_>) -> Result<ObjectInfo, Error> {
+        let began = Instant::now();
+        let verified = verify::complete(self.store.as_ref(), &self.policy, plan, heard).await;
+        self.metrics.promotion(Trigger::Complete, began, verified.as_ref());
+        verified.map(|verified| verified.image)
+    }
+
+    async fn undo(&self, plan: &Plan) -> Result<(), Error> {
+        verify::abort(self.store.as_ref(), plan).await?;
+        self.metrics.aborted(Door::Direct, "requested");
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ImageKey, Running>> {

@@ -35,11 +35,19 @@ pub struct Expected {
     pub sha256: Option<[u8; 32]>,
 }
 
+/// An image that was promoted, now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub image: ObjectInfo,
+    /// By this very call.
+    pub new: bool,
+}
+
 /// Completes a plan: assembles its parts where it has any, then promotes the object.
 ///
 /// # Errors
 /// 404 where nothing has arrived, 409 `parts_missing`, 400 where it is not an allowed image (which is deleted).
-pub async fn complete(store: &dyn Store, policy: &Policy, plan: &Plan, heard: Heard<'_>) -> Result<ObjectInfo> {
+pub async fn complete(store: &dyn Store, policy: &Policy, plan: &Plan, heard: Heard<'_>) -> Result<Verified> {
     let expected = plan.expected();
     if plan.upload().is_some() {
         if let Some(image) = made(store, &plan.key, expected).await? {
@@ -90,7 +98,7 @@ pub async fn promote(
     key: &ImageKey,
     expected: Expected,
     heard: Heard<'_>,
-) -> Result<ObjectInfo> {
+) -> Result<Verified> {
     for turn in 0..TRIES {
         if turn > 0 {
             tokio::time::sleep(PAUSE * (1 << turn)).await;
@@ -100,7 +108,10 @@ pub async fn promote(
         }
         let Some(checked) = check(store, policy, key, expected, heard).await? else { continue };
         match copy(store, key, &checked).await {
-            Ok(()) => return made(store, key, expected).await?.ok_or(Error::NotFound),
+            Ok(()) => {
+                let made = made(store, key, expected).await?.ok_or(Error::NotFound)?;
+                return Ok(Verified { new: true, ..made });
+            }
             Err(StoreError::Precondition | StoreError::NotFound) => {}
             // It may have copied all the same.
             Err(error) => return made(store, key, expected).await.ok().flatten().ok_or(Error::Storage(error)),
@@ -118,14 +129,14 @@ async fn find(store: &dyn Store, name: &Name) -> Result<Option<ObjectInfo>> {
 }
 
 /// The image, where somebody has made it.
-async fn made(store: &dyn Store, key: &ImageKey, expected: Expected) -> Result<Option<ObjectInfo>> {
+async fn made(store: &dyn Store, key: &ImageKey, expected: Expected) -> Result<Option<Verified>> {
     let Some(image) = find(store, &Name::Image(key.clone())).await? else { return Ok(None) };
     as_expected(&image, expected)?;
     if let Err(error) = store.delete(&Name::Incoming(key.clone())).await {
         // The image is there all the same; what is left is swept.
         tracing::warn!(s3_key = %key, error = &error as &dyn std::error::Error, "a verified upload's source is left");
     }
-    Ok(Some(image))
+    Ok(Some(Verified { image, new: false }))
 }
 
 /// An object that was looked at, in the version it was looked at.

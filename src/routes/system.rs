@@ -1,7 +1,9 @@
 //! What the service says of itself.
 
 use axum::extract::State;
+use axum::response::IntoResponse;
 use axum::{Extension, Json};
+use http::header;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -60,6 +62,11 @@ pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocat
         formats: formats.collect(),
         doors: vec!["form", "raw", "put", "multipart"],
     })
+}
+
+/// `GET /metrics`: for Prometheus.
+pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.scrape())
 }
 
 /// `GET /healthz`: the process answers.

@@ -18,6 +18,7 @@ use crate::ingest::IncomingImage;
 use crate::policy::Policy;
 use crate::sink::{Stored, Uploader};
 use crate::store::{ImageKey, Name};
+use crate::telemetry::metrics::{Door, TimedOut, UploadWatch};
 use crate::telemetry::{field, note};
 use crate::transport::Invocation;
 
@@ -47,11 +48,13 @@ pub async fn upload(
     uri: Uri,
     headers: HeaderMap,
     invocation: Option<Extension<Invocation>>,
+    timed_out: Option<Extension<TimedOut>>,
     body: Body,
 ) -> Result<Json<StoredImage>> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
     let host = request_host(&uri, &headers);
-    let stored = store(&app, policy, &headers, host, body).await;
+    let watch = UploadWatch::new(&app.metrics, door(&headers), timed_out.map(|Extension(it)| it).unwrap_or_default());
+    let stored = store(&app, policy, &headers, host, body, watch).await;
     stored.map(Json).map_err(|error| Invocation::explain(invocation.as_deref(), error))
 }
 
@@ -62,23 +65,27 @@ async fn store(
     headers: &HeaderMap,
     host: Option<String>,
     body: Body,
+    watch: UploadWatch,
 ) -> Result<StoredImage> {
     let length = content_length(headers);
-    let content_type = headers.get(header::CONTENT_TYPE);
-    refuse_too_large(&policy, content_type.is_some_and(is_form), length)?;
+    refuse_too_large(&policy, door(headers), length)?;
     let mut opening = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(content_type, body, policy, opening.head()).await?;
+    let mut image = IncomingImage::open(headers.get(header::CONTENT_TYPE), body, policy, opening.head()).await?;
     let info = image.info();
     let name = Name::Image(ImageKey::random(image.extension()));
     note(field::S3_KEY, name.key().as_str());
     note(field::CONTENT_TYPE, info.format.content_type());
 
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
-    pump(&mut image, &mut uploader).await?;
-    let link = app.store.presign_get(&name, &app.read_link(host)).await.map_err(Error::Storage)?;
-    let stored = uploader.finish().await?;
+    let work = async {
+        pump(&mut image, &mut uploader).await?;
+        let link = app.store.presign_get(&name, &app.read_link(host)).await.map_err(Error::Storage)?;
+        Ok((uploader.finish().await?, link))
+    };
+    let (stored, link) = watch.run(work).await?;
+    watch.stored(stored.size);
     note(field::SIZE, stored.size);
     Ok(answer(&name, info, stored, link.url))
 }
@@ -119,13 +126,14 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn is_form(content_type: &http::HeaderValue) -> bool {
+fn door(headers: &HeaderMap) -> Door {
     let form = b"multipart/form-data";
-    content_type.as_bytes().get(..form.len()).is_some_and(|start| start.eq_ignore_ascii_case(form))
+    let start = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..form.len()));
+    if start.is_some_and(|start| start.eq_ignore_ascii_case(form)) { Door::Form } else { Door::Raw }
 }
 
 /// Refuses what says itself that it is too large, before its body is asked for.
-fn refuse_too_large(policy: &Policy, form: bool, length: Option<u64>) -> Result<()> {
-    let allowance = if form { FORM_ALLOWANCE } else { 0 };
+fn refuse_too_large(policy: &Policy, door: Door, length: Option<u64>) -> Result<()> {
+    let allowance = if door == Door::Form { FORM_ALLOWANCE } else { 0 };
     policy.check_size(length.unwrap_or_default().saturating_sub(allowance))
 }

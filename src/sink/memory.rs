@@ -106,6 +106,11 @@ impl Budget {
         (self.memory.used(), self.spill.as_ref().map_or(0, |(allowance, _)| allowance.used()))
     }
 
+    /// Bytes of memory and of files there may be in use.
+    pub fn limits(&self) -> (u64, u64) {
+        (self.memory.total, self.spill.as_ref().map_or(0, |(allowance, _)| allowance.total))
+    }
+
     async fn spill_room(&self, size: usize) -> io::Result<Option<Room>> {
         let Some((allowance, spill)) = &self.spill else { return Ok(None) };
         let Some(permit) = allowance.take(size) else { return Ok(None) };

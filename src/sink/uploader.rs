@@ -14,6 +14,7 @@ use super::task::{Command, Outcome, Task};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::store::{Metadata, Name, Store};
+use crate::telemetry::trace;
 
 /// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +59,11 @@ impl Uploads {
         self.budget.used()
     }
 
+    /// Bytes of memory and of spilled parts there may be in use.
+    pub fn limits(&self) -> (u64, u64) {
+        self.budget.limits()
+    }
+
     /// Prepares an upload of what `opening` has and of what follows; nothing is sent before a part is full or the stream
     /// has ended.
     pub fn start(&self, name: Name, metadata: Metadata, opening: Opening) -> Uploader {
@@ -65,7 +71,7 @@ impl Uploads {
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
         let task = Task { store: Arc::clone(&self.store), name, metadata, patience: self.patience };
-        self.tasks.spawn(task.run(receiver, done));
+        self.tasks.spawn(trace::carried(task.run(receiver, done)));
         Uploader { cutter, share, commands, outcome }
     }
 

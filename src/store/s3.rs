@@ -29,6 +29,7 @@ mod errors;
 mod options;
 mod presign;
 mod sweep;
+mod trace;
 mod values;
 
 /// Complete and Copy move up to 5 GB inside the store before they answer.

@@ -17,6 +17,7 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep, sleep, timeout};
 
 use crate::error::{BoxError, Error};
+use crate::telemetry::metrics::Received;
 
 /// Reading on ends after this long in all,
 const LINGER: Duration = Duration::from_secs(30);
@@ -36,6 +37,8 @@ pub struct RequestBody {
     /// Nobody has asked for the body yet, and the client waits to be asked.
     unasked: bool,
     ended: Ended,
+    /// None only while it is being dropped.
+    received: Option<Received>,
 }
 
 /// Tells whether a body has been read to its end, after the body itself was handed on.
@@ -54,12 +57,13 @@ impl Ended {
 
 impl RequestBody {
     /// `idle` is how long the client may pause. `expects_continue`: the request said `Expect: 100-continue`.
-    pub fn new(inner: Incoming, idle: Duration, expects_continue: bool) -> Self {
+    pub fn new(inner: Incoming, idle: Duration, expects_continue: bool, received: Received) -> Self {
         let ended = Ended::default();
         if inner.is_end_stream() {
             ended.set();
         }
-        RequestBody { inner: Some(inner), idle, timer: None, waiting: false, unasked: expects_continue, ended }
+        let (inner, received) = (Some(inner), Some(received));
+        RequestBody { inner, idle, timer: None, waiting: false, unasked: expects_continue, ended, received }
     }
 
     pub fn ended(&self) -> Ended {
@@ -91,6 +95,9 @@ impl Body for RequestBody {
         match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 this.waiting = false;
+                if let (Some(Ok(frame)), Some(received)) = (&frame, &mut this.received) {
+                    received.add(data_len(frame));
+                }
                 if !matches!(frame, Some(Ok(_))) || this.is_end_stream() {
                     this.ended.set();
                 }
@@ -114,23 +121,28 @@ impl Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let Some(inner) = self.inner.take() else { return };
+        let (Some(inner), Some(received)) = (self.inner.take(), self.received.take()) else { return };
         if self.ended.get() || self.unasked {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(timeout(LINGER, read_on(inner)));
+            runtime.spawn(timeout(LINGER, read_on(inner, received)));
         }
     }
 }
 
-async fn read_on(mut body: Incoming) {
+async fn read_on(mut body: Incoming, mut received: Received) {
     let mut left = LINGER_BYTES;
     while let Ok(Some(Ok(frame))) = timeout(LINGER_PAUSE, body.frame()).await {
-        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
-        match left.checked_sub(len) {
+        let len = data_len(&frame);
+        received.add(len);
+        match left.checked_sub(len as u64) {
             Some(rest) => left = rest,
             None => return,
         }
     }
+}
+
+fn data_len(frame: &Frame<Bytes>) -> usize {
+    frame.data_ref().map_or(0, Bytes::len)
 }

@@ -19,9 +19,11 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
+use super::Peer;
 use super::body::RequestBody;
 use crate::app::App;
 use crate::config;
+use crate::telemetry::metrics::{self, Metrics};
 
 /// A request's head must be there within this time; so must a connection's first request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -60,18 +62,26 @@ pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop
     let slots = Arc::new(Semaphore::new(config.max_connections));
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
+    let mut upkeep = tokio::time::interval(metrics::UPKEEP);
     tokio::pin!(stop);
     loop {
         let accepted = tokio::select! {
             () = &mut stop => break,
             accepted = accept(&listener, &slots) => accepted,
             Some(_) = connections.join_next() => continue,
+            _ = upkeep.tick() => {
+                app.metrics.upkeep();
+                continue;
+            }
         };
-        let Some((stream, slot)) = accepted else { continue };
-        let connection = connection(stream, router.clone(), &config, &graceful);
+        let Some((stream, peer, slot)) = accepted else { continue };
+        let service =
+            Service { router: router.clone(), metrics: app.metrics.clone(), peer, idle: config.body_idle_timeout };
+        let connection = connection(stream, service, &graceful);
+        let counted = app.metrics.connection();
         connections.spawn(async move {
             connection.await;
-            drop(slot);
+            drop((slot, counted));
         });
     }
     drop(listener);
@@ -81,10 +91,10 @@ pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop
 type Slot = tokio::sync::OwnedSemaphorePermit;
 
 /// The next connection, once there is room for one.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, Slot)> {
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, Peer, Slot)> {
     let slot = Arc::clone(slots).acquire_owned().await.ok()?;
     match listener.accept().await {
-        Ok((stream, _)) => Some((stream, slot)),
+        Ok((stream, peer)) => Some((stream, Peer(peer.ip()), slot)),
         Err(error) => {
             // Out of file descriptors, most likely: the only cure is that connections end meanwhile.
             tracing::warn!(%error, "a connection could not be accepted");
@@ -94,24 +104,28 @@ async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpSt
     }
 }
 
-fn connection(
-    stream: TcpStream,
+/// What answers the requests of one connection.
+#[derive(Clone)]
+struct Service {
     router: Router,
-    config: &config::Server,
-    graceful: &GracefulShutdown,
-) -> impl Future<Output = ()> + use<> {
-    let idle = config.body_idle_timeout;
+    metrics: Metrics,
+    peer: Peer,
+    /// How long a body may pause.
+    idle: Duration,
+}
+
+fn connection(stream: TcpStream, service: Service, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
     let began = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&began);
-    let service = service_fn(move |request| {
+    let answering = service_fn(move |request| {
         seen.store(true, Ordering::Relaxed);
-        answer(router.clone(), request, idle)
+        service.clone().answer(request)
     });
     // Small answers must not wait for an acknowledgement of the one before (Nagle).
     let _ = stream.set_nodelay(true);
     // A client that takes no answer must not keep its connection for ever.
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNTAKEN_TIMEOUT_MS);
-    let connection = builder().serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+    let connection = builder().serve_connection_with_upgrades(TokioIo::new(stream), answering).into_owned();
     let connection = graceful.watch(connection);
     async move {
         tokio::pin!(connection);
@@ -147,22 +161,21 @@ fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
-async fn answer(
-    router: Router,
-    request: Request<Incoming>,
-    idle: Duration,
-) -> Result<Response<axum::body::Body>, Infallible> {
-    let http1 = request.version() < Version::HTTP_2;
-    let expects_continue = request.headers().get(header::EXPECT).is_some();
-    let (parts, body) = request.into_parts();
-    let body = RequestBody::new(body, idle, expects_continue);
-    let ended = body.ended();
-    let mut response = router.oneshot(Request::from_parts(parts, axum::body::Body::new(body))).await?;
-    if http1 && !ended.get() {
-        // What is left of the body is thrown away, not parsed for a next request.
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+impl Service {
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<axum::body::Body>, Infallible> {
+        let http1 = request.version() < Version::HTTP_2;
+        let expects_continue = request.headers().get(header::EXPECT).is_some();
+        let (mut parts, body) = request.into_parts();
+        parts.extensions.insert(self.peer);
+        let body = RequestBody::new(body, self.idle, expects_continue, self.metrics.received());
+        let ended = body.ended();
+        let mut response = self.router.oneshot(Request::from_parts(parts, axum::body::Body::new(body))).await?;
+        if http1 && !ended.get() {
+            // What is left of the body is thrown away, not parsed for a next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(response)
     }
-    Ok(response)
 }
 
 async fn drain(app: &App, graceful: GracefulShutdown, mut connections: JoinSet<()>, patience: Duration) {

@@ -39,7 +39,7 @@ async fn wish(app: &TestApp, wish: Value) -> Response {
 }
 
 /// The plan for a PNG of `size` bytes.
-async fn plan(app: &TestApp, size: usize) -> Plan {
+pub async fn plan(app: &TestApp, size: usize) -> Plan {
     plan_for(app, json!({ "filename": "photo.png", "size": size })).await
 }
 
@@ -48,11 +48,16 @@ async fn plan_for(app: &TestApp, wished: Value) -> Plan {
 }
 
 /// What `POST /uploads` answered.
-struct Plan(Value);
+pub struct Plan(Value);
 
 impl Plan {
-    fn key(&self) -> &str {
+    pub fn key(&self) -> &str {
         self.0["s3_key"].as_str().unwrap()
+    }
+
+    /// All that the client is told.
+    pub fn text(&self) -> String {
+        self.0.to_string()
     }
 
     fn link(&self, name: &str) -> &str {
@@ -63,7 +68,7 @@ impl Plan {
         format!("incoming/{}", self.key())
     }
 
-    fn parts(&self) -> &[Value] {
+    pub fn parts(&self) -> &[Value] {
         self.0["parts"].as_array().unwrap()
     }
 }
@@ -75,13 +80,13 @@ fn signed(app: &TestApp, target: &Value) -> RequestBuilder {
     headers.fold(request, |request, (name, value)| request.header(name, value.as_str().unwrap()))
 }
 
-async fn put(app: &TestApp, plan: &Plan, bytes: &[u8]) {
+pub async fn put(app: &TestApp, plan: &Plan, bytes: &[u8]) {
     let sent = signed(app, &plan.0).body(bytes.to_vec()).send().await.unwrap();
     assert_eq!(sent.status(), 200, "{}", sent.text().await.unwrap());
 }
 
 /// Sends those parts that are `wanted` and have a URL, all at once; returns their numbers.
-async fn send_parts(app: &TestApp, parts: &[Value], bytes: &[u8], wanted: impl Fn(u64) -> bool) -> Vec<u64> {
+pub async fn send_parts(app: &TestApp, parts: &[Value], bytes: &[u8], wanted: impl Fn(u64) -> bool) -> Vec<u64> {
     let mut at = 0;
     let mut requests = Vec::new();
     let mut numbers = Vec::new();
@@ -105,11 +110,11 @@ async fn post(app: &TestApp, link: &str) -> Response {
     app.client.post(app.at(link)).send().await.unwrap()
 }
 
-async fn complete(app: &TestApp, plan: &Plan) -> Response {
+pub async fn complete(app: &TestApp, plan: &Plan) -> Response {
     post(app, plan.link("complete_url")).await
 }
 
-async fn completed(app: &TestApp, plan: &Plan) -> Value {
+pub async fn completed(app: &TestApp, plan: &Plan) -> Value {
     answer(complete(app, plan).await, 200).await
 }
 
@@ -117,7 +122,7 @@ async fn status(app: &TestApp, plan: &Plan) -> Value {
     answer(app.client.get(app.at(plan.link("status_url"))).send().await.unwrap(), 200).await
 }
 
-async fn abort(app: &TestApp, plan: &Plan) -> Response {
+pub async fn abort(app: &TestApp, plan: &Plan) -> Response {
     app.client.delete(app.at(plan.link("abort_url"))).send().await.unwrap()
 }
 

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::support::app::{TestApp, fixture, png, until};
 use super::support::faults::{Action, Operation};
 use super::support::runtime_api::Function;
+use super::support::scrape::Scrape;
 
 const PREFIX: &str = "the-photos!/";
 const BOUNDARY: &str = "----boundary";
@@ -25,19 +26,22 @@ impl Setup {
     }
 
     async fn with(prefix: &str) -> Setup {
+        Setup::with_environment(&[("S3_PREFIX", prefix)]).await
+    }
+
+    async fn with_environment(more: &[(&str, &str)]) -> Setup {
         let app = TestApp::behind_faults(&[]).await;
         let endpoint = app.faults.as_ref().unwrap().endpoint.clone();
         let (access_key, secret_key) = app.credentials();
-        let function = Function::start(&[
-            ("S3_BUCKET", &app.bucket),
-            ("S3_PREFIX", prefix),
+        let always = [
+            ("S3_BUCKET", app.bucket.as_str()),
             ("S3_FORCE_PATH_STYLE", "true"),
             ("AWS_ENDPOINT_URL_S3", &endpoint),
             ("AWS_ACCESS_KEY_ID", &access_key),
             ("AWS_SECRET_ACCESS_KEY", &secret_key),
             ("CORS_ALLOW_ORIGIN", "http://page.example"),
-        ])
-        .await;
+        ];
+        let function = Function::start(&[&always, more].concat()).await;
         Setup { app, function }
     }
 
@@ -203,6 +207,45 @@ async fn keys_are_asked_for_here_too() {
     }
     function.end().await;
     app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn metrics_count_events_and_want_a_key() {
+    let mut setup = Setup::with_environment(&[("API_KEYS", "right")]).await;
+    let [good, bad] = [0; 2].map(|_| format!("{}.png", Uuid::new_v4()));
+    setup.put(&format!("incoming/{good}"), png(5_000)).await;
+    setup.put(&format!("incoming/{bad}"), b"no image at all".to_vec()).await;
+    let notification = created(&[&format!("incoming/{good}"), &format!("incoming/{bad}")]);
+    for _ in 0..2 {
+        setup.function.invoke(&notification).await.response();
+    }
+    let body = form(&png(5_000));
+    let mut upload = post("function_url", &body);
+    set_header(&mut upload, "x-api-key", "right");
+    let stored = self::body(&setup.function.invoke(&upload).await.response());
+    let mut ask = request("function_url", "GET", "/metrics");
+    refused(&setup.function.invoke(&ask).await.response(), 401, "unauthorized");
+    set_header(&mut ask, "x-api-key", "right");
+    let answer = setup.function.invoke(&ask).await.response();
+    assert_eq!(answer["statusCode"], 200, "{answer}");
+    Scrape::read(answer["body"].as_str().unwrap()).check(&[
+        (r#"image_store_promotions_total{trigger="event",outcome="promoted"}"#, 1.0),
+        (r#"image_store_promotions_total{trigger="event",outcome="already_there"}"#, 1.0),
+        (r#"image_store_promotions_total{trigger="event",outcome="invalid_file_type"}"#, 2.0),
+        (r#"image_store_upload_size_bytes_sum{door="direct"}"#, 5_000.0),
+        (r#"image_store_s3_call_duration_seconds_count{operation="CopyObject",outcome="ok"}"#, 1.0),
+        (r#"image_store_upload_size_bytes_sum{door="form"}"#, 5_000.0),
+        ("image_store_http_received_bytes_total", body.len() as f64),
+    ]);
+    setup.end(&[&good, &format!("incoming/{bad}"), stored["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn without_keys_nobody_has_the_metrics() {
+    let mut setup = Setup::start().await;
+    let answer = setup.function.invoke(&request("alb", "GET", "/metrics")).await.response();
+    assert!(refused(&answer, 401, "unauthorized").contains("API_KEYS"), "{answer}");
+    setup.end(&[]).await;
 }
 
 #[tokio::test]

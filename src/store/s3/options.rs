@@ -14,6 +14,7 @@ use aws_sdk_s3::types::ServerSideEncryption;
 use std::time::Duration;
 
 use super::credentials::{Expiry, Noting};
+use super::trace::Traced;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
 const ATTEMPTS: u32 = 3;
@@ -99,7 +100,7 @@ pub(super) async fn client_config(options: &S3Options, credentials_end: &Expiry)
         loader = loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "image-store"));
     }
     let shared = loader.load().await;
-    let mut config = Builder::from(&shared).force_path_style(options.force_path_style);
+    let mut config = Builder::from(&shared).force_path_style(options.force_path_style).interceptor(Traced);
     if let Some(endpoint) = &options.endpoint {
         config = config.endpoint_url(endpoint);
     }

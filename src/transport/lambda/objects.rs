@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use super::event::Created;
 use super::{failure, within};
 use crate::app::App;
-use crate::direct::verify::{Expected, promote};
+use crate::direct::verify::{Expected, Verified, promote};
 use crate::error::Error;
 use crate::store::{INCOMING, ImageKey};
+use crate::telemetry::metrics::Trigger;
 
 /// What became of an event's objects, in numbers.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -58,14 +59,16 @@ enum Outcome {
 
 async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
     // Nobody hears the verdict here: what is refused stays for complete, or for the lifecycle rule.
+    let began = Instant::now().into_std();
     let promotion = promote(app.store.as_ref(), &app.policy, key, Expected::default(), &|| false);
-    let error = match within(ends, promotion).await {
-        Some(Ok(image)) => {
+    let verified = within(ends, promotion).await.unwrap_or(Err(Error::Deadline));
+    app.metrics.promotion(Trigger::Event, began, verified.as_ref());
+    let error = match verified {
+        Ok(Verified { image, .. }) => {
             tracing::info!(s3_key = %key, size = image.size, "promoted");
             return Outcome::Promoted;
         }
-        Some(Err(error)) => error,
-        None => Error::Deadline,
+        Err(error) => error,
     };
     match error {
         Error::NotFound => {

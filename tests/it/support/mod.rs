@@ -10,6 +10,7 @@ pub mod faults;
 pub mod raw;
 pub mod runtime_api;
 pub mod samples;
+pub mod scrape;
 pub mod strict;
 
 use http::{Request, Response};

@@ -1,0 +1,210 @@
+//! A store whose calls are counted and timed.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use metrics::{Gauge, Histogram};
+use std::future::Future;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::{
+    Leftover, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result, Store,
+    StoreError, Upload, Whole,
+};
+use crate::telemetry::metrics::{GaugeGuard, Metrics, table};
+
+/// What a call is counted as: the S3 operation it is for.
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    PutObject,
+    CreateMultipartUpload,
+    UploadPart,
+    CompleteMultipartUpload,
+    AbortMultipartUpload,
+    ListParts,
+    HeadObject,
+    GetObject,
+    CopyObject,
+    DeleteObject,
+    HeadBucket,
+}
+
+impl Operation {
+    /// In the order of their declaration.
+    const ALL: [Operation; 11] = [
+        Operation::PutObject,
+        Operation::CreateMultipartUpload,
+        Operation::UploadPart,
+        Operation::CompleteMultipartUpload,
+        Operation::AbortMultipartUpload,
+        Operation::ListParts,
+        Operation::HeadObject,
+        Operation::GetObject,
+        Operation::CopyObject,
+        Operation::DeleteObject,
+        Operation::HeadBucket,
+    ];
+
+    fn name(self) -> String {
+        format!("{self:?}")
+    }
+}
+
+/// Measures every call to the store inside. Presigning is none, and nobody scrapes a sweep.
+pub struct Measured {
+    inner: Arc<dyn Store>,
+    metrics: Metrics,
+    /// Of the calls that succeeded, by operation: those are many.
+    ok: [Histogram; Operation::ALL.len()],
+    in_flight: Gauge,
+}
+
+impl Measured {
+    pub fn new(inner: Arc<dyn Store>, metrics: &Metrics) -> Self {
+        let ok = |operation: Operation| metrics.histogram(&table::CALL_DURATION, &[&operation.name(), OK]);
+        Measured {
+            inner,
+            ok: Operation::ALL.map(ok),
+            in_flight: metrics.gauge(&table::PARTS_IN_FLIGHT, &[]),
+            metrics: metrics.clone(),
+        }
+    }
+
+    async fn measure<T>(&self, operation: Operation, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let mut running = Running { measured: self, operation, began: Instant::now(), outcome: DROPPED };
+        let done = call.await;
+        running.outcome = done.as_ref().map_or_else(outcome, |_| OK);
+        done
+    }
+
+    fn part_in_flight(&self) -> GaugeGuard {
+        GaugeGuard::new(self.in_flight.clone())
+    }
+}
+
+const OK: &str = "ok";
+/// A call whose future was dropped: its effect is unknown.
+const DROPPED: &str = "dropped";
+
+fn outcome(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::NotFound => "not_found",
+        StoreError::NoSuchUpload => "no_such_upload",
+        StoreError::Precondition => "precondition",
+        StoreError::NoAnswer { .. } => "no_answer",
+        StoreError::Refused { .. } => "refused",
+        StoreError::Differs(_) => "differs",
+    }
+}
+
+/// A call under way.
+struct Running<'a> {
+    measured: &'a Measured,
+    operation: Operation,
+    began: Instant,
+    outcome: &'static str,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        let Running { measured, operation, began, outcome } = self;
+        let took = began.elapsed();
+        match *outcome {
+            OK => measured.ok[*operation as usize].record(took),
+            other => measured.metrics.histogram(&table::CALL_DURATION, &[&operation.name(), other]).record(took),
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Measured {
+    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()> {
+        let _in_flight = self.part_in_flight();
+        self.measure(Operation::PutObject, self.inner.put(name, metadata, body)).await
+    }
+
+    async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
+        self.measure(Operation::CreateMultipartUpload, self.inner.create_upload(name, metadata)).await
+    }
+
+    async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
+        let _in_flight = self.part_in_flight();
+        self.measure(Operation::UploadPart, self.inner.upload_part(upload, number, body)).await
+    }
+
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
+        self.measure(Operation::CompleteMultipartUpload, self.inner.complete_upload(upload, parts, whole)).await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<()> {
+        self.measure(Operation::AbortMultipartUpload, self.inner.abort_upload(upload)).await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
+        self.measure(Operation::ListParts, self.inner.list_parts(upload)).await
+    }
+
+    async fn head(&self, name: &Name) -> Result<ObjectInfo> {
+        self.measure(Operation::HeadObject, self.inner.head(name)).await
+    }
+
+    async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes> {
+        self.measure(Operation::GetObject, self.inner.read(name, range, etag)).await
+    }
+
+    async fn copy(&self, from: &Name, to: &Name, etag: &str, metadata: &Metadata) -> Result<()> {
+        self.measure(Operation::CopyObject, self.inner.copy(from, to, etag, metadata)).await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<()> {
+        self.measure(Operation::DeleteObject, self.inner.delete(name)).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.measure(Operation::HeadBucket, self.inner.ping()).await
+    }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        self.inner.leftovers().await
+    }
+
+    async fn remove_leftover(&self, leftover: &Leftover) -> Result<()> {
+        self.inner.remove_leftover(leftover).await
+    }
+
+    async fn presign_get(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
+        self.inner.presign_get(name, options).await
+    }
+
+    async fn presign_put(
+        &self,
+        name: &Name,
+        conditions: &PutConditions,
+        options: &PresignOptions,
+    ) -> Result<Presigned> {
+        self.inner.presign_put(name, conditions, options).await
+    }
+
+    async fn presign_part(
+        &self,
+        upload: &Upload,
+        number: u32,
+        size: u64,
+        options: &PresignOptions,
+    ) -> Result<Presigned> {
+        self.inner.presign_part(upload, number, size, options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Operation;
+
+    #[test]
+    fn operations_are_listed_in_the_order_of_their_declaration() {
+        for (place, operation) in Operation::ALL.into_iter().enumerate() {
+            assert_eq!(operation as usize, place, "{operation:?}");
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Every metric there is: the names and their one table. The README's copy of it is held to this one by a test.
+
+/// Seconds.
+const UPLOAD_SECONDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
+/// Seconds.
+const CALL_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Bytes: 16 KiB and its multiples by 4, to the largest image there may be.
+const UPLOAD_BYTES: &[f64] = &[
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+    268_435_456.0,
+    1_073_741_824.0,
+    4_294_967_296.0,
+    5_000_000_000.0,
+];
+
+/// What is known of a metric before it has a value.
+#[derive(Debug)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: Kind,
+    /// Every series has all of them, in this order.
+    pub labels: &'static [&'static str],
+    pub help: &'static str,
+}
+
+/// How a metric's values behave.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind {
+    Counter,
+    Gauge,
+    /// With the upper bounds of its buckets.
+    Histogram(&'static [f64]),
+}
+
+impl Kind {
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram(_) => "histogram",
+        }
+    }
+}
+
+const fn counter(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, labels, help }
+}
+
+const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, labels, help }
+}
+
+const fn histogram(
+    name: &'static str,
+    buckets: &'static [f64],
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind: Kind::Histogram(buckets), labels, help }
+}
+
+pub const REQUESTS: Metric = counter(
+    "image_store_http_requests_total",
+    &["route", "method", "status"],
+    "Requests by route template (`-`: no such route); status `499`: the client left before its answer",
+);
+pub const RECEIVED: Metric = counter(
+    "image_store_http_received_bytes_total",
+    &[],
+    "Bytes of request bodies that arrived, also those of refused ones that were thrown away",
+);
+pub const REFUSALS: Metric = counter(
+    "image_store_refusals_total",
+    &["code", "detected"],
+    "Errors answered, by code; `detected`: what the bytes of an `invalid_file_type` are (else `-`)",
+);
+pub const CONNECTIONS: Metric = gauge("image_store_connections_open", &[], "Connections open (0 on Lambda)");
+
+pub const UPLOAD_DURATION: Metric = histogram(
+    "image_store_upload_duration_seconds",
+    UPLOAD_SECONDS,
+    &["door"],
+    "From a request's head to its stored image; door `form`, `raw`, or `direct` (there: verifying and promoting)",
+);
+pub const UPLOAD_SIZE: Metric =
+    histogram("image_store_upload_size_bytes", UPLOAD_BYTES, &["door"], "Sizes of the images stored");
+pub const UPLOADS_ABORTED: Metric = counter(
+    "image_store_uploads_aborted_total",
+    &["door", "reason"],
+    "Uploads undone: `client_gone`, `client_too_slow`, `refused_late` (wrong behind its beginning), `store_failed`, \
+     `deadline`, `over_capacity` (the spill's disk is full), `internal`; door `direct`: `requested` (by DELETE)",
+);
+pub const UPLOADS_OPEN: Metric =
+    gauge("image_store_uploads_open", &[], "Uploads, completes and aborts under way, their clean-up included");
+pub const PROMOTIONS: Metric = counter(
+    "image_store_promotions_total",
+    &["trigger", "outcome"],
+    "Direct uploads verified, by the client's `complete` or S3's `event`: `promoted`, `already_there`, or an error's code",
+);
+
+pub const CALL_DURATION: Metric = histogram(
+    "image_store_s3_call_duration_seconds",
+    CALL_SECONDS,
+    &["operation", "outcome"],
+    "Calls to S3, their retries included: `ok`, `not_found`, `no_such_upload`, `precondition`, `refused`, `no_answer`, \
+     `differs`, `dropped` (nobody waited for it any more)",
+);
+pub const PARTS_IN_FLIGHT: Metric =
+    gauge("image_store_parts_in_flight", &[], "Parts, and files of one part, on their way to S3");
+
+pub const BUDGET_USED: Metric =
+    gauge("image_store_budget_used_bytes", &["budget"], "What uploads hold; budget `memory` or `spill`");
+pub const BUDGET_LIMIT: Metric = gauge(
+    "image_store_budget_limit_bytes",
+    &["budget"],
+    "What uploads may hold: `MEMORY_BUDGET` and `SPILL_BUDGET` as they are in force",
+);
+
+pub const BUILD_INFO: Metric = gauge("image_store_build_info", &["version"], "1, for the version that runs");
+pub const START_TIME: Metric =
+    gauge("process_start_time_seconds", &[], "When the service was started, in seconds since 1970");
+
+pub const TABLE: [Metric; 15] = [
+    REQUESTS,
+    RECEIVED,
+    REFUSALS,
+    CONNECTIONS,
+    UPLOAD_DURATION,
+    UPLOAD_SIZE,
+    UPLOADS_ABORTED,
+    UPLOADS_OPEN,
+    PROMOTIONS,
+    CALL_DURATION,
+    PARTS_IN_FLIGHT,
+    BUDGET_USED,
+    BUDGET_LIMIT,
+    BUILD_INFO,
+    START_TIME,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(metric: &Metric) -> String {
+        let labels: Vec<_> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+        format!("| `{}` | {} | {} | {} |", metric.name, metric.kind.name(), labels.join(", "), metric.help)
+    }
+
+    #[test]
+    fn the_readme_s_table_is_this_one() {
+        let readme = include_str!("../../../README.md");
+        let rows = readme.lines().skip_while(|line| *line != "### Metrics").filter(|line| line.starts_with("| `"));
+        let documented: Vec<&str> =
+            rows.take_while(|row| row.matches('|').count() == 5).take(TABLE.len() + 1).collect();
+        let wanted: Vec<String> = TABLE.iter().map(row).collect();
+        assert_eq!(documented, wanted, "README, section Metrics:\n{}", wanted.join("\n"));
+    }
+
+    #[test]
+    fn names_follow_prometheus() {
+        for Metric { name, kind, help, .. } in &TABLE {
+            let unit = ["_seconds", "_bytes"].iter().any(|unit| name.ends_with(unit));
+            match kind {
+                Kind::Counter => assert!(name.ends_with("_total"), "{name}"),
+                Kind::Gauge => assert!(!name.ends_with("_total"), "{name}"),
+                Kind::Histogram(buckets) => assert!(unit && buckets.is_sorted(), "{name}"),
+            }
+            assert!(!help.is_empty() && !help.contains(['|', '\n']), "{name}");
+        }
+        let mut names = TABLE.map(|metric| metric.name);
+        names.sort_unstable();
+        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
+    }
+}

@@ -1,0 +1,141 @@
+//! How uploads end, in numbers.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use super::{Metrics, table};
+use crate::direct::verify::Verified;
+use crate::error::{Error, Result};
+
+/// How an image came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    Form,
+    Raw,
+    Direct,
+}
+
+impl Door {
+    pub fn name(self) -> &'static str {
+        match self {
+            Door::Form => "form",
+            Door::Raw => "raw",
+            Door::Direct => "direct",
+        }
+    }
+}
+
+/// Who asked for a direct upload to be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Its client.
+    Complete,
+    /// S3's notification.
+    Event,
+}
+
+/// In a request's extensions: whether it is dropped because its time is over, and not because its client left.
+#[derive(Clone, Debug, Default)]
+pub struct TimedOut(Arc<AtomicBool>);
+
+impl TimedOut {
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Metrics {
+    /// An image is stored that was begun at `began`.
+    pub fn stored(&self, door: Door, began: Instant, bytes: u64) {
+        self.histogram(&table::UPLOAD_DURATION, &[door.name()]).record(began.elapsed());
+        self.histogram(&table::UPLOAD_SIZE, &[door.name()]).record(bytes as f64);
+    }
+
+    /// A direct upload was verified, from `began` on.
+    pub fn promotion(&self, trigger: Trigger, began: Instant, verified: Result<&Verified, &Error>) {
+        let trigger = match trigger {
+            Trigger::Complete => "complete",
+            Trigger::Event => "event",
+        };
+        let outcome = match verified {
+            Ok(Verified { new: true, .. }) => "promoted",
+            Ok(_) => "already_there",
+            Err(error) => error.code(),
+        };
+        self.counter(&table::PROMOTIONS, &[trigger, outcome]).increment(1);
+        if let Ok(Verified { image, new: true }) = verified {
+            self.stored(Door::Direct, began, image.size);
+        }
+    }
+
+    /// An upload was undone.
+    pub fn aborted(&self, door: Door, reason: &str) {
+        self.counter(&table::UPLOADS_ABORTED, &[door.name(), reason]).increment(1);
+    }
+}
+
+/// Watches one streamed upload from its request's head on.
+pub struct UploadWatch {
+    metrics: Metrics,
+    door: Door,
+    began: Instant,
+    timed_out: TimedOut,
+}
+
+impl UploadWatch {
+    pub fn new(metrics: &Metrics, door: Door, timed_out: TimedOut) -> Self {
+        UploadWatch { metrics: metrics.clone(), door, began: Instant::now(), timed_out }
+    }
+
+    /// Runs what must be undone where it does not succeed, and counts why it did not: an error, or being dropped.
+    pub async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        let unfinished = Unfinished(Some(self));
+        let outcome = work.await;
+        unfinished.done();
+        if let Err(error) = &outcome {
+            self.metrics.aborted(self.door, reason(error));
+        }
+        outcome
+    }
+
+    /// It is an image of this many bytes now.
+    pub fn stored(self, bytes: u64) {
+        self.metrics.stored(self.door, self.began, bytes);
+    }
+}
+
+struct Unfinished<'a>(Option<&'a UploadWatch>);
+
+impl Unfinished<'_> {
+    fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(UploadWatch { metrics, door, timed_out, .. }) = self.0 {
+            metrics.aborted(*door, if timed_out.get() { "deadline" } else { "client_gone" });
+        }
+    }
+}
+
+/// Why an upload that had begun was undone.
+fn reason(error: &Error) -> &'static str {
+    match error {
+        // Whether a client's end is seen here or drops the request is chance.
+        Error::TruncatedBody(_) => "client_gone",
+        Error::ClientTooSlow { .. } => "client_too_slow",
+        Error::Storage(_) => "store_failed",
+        Error::OverCapacity(_) => "over_capacity",
+        Error::Deadline => "deadline",
+        error if error.status().is_client_error() => "refused_late",
+        _ => "internal",
+    }
+}

@@ -1,0 +1,222 @@
+//! `/metrics`: every number of the table, and what it counts.
+
+use image_store::telemetry::metrics::{Kind, TABLE};
+use std::time::{Duration, SystemTime};
+
+use super::direct::{abort, completed, plan, put};
+use super::support::app::{TestApp, png};
+use super::support::faults::{Action, Operation};
+use super::support::raw::{RawClient, form, head};
+use super::support::scrape::Scrape;
+
+const MIB: usize = 1 << 20;
+/// A request's head for an upload of 24 MiB as a form, of which half is sent.
+const LONG: usize = 24 * MIB;
+
+fn call(operation: &str, outcome: &str) -> String {
+    format!("image_store_s3_call_duration_seconds_count{{operation=\"{operation}\",outcome=\"{outcome}\"}}")
+}
+
+fn aborted(door: &str, reason: &str) -> String {
+    format!("image_store_uploads_aborted_total{{door=\"{door}\",reason=\"{reason}\"}}")
+}
+
+async fn post_raw(app: &TestApp, body: Vec<u8>) -> reqwest::Response {
+    app.client.post(app.at("/upload-image")).header("content-type", "image/png").body(body).send().await.unwrap()
+}
+
+async fn key(answer: reqwest::Response) -> String {
+    assert_eq!(answer.status(), 200);
+    answer.json::<serde_json::Value>().await.unwrap()["s3_key"].as_str().unwrap().to_owned()
+}
+
+/// A client that has sent half of its upload.
+async fn half(app: &TestApp) -> RawClient {
+    let body = form("a.png", &png(LONG));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..12 * MIB]).await;
+    client
+}
+
+/// One of everything that has a number.
+async fn all_doors(app: &TestApp) -> Vec<String> {
+    let form = key(app.upload("a.png", png(12 * MIB)).await).await;
+    let raw = key(post_raw(app, png(20_000)).await).await;
+    let planned = plan(app, 5_000).await;
+    put(app, &planned, &png(5_000)).await;
+    completed(app, &planned).await;
+    completed(app, &planned).await;
+    assert_eq!(abort(app, &plan(app, 5_000).await).await.status(), 204);
+    assert_eq!(app.upload("a.png", b"%PDF-1.7 and on".to_vec()).await.status(), 400);
+    assert_eq!(app.client.get(app.at("/no/such")).send().await.unwrap().status(), 404);
+    vec![form, raw, planned.key().to_owned()]
+}
+
+#[tokio::test]
+async fn every_metric_of_the_table_is_there_and_counts() {
+    let app = TestApp::behind_faults(&["--memory-budget=64MiB", "--spill-budget=32MiB"]).await;
+    let keys = all_doors(&app).await;
+    app.faults().fail_all(Operation::UploadPart, Action::Status(403));
+    assert_eq!(app.upload("a.png", png(6 * MIB)).await.status(), 500);
+    app.faults().heal();
+    app.settled().await;
+
+    let scrape = Scrape::of(&app).await;
+    for metric in &TABLE {
+        let name = match metric.kind {
+            Kind::Histogram(_) => format!("{}_count", metric.name),
+            _ => metric.name.to_owned(),
+        };
+        let found: Vec<_> = scrape.labels(&name).collect();
+        assert!(!found.is_empty(), "no {name} in {scrape:#?}");
+        for labels in found {
+            let named = |label: &&str| labels.contains(&format!("{label}=\""));
+            assert!(metric.labels.iter().all(named), "{name}{labels}");
+            assert_eq!(labels.matches("=\"").count(), metric.labels.len(), "{name}{labels}");
+        }
+    }
+    scrape.check(&[
+        (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="200"}"#, 2.0),
+        (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="400"}"#, 1.0),
+        (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="500"}"#, 1.0),
+        (r#"image_store_http_requests_total{route="/uploads/{s3_key}/complete",method="POST",status="200"}"#, 2.0),
+        (r#"image_store_http_requests_total{route="-",method="GET",status="404"}"#, 1.0),
+        (r#"image_store_refusals_total{code="invalid_file_type",detected="pdf"}"#, 1.0),
+        (r#"image_store_refusals_total{code="not_found",detected="-"}"#, 1.0),
+        (r#"image_store_refusals_total{code="storage_failed",detected="-"}"#, 1.0),
+        (r#"image_store_upload_duration_seconds_count{door="form"}"#, 1.0),
+        (r#"image_store_upload_duration_seconds_count{door="raw"}"#, 1.0),
+        (r#"image_store_upload_duration_seconds_count{door="direct"}"#, 1.0),
+        (r#"image_store_upload_size_bytes_sum{door="form"}"#, 12.0 * MIB as f64),
+        (r#"image_store_upload_size_bytes_bucket{door="raw",le="16384"}"#, 0.0),
+        (r#"image_store_upload_size_bytes_bucket{door="raw",le="65536"}"#, 1.0),
+        (r#"image_store_upload_size_bytes_sum{door="direct"}"#, 5_000.0),
+        (r#"image_store_promotions_total{trigger="complete",outcome="promoted"}"#, 1.0),
+        (r#"image_store_promotions_total{trigger="complete",outcome="already_there"}"#, 1.0),
+        (&aborted("form", "store_failed"), 1.0),
+        (&aborted("direct", "requested"), 1.0),
+        (&call("PutObject", "ok"), 1.0),
+        (&call("CreateMultipartUpload", "ok"), 2.0),
+        (&call("UploadPart", "ok"), 3.0),
+        (&call("CompleteMultipartUpload", "ok"), 1.0),
+        (&call("AbortMultipartUpload", "ok"), 1.0),
+        (&call("CopyObject", "ok"), 1.0),
+        ("image_store_parts_in_flight", 0.0),
+        ("image_store_uploads_open", 0.0),
+        (r#"image_store_budget_used_bytes{budget="memory"}"#, 0.0),
+        (r#"image_store_budget_limit_bytes{budget="memory"}"#, 64.0 * MIB as f64),
+        (r#"image_store_budget_limit_bytes{budget="spill"}"#, 32.0 * MIB as f64),
+        (concat!("image_store_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
+    ]);
+    assert!(scrape.get(&call("UploadPart", "refused")) >= 1.0, "{scrape:#?}");
+    assert!(scrape.get("image_store_connections_open") >= 1.0, "{scrape:#?}");
+    assert!(scrape.get("image_store_http_received_bytes_total") > 18.0 * MIB as f64, "{scrape:#?}");
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    assert!((0.0..300.0).contains(&(now - scrape.get("process_start_time_seconds"))));
+    app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn what_is_under_way_shows_and_is_gone_when_its_client_is() {
+    let app = TestApp::behind_faults(&["--memory-budget=10MiB", "--spill-budget=16MiB", "--s3-timeout=30s"]).await;
+    app.faults().fail_all(Operation::UploadPart, Action::Hold);
+    let client = half(&app).await;
+    app.faults().wait_for(Operation::UploadPart, 2).await;
+    let spilled = r#"image_store_budget_used_bytes{budget="spill"}"#;
+    let scrape = Scrape::until(&app, spilled, 5.0 * MIB as f64).await;
+    scrape.check(&[
+        ("image_store_parts_in_flight", 2.0),
+        ("image_store_uploads_open", 1.0),
+        // The upload's and the scraper's.
+        ("image_store_connections_open", 2.0),
+        (r#"image_store_budget_used_bytes{budget="memory"}"#, 10.0 * MIB as f64),
+    ]);
+    assert!(scrape.get("image_store_http_received_bytes_total") >= 9.0 * MIB as f64, "told while it runs");
+    drop(client);
+    let scrape = Scrape::until(&app, "image_store_uploads_open", 0.0).await;
+    scrape.check(&[
+        (&aborted("form", "client_gone"), 1.0),
+        (&call("UploadPart", "dropped"), 2.0),
+        (&call("AbortMultipartUpload", "ok"), 1.0),
+        ("image_store_parts_in_flight", 0.0),
+        (spilled, 0.0),
+    ]);
+    Scrape::until(&app, "image_store_connections_open", 1.0).await;
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_upload_is_undone_for_a_reason() {
+    let flags = ["--request-timeout=2s", "--body-idle-timeout=700ms", "--max-upload-size=8MiB"];
+    let app = TestApp::with(&flags).await;
+    // Chunked: that it is too large shows late.
+    let chunks = futures::stream::iter(
+        (0..12).map(|nth| Ok::<_, std::io::Error>(if nth == 0 { png(MIB) } else { vec![0; MIB] })),
+    );
+    let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
+    let refused = post.body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap();
+    assert_eq!(refused.status(), 413);
+
+    let body = form("a.png", &png(MIB));
+    let mut slow = RawClient::connect(app.address()).await;
+    slow.send(head(body.len(), "")).await;
+    slow.send(&body[..MIB / 2]).await;
+    assert!(slow.read_answer().await.starts_with("HTTP/1.1 408"));
+
+    let mut steady = RawClient::connect(app.address()).await;
+    steady.send(head(body.len(), "")).await;
+    steady.send(&body[..MIB / 2]).await;
+    let dribble = async {
+        for byte in &body[MIB / 2..] {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if steady.try_send([*byte]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_millis(2200), dribble).await;
+    assert!(steady.read_answer().await.contains("deadline"));
+    let scrape = Scrape::of(&app).await;
+    scrape.check(&[
+        (&aborted("raw", "refused_late"), 1.0),
+        (&aborted("form", "client_too_slow"), 1.0),
+        (&aborted("form", "deadline"), 1.0),
+    ]);
+    assert_eq!(scrape.labels("image_store_uploads_aborted_total").count(), 3, "{scrape:#?}");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn what_clients_make_up_makes_no_new_series() {
+    let app = TestApp::start().await;
+    for name in ["one", "two", "three"] {
+        let method = reqwest::Method::from_bytes(name.to_uppercase().as_bytes()).unwrap();
+        app.client.request(method, app.at(&format!("/{name}"))).send().await.unwrap();
+        app.client.get(app.at(&format!("/images/{name}"))).send().await.unwrap();
+    }
+    let scrape = Scrape::of(&app).await;
+    scrape.check(&[
+        (r#"image_store_http_requests_total{route="-",method="other",status="404"}"#, 3.0),
+        (r#"image_store_http_requests_total{route="/images/{s3_key}",method="GET",status="404"}"#, 3.0),
+    ]);
+    assert_eq!(scrape.labels("image_store_http_requests_total").count(), 2, "{scrape:#?}");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn it_is_for_this_machine_and_for_keys() {
+    for (keys, detail) in [("--api-keys=", "API_KEYS"), ("--api-keys=right", "Send an API key")] {
+        let app = TestApp::with(&[keys]).await;
+        let ask = || app.client.get(app.at("/metrics"));
+        assert_eq!(ask().send().await.unwrap().status(), 200);
+        let refused = ask().header("x-forwarded-for", "192.0.2.7").send().await.unwrap();
+        assert_eq!(refused.status(), 401);
+        let refused: serde_json::Value = refused.json().await.unwrap();
+        assert_eq!(refused["code"], "unauthorized");
+        assert!(refused["detail"].as_str().unwrap().contains(detail), "{refused}");
+        let keyed = ask().header("via", "1.1 proxy").bearer_auth("right").send().await.unwrap();
+        assert_eq!(keyed.status() == 200, keys.ends_with("right"));
+        app.end(&[]).await;
+    }
+}
