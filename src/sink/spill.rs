@@ -30,6 +30,27 @@ impl Spill {
         Ok(Spill { folder: folder.to_owned() })
     }
 
+    /// What `SPILL_BUDGET` and `SPILL_DIR` come to: none where nothing may spill.
+    ///
+    /// # Errors
+    /// Where the folder cannot be used, with what to do.
+    pub fn configured(budget: u64, folder: &Path) -> Result<Option<Spill>, String> {
+        if budget == 0 {
+            return Ok(None);
+        }
+        let unusable = |why: &str| {
+            format!("SPILL_DIR: {} {why}; name a folder on a disk, or set SPILL_BUDGET=0", folder.display())
+        };
+        let spill = Spill::open(folder).map_err(|error| unusable(&format!("cannot be written ({error})")))?;
+        if spill.is_memory() { Err(unusable("is a tmpfs, which is memory")) } else { Ok(Some(spill)) }
+    }
+
+    /// Bytes that are free where the folder is, where the system tells.
+    pub fn free(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.folder).ok()?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
+    }
+
     /// Whether the folder is memory after all, so that spilling to it would save none.
     pub fn is_memory(&self) -> bool {
         rustix::fs::statfs(&self.folder).is_ok_and(|stat| stat.f_type == TMPFS)
