@@ -17,50 +17,65 @@ pub fn told(error: &StoreError) -> String {
     }
 }
 
-pub fn root<'a>(mut error: &'a (dyn Error + 'static)) -> &'a dyn Error {
+/// What an error comes from in the end, on one line.
+pub fn root(mut error: &dyn Error) -> String {
     while let Some(source) = error.source() {
         error = source;
     }
-    error
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// What to do about an error met by a call that takes `permission` (one or more of S3's actions, and on what).
 pub fn fix(config: &Config, error: &StoreError, permission: &str) -> String {
-    let code = match error {
-        StoreError::NoAnswer { .. } => return reach(config),
-        StoreError::Refused { code, .. } => code.as_str(),
-        _ => "",
-    };
-    match code {
-        "AccessDenied" | "AllAccessDisabled" | "403" => format!("allow {permission}{}", key_permission(config)),
-        "InvalidAccessKeyId" => "the store does not know AWS_ACCESS_KEY_ID: correct it, or the endpoint".to_owned(),
-        "SignatureDoesNotMatch" => "AWS_SECRET_ACCESS_KEY does not belong to the access key: correct it (else: what \
-            stands between changes requests)"
-            .to_owned(),
-        "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
-            "get new temporary credentials (AWS_SESSION_TOKEN belongs to them)".to_owned()
-        }
-        "NoSuchBucket" | "404" => "make the bucket, or correct S3_BUCKET (and AWS_ENDPOINT_URL_S3)".to_owned(),
-        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "301" | "400" => {
-            "set AWS_REGION to the bucket's region".to_owned()
-        }
-        "RequestTimeTooSkewed" => "set this machine's clock".to_owned(),
-        "SlowDown" | "InternalError" | "ServiceUnavailable" | "500" | "502" | "503" | "504" => {
-            "the store is in trouble or overloaded: try again".to_owned()
-        }
-        "NotImplemented" | "InvalidRequest" | "InvalidArgument" | "501" => {
-            "the store does not know what this call asks for: try S3_CHECKSUM=none, and S3_SSE=none".to_owned()
-        }
-        _ => "look the code up in the store's documentation".to_owned(),
+    match error {
+        StoreError::NoAnswer { .. } => reach(config),
+        StoreError::Refused { code, .. } if is_denied(code) => format!("allow {permission}{}", key_permission(config)),
+        StoreError::Refused { code, .. } => of_code(code).to_owned(),
+        _ => "look what answers for the store, and try again".to_owned(),
     }
 }
 
+/// HEAD has no body to hold a code.
+pub fn is_denied(code: &str) -> bool {
+    matches!(code, "AccessDenied" | "403")
+}
+
+fn of_code(code: &str) -> &'static str {
+    match code {
+        "InvalidAccessKeyId" | "NotSignedUp" => {
+            "the store does not know AWS_ACCESS_KEY_ID: correct it, or AWS_ENDPOINT_URL_S3"
+        }
+        "SignatureDoesNotMatch" => {
+            "AWS_SECRET_ACCESS_KEY does not belong to the access key (or what stands between changes requests): correct it"
+        }
+        "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => {
+            "get new temporary credentials; AWS_SESSION_TOKEN belongs to them"
+        }
+        "NoSuchBucket" | "404" => "make the bucket, or correct S3_BUCKET (and AWS_ENDPOINT_URL_S3)",
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "301" => {
+            "set AWS_REGION to the bucket's region"
+        }
+        "RequestTimeTooSkewed" => "set this machine's clock (NTP)",
+        "NotImplemented" | "InvalidRequest" | "InvalidArgument" | "501" => {
+            "the store does not know what this call asks for: try S3_CHECKSUM=none, and S3_SSE=none"
+        }
+        "SlowDown" | "InternalError" | "ServiceUnavailable" | "500" | "502" | "503" | "504" => {
+            "the store is in trouble or overloaded: try again"
+        }
+        _ => "look the code up in the store's documentation",
+    }
+}
+
+/// No answer, or none that could be read.
 fn reach(config: &Config) -> String {
     match &config.store.endpoint {
         Some(endpoint) => format!(
-            "correct AWS_ENDPOINT_URL_S3 ({endpoint}), or open the way there (S3_FORCE_PATH_STYLE=true where the bucket is no host name)"
+            "see that AWS_ENDPOINT_URL_S3 ({endpoint}) is an S3 and can be reached from here (where the bucket is no host \
+             name: S3_FORCE_PATH_STYLE=true)"
         ),
-        None => "open the way from here to S3 (or set AWS_REGION, or AWS_ENDPOINT_URL_S3 for another store)".to_owned(),
+        None => {
+            "see that S3 can be reached from here; set AWS_REGION, or AWS_ENDPOINT_URL_S3 for another store".to_owned()
+        }
     }
 }
 

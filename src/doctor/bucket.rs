@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::advice::told;
+use super::advice::root;
 use super::report::{Finding, Outcome};
 use super::subject::Subject;
 use crate::store::{ImageKey, Name, StoreError};
@@ -17,7 +17,7 @@ pub async fn credentials(subject: &Subject<'_>) -> Outcome {
     let fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role";
     let nothing = Name::Image(ImageKey::random("png"));
     let signed = subject.store.presign_get(&nothing, &subject.presigning()).await;
-    let signed = signed.map_err(|error| Finding::fail(format!("none are found: {}", told(&error)), fix))?;
+    let signed = signed.map_err(|error| Finding::fail(root(&error), fix))?;
     let left = signed.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     // A second or two are lost to rounding.
     if left + Duration::from_secs(5) < subject.config.direct.url_ttl {

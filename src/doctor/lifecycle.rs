@@ -1,6 +1,6 @@
 //! Whether the bucket removes what is left behind, and nothing else.
 
-use super::advice::told;
+use super::advice::{is_denied, told};
 use super::report::{Finding, Outcome};
 use super::subject::Subject;
 use crate::store::s3::inspect::LifecycleRule;
@@ -21,7 +21,7 @@ pub async fn lifecycle(subject: &Subject<'_>) -> Outcome {
 /// None of this stops the service.
 fn unseen(error: &StoreError) -> Finding {
     match error {
-        StoreError::Refused { code, .. } if matches!(code.as_str(), "AccessDenied" | "403") => Finding::warn(
+        StoreError::Refused { code, .. } if is_denied(code) => Finding::warn(
             "the rules cannot be seen (AccessDenied)",
             "allow s3:GetLifecycleConfiguration on the bucket, or look at them by hand",
         ),
@@ -49,7 +49,7 @@ fn judge(rules: &[LifecycleRule], prefix: &str) -> Outcome {
     let expires = whole().filter(|rule| covers(rule, &incoming)).find_map(|rule| rule.expires_after_days);
     match (aborts, expires) {
         (Some(aborts), Some(expires)) => {
-            Ok(format!("aborts uploads after {aborts} days and expires {incoming} after {expires}"))
+            Ok(format!("uploads are aborted after {aborts} d, {incoming} expires after {expires} d"))
         }
         (None, None) => Err(missing(&format!("{}, and {}", abort_rule(prefix), expiry_rule(&incoming)))),
         (None, _) => Err(missing(&abort_rule(prefix))),

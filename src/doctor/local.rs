@@ -4,13 +4,13 @@ use bytesize::ByteSize;
 
 use super::report::{Finding, Outcome};
 use crate::config::Sink;
-use crate::sink::spill::Spill;
+use crate::sink::spill::{Spill, Unusable};
 
 /// The folder for what finds no memory.
 pub fn spill(config: &Sink) -> Outcome {
     let (folder, budget) = (config.spill_dir.display(), ByteSize(config.spill_budget));
-    let wrong = "the service does not start like this";
-    let spill = Spill::configured(config.spill_budget, &config.spill_dir).map_err(|fix| Finding::fail(wrong, fix))?;
+    let spill = Spill::configured(config.spill_budget, &config.spill_dir);
+    let spill = spill.map_err(|wrong| Finding::fail(format!("SPILL_DIR: {}", wrong.why), Unusable::FIX))?;
     let Some(spill) = spill else { return Ok("not used: SPILL_BUDGET=0".to_owned()) };
     match spill.free() {
         Some(free) if free < config.spill_budget => Err(Finding::warn(

@@ -52,7 +52,7 @@ pub async fn get(subject: &Subject<'_>) -> Outcome {
 
 pub async fn checksum(subject: &Subject<'_>) -> Outcome {
     if subject.s3.checksum() == Checksum::None {
-        return Ok("none is sent (S3_CHECKSUM)".to_owned());
+        return Ok("none is sent (S3_CHECKSUM=none, or auto with an endpoint)".to_owned());
     }
     let name = subject.put_sample().await?;
     let kept = find(subject, &name).await?.crc64;
@@ -87,7 +87,7 @@ pub async fn copy(subject: &Subject<'_>) -> Outcome {
         Ok(()) => {
             return Err(Finding::fail(
                 "CopySourceIfMatch is ignored: what is checked need not be what is copied",
-                "use another store, or keep clients from POST /uploads",
+                "use another store: here a client can swap its bytes between the check and the copy",
             ));
         }
     }

@@ -4,11 +4,14 @@ use bytes::Bytes;
 use reqwest::header::{CONTENT_LENGTH, HOST, HeaderMap};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode, Url};
+use std::time::Duration;
 
 use super::advice::root;
 use super::report::Finding;
 use crate::config::Config;
 use crate::store::Presigned;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Outside {
     client: Client,
@@ -44,7 +47,8 @@ pub fn origin(signed: &Presigned) -> String {
 
 impl Outside {
     pub fn new(config: &Config) -> Result<Outside, String> {
-        let client = Client::builder().redirect(Policy::none()).timeout(config.store.timeout);
+        let client =
+            Client::builder().redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).timeout(config.store.timeout);
         Ok(Outside { client: client.build().map_err(|error| format!("cannot make connections: {error}"))? })
     }
 

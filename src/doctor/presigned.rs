@@ -4,7 +4,7 @@ use super::objects::{find, says};
 use super::outside::{Reply, origin};
 use super::report::{Finding, Outcome};
 use super::subject::{LONGER, SAMPLE, Subject, unverified, verified};
-use crate::store::{Name, Presigned, PutConditions};
+use crate::store::{Name, Presigned, PutConditions, Whole};
 
 /// With the headers it signs, and not without.
 pub async fn put(subject: &Subject<'_>) -> Outcome {
@@ -45,7 +45,10 @@ pub async fn part(subject: &Subject<'_>) -> Outcome {
             "use another store: direct uploads rest on it",
         ));
     }
-    Ok("taken and listed; refused with another Content-Length".to_owned())
+    let whole = Whole { size, crc64: None };
+    subject.store.complete_upload(&upload, &parts, whole).await.map_err(subject.failed("s3:PutObject"))?;
+    says(&find(subject, &name).await?, SAMPLE.len(), &unverified())?;
+    Ok("taken, listed and completed; refused with another Content-Length".to_owned())
 }
 
 pub async fn get(subject: &Subject<'_>) -> Outcome {

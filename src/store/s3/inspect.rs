@@ -64,7 +64,13 @@ impl S3Store {
 
     async fn reason(&self) -> Option<StoreError> {
         let call = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1);
-        call.send().await.err().map(|error| classify("ListObjectsV2", error))
+        match classify("ListObjectsV2", call.send().await.err()?) {
+            // Not in S3's words, which name the bucket: it may not be one.
+            missing @ StoreError::NotFound => {
+                Some(StoreError::Refused { operation: "ListObjectsV2", code: "404".to_owned(), source: missing.into() })
+            }
+            error => Some(error),
+        }
     }
 
     /// The enabled lifecycle rules (GetBucketLifecycleConfiguration).
