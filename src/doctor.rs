@@ -6,6 +6,8 @@
 
 use std::pin::pin;
 use std::process::ExitCode;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 mod advice;
 mod bucket;
@@ -29,6 +31,8 @@ use crate::config::Config;
 
 /// What a shell reports of a process that was interrupted.
 const INTERRUPTED: u8 = 130;
+/// How long a check may go on after that: what is on its way to the store would else be made after it was removed.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Runs every check and prints a line for each; stops when `stop` resolves. What was made is removed in either case.
 ///
@@ -44,21 +48,28 @@ pub async fn doctor(
 ) -> Result<ExitCode, String> {
     let subject = Subject::new(config, backend)?;
     let mut report = Report::new(json);
-    let stopped = {
-        let checks = pin!(examine(&subject, &mut report));
+    let stopping = CancellationToken::new();
+    {
+        let mut checks = pin!(examine(&subject, &mut report, &stopping));
         tokio::select! {
-            () = checks => false,
-            () = stop => true,
+            () = &mut checks => {}
+            () = stop => {
+                stopping.cancel();
+                let _ = tokio::time::timeout(GRACE, checks).await;
+            }
         }
-    };
+    }
     report.add("cleanup", subject.clean_up().await);
     report.end(&backend.place);
-    Ok(if stopped { ExitCode::from(INTERRUPTED) } else { report.code() })
+    Ok(if stopping.is_cancelled() { ExitCode::from(INTERRUPTED) } else { report.code() })
 }
 
-async fn examine(subject: &Subject<'_>, report: &mut Report) {
+async fn examine(subject: &Subject<'_>, report: &mut Report, stopping: &CancellationToken) {
     let mut broken: Vec<Check> = Vec::new();
     for check in Check::ALL {
+        if stopping.is_cancelled() {
+            return;
+        }
         let missing = check.needs().iter().find(|needed| broken.contains(needed));
         let outcome = match missing {
             Some(needed) => Err(Finding::skip(format!("needs {}", needed.name()))),

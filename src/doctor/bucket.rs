@@ -22,9 +22,17 @@ pub async fn credentials(subject: &Subject<'_>) -> Outcome {
     // A second or two are lost to rounding.
     if left + Duration::from_secs(5) < subject.config.direct.url_ttl {
         let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
-        return Ok(format!("found; temporary, they end in {left}, and presigned URLs with them"));
+        return Ok(format!("{}; temporary, they end in {left}, and presigned URLs with them", key(&signed.url)));
     }
-    Ok("found".to_owned())
+    Ok(key(&signed.url))
+}
+
+/// Which key signed, by its end: enough to tell it from others.
+fn key(url: &str) -> String {
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let signer = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "X-Amz-Credential");
+    let id = signer.map(|(_, scope)| scope.split('/').next().unwrap_or_default().to_owned()).unwrap_or_default();
+    format!("an access key that ends in {}", &id[id.floor_char_boundary(id.len().saturating_sub(4))..])
 }
 
 pub async fn clock(subject: &Subject<'_>) -> Outcome {
