@@ -13,6 +13,8 @@ use crate::store::embedded::{Embedded, EmbeddedOptions};
 /// The store in use and, where it is in this process, the server behind it.
 pub struct Backend {
     pub store: Arc<dyn Store>,
+    /// The same, for what only an operator asks.
+    pub s3: Arc<S3Store>,
     /// For people: where images go.
     pub place: String,
     #[cfg(feature = "embedded")]
@@ -45,8 +47,10 @@ impl Backend {
             attempt_timeout: config.timeout,
             host_follows_request: false,
         };
+        let s3 = Arc::new(S3Store::connect(options).await);
         Backend {
-            store: Arc::new(S3Store::connect(options).await),
+            store: Arc::clone(&s3) as Arc<dyn Store>,
+            s3,
             place: format!("s3://{bucket}/{}", config.prefix),
             #[cfg(feature = "embedded")]
             embedded: None,
@@ -90,9 +94,10 @@ impl Backend {
             ..embedded.s3_options(&store.prefix, store.timeout)
         };
         let place = format!("the embedded S3 in {} ({})", store.data_dir.display(), embedded.endpoint);
-        let store: Arc<dyn Store> = Arc::new(S3Store::connect(options).await);
+        let s3 = Arc::new(S3Store::connect(options).await);
+        let store = Arc::clone(&s3) as Arc<dyn Store>;
         let sweeper = tokio::spawn(sweep_now_and_then(Arc::clone(&store)));
-        Ok(Backend { store, place, embedded: Some((embedded, sweeper)) })
+        Ok(Backend { store, s3, place, embedded: Some((embedded, sweeper)) })
     }
 
     /// Stops the embedded S3, once nothing uses it any more.

@@ -25,6 +25,8 @@ pub mod transport;
 
 #[cfg(feature = "client")]
 pub mod client;
+#[cfg(feature = "doctor")]
+pub mod doctor;
 
 pub mod format;
 pub mod policy;

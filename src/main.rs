@@ -22,6 +22,8 @@ fn main() -> ExitCode {
         Command::Serve if transport::lambda::is_function() => Ok(Task::Function),
         Command::Serve => Ok(Task::Serve),
         Command::Sweep { older_than } => sweep_task(&older_than),
+        #[cfg(feature = "doctor")]
+        Command::Doctor { json } => Ok(Task::Doctor { json }),
         // None of the settings is the client's.
         #[cfg(feature = "client")]
         Command::Upload(options) => return exit(upload(&options)),
@@ -51,6 +53,10 @@ enum Task {
     Function,
     Sweep {
         age: std::time::Duration,
+    },
+    #[cfg(feature = "doctor")]
+    Doctor {
+        json: bool,
     },
 }
 
@@ -82,6 +88,8 @@ fn run(config: Config, task: Task) -> Outcome {
             Task::Serve => serve(config, &backend).await?,
             Task::Function => function(config, &backend).await?,
             Task::Sweep { age } => clean(backend.store.as_ref(), age).await?,
+            #[cfg(feature = "doctor")]
+            Task::Doctor { json } => image_store::doctor::doctor(&config, &backend, json, stop_signal()?).await?,
         };
         backend.close().await;
         Ok(code)
@@ -104,7 +112,7 @@ async fn function(config: Config, backend: &Backend) -> Outcome {
 
 async fn serve(config: Config, backend: &Backend) -> Outcome {
     let server = config.server.clone();
-    let spill = open_spill(&config)?;
+    let spill = Spill::configured(config.sink.spill_budget, &config.sink.spill_dir)?;
     let listener = transport::server::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
@@ -131,21 +139,6 @@ fn raise_file_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files could not be raised");
     }
-}
-
-fn open_spill(config: &Config) -> Result<Option<Spill>, Box<dyn Error>> {
-    let folder = &config.sink.spill_dir;
-    if config.sink.spill_budget == 0 {
-        return Ok(None);
-    }
-    let unusable = |why: &dyn std::fmt::Display| {
-        format!("SPILL_DIR: {} {why}; name a folder on a disk, or set SPILL_BUDGET=0", folder.display())
-    };
-    let spill = Spill::open(folder).map_err(|error| unusable(&format_args!("cannot be written ({error})")))?;
-    if spill.is_memory() {
-        return Err(unusable(&"is a tmpfs, which is memory").into());
-    }
-    Ok(Some(spill))
 }
 
 /// Resolves at SIGTERM or SIGINT.

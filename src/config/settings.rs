@@ -25,6 +25,13 @@ pub enum Command {
         #[arg(long, value_name = "DURATION", default_value = "24h")]
         older_than: String,
     },
+    /// Check that the bucket does what the service needs of it, and leave nothing there; exits with 1 where it does not
+    #[cfg(feature = "doctor")]
+    Doctor {
+        /// Print an object of JSON a line: check, verdict (ok, warn, fail, skip), seen, fix
+        #[arg(long)]
+        json: bool,
+    },
     /// Upload images to a running service, through it or straight to its S3; prints a line of JSON for each
     #[cfg(feature = "client")]
     Upload(crate::client::UploadOptions),

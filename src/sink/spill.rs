@@ -19,6 +19,17 @@ pub struct Spill {
     folder: PathBuf,
 }
 
+/// `SPILL_DIR` is no folder for parts.
+#[derive(Debug, thiserror::Error)]
+#[error("SPILL_DIR: {why}; {fix}", fix = Unusable::FIX)]
+pub struct Unusable {
+    pub why: String,
+}
+
+impl Unusable {
+    pub const FIX: &str = "name a folder on a disk, or set SPILL_BUDGET=0";
+}
+
 impl Spill {
     /// Checks that `folder` can be used, and makes it where it does not exist.
     ///
@@ -28,6 +39,25 @@ impl Spill {
         std::fs::create_dir_all(folder)?;
         make(folder, 1)?;
         Ok(Spill { folder: folder.to_owned() })
+    }
+
+    /// What `SPILL_BUDGET` and `SPILL_DIR` come to: none where nothing may spill.
+    ///
+    /// # Errors
+    /// Where the folder cannot be used.
+    pub fn configured(budget: u64, folder: &Path) -> Result<Option<Spill>, Unusable> {
+        if budget == 0 {
+            return Ok(None);
+        }
+        let unusable = |why: &str| Unusable { why: format!("{} {why}", folder.display()) };
+        let spill = Spill::open(folder).map_err(|error| unusable(&format!("cannot be written ({error})")))?;
+        if spill.is_memory() { Err(unusable("is a tmpfs, which is memory")) } else { Ok(Some(spill)) }
+    }
+
+    /// Bytes that are free where the folder is, where the system tells.
+    pub fn free(&self) -> Option<u64> {
+        let stat = rustix::fs::statvfs(&self.folder).ok()?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
     }
 
     /// Whether the folder is memory after all, so that spilling to it would save none.

@@ -26,6 +26,7 @@ use super::{
 mod body;
 mod credentials;
 mod errors;
+pub mod inspect;
 mod options;
 mod presign;
 mod sweep;

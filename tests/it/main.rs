@@ -6,6 +6,8 @@ mod client;
 mod clients;
 mod contract;
 mod direct;
+#[cfg(feature = "doctor")]
+mod doctor;
 mod embedded;
 mod failing_store;
 mod faulty;

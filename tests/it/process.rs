@@ -172,7 +172,8 @@ fn help_shows_every_setting_with_its_variable_and_default() {
     // Wherever the lines are wrapped.
     let help: Vec<String> = String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
     let help = help.join(" ");
-    for shown in ["[env: PART_SIZE=]", "[default: 5MiB]", "[env: S3_BUCKET=]", "[env: MAX_PIXELS=]", "sweep"] {
+    for shown in ["[env: PART_SIZE=]", "[default: 5MiB]", "[env: S3_BUCKET=]", "[env: MAX_PIXELS=]", "sweep", "doctor"]
+    {
         assert!(help.contains(shown), "{shown} in {help}");
     }
 }

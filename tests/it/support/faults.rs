@@ -40,6 +40,7 @@ pub enum Operation {
     ListObjects,
     ListUploads,
     HeadBucket,
+    Lifecycle,
     Preflight,
     Other,
 }
@@ -61,6 +62,7 @@ impl Operation {
             "HEAD" => Operation::HeadBucket,
             "GET" if has("uploadId") => Operation::ListParts,
             "GET" if has("uploads") => Operation::ListUploads,
+            "GET" if has("lifecycle") => Operation::Lifecycle,
             "GET" if has_key => Operation::Get,
             "GET" => Operation::ListObjects,
             "OPTIONS" => Operation::Preflight,
@@ -74,6 +76,10 @@ impl Operation {
 pub enum Action {
     /// The body is read, nothing is forwarded, and S3 answers this status with an XML error of a fitting code.
     Status(u16),
+    /// The body is read, nothing is forwarded, and S3 answers this.
+    Answer(u16, &'static str),
+    /// Forwarded, and the answer given this header.
+    SetHeader(&'static str, &'static str),
     /// Nothing is forwarded and nothing is answered.
     Hang,
     /// The S3 does it, but its answer never arrives.
@@ -203,6 +209,15 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             // Answered before the body is read, the sender might see a reset instead.
             request.into_body().collect().await?;
             Ok(refusal(StatusCode::from_u16(status)?))
+        }
+        Some(Action::Answer(status, body)) => {
+            request.into_body().collect().await?;
+            Ok(Response::builder().status(status).body(Either::Right(Full::from(body)))?)
+        }
+        Some(Action::SetHeader(name, value)) => {
+            let mut answer = forward(&shared.upstream, request).await?;
+            answer.headers_mut().insert(name, value.parse()?);
+            Ok(answer)
         }
     }
 }

@@ -1,0 +1,82 @@
+//! `image-store doctor`: whether the bucket does what the service needs of it.
+//!
+//! Every check uses the store as the service does, and presigned URLs as a client does. It works on objects of its own,
+//! under random keys like the service's, which are removed whatever happens. What it puts is no image: where the bucket's
+//! events promote what arrives under `incoming/`, they leave it alone.
+
+use std::pin::pin;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+mod advice;
+mod bucket;
+mod check;
+mod cors;
+mod lifecycle;
+mod local;
+mod multipart;
+mod objects;
+mod outside;
+mod presigned;
+mod report;
+mod scratch;
+mod subject;
+
+use self::check::Check;
+use self::report::{Finding, Report, Verdict};
+use self::subject::Subject;
+use crate::backend::Backend;
+use crate::config::Config;
+
+/// What a shell reports of a process that was interrupted.
+const INTERRUPTED: u8 = 130;
+/// How long a check may go on after that: what is on its way to the store would else be made after it was removed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs every check and prints a line for each; stops when `stop` resolves. What was made is removed in either case.
+///
+/// Exits with 0 where nothing failed, 1 where something did, 130 where it was stopped.
+///
+/// # Errors
+/// Where there is no TLS to be had.
+pub async fn doctor(
+    config: &Config,
+    backend: &Backend,
+    json: bool,
+    stop: impl Future<Output = ()>,
+) -> Result<ExitCode, String> {
+    let subject = Subject::new(config, backend)?;
+    let mut report = Report::new(json);
+    let stopping = CancellationToken::new();
+    {
+        let mut checks = pin!(examine(&subject, &mut report, &stopping));
+        tokio::select! {
+            () = &mut checks => {}
+            () = stop => {
+                stopping.cancel();
+                let _ = tokio::time::timeout(GRACE, checks).await;
+            }
+        }
+    }
+    report.add("cleanup", subject.clean_up().await);
+    report.end(&backend.place);
+    Ok(if stopping.is_cancelled() { ExitCode::from(INTERRUPTED) } else { report.code() })
+}
+
+async fn examine(subject: &Subject<'_>, report: &mut Report, stopping: &CancellationToken) {
+    let mut broken: Vec<Check> = Vec::new();
+    for check in Check::ALL {
+        if stopping.is_cancelled() {
+            return;
+        }
+        let missing = check.needs().iter().find(|needed| broken.contains(needed));
+        let outcome = match missing {
+            Some(needed) => Err(Finding::skip(format!("needs {}", needed.name()))),
+            None => check.run(subject).await,
+        };
+        if report.add(check.name(), outcome) >= Verdict::Skip {
+            broken.push(check);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Whole objects: put, looked at, read, copied, deleted.
+
+use bytes::Bytes;
+
+use super::report::{Finding, Outcome};
+use super::subject::{LONGER, SAMPLE, Subject, payload, unverified, verified};
+use crate::store::s3::Checksum;
+use crate::store::{ImageKey, Metadata, Name, ObjectInfo, StoreError};
+
+/// An ETag that no object has.
+const ANOTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
+
+pub async fn put(subject: &Subject<'_>) -> Outcome {
+    subject.put_sample().await?;
+    Ok(format!("{} bytes", SAMPLE.len()))
+}
+
+/// If-None-Match.
+pub async fn put_once(subject: &Subject<'_>) -> Outcome {
+    let name = subject.put_sample().await?;
+    match subject.store.put(&name, &verified(), payload(Bytes::from_static(LONGER))).await {
+        Err(StoreError::Precondition) => Ok("a second PUT to the same key is refused".to_owned()),
+        Err(error) => Err(subject.failed("s3:PutObject")(error)),
+        Ok(()) => Err(Finding::warn(
+            "If-None-Match is ignored: a second PUT replaced the first",
+            "nothing in the service rests on it, but a presigned PUT works more than once: keep UPLOAD_URL_TTL short",
+        )),
+    }
+}
+
+pub async fn head(subject: &Subject<'_>) -> Outcome {
+    let name = subject.put_sample().await?;
+    let found = find(subject, &name).await?;
+    says(&found, SAMPLE.len(), &verified())?;
+    match subject.store.head(&Name::Image(ImageKey::random("png"))).await {
+        Err(StoreError::NotFound) => Ok("size, type and metadata are as put; a missing key is 404".to_owned()),
+        Ok(_) => Err(Finding::fail("a key that was never put is there", "look what answers for the store")),
+        // Without that permission S3 does not tell what is missing from what is forbidden.
+        Err(error) => Err(subject.failed_on_bucket("s3:ListBucket")(error)),
+    }
+}
+
+pub async fn get(subject: &Subject<'_>) -> Outcome {
+    let name = subject.put_sample().await?;
+    let etag = etag(&find(subject, &name).await?)?;
+    let read = subject.store.read(&name, 6..20, &etag).await.map_err(subject.failed("s3:GetObject"))?;
+    if read != SAMPLE[6..20] {
+        return Err(Finding::fail("a range has other bytes than were put", "look what answers for the store"));
+    }
+    Ok("a range of it is as put".to_owned())
+}
+
+pub async fn checksum(subject: &Subject<'_>) -> Outcome {
+    if subject.s3.checksum() == Checksum::None {
+        return Ok("none is sent (S3_CHECKSUM=none, or auto with an endpoint)".to_owned());
+    }
+    let name = subject.put_sample().await?;
+    let kept = find(subject, &name).await?.crc64;
+    let mut wrong = payload(Bytes::from_static(SAMPLE));
+    wrong.crc64 ^= 1;
+    let taken = subject.store.put(&subject.scratch.image(), &verified(), wrong).await.is_ok();
+    match kept {
+        _ if taken => Err(Finding::warn(
+            "a PUT with a wrong CRC64NVME is taken: the store does not check it",
+            "set S3_CHECKSUM=none to spare the work, or use a store that checks",
+        )),
+        None => Err(Finding::warn(
+            "CRC64NVME is checked and not kept: answers for direct uploads have no checksum",
+            "nothing, unless clients need it",
+        )),
+        Some(kept) if kept != payload(Bytes::from_static(SAMPLE)).crc64 => {
+            Err(Finding::fail("the store keeps another CRC64NVME than was sent", "set S3_CHECKSUM=none"))
+        }
+        Some(_) => Ok("CRC64NVME is kept, and a wrong one refused".to_owned()),
+    }
+}
+
+/// How a direct upload becomes an image: from `incoming/`, if it is still what was checked.
+pub async fn copy(subject: &Subject<'_>) -> Outcome {
+    let (from, to) = (subject.scratch.incoming(), subject.scratch.image());
+    let put = subject.store.put(&from, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
+    put.map_err(subject.failed("s3:PutObject"))?;
+    let etag = etag(&find(subject, &from).await?)?;
+    match subject.store.copy(&from, &to, ANOTHER_ETAG, &verified()).await {
+        Err(StoreError::Precondition) => {}
+        Err(error) => return Err(subject.failed("s3:GetObject and s3:PutObject")(error)),
+        Ok(()) => {
+            return Err(Finding::fail(
+                "CopySourceIfMatch is ignored: what is checked need not be what is copied",
+                "use another store: here a client can swap its bytes between the check and the copy",
+            ));
+        }
+    }
+    let copied = subject.store.copy(&from, &to, &etag, &verified()).await;
+    copied.map_err(subject.failed("s3:GetObject and s3:PutObject"))?;
+    says(&find(subject, &to).await?, SAMPLE.len(), &verified())?;
+    Ok("only with the right ETag, and with new metadata".to_owned())
+}
+
+pub async fn delete(subject: &Subject<'_>) -> Outcome {
+    let name = subject.put_sample().await?;
+    subject.store.delete(&name).await.map_err(subject.failed("s3:DeleteObject"))?;
+    match subject.store.head(&name).await {
+        Err(StoreError::NotFound) => Ok("and it is gone".to_owned()),
+        Ok(_) => Err(Finding::fail("what was deleted is still there", "look what answers for the store (a cache?)")),
+        Err(error) => Err(subject.failed_on_bucket("s3:ListBucket")(error)),
+    }
+}
+
+/// What HEAD says of an object that was put.
+pub async fn find(subject: &Subject<'_>, name: &Name) -> Result<ObjectInfo, Finding> {
+    subject.store.head(name).await.map_err(subject.failed("s3:GetObject"))
+}
+
+/// Whether an object is as it was put.
+pub fn says(found: &ObjectInfo, size: usize, metadata: &Metadata) -> Result<(), Finding> {
+    let wrong = |what: &str| {
+        Finding::fail(
+            format!("{what} is not as put"),
+            "look whether the store, or what stands before it, drops headers",
+        )
+    };
+    if found.size != size as u64 {
+        return Err(wrong("the size"));
+    }
+    if found.content_type.as_ref() != Some(&metadata.content_type) {
+        return Err(wrong("the content type"));
+    }
+    if found.dimensions == metadata.dimensions { Ok(()) } else { Err(wrong("the metadata")) }
+}
+
+fn etag(found: &ObjectInfo) -> Result<String, Finding> {
+    let none = || Finding::fail("HEAD says no ETag", "use another store: direct uploads rest on ETags");
+    found.etag.clone().ok_or_else(none)
+}

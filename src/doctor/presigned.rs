@@ -1,0 +1,98 @@
+//! Presigned URLs, used as a client would.
+
+use super::objects::{find, says};
+use super::outside::{Reply, origin};
+use super::report::{Finding, Outcome};
+use super::subject::{LONGER, SAMPLE, Subject, unverified, verified};
+use crate::store::{Name, Presigned, PutConditions, Whole};
+
+/// With the headers it signs, and not without.
+pub async fn put(subject: &Subject<'_>) -> Outcome {
+    let name = subject.scratch.incoming();
+    let signed = sign_put(subject, &name).await?;
+    taken(&subject.outside.put(&signed, SAMPLE).await?, &signed)?;
+    says(&find(subject, &name).await?, SAMPLE.len(), &unverified())?;
+    let twice = !refused(&subject.outside.put(&signed, SAMPLE).await?)?;
+    let other = sign_put(subject, &subject.scratch.incoming()).await?;
+    if !refused(&subject.outside.put(&other, LONGER).await?)? {
+        return Err(unbound());
+    }
+    if twice {
+        return Err(Finding::warn(
+            "taken, and taken a second time: If-None-Match is ignored",
+            "keep UPLOAD_URL_TTL short: until then the URL works as often as its holder likes",
+        ));
+    }
+    Ok(format!("taken by {}; refused a second time, and with another Content-Length", origin(&signed)))
+}
+
+/// What direct uploads in parts need.
+pub async fn part(subject: &Subject<'_>) -> Outcome {
+    let name = subject.scratch.incoming();
+    let created = subject.scratch.upload(subject.store, &name, &unverified()).await;
+    let upload = created.map_err(subject.failed("s3:PutObject"))?;
+    let size = SAMPLE.len() as u64;
+    let signed = subject.store.presign_part(&upload, 1, size, &subject.presigning()).await;
+    let signed = signed.map_err(subject.failed("s3:PutObject"))?;
+    if !refused(&subject.outside.put(&signed, LONGER).await?)? {
+        return Err(unbound());
+    }
+    taken(&subject.outside.put(&signed, SAMPLE).await?, &signed)?;
+    let parts = subject.store.list_parts(&upload).await.map_err(subject.failed("s3:ListMultipartUploadParts"))?;
+    if !parts.iter().map(|part| (part.number, part.size)).eq([(1, size)]) {
+        return Err(Finding::fail(
+            "ListParts does not say what was sent",
+            "use another store: direct uploads rest on it",
+        ));
+    }
+    let whole = Whole { size, crc64: None };
+    subject.store.complete_upload(&upload, &parts, whole).await.map_err(subject.failed("s3:PutObject"))?;
+    says(&find(subject, &name).await?, SAMPLE.len(), &unverified())?;
+    Ok("taken, listed and completed; refused with another Content-Length".to_owned())
+}
+
+pub async fn get(subject: &Subject<'_>) -> Outcome {
+    let name = subject.put_sample().await?;
+    let signed = subject.store.presign_get(&name, &subject.presigning()).await;
+    let signed = signed.map_err(subject.failed("s3:GetObject"))?;
+    let reply = subject.outside.get(&signed).await?;
+    taken(&reply, &signed)?;
+    let content_type = reply.headers.get("content-type").and_then(|value| value.to_str().ok());
+    if reply.body != SAMPLE || content_type != Some(&verified().content_type) {
+        return Err(Finding::fail("other bytes or another type than were put", "look what stands before the store"));
+    }
+    Ok("bytes and type are as put".to_owned())
+}
+
+pub async fn sign_put(subject: &Subject<'_>, name: &Name) -> Result<Presigned, Finding> {
+    let conditions = PutConditions { size: SAMPLE.len() as u64, content_type: unverified().content_type, sha256: None };
+    let signed = subject.store.presign_put(name, &conditions, &subject.presigning()).await;
+    signed.map_err(subject.failed("s3:PutObject"))
+}
+
+fn taken(reply: &Reply, signed: &Presigned) -> Result<(), Finding> {
+    if reply.status.is_success() {
+        return Ok(());
+    }
+    let fix = "what stands between must pass Host, query and headers on as they are; S3_PUBLIC_ENDPOINT_URL must be what \
+               clients use";
+    Err(Finding::fail(format!("{} answered {}", origin(signed), reply.told()), fix))
+}
+
+/// Whether it was refused and not taken; what is neither tells nothing.
+fn refused(reply: &Reply) -> Result<bool, Finding> {
+    if reply.status.is_success() || reply.status.is_client_error() {
+        return Ok(reply.status.is_client_error());
+    }
+    Err(Finding::fail(
+        format!("what is to be refused was answered {}", reply.told()),
+        "try again, or look at the store's log",
+    ))
+}
+
+fn unbound() -> Finding {
+    Finding::warn(
+        "taken, but also with another Content-Length than was signed",
+        "sizes are checked again at complete; until then clients can fill the bucket with more than they planned",
+    )
+}

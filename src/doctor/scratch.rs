@@ -1,0 +1,102 @@
+//! What the checks have made, or may have made, so that it can be removed.
+
+use futures::future::join_all;
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::advice::is_denied;
+use crate::store::{ImageKey, Leftover, Metadata, Name, Result, Store, StoreError, Upload};
+
+/// Names are noted before anything is sent, because a call that fails may have had its effect.
+#[derive(Debug, Default)]
+pub struct Scratch(Mutex<Made>);
+
+#[derive(Debug, Default)]
+struct Made {
+    names: Vec<Name>,
+    uploads: Vec<Upload>,
+    /// Uploads that were asked for and whose ids never came.
+    unknown: usize,
+}
+
+impl Scratch {
+    fn made(&self) -> MutexGuard<'_, Made> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn name(&self, place: fn(ImageKey) -> Name) -> Name {
+        let name = place(ImageKey::random("png"));
+        self.made().names.push(name.clone());
+        name
+    }
+
+    pub fn image(&self) -> Name {
+        self.name(Name::Image)
+    }
+
+    pub fn incoming(&self) -> Name {
+        self.name(Name::Incoming)
+    }
+
+    /// A multipart upload for a name from here.
+    pub async fn upload(&self, store: &dyn Store, name: &Name, metadata: &Metadata) -> Result<Upload> {
+        self.made().unknown += 1;
+        let created = store.create_upload(name, metadata).await;
+        let mut made = self.made();
+        match &created {
+            Ok(upload) => made.uploads.push(upload.clone()),
+            Err(StoreError::Refused { code, .. }) if is_denied(code) => {}
+            Err(_) => return created,
+        }
+        made.unknown -= 1;
+        created
+    }
+
+    /// Removes everything, and says what of it may still be there, by its key in the bucket.
+    pub async fn clear(&self, store: &dyn Store, prefix: &str) -> BTreeMap<String, StoreError> {
+        let Made { names, uploads, unknown } = std::mem::take(&mut *self.made());
+        let (names, uploads) = (&names, &uploads);
+        let mut left = BTreeMap::new();
+        // Aborted first: an upload may not become an object once that was deleted.
+        left.extend(failed(uploads, prefix, |upload| &upload.name, |upload| store.abort_upload(upload)).await);
+        left.extend(failed(names, prefix, |name| name, |name| remove(store, name)).await);
+        if unknown > 0 {
+            left.extend(sweep(store, names, prefix).await);
+        }
+        left
+    }
+}
+
+/// Does `work` for all at once, so that a store that hangs does so only once.
+async fn failed<'a, T, W: Future<Output = Result<()>>>(
+    things: &'a [T],
+    prefix: &str,
+    name: impl Fn(&T) -> &Name,
+    work: impl Fn(&'a T) -> W,
+) -> Vec<(String, StoreError)> {
+    let results = join_all(things.iter().map(work)).await;
+    let errors = things.iter().zip(results).filter_map(|(thing, result)| Some((thing, result.err()?)));
+    errors.map(|(thing, error)| (name(thing).object_key(prefix), error)).collect()
+}
+
+/// What may not be deleted need not be there.
+async fn remove(store: &dyn Store, name: &Name) -> Result<()> {
+    let Err(error) = store.delete(name).await else { return Ok(()) };
+    match store.head(name).await {
+        Err(StoreError::NotFound) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+/// Removes uploads whose ids never came: they are found by their keys.
+async fn sweep(store: &dyn Store, names: &[Name], prefix: &str) -> Vec<(String, StoreError)> {
+    let keys: Vec<String> = names.iter().map(|name| name.object_key(prefix)).collect();
+    let leftovers = match store.leftovers().await {
+        Ok(leftovers) => leftovers,
+        Err(error) => return vec![(format!("{prefix}… (an unfinished upload)"), error)],
+    };
+    let ours: Vec<&Leftover> = leftovers.iter().filter(|leftover| keys.contains(&leftover.object_key)).collect();
+    let results = join_all(ours.iter().map(|leftover| store.remove_leftover(leftover))).await;
+    let errors = ours.iter().zip(results).filter_map(|(leftover, result)| Some((leftover, result.err()?)));
+    errors.map(|(leftover, error)| (leftover.object_key.clone(), error)).collect()
+}

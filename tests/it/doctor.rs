@@ -1,0 +1,390 @@
+//! `image-store doctor`, the real binary, against whole and broken stores: what it says, how it ends, what it leaves.
+
+use image_store::store::ImageKey;
+use serde_json::Value;
+use std::process::Stdio;
+use std::time::{Duration, SystemTime};
+use tokio::process::{Child, Command};
+
+use super::support::backend::{Backend, stray_files};
+use super::support::faults::{Action, Faults, Operation};
+
+const DENIED: Action = Action::Status(403);
+
+/// Doctor for a bucket of `backend`'s, reached at `inside`; what its environment says is set here.
+fn doctor(backend: &Backend, inside: &str, settings: &[(&str, &str)]) -> Command {
+    let (access_key, secret_key) = backend.options.credentials.clone().unwrap();
+    let mut command = binary();
+    command
+        .env("S3_BUCKET", &backend.options.bucket)
+        .env("S3_PREFIX", &backend.options.prefix)
+        .env("S3_FORCE_PATH_STYLE", "true")
+        .env("S3_CHECKSUM", "crc64nvme")
+        .env("S3_TIMEOUT", "2s")
+        .env("AWS_ENDPOINT_URL_S3", inside)
+        .env("S3_PUBLIC_ENDPOINT_URL", &backend.endpoint)
+        .env("AWS_ACCESS_KEY_ID", access_key)
+        .env("AWS_SECRET_ACCESS_KEY", secret_key)
+        .envs(settings.iter().copied());
+    command
+}
+
+fn binary() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
+    command.args(["doctor", "--json"]).env_clear().env("AWS_EC2_METADATA_DISABLED", "true");
+    command.kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What doctor printed, and its exit code.
+struct Report {
+    lines: Vec<Value>,
+    code: i32,
+}
+
+impl Report {
+    async fn of(mut command: Command) -> Report {
+        Report::from(command.spawn().unwrap()).await
+    }
+
+    async fn from(child: Child) -> Report {
+        let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;
+        let output = output.expect("doctor ends within 60 s").unwrap();
+        let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+        for told in [&out, &err] {
+            assert!(!told.contains("X-Amz-") && !told.contains("uploadId"), "a presigned URL is told: {told}");
+        }
+        let lines = out.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
+        Report { lines, code: output.status.code().expect("an exit code") }
+    }
+
+    fn line(&self, check: &str) -> &Value {
+        let line = self.lines.iter().find(|line| line["check"] == check);
+        line.unwrap_or_else(|| panic!("no line for {check} in {:#?}", self.lines))
+    }
+
+    fn verdict(&self, check: &str) -> &str {
+        self.line(check)["verdict"].as_str().unwrap()
+    }
+
+    /// That a check ended like this, and `words` are in what was seen or the fix.
+    fn says(&self, check: &str, verdict: &str, words: &str) {
+        assert_eq!(self.verdict(check), verdict, "{:#?}", self.lines);
+        let line = self.line(check);
+        let told = format!("{} {}", line["seen"], line["fix"]);
+        assert!(told.contains(words), "'{words}' in {line:#}");
+    }
+
+    /// The checks that failed.
+    fn failed(&self) -> Vec<&str> {
+        let failed = self.lines.iter().filter(|line| line["verdict"] == "fail");
+        failed.map(|line| line["check"].as_str().unwrap()).collect()
+    }
+}
+
+async fn behind_faults() -> (Backend, Faults) {
+    let backend = Backend::strict().await;
+    let faults = Faults::before(&backend.endpoint).await;
+    (backend, faults)
+}
+
+#[tokio::test]
+async fn the_embedded_store_is_well() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = binary();
+    command.env("DATA_DIR", data.path()).env("EMBEDDED_S3_PORT", "0").env("S3_PREFIX", "a/b/");
+    command.env("CORS_ALLOW_ORIGIN", "https://page.example").env("PUBLIC_URL", "https://images.example.com/up");
+    let report = Report::of(command).await;
+    assert!(report.lines.iter().all(|line| line["verdict"] == "ok"), "{:#?}", report.lines);
+    assert_eq!((report.code, report.lines.len()), (0, 21));
+    assert_eq!(stray_files(data.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn people_read_lines_and_the_sum() {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
+    command.arg("doctor").env_clear().env("DATA_DIR", data.path()).env("EMBEDDED_S3_PORT", "0");
+    let output = command.env("SPILL_DIR", data.path().join("lock").join("below")).output().await.unwrap();
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    for line in ["FAIL  spill ", "\n      fix: name a folder on a disk", "\nok    put ", "\nskip  cors ", " 1 failed\n"]
+    {
+        assert!(told.contains(line), "'{line}' in {told}");
+    }
+}
+
+#[tokio::test]
+async fn a_strict_s3_without_lifecycle_rules_is_well_but_for_these() {
+    let backend = Backend::strict().await;
+    let report = Report::of(doctor(&backend, &backend.endpoint, &[])).await;
+    assert_eq!((report.code, report.failed()), (0, vec![]), "{:#?}", report.lines);
+    report.says("lifecycle", "warn", "image-store sweep");
+    report.says("multipart", "ok", "CRC64NVME of the whole");
+    report.says("credentials", "ok", "ends in SKEY");
+    report.says("cors", "skip", "CORS_ALLOW_ORIGIN");
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn every_call_that_is_denied_is_told_with_its_permission_and_leaves_nothing() {
+    for (operation, check, permission) in [
+        (Operation::HeadBucket, "bucket", "s3:ListBucket on the bucket"),
+        (Operation::ListUploads, "list", "s3:ListBucketMultipartUploads"),
+        (Operation::Put, "put", "s3:PutObject"),
+        (Operation::Head, "head", "s3:GetObject"),
+        (Operation::Get, "get", "s3:GetObject"),
+        (Operation::Copy, "copy", "s3:PutObject"),
+        (Operation::Create, "multipart", "s3:PutObject"),
+        (Operation::UploadPart, "multipart", "s3:PutObject"),
+        (Operation::ListParts, "multipart", "s3:ListMultipartUploadParts"),
+        (Operation::Complete, "multipart", "s3:PutObject"),
+    ] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail_all(operation, DENIED);
+        let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+        assert_eq!(report.code, 1, "{operation:?}");
+        report.says(check, "fail", permission);
+        report.says("cleanup", "ok", "nothing");
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn what_needs_a_failed_check_is_skipped() {
+    let (backend, faults) = behind_faults().await;
+    faults.fail_all(Operation::Put, DENIED);
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!(report.failed(), ["put"]);
+    for check in ["put-once", "head", "get", "checksum", "copy", "delete", "presigned-get"] {
+        report.says(check, "skip", "needs put");
+    }
+    assert_eq!((report.verdict("multipart"), report.verdict("presigned-put")), ("ok", "ok"));
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_removed_is_named() {
+    let (backend, faults) = behind_faults().await;
+    faults.fail_all(Operation::Delete, DENIED);
+    faults.fail_all(Operation::Abort, DENIED);
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!((report.code, report.failed()), (1, vec!["delete", "abort", "cleanup"]));
+    let (objects, uploads) = (backend.strict_s3().objects(), backend.strict_s3().open_uploads());
+    assert!(objects.len() > 2 && uploads.len() == 1, "{objects:?} {uploads:?}");
+    for key in objects.iter().chain(&uploads) {
+        report.says("cleanup", "fail", key);
+        let name = key.strip_prefix(&backend.options.prefix).unwrap();
+        assert!(ImageKey::parse(name.strip_prefix("incoming/").unwrap_or(name)).is_some(), "{key} is named like ours");
+    }
+    assert_eq!(objects.iter().filter(|key| key.contains("/incoming/")).count(), 3, "{objects:?}");
+}
+
+#[tokio::test]
+async fn lost_answers_leave_nothing() {
+    for (operation, failed) in [
+        // These are looked for, and found.
+        (Operation::Put, vec![]),
+        (Operation::Complete, vec![]),
+        (Operation::Create, vec!["multipart"]),
+        (Operation::UploadPart, vec!["multipart"]),
+        (Operation::Copy, vec!["copy"]),
+    ] {
+        let (backend, faults) = behind_faults().await;
+        // One call with its retries.
+        faults.fail(operation, 1..=3, Action::LoseAnswer);
+        let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+        assert_eq!(report.failed(), failed, "{operation:?}: {:#?}", report.lines);
+        report.says("cleanup", "ok", "nothing");
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn an_interrupt_leaves_nothing() {
+    for held in [Operation::Copy, Operation::UploadPart, Operation::Complete] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail_all(held, Action::Hold);
+        let child = doctor(&backend, &faults.endpoint, &[("S3_TIMEOUT", "60s")]).spawn().unwrap();
+        faults.wait_for(held, 1).await;
+        let pid = child.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+        let report = Report::from(child).await;
+        assert_eq!(report.code, 130);
+        report.says("cleanup", "ok", "nothing");
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_leaves_nothing() {
+    let backend = Backend::strict().await;
+    let mut child = doctor(&backend, &backend.endpoint, &[]).spawn().unwrap();
+    drop(child.stdout.take());
+    let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("it ends").unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert!(backend.strict_s3().calls("PutObject") > 1, "it went on");
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn conditions_that_are_ignored_are_told() {
+    const COPIED: &str = "<CopyObjectResult><ETag>\"1\"</ETag></CopyObjectResult>";
+    let (backend, faults) = behind_faults().await;
+    faults.fail(Operation::Copy, 1..=1, Action::Answer(200, COPIED));
+    // One for `put`, two for `put-once`.
+    faults.fail(Operation::Put, 3..=3, Action::Answer(200, ""));
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!((report.code, report.failed()), (1, vec!["copy"]), "{:#?}", report.lines);
+    report.says("copy", "fail", "CopySourceIfMatch is ignored");
+    report.says("put-once", "warn", "If-None-Match is ignored");
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn presigned_urls_are_tried_from_outside() {
+    // The sample, the sample again, the longer body.
+    for (nth, verdict, words) in
+        [(1, "fail", "403 AccessDenied"), (2, "warn", "a second time"), (3, "warn", "Content-Length")]
+    {
+        let (backend, faults) = behind_faults().await;
+        let action = if nth == 1 { DENIED } else { Action::Answer(200, "") };
+        faults.fail(Operation::Put, nth..=nth, action);
+        let outside = [("S3_PUBLIC_ENDPOINT_URL", faults.endpoint.as_str())];
+        let report = Report::of(doctor(&backend, &backend.endpoint, &outside)).await;
+        report.says("presigned-put", verdict, words);
+        assert_eq!(report.code, i32::from(verdict == "fail"));
+        let sent = &faults.headers(Operation::Put)[0];
+        assert_eq!(
+            (&sent["content-type"], &sent["if-none-match"]),
+            (&"image/jpeg".parse().unwrap(), &"*".parse().unwrap())
+        );
+        assert!(sent.contains_key("content-length") && !sent.contains_key("authorization"));
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_public_endpoint_that_is_not_there_is_told() {
+    let backend = Backend::strict().await;
+    let settings = [("S3_PUBLIC_ENDPOINT_URL", "http://127.0.0.1:1"), ("CORS_ALLOW_ORIGIN", "*")];
+    let report = Report::of(doctor(&backend, &backend.endpoint, &settings)).await;
+    assert_eq!(report.failed(), ["presigned-put", "presigned-part", "presigned-get", "cors"]);
+    report.says("presigned-put", "fail", "no answer from http://127.0.0.1:1: Connection refused");
+    report.says("presigned-get", "fail", "S3_PUBLIC_ENDPOINT_URL");
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn cors_is_asked_as_browsers_ask() {
+    let backend = Backend::embedded().await;
+    let faults = Faults::before(&backend.endpoint).await;
+    for (setting, origin, verdict) in [
+        ("CORS_ALLOW_ORIGIN", "https://pages.example", "ok"),
+        ("CORS_ALLOW_ORIGIN", "https://pages.example,https://other.example", "fail"),
+        ("CORS_ALLOW_ORIGIN", "*", "fail"),
+        // The service's own page can do without.
+        ("PUBLIC_URL", "https://other.example/images", "warn"),
+    ] {
+        let settings = [("S3_PUBLIC_ENDPOINT_URL", faults.endpoint.as_str()), (setting, origin)];
+        let report = Report::of(doctor(&backend, &backend.endpoint, &settings)).await;
+        assert_eq!(report.verdict("cors"), verdict, "{origin}: {:#?}", report.line("cors"));
+        assert_eq!(report.code, i32::from(verdict == "fail"));
+    }
+    let asked = &faults.headers(Operation::Preflight)[0];
+    assert_eq!(asked["origin"], "https://pages.example");
+    assert_eq!(asked["access-control-request-method"], "PUT");
+    assert_eq!(asked["access-control-request-headers"], "content-type,if-none-match");
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn lifecycle_rules_are_read_where_they_may_be_seen() {
+    const RULES: &str = "<LifecycleConfiguration>
+        <Rule><ID>a</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter>
+            <AbortIncompleteMultipartUpload><DaysAfterInitiation>2</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>
+        <Rule><ID>b</ID><Status>Enabled</Status><Filter><Prefix>images/incoming/</Prefix></Filter>
+            <Expiration><Days>1</Days></Expiration></Rule>
+        <Rule><ID>c</ID><Status>Disabled</Status><Filter><Prefix></Prefix></Filter><Expiration><Days>3</Days></Expiration></Rule>
+        <Rule><ID>d</ID><Status>Enabled</Status><Prefix>elsewhere/</Prefix><Expiration><Days>4</Days></Expiration></Rule>
+        </LifecycleConfiguration>";
+    const NONE: &str = "<Error><Code>NoSuchLifecycleConfiguration</Code></Error>";
+    for (action, verdict, words) in [
+        (Action::Answer(200, RULES), "ok", "aborted after 2 d, images/incoming/ expires after 1 d"),
+        (Action::Answer(404, NONE), "warn", "expire images/incoming/"),
+        (DENIED, "warn", "s3:GetLifecycleConfiguration"),
+    ] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail_all(Operation::Lifecycle, action);
+        let report = Report::of(doctor(&backend, &faults.endpoint, &[("S3_PREFIX", "images/")])).await;
+        report.says("lifecycle", verdict, words);
+        assert_eq!(report.code, 0);
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn another_region_and_another_clock_are_told() {
+    let ago = |minutes: u64| {
+        let then = SystemTime::now() - Duration::from_secs(minutes * 60);
+        &*httpdate::fmt_http_date(then).leak()
+    };
+    for (minutes, verdict) in [(2, "warn"), (20, "fail")] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail_all(Operation::HeadBucket, Action::SetHeader("date", ago(minutes)));
+        let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+        report.says("clock", verdict, "ahead of the store's");
+        report.says("clock", verdict, "NTP");
+    }
+    let (backend, faults) = behind_faults().await;
+    faults.fail_all(Operation::HeadBucket, Action::SetHeader("x-amz-bucket-region", "eu-north-1"));
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    report.says("region", "fail", "set AWS_REGION=eu-north-1");
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[("AWS_REGION", "eu-north-1")])).await;
+    report.says("region", "ok", "eu-north-1");
+}
+
+#[tokio::test]
+async fn a_bucket_that_is_not_ours_is_told_and_not_touched() {
+    let backend = Backend::strict().await;
+    for (setting, value, words) in [
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "AWS_SECRET_ACCESS_KEY does not belong"),
+        ("AWS_ACCESS_KEY_ID", "WRONG", "does not know AWS_ACCESS_KEY_ID"),
+        ("S3_BUCKET", "another", "correct S3_BUCKET"),
+        ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1", "Connection refused"),
+    ] {
+        let report = Report::of(doctor(&backend, &backend.endpoint, &[(setting, value)])).await;
+        assert_eq!((report.code, report.failed()), (1, vec!["bucket"]), "{setting}");
+        report.says("bucket", "fail", words);
+        report.says("put", "skip", "needs bucket");
+        report.says("cors", "skip", "needs bucket");
+    }
+    assert_eq!(backend.strict_s3().calls("PutObject"), 0);
+}
+
+#[tokio::test]
+async fn no_credentials_and_a_wrong_configuration_are_told() {
+    let backend = Backend::strict().await;
+    let mut command = doctor(&backend, &backend.endpoint, &[]);
+    command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
+    let report = Report::of(command).await;
+    assert_eq!((report.code, report.failed()), (1, vec!["credentials"]));
+    report.says("credentials", "fail", "set AWS_ACCESS_KEY_ID");
+    let report = Report::of(doctor(&backend, &backend.endpoint, &[("PART_SIZE", "1")])).await;
+    assert_eq!((report.code, report.lines.len()), (2, 0));
+}
+
+/// A folder of memory, where there is one to try.
+#[tokio::test]
+async fn a_spill_folder_in_memory_fails() {
+    if !std::path::Path::new("/dev/shm").exists() {
+        eprintln!("skipped: there is no /dev/shm");
+        return;
+    }
+    let backend = Backend::strict().await;
+    let report = Report::of(doctor(&backend, &backend.endpoint, &[("SPILL_DIR", "/dev/shm")])).await;
+    assert_eq!(report.failed(), ["spill"]);
+    report.says("spill", "fail", "tmpfs");
+    let report = Report::of(doctor(&backend, &backend.endpoint, &[("SPILL_BUDGET", "0")])).await;
+    report.says("spill", "ok", "SPILL_BUDGET=0");
+}
