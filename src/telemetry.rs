@@ -30,7 +30,15 @@ pub fn note<V: tracing::Value>(field: &str, value: V) {
 }
 
 /// These put whole requests into their lines and spans, presigned queries and upload ids with them.
-const SILENT: [&str; 5] = ["s3s=off", "s3s_fs=off", "aws_smithy_runtime=warn", "aws_runtime=warn", "aws_sigv4=warn"];
+const SILENT: [&str; 6] = [
+    "s3s=off",
+    "s3s_fs=off",
+    // It tells the access key.
+    "aws_config=warn",
+    "aws_smithy_runtime=warn",
+    "aws_runtime=warn",
+    "aws_sigv4=warn",
+];
 
 /// Logs to standard error, filtered by `RUST_LOG` (default: info).
 pub fn init(json: bool) {
