@@ -16,11 +16,12 @@ run: ## Build and start the service, with the embedded S3 in data/
 test: ## Everything cargo alone can prove
 	$(CARGO) test --locked
 
-lint: ## Formatting, clippy and rustdoc, warnings denied
+lint: ## Formatting, clippy and rustdoc, warnings denied; the dependencies' licences and advisories
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	.ci/deny.sh
 
 e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	python3 -m venv $(VENV)
