@@ -9,6 +9,7 @@ mod direct;
 mod embedded;
 mod failing_store;
 mod faulty;
+mod hardening;
 mod lambda;
 mod page;
 mod process;
