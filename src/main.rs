@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use image_store::app::App;
 use image_store::backend::Backend;
-use image_store::config::{Cli, Command, Config, Settings};
+use image_store::config::{self, Cli, Command, Config, Settings};
 use image_store::sink::spill::Spill;
 use image_store::store::Store;
 use image_store::{sweep, telemetry, transport};
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Serve if transport::lambda::is_function() => Ok(Task::Function),
         Command::Serve => Ok(Task::Serve),
         Command::Sweep { older_than } => sweep_task(&older_than),
+        Command::Healthcheck => return exit(healthcheck(&cli.settings)),
         // None of the settings is the client's.
         #[cfg(feature = "client")]
         Command::Upload(options) => return exit(upload(&options)),
@@ -68,6 +69,13 @@ fn sweep_task(older_than: &str) -> Result<Task, Vec<String>> {
     age.map(|age| Task::Sweep { age }).map_err(|problem| vec![format!("--older-than: {problem}")])
 }
 
+fn healthcheck(settings: &Settings) -> Outcome {
+    let server = Config::new(settings).map_err(|problems| problems.join("; "))?.server;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(image_store::healthcheck::check((server.host, server.port).into()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 #[cfg(feature = "client")]
 fn upload(options: &image_store::client::UploadOptions) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -104,7 +112,7 @@ async fn function(config: Config, backend: &Backend) -> Outcome {
 
 async fn serve(config: Config, backend: &Backend) -> Outcome {
     let server = config.server.clone();
-    let spill = open_spill(&config)?;
+    let spill = open_spill(&config.sink)?;
     let listener = transport::server::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
@@ -119,8 +127,8 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
     }
     raise_file_limit();
     let app = App::new(config, Arc::clone(&backend.store), spill);
-    transport::server::serve(listener, app, server, stop_signal()?).await;
-    Ok(ExitCode::SUCCESS)
+    let clean = transport::server::serve(listener, app, server, stop_signal()?).await;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Connections, calls to S3 and spilled parts are files, and the usual soft limit of 1,024 is for programs that use select(2).
@@ -133,19 +141,30 @@ fn raise_file_limit() {
     }
 }
 
-fn open_spill(config: &Config) -> Result<Option<Spill>, Box<dyn Error>> {
-    let folder = &config.sink.spill_dir;
-    if config.sink.spill_budget == 0 {
+/// None where nothing is to spill, or nothing can and nobody asked for it.
+fn open_spill(config: &config::Sink) -> Result<Option<Spill>, String> {
+    if config.spill_budget == 0 {
         return Ok(None);
     }
-    let unusable = |why: &dyn std::fmt::Display| {
-        format!("SPILL_DIR: {} {why}; name a folder on a disk, or set SPILL_BUDGET=0", folder.display())
-    };
-    let spill = Spill::open(folder).map_err(|error| unusable(&format_args!("cannot be written ({error})")))?;
-    if spill.is_memory() {
-        return Err(unusable(&"is a tmpfs, which is memory").into());
+    match usable_spill(&config.spill_dir) {
+        Ok(spill) => Ok(Some(spill)),
+        Err(why) if config.spill_chosen => {
+            Err(format!("SPILL_DIR: {why}; name a folder on a disk, or set SPILL_BUDGET=0"))
+        }
+        Err(why) => {
+            tracing::warn!("uploads that find no memory are told 503: {why}; set SPILL_DIR to a folder on a disk");
+            Ok(None)
+        }
     }
-    Ok(Some(spill))
+}
+
+fn usable_spill(folder: &Path) -> Result<Spill, String> {
+    let shown = folder.display();
+    let spill = Spill::open(folder).map_err(|error| format!("{shown} cannot be written ({error})"))?;
+    if spill.is_memory() {
+        return Err(format!("{shown} is a tmpfs, which is memory"));
+    }
+    Ok(spill)
 }
 
 /// Resolves at SIGTERM or SIGINT.
@@ -163,4 +182,35 @@ async fn clean(store: &dyn Store, age: std::time::Duration) -> Outcome {
     let swept = sweep::sweep(store, age).await?;
     println!("aborted {} unfinished uploads, deleted {} unverified objects", swept.uploads, swept.objects);
     Ok(if swept.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(flags: &[&str], folder: &Path) -> Result<Option<Spill>, String> {
+        let all = ["image-store", "--s3-bucket=b"].into_iter().chain(flags.iter().copied());
+        let mut sink = Config::new(&Cli::parse_from(all).settings).unwrap().sink;
+        sink.spill_dir = folder.to_owned();
+        open_spill(&sink)
+    }
+
+    #[test]
+    fn where_nothing_can_spill_only_those_who_asked_for_it_are_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(opened(&[], folder.path()).unwrap().is_some());
+        assert!(opened(&[], &file).unwrap().is_none());
+        assert!(opened(&["--spill-budget=0"], &file).unwrap().is_none());
+        for chosen in ["--spill-budget=1GiB", "--spill-dir=anywhere"] {
+            let told = opened(&[chosen], &file).unwrap_err();
+            assert!(told.starts_with("SPILL_DIR: ") && told.contains("SPILL_BUDGET=0"), "{told}");
+        }
+        let memory = Path::new("/dev/shm");
+        if memory.exists() {
+            assert!(opened(&[], memory).unwrap().is_none());
+            assert!(opened(&["--spill-budget=1GiB"], memory).unwrap_err().contains("tmpfs"));
+        }
+    }
 }
