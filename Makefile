@@ -42,7 +42,7 @@ lambda: ## The Lambda function: target/lambda/image-store/bootstrap and its zip
 	cp $(CARGO_TARGET_DIR)/$(LAMBDA_TARGET)/lambda/image-store $(LAMBDA)/bootstrap
 	deploy/zip.py $(LAMBDA)/bootstrap $(LAMBDA).zip
 
-cfn-lint: ## Check the deployment's template
+cfn-lint: ## Check what is in deploy/
 	deploy/lint.sh
 
 coldstart: lambda $(BIN) ## Cold start of the function beside the Python service's
