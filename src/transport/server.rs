@@ -27,8 +27,8 @@ use crate::config;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds for which what was sent may stay unacknowledged, or untaken.
 const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
-/// What an HTTP/1 connection may buffer; also the largest request head. What is larger, or has more than the 100 headers
-/// that hyper takes, is answered 431 by hyper itself, as an address of 64 KiB is 414.
+/// What an HTTP/1 connection may buffer; also the largest request head. What is larger, or has more headers than the 100
+/// that hyper takes, is answered 431 by hyper itself.
 const H1_BUFFER: usize = 64 << 10;
 /// Flow control windows of HTTP/2: what a connection, and each of its streams, may have in flight towards us. A client can
 /// fill this while nobody reads, on every connection there may be, so it is what 64 KiB of buffer are to HTTP/1.
