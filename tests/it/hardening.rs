@@ -131,5 +131,10 @@ async fn a_head_too_large_for_http_2_is_refused_at_once_and_the_connection_goes_
     assert_eq!(get(30 << 10).await, 200);
     assert_eq!(get(33 << 10).await, 431);
     assert_eq!(get(10).await, 200);
+    // What is far too much is not even looked at: the connection ends.
+    let far_too_much = client.get(app.at("/healthz")).header("x-long", "a".repeat(1 << 20)).send();
+    let ended = tokio::time::timeout(AT_ONCE, far_too_much).await.expect("an end at once");
+    assert!(ended.is_err(), "{ended:?}");
+    assert_eq!(get(10).await, 200);
     app.end(&[]).await;
 }
