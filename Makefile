@@ -16,11 +16,12 @@ run: ## Build and start the service, with the embedded S3 in data/
 test: ## Everything cargo alone can prove
 	$(CARGO) test --locked
 
-lint: ## Formatting, clippy and rustdoc, warnings denied
+lint: ## Formatting, clippy and rustdoc, warnings denied; the dependencies' licences and advisories
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	.ci/deny.sh
 
 e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	python3 -m venv $(VENV)
@@ -41,7 +42,7 @@ lambda: ## The Lambda function: target/lambda/image-store/bootstrap and its zip
 	cp $(CARGO_TARGET_DIR)/$(LAMBDA_TARGET)/lambda/image-store $(LAMBDA)/bootstrap
 	deploy/zip.py $(LAMBDA)/bootstrap $(LAMBDA).zip
 
-cfn-lint: ## Check the deployment's template
+cfn-lint: ## Check what is in deploy/
 	deploy/lint.sh
 
 coldstart: lambda $(BIN) ## Cold start of the function beside the Python service's

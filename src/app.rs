@@ -13,6 +13,8 @@ use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+pub mod headers;
+
 use crate::auth::{self, Scope};
 use crate::config::{self, Config};
 use crate::direct::Promotions;
@@ -26,6 +28,9 @@ use crate::store::{PresignOptions, Store};
 use crate::telemetry::metrics::{TimedOut, table};
 use crate::telemetry::{self, Metrics};
 use crate::transport::Invocation;
+
+/// Bytes of a request's path and query. The longest that anybody is given, a plan's link, is well below 1 KiB.
+const MAX_URI: usize = 8 << 10;
 
 /// Everything a handler needs. Cheap to clone.
 #[derive(Clone)]
@@ -86,18 +91,25 @@ impl App {
     pub fn router(&self) -> Router {
         let config::Auth { keys, public_read } = &self.config.auth;
         let reading = if *public_read { reading() } else { auth::guarded(reading(), keys, Scope::Read) };
-        open()
+        let routes = open()
             .merge(reading)
             .merge(auth::local_or_keyed(operating(), keys))
             .merge(auth::guarded(uploading(), keys, Scope::Upload))
-            .merge(auth::guarded(deleting(), keys, Scope::Delete))
+            .merge(auth::guarded(deleting(), keys, Scope::Delete));
+        self.around(routes)
+    }
+
+    /// `routes` with what holds for all of them; from the inside out.
+    fn around(&self, routes: Router<App>) -> Router {
+        let routes = routes
             .fallback(async || Error::NoRoute)
             .method_not_allowed_fallback(async || Error::MethodNotAllowed)
             .layer(middleware::from_fn_with_state(self.config.server.request_timeout, deadline))
+            .layer(middleware::from_fn(limit_uri))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(cors(&self.config.cors_origins))
-            .layer(middleware::from_fn_with_state(self.metrics.clone(), telemetry::observe_request))
-            .with_state(self.clone())
+            .layer(middleware::from_fn_with_state(self.metrics.clone(), telemetry::observe_request));
+        headers::protected(routes).with_state(self.clone())
     }
 }
 
@@ -150,6 +162,14 @@ async fn deadline(State(limit): State<Duration>, mut request: Request, next: Nex
     }
 }
 
+async fn limit_uri(request: Request, next: Next) -> Response {
+    let length = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
+    if length > MAX_URI {
+        return Error::UriTooLong { limit: MAX_URI }.into_response();
+    }
+    next.run(request).await
+}
+
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     Error::Internal(format!("panic: {}", text.unwrap_or("of another type")).into()).into_response()
@@ -171,4 +191,36 @@ fn cors(origins: &[String]) -> CorsLayer {
         .allow_headers(headers)
         .expose_headers([telemetry::REQUEST_ID, header::RETRY_AFTER])
         .max_age(Duration::from_secs(3600))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::config::Cli;
+    use axum::body::Body;
+    use clap::Parser;
+    use http::StatusCode;
+    use tower::ServiceExt;
+
+    async fn panics() -> StatusCode {
+        panic!("on purpose")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_answered_as_any_error_is() {
+        let flags = ["image-store", "--s3-bucket=b", "--cors-allow-origin=http://page.example"];
+        let config = Config::new(&Cli::parse_from(flags).settings).unwrap();
+        let store = Backend::open(&config).await.unwrap().store;
+        let router = App::new(config, store, None).around(Router::new().route("/", get(panics)));
+        let request = Request::get("/").header(header::ORIGIN, "http://page.example").body(Body::empty()).unwrap();
+        let answer = router.oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let value = |name: HeaderName| answer.headers()[name].to_str().unwrap();
+        assert_eq!(value(header::CONTENT_TYPE), "application/json");
+        assert_eq!(value(header::ACCESS_CONTROL_ALLOW_ORIGIN), "http://page.example");
+        assert_eq!(value(header::X_CONTENT_TYPE_OPTIONS), "nosniff");
+        assert_eq!(value(header::CONTENT_SECURITY_POLICY), "default-src 'none'; frame-ancestors 'none'");
+        assert!(answer.headers().contains_key(telemetry::REQUEST_ID));
+    }
 }

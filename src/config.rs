@@ -27,6 +27,9 @@ const MAX_PART_SIZE: u64 = 5 << 30;
 const MAX_OBJECT_SIZE: u64 = 5_000_000_000;
 /// S3 signs nothing for longer.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Where it is not set; used only as far as the system allows.
+const SPILL_BUDGET: &str = "4GiB";
+const SPILL_DIR: &str = "/var/tmp";
 
 /// The settings, checked.
 #[derive(Clone, Debug)]
@@ -84,6 +87,8 @@ pub struct Sink {
     /// Bytes; 0: nothing spills.
     pub spill_budget: u64,
     pub spill_dir: PathBuf,
+    /// Either of these was set: it is an error then that nothing can spill.
+    pub spill_chosen: bool,
     /// How long a PutObject may go on whose request was given up; none: to its end. Not a setting, the transport's choice.
     pub patience: Option<Duration>,
 }
@@ -221,11 +226,13 @@ impl Store {
 impl Sink {
     fn read(settings: &Settings, problems: &mut Problems) -> Sink {
         let part_size = problems.take("PART_SIZE", size(&settings.part_size, MIN_PART_SIZE..=MAX_PART_SIZE));
+        let spill_budget = settings.spill_budget.as_deref().unwrap_or(SPILL_BUDGET);
         Sink {
             part_size: problems.take("PART_SIZE", usize::try_from(part_size)),
             part_concurrency: problems.take("PART_CONCURRENCY", parse::positive(&settings.part_concurrency)),
-            spill_budget: problems.take("SPILL_BUDGET", size(&settings.spill_budget, 0..=u64::MAX)),
-            spill_dir: settings.spill_dir.clone(),
+            spill_budget: problems.take("SPILL_BUDGET", size(spill_budget, 0..=u64::MAX)),
+            spill_dir: settings.spill_dir.clone().unwrap_or_else(|| SPILL_DIR.into()),
+            spill_chosen: settings.spill_budget.is_some() || settings.spill_dir.is_some(),
             memory_budget: problems.take("MEMORY_BUDGET", size(&settings.memory_budget, 1..=u64::MAX)),
             patience: None,
         }

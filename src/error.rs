@@ -58,6 +58,8 @@ pub enum Error {
     NoRoute,
     #[error("This route does not take that method")]
     MethodNotAllowed,
+    #[error("The address is longer than {limit} bytes; use the links of the service's answers as they are")]
+    UriTooLong { limit: usize },
     #[error("A Content-Length is needed here")]
     LengthRequired,
     #[error(
@@ -114,6 +116,7 @@ impl Error {
             Error::Forbidden { .. } => "forbidden",
             Error::NotFound | Error::NoRoute => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
+            Error::UriTooLong { .. } => "uri_too_long",
             Error::LengthRequired => "length_required",
             Error::PayloadTooLarge { .. } => "payload_too_large",
             Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
@@ -146,6 +149,7 @@ impl Error {
             Error::Forbidden { .. } => StatusCode::FORBIDDEN,
             Error::NotFound | Error::NoRoute => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
             Error::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::PartsMissing { .. }

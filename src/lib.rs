@@ -16,6 +16,7 @@ pub mod telemetry;
 pub mod app;
 pub mod auth;
 pub mod direct;
+pub mod healthcheck;
 pub mod ingest;
 pub mod routes;
 pub mod sink;

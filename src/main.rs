@@ -9,8 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use image_store::app::App;
 use image_store::backend::Backend;
-use image_store::config::{Cli, Command, Config, Settings};
-use image_store::sink::spill::Spill;
+use image_store::config::{self, Cli, Command, Config, Settings};
+use image_store::sink::spill::{Spill, Unusable};
 use image_store::store::Store;
 use image_store::{sweep, telemetry, transport};
 
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         Command::Sweep { older_than } => sweep_task(&older_than),
         #[cfg(feature = "doctor")]
         Command::Doctor { json } => Ok(Task::Doctor { json }),
+        Command::Healthcheck => return exit(healthcheck(&cli.settings)),
         // None of the settings is the client's.
         #[cfg(feature = "client")]
         Command::Upload(options) => return exit(upload(&options)),
@@ -74,6 +75,13 @@ fn sweep_task(older_than: &str) -> Result<Task, Vec<String>> {
     age.map(|age| Task::Sweep { age }).map_err(|problem| vec![format!("--older-than: {problem}")])
 }
 
+fn healthcheck(settings: &Settings) -> Outcome {
+    let server = Config::new(settings).map_err(|problems| problems.join("; "))?.server;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(image_store::healthcheck::check((server.host, server.port).into()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
 #[cfg(feature = "client")]
 fn upload(options: &image_store::client::UploadOptions) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -112,7 +120,7 @@ async fn function(config: Config, backend: &Backend) -> Outcome {
 
 async fn serve(config: Config, backend: &Backend) -> Outcome {
     let server = config.server.clone();
-    let spill = Spill::configured(config.sink.spill_budget, &config.sink.spill_dir)?;
+    let spill = open_spill(&config.sink)?;
     let listener = transport::server::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
@@ -127,8 +135,8 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
     }
     raise_file_limit();
     let app = App::new(config, Arc::clone(&backend.store), spill);
-    transport::server::serve(listener, app, server, stop_signal()?).await;
-    Ok(ExitCode::SUCCESS)
+    let clean = transport::server::serve(listener, app, server, stop_signal()?).await;
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Connections, calls to S3 and spilled parts are files, and the usual soft limit of 1,024 is for programs that use select(2).
@@ -138,6 +146,17 @@ fn raise_file_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files could not be raised");
+    }
+}
+
+/// None where nothing is to spill, or nothing can and nobody asked for it.
+fn open_spill(config: &config::Sink) -> Result<Option<Spill>, Unusable> {
+    match Spill::configured(config.spill_budget, &config.spill_dir) {
+        Err(unusable) if !config.spill_chosen => {
+            tracing::warn!("uploads that find no memory are told 503: {unusable}");
+            Ok(None)
+        }
+        opened => opened,
     }
 }
 
@@ -156,4 +175,35 @@ async fn clean(store: &dyn Store, age: std::time::Duration) -> Outcome {
     let swept = sweep::sweep(store, age).await?;
     println!("aborted {} unfinished uploads, deleted {} unverified objects", swept.uploads, swept.objects);
     Ok(if swept.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(flags: &[&str], folder: &Path) -> Result<Option<Spill>, Unusable> {
+        let all = ["image-store", "--s3-bucket=b"].into_iter().chain(flags.iter().copied());
+        let mut sink = Config::new(&Cli::parse_from(all).settings).unwrap().sink;
+        sink.spill_dir = folder.to_owned();
+        open_spill(&sink)
+    }
+
+    #[test]
+    fn where_nothing_can_spill_only_those_who_asked_for_it_are_stopped() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert!(opened(&[], folder.path()).unwrap().is_some());
+        assert!(opened(&[], &file).unwrap().is_none());
+        assert!(opened(&["--spill-budget=0"], &file).unwrap().is_none());
+        for chosen in ["--spill-budget=1GiB", "--spill-dir=anywhere"] {
+            let told = opened(&[chosen], &file).unwrap_err().to_string();
+            assert!(told.starts_with("SPILL_DIR: ") && told.contains("SPILL_BUDGET=0"), "{told}");
+        }
+        let memory = Path::new("/dev/shm");
+        if memory.exists() {
+            assert!(opened(&[], memory).unwrap().is_none());
+            assert!(opened(&["--spill-budget=1GiB"], memory).unwrap_err().why.contains("tmpfs"));
+        }
+    }
 }

@@ -19,6 +19,8 @@ pub struct Cli {
 pub enum Command {
     /// Serve HTTP (the default)
     Serve,
+    /// Ask the service at HOST and PORT whether it answers; exits with 0 or 1
+    Healthcheck,
     /// Abort multipart uploads and delete unverified objects that were left behind, then exit
     Sweep {
         /// Only what is older than this (a duration: 30m, 24h)
@@ -123,12 +125,12 @@ pub struct Settings {
     /// What all uploads together may hold in memory; each needs a part of it to be admitted (size)
     #[arg(long, env = "MEMORY_BUDGET", global = true, value_name = "SIZE", default_value = "256MiB")]
     pub memory_budget: String,
-    /// What may lie on disk of uploads that find no memory; 0: they are told 503 (size)
-    #[arg(long, env = "SPILL_BUDGET", global = true, value_name = "SIZE", default_value = "4GiB")]
-    pub spill_budget: String,
-    /// Folder for what spills, on a disk; its files have no names and end with the process
-    #[arg(long, env = "SPILL_DIR", global = true, value_name = "FOLDER", default_value = "/var/tmp")]
-    pub spill_dir: PathBuf,
+    /// What may lie on disk of uploads that find no memory; 0: they are told 503 (size; unset: 4GiB)
+    #[arg(long, env = "SPILL_BUDGET", global = true, value_name = "SIZE")]
+    pub spill_budget: Option<String>,
+    /// Folder for what spills, on a disk; its files have no names and end with the process (unset: /var/tmp)
+    #[arg(long, env = "SPILL_DIR", global = true, value_name = "FOLDER")]
+    pub spill_dir: Option<PathBuf>,
     /// The largest image taken, at most 5 GB (size)
     #[arg(long, env = "MAX_UPLOAD_SIZE", global = true, value_name = "SIZE", default_value = "5GB")]
     pub max_upload_size: String,

@@ -9,8 +9,11 @@ use crate::sink::spill::{Spill, Unusable};
 /// The folder for what finds no memory.
 pub fn spill(config: &Sink) -> Outcome {
     let (folder, budget) = (config.spill_dir.display(), ByteSize(config.spill_budget));
-    let spill = Spill::configured(config.spill_budget, &config.spill_dir);
-    let spill = spill.map_err(|wrong| Finding::fail(format!("SPILL_DIR: {}", wrong.why), Unusable::FIX))?;
+    let spill = Spill::configured(config.spill_budget, &config.spill_dir).map_err(|unusable| {
+        let seen = format!("SPILL_DIR: {}", unusable.why);
+        // The service starts without where nobody asked for it.
+        if config.spill_chosen { Finding::fail(seen, Unusable::FIX) } else { Finding::warn(seen, Unusable::FIX) }
+    })?;
     let Some(spill) = spill else { return Ok("not used: SPILL_BUDGET=0".to_owned()) };
     match spill.free() {
         Some(free) if free < config.spill_budget => Err(Finding::warn(

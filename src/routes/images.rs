@@ -3,18 +3,22 @@
 use axum::Json;
 use axum::extract::{Path, State, rejection::PathRejection};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::SystemTime;
 
 use super::request_host;
 use crate::app::App;
+use crate::app::headers::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::error::{Error, Result};
 use crate::store::{ImageKey, Name, ObjectInfo};
 use crate::telemetry::{field, note};
 
 type KeyPath = Result<Path<String>, PathRejection>;
+
+/// Any page may show an image (`<img>`), and a browser asks this of the redirect, too.
+const EMBEDDABLE: (HeaderName, HeaderValue) = (CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
 
 /// A link to an image and what is known of it.
 #[derive(Debug, Serialize)]
@@ -42,7 +46,7 @@ pub async fn redirect(State(app): State<App>, uri: Uri, headers: HeaderMap, key:
     let left = link.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     let cache = format!("private, max-age={}", left.as_secs() / 2);
     let headers = [(header::LOCATION, link.url), (header::CACHE_CONTROL, cache)];
-    Ok((StatusCode::TEMPORARY_REDIRECT, headers).into_response())
+    Ok((StatusCode::TEMPORARY_REDIRECT, [EMBEDDABLE], headers).into_response())
 }
 
 /// `HEAD /images/{s3_key}`: answers itself, with the image's own headers.

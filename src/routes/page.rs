@@ -55,19 +55,14 @@ static ETAG: LazyLock<String> = LazyLock::new(|| {
     format!("\"{:016x}\"", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, all.as_bytes()))
 });
 
-/// What goes with every answer of this file.
-const HEADERS: [(HeaderName, HeaderValue); 3] = [
-    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    // Asked again each time, and nearly always answered with 304.
-    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),
-];
+/// Asked again each time, and nearly always answered with 304.
+const FRESH: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
 
 /// `GET /`.
 pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
     let policy = content_security_policy(&origins(&app, request_host(&uri, &headers)).await);
     // No tag: a 304 would leave an older policy in force, and the policy follows the settings.
-    (HEADERS, [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], INDEX).into_response()
+    ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], INDEX).into_response()
 }
 
 /// `GET /assets/{file}`.
@@ -77,12 +72,12 @@ pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap
     let tag = [(header::ETAG, ETAG.as_str())];
     let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
     if known.is_some_and(|tags| tags.contains(ETAG.as_str())) {
-        return Ok((StatusCode::NOT_MODIFIED, HEADERS, tag).into_response());
+        return Ok((StatusCode::NOT_MODIFIED, [FRESH], tag).into_response());
     }
     // For an icon that is opened by itself: SVG is a document, too.
     let policy = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
     let content_type = [(header::CONTENT_TYPE, asset.content_type)];
-    Ok((HEADERS, tag, policy, content_type, asset.text).into_response())
+    Ok(([FRESH], tag, policy, content_type, asset.text).into_response())
 }
 
 /// Where the page sends requests besides its own origin: the store, and the service by its public name.

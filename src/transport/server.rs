@@ -29,13 +29,16 @@ use crate::telemetry::metrics::{self, Metrics};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds for which what was sent may stay unacknowledged, or untaken.
 const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
-/// What an HTTP/1 connection may buffer; also the largest request head.
+/// What an HTTP/1 connection may buffer; also the largest request head. What is larger, or has more headers than the 100
+/// that hyper takes, is answered 431 by hyper itself.
 const H1_BUFFER: usize = 64 << 10;
 /// Flow control windows of HTTP/2: what a connection, and each of its streams, may have in flight towards us. A client can
 /// fill this while nobody reads, on every connection there may be, so it is what 64 KiB of buffer are to HTTP/1.
 const H2_CONNECTION_WINDOW: u32 = 128 << 10;
 const H2_STREAM_WINDOW: u32 = 32 << 10;
 const H2_STREAMS: u32 = 64;
+/// Of one request, decompressed and with 32 bytes more for each (RFC 9113, 10.5.1); what is larger is 431.
+const H2_HEADERS: u32 = 32 << 10;
 /// Aborting what was cut off at the end may take this long.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,8 +59,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves `app` until `stop` resolves, then lets what is in flight finish within `shutdown_timeout`, aborts the rest, and
-/// returns when everything that was started has been completed or aborted.
-pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop: impl Future<Output = ()>) {
+/// returns when everything that was started has been completed or aborted: true; or false, where that took too long.
+#[must_use]
+pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop: impl Future<Output = ()>) -> bool {
     let router = app.router();
     let slots = Arc::new(Semaphore::new(config.max_connections));
     let graceful = GracefulShutdown::new();
@@ -85,7 +89,7 @@ pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop
         });
     }
     drop(listener);
-    drain(&app, graceful, connections, config.shutdown_timeout).await;
+    drain(&app, graceful, connections, config.shutdown_timeout).await
 }
 
 type Slot = tokio::sync::OwnedSemaphorePermit;
@@ -155,7 +159,7 @@ fn builder() -> Builder<TokioExecutor> {
         .initial_connection_window_size(H2_CONNECTION_WINDOW)
         .initial_stream_window_size(H2_STREAM_WINDOW)
         .max_concurrent_streams(H2_STREAMS)
-        .max_header_list_size(32 << 10)
+        .max_header_list_size(H2_HEADERS)
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(20));
     builder
@@ -178,7 +182,7 @@ impl Service {
     }
 }
 
-async fn drain(app: &App, graceful: GracefulShutdown, mut connections: JoinSet<()>, patience: Duration) {
+async fn drain(app: &App, graceful: GracefulShutdown, mut connections: JoinSet<()>, patience: Duration) -> bool {
     app.start_draining();
     tracing::info!(uploads = app.uploads.open(), "stopping");
     if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
@@ -186,7 +190,9 @@ async fn drain(app: &App, graceful: GracefulShutdown, mut connections: JoinSet<(
     }
     // A request that is dropped here undoes its upload.
     connections.shutdown().await;
-    if tokio::time::timeout(CLEANUP_TIMEOUT, app.uploads.finished()).await.is_err() {
+    let clean = tokio::time::timeout(CLEANUP_TIMEOUT, app.uploads.finished()).await.is_ok();
+    if !clean {
         tracing::error!(uploads = app.uploads.open(), "uploads could not be cleaned up in time; sweep removes them");
     }
+    clean
 }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
+use super::hardening::HEADERS;
 use super::support::app::{TestApp, fixture, png, until};
 use super::support::faults::{Action, Operation};
 use super::support::runtime_api::Function;
@@ -261,6 +262,23 @@ async fn limits_are_those_of_the_event() {
         assert_eq!(answer["statusCode"], 200, "{answer}");
         let key = body(&answer)["s3_key"].as_str().unwrap().to_owned();
         setup.function.invoke(&request(shape, "DELETE", &format!("/delete/{key}"))).await.response();
+    }
+    setup.end(&[]).await;
+}
+
+#[tokio::test]
+async fn answers_have_the_headers_of_the_server_and_long_addresses_are_refused() {
+    let mut setup = Setup::start().await;
+    let long = format!("/{}", "a".repeat(9000));
+    for shape in ["function_url", "http_api", "rest_api", "alb", "alb_multi_value"] {
+        for path in ["/limits", "/nothing", &long] {
+            let answer = setup.function.invoke(&request(shape, "GET", path)).await.response();
+            for (name, expected) in HEADERS {
+                assert_eq!(header(&answer, name), expected, "{shape} {path}");
+            }
+        }
+        let answer = setup.function.invoke(&request(shape, "GET", &long)).await.response();
+        refused(&answer, 414, "uri_too_long");
     }
     setup.end(&[]).await;
 }

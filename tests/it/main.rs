@@ -11,6 +11,7 @@ mod doctor;
 mod embedded;
 mod failing_store;
 mod faulty;
+mod hardening;
 mod lambda;
 mod metrics;
 mod page;

@@ -1,12 +1,13 @@
 //! The binary: how it starts, refuses to start, and ends.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-use super::support::app::{fixture, png};
+use super::support::app::{TestApp, fixture, png};
+use super::support::faults::{Action, Operation};
 use super::support::raw::{RawClient, form, head};
 
 const MIB: usize = 1 << 20;
@@ -26,11 +27,16 @@ fn binary() -> Command {
 impl Process {
     pub fn start(data: &Path, flags: &[&str]) -> Self {
         let mut command = binary();
-        command.args(flags).env("DATA_DIR", data).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        command.args(flags).env("DATA_DIR", data);
+        Process::spawn(command, 2)
+    }
+
+    /// Starts `command`, and waits until it has printed `greeting` lines.
+    fn spawn(mut command: Command, greeting: usize) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = Vec::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        while lines.len() < 2 {
+        while lines.len() < greeting {
             let mut line = String::new();
             assert!(stdout.read_line(&mut line).unwrap() > 0, "the process ended early: {lines:?}");
             lines.push(line);
@@ -196,4 +202,72 @@ async fn sweep_runs_on_the_embedded_store() {
         String::from_utf8(swept.stdout).unwrap(),
         "aborted 0 unfinished uploads, deleted 0 unverified objects\n"
     );
+}
+
+/// The exit code of `image-store healthcheck` for an address, and what it says.
+fn health(address: &str) -> (Option<i32>, String) {
+    let (host, port) = address.rsplit_once(':').unwrap();
+    let output = binary().args(["--host", host, "--port", port, "healthcheck"]).output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn healthcheck_says_whether_the_service_answers() {
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &["--host=0.0.0.0"]);
+    assert_eq!(health(&process.address), (Some(0), String::new()));
+    process.terminate();
+    let address = process.address.clone();
+    assert!(process.end().await.0.success());
+    let (code, told) = health(&address);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("/healthz cannot be asked: Connection refused"), "{told}");
+}
+
+#[test]
+fn healthcheck_does_not_take_a_wrong_answer_or_wait_for_none() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let began = Instant::now();
+    let (code, told) = health(&address);
+    assert_eq!(code, Some(1));
+    assert!(told.contains("does not answer within 3 s"), "{told}");
+    assert!(began.elapsed() < Duration::from_secs(10));
+
+    let server = std::thread::spawn(move || {
+        // The one that was given up still waits in the listener's queue.
+        drop(listener.accept().unwrap());
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").unwrap();
+    });
+    let (code, told) = health(&address);
+    server.join().unwrap();
+    assert_eq!(code, Some(1));
+    assert!(told.contains("answers 503"), "{told}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_cleaned_up_is_an_exit_with_1() {
+    let app = TestApp::behind_faults(&[]).await;
+    let (access_key, secret_key) = app.credentials();
+    let mut command = binary();
+    command
+        .args(["--shutdown-timeout=0", "--s3-force-path-style=true", "--s3-bucket", &app.bucket])
+        .env("AWS_ENDPOINT_URL_S3", &app.faults().endpoint)
+        .env("AWS_ACCESS_KEY_ID", access_key)
+        .env("AWS_SECRET_ACCESS_KEY", secret_key);
+    app.faults().fail_all(Operation::Abort, Action::Hang);
+    let process = Process::spawn(command, 1);
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(&process.address).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..11 * MIB]).await;
+    app.faults().wait_for(Operation::UploadPart, 1).await;
+    process.terminate();
+    let (status, log) = process.end().await;
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("could not be cleaned up in time"), "{log}");
+    image_store::sweep::sweep(app.store.as_ref(), Duration::ZERO).await.unwrap();
+    app.end(&[]).await;
 }

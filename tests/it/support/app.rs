@@ -32,7 +32,7 @@ pub struct TestApp {
     pub sdk: aws_sdk_s3::Client,
     pub bucket: String,
     embedded: Embedded,
-    server: JoinHandle<()>,
+    server: JoinHandle<bool>,
     stop: oneshot::Sender<()>,
     _data: TempDir,
 }
@@ -149,7 +149,9 @@ impl TestApp {
         assert_eq!(self.objects().await, expected, "objects in the store");
         drop(self.client);
         self.stop.send(()).unwrap();
-        tokio::time::timeout(Duration::from_secs(30), self.server).await.expect("the server stops").unwrap();
+        let clean =
+            tokio::time::timeout(Duration::from_secs(30), self.server).await.expect("the server stops").unwrap();
+        assert!(clean, "it cleaned up before it stopped");
         self.embedded.stop().await;
     }
 }

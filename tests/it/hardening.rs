@@ -1,0 +1,140 @@
+//! What browsers are told with every answer, and what a request's head may be.
+
+use reqwest::{Client, Method, StatusCode, header};
+use std::time::{Duration, Instant};
+
+use super::support::app::{TestApp, fixture};
+use super::support::raw::RawClient;
+
+const ORIGIN: &str = "http://page.example";
+/// A head that is wrong must not cost as long as one that never ends (10 s).
+const AT_ONCE: Duration = Duration::from_secs(5);
+
+/// What every answer says that has no policy of its own.
+pub const HEADERS: [(&str, &str); 4] = [
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("content-security-policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("cross-origin-resource-policy", "same-origin"),
+];
+
+fn value<'a>(answer: &'a reqwest::Response, name: &str) -> &'a str {
+    let values: Vec<_> = answer.headers().get_all(name).iter().collect();
+    assert_eq!(values.len(), 1, "{name} of {} {}", answer.status(), answer.url());
+    values[0].to_str().unwrap()
+}
+
+#[tokio::test]
+async fn every_answer_has_the_headers() {
+    let app = TestApp::with(&["--api-keys=the-key", "--max-upload-size=1000"]).await;
+    for (method, path, length, status) in [
+        (Method::GET, "/healthz", 0, 200),
+        (Method::GET, "/readyz", 0, 200),
+        (Method::GET, "/limits", 0, 200),
+        (Method::GET, "/nothing", 0, 404),
+        (Method::PUT, "/limits", 0, 405),
+        (Method::DELETE, "/upload-image", 0, 405),
+        (Method::OPTIONS, "/upload-image", 0, 200),
+        (Method::POST, "/upload-image", 10, 415),
+        (Method::POST, "/uploads", 10, 415),
+        (Method::HEAD, "/images/none.png", 0, 404),
+        (Method::GET, "/images/none.png/url", 0, 404),
+        (Method::DELETE, "/delete/none.png", 0, 404),
+    ] {
+        let request = app.client.request(method.clone(), app.at(path)).header("origin", ORIGIN);
+        let request = request.header("access-control-request-method", "POST").header("x-api-key", "the-key");
+        let answer = request.body(vec![0; length]).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{method} {path}");
+        assert_eq!(value(&answer, "access-control-allow-origin"), ORIGIN, "{method} {path}");
+        for (name, expected) in HEADERS {
+            assert_eq!(value(&answer, name), expected, "{method} {path}");
+        }
+    }
+    let refused = app.client.post(app.at("/upload-image")).send().await.unwrap();
+    assert_eq!((refused.status().as_u16(), value(&refused, "x-content-type-options")), (401, "nosniff"));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn the_page_keeps_its_policy_and_images_may_be_shown_anywhere() {
+    let app = TestApp::start().await;
+    let stored: serde_json::Value = app.upload("a.png", fixture("plain.png")).await.json().await.unwrap();
+    let key = stored["s3_key"].as_str().unwrap();
+    let shown = app.client.get(app.at(&format!("/images/{key}"))).send().await.unwrap();
+    assert_eq!(shown.status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(value(&shown, "cross-origin-resource-policy"), "cross-origin");
+    assert_eq!(value(&shown, "x-content-type-options"), "nosniff");
+    let page = app.client.get(app.at("/")).send().await.unwrap();
+    assert!(value(&page, "content-security-policy").contains("script-src 'self'"));
+    for (name, expected) in [HEADERS[0], HEADERS[1], HEADERS[3]] {
+        assert_eq!(value(&page, name), expected);
+    }
+    app.end(&[key]).await;
+}
+
+#[tokio::test]
+async fn a_long_address_is_told_so_by_both_protocols() {
+    let app = TestApp::start().await;
+    let http2 = Client::builder().http2_prior_knowledge().build().unwrap();
+    for client in [&app.client, &http2] {
+        let get = async |length: usize| {
+            let path = format!("/limits?{}", "a".repeat(length - "/limits?".len()));
+            client.get(app.at(&path)).header(header::ORIGIN, ORIGIN).send().await.unwrap()
+        };
+        assert_eq!(get(8192).await.status(), StatusCode::OK);
+        let refused = get(8193).await;
+        assert_eq!(refused.status(), StatusCode::URI_TOO_LONG);
+        assert_eq!(value(&refused, "access-control-allow-origin"), ORIGIN);
+        let told: serde_json::Value = refused.json().await.unwrap();
+        assert_eq!(told["code"], "uri_too_long");
+        assert!(told["detail"].as_str().unwrap().contains("8192 bytes"), "{told}");
+    }
+    app.end(&[]).await;
+}
+
+/// Sends a head over HTTP/1; returns the status, once the connection is closed or 200.
+async fn status_of(app: &TestApp, target: &str, headers: &str) -> String {
+    let began = Instant::now();
+    let mut client = RawClient::connect(app.address()).await;
+    // Where the head is too long, the other side stops listening before its end.
+    let _ = client.try_send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n{headers}\r\n")).await;
+    let answer = client.read_answer().await;
+    assert!(began.elapsed() < AT_ONCE, "{answer}");
+    answer.split(' ').nth(1).unwrap_or_else(|| panic!("no answer: {answer}")).to_owned()
+}
+
+#[tokio::test]
+async fn a_head_too_large_for_http_1_is_refused_at_once() {
+    let app = TestApp::start().await;
+    let many = |count: usize| (1..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
+    let long = |length: usize| format!("x-long: {}\r\n", "a".repeat(length));
+    assert_eq!(status_of(&app, "/healthz", &many(100)).await, "200");
+    assert_eq!(status_of(&app, "/healthz", &many(101)).await, "431");
+    assert_eq!(status_of(&app, "/healthz", &long(60 << 10)).await, "200");
+    assert_eq!(status_of(&app, "/healthz", &long(70 << 10)).await, "431");
+    assert_eq!(status_of(&app, &format!("/{}", "a".repeat(60 << 10)), "").await, "414");
+    assert_eq!(status_of(&app, &format!("/{}", "a".repeat(70 << 10)), "").await, "431");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_head_too_large_for_http_2_is_refused_at_once_and_the_connection_goes_on() {
+    let app = TestApp::start().await;
+    let client = Client::builder().http2_prior_knowledge().build().unwrap();
+    let get = async |bytes: usize| {
+        let began = Instant::now();
+        let request = client.get(app.at("/healthz")).header("x-long", "a".repeat(bytes));
+        let status = request.send().await.unwrap().status().as_u16();
+        assert!(began.elapsed() < AT_ONCE);
+        status
+    };
+    assert_eq!(get(30 << 10).await, 200);
+    assert_eq!(get(33 << 10).await, 431);
+    assert_eq!(get(10).await, 200);
+    // What is far too much is not even looked at: the connection ends.
+    let far_too_much = client.get(app.at("/healthz")).header("x-long", "a".repeat(1 << 20)).send();
+    let ended = tokio::time::timeout(AT_ONCE, far_too_much).await.expect("an end at once");
+    assert!(ended.is_err(), "{ended:?}");
+    assert_eq!(get(10).await, 200);
+    app.end(&[]).await;
+}
