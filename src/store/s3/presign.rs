@@ -1,6 +1,6 @@
 //! URLs that let their holder make one request to S3.
 
-use aws_sdk_s3::config::Builder;
+use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
 use http::uri::{Authority, Uri};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,7 +14,7 @@ impl S3Store {
     pub(super) async fn get_url(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
         let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).customize();
         let (window, expires_at) = self.window(options)?;
-        let request = call.config_override(self.addressed(options)).presigned(window).await;
+        let request = self.addressed(call, options).presigned(window).await;
         Ok(self.presigned(request.map_err(|error| classify("GetObject", error))?, expires_at))
     }
 
@@ -33,7 +33,7 @@ impl S3Store {
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
             .if_none_match("*");
         let (window, expires_at) = self.window(options)?;
-        let request = call.customize().config_override(self.addressed(options)).presigned(window).await;
+        let request = self.addressed(call.customize(), options).presigned(window).await;
         Ok(self.presigned(request.map_err(|error| classify("PutObject", error))?, expires_at))
     }
 
@@ -47,7 +47,7 @@ impl S3Store {
         let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
         let call = call.part_number(part_number(number)).content_length(length(size));
         let (window, expires_at) = self.window(options)?;
-        let request = call.customize().config_override(self.addressed(options)).presigned(window).await;
+        let request = self.addressed(call.customize(), options).presigned(window).await;
         Ok(self.presigned(request.map_err(|error| classify("UploadPart", error))?, expires_at))
     }
 
@@ -68,17 +68,20 @@ impl S3Store {
         }
     }
 
-    /// Where the holder of the URL reaches the store, where that is not where this process does.
-    fn addressed(&self, options: &PresignOptions) -> Builder {
+    /// Signs for where the holder of the URL reaches the store, where that is not where this process does.
+    fn addressed<T, E, B>(
+        &self,
+        call: CustomizableOperation<T, E, B>,
+        options: &PresignOptions,
+    ) -> CustomizableOperation<T, E, B> {
         let followed = || {
             let host = options.host.as_deref().filter(|_| self.host_follows_request)?;
             with_host(self.endpoint.as_deref()?, host)
         };
-        let overrides = aws_sdk_s3::Config::builder();
         // Setting it to none would override, too: with AWS's own address.
         match self.public_endpoint.clone().or_else(followed) {
-            Some(endpoint) => overrides.endpoint_url(endpoint),
-            None => overrides,
+            Some(endpoint) => call.config_override(aws_sdk_s3::Config::builder().endpoint_url(endpoint)),
+            None => call,
         }
     }
 }
