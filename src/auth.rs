@@ -3,16 +3,17 @@
 //! A route is open unless [`guarded`] put it behind a scope. Keys come in `Authorization: Bearer` or `X-API-Key`; the log has
 //! their names.
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, header};
+use utoipa_axum::router::OpenApiRouter;
 
 mod keys;
 pub use keys::{Key, Keys, Scope, Secret};
 
 use crate::error::{Error, Result};
+use crate::routes::description;
 use crate::telemetry::{field, note};
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -24,10 +25,14 @@ struct Guard {
     scope: Scope,
 }
 
-/// Puts `routes` behind `scope`; leaves them open where there are no keys at all.
+/// Puts `routes` behind `scope`, also in their description; leaves them open where there are no keys at all.
 ///
 /// Answers that no handler gives (404, 405) and CORS preflights need no key.
-pub fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys, scope: Scope) -> Router<S> {
+pub fn guarded<S>(mut routes: OpenApiRouter<S>, keys: &Keys, scope: Scope) -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    description::secure(routes.get_openapi_mut(), scope, !keys.is_empty());
     if keys.is_empty() {
         return routes;
     }
