@@ -206,7 +206,7 @@ async fn without_a_key() {
 async fn when_the_store_fails() {
     let app = TestApp::behind_faults(&[]).await;
     let checked = Checked::new(&app).await;
-    app.faults().on(Operation::Head, Action::Status(500));
+    app.faults().fail_all(Operation::Head, Action::Status(500));
     for (operation, path) in [
         (OPEN, format!("/images/{NOBODY}")),
         (HEAD, format!("/images/{NOBODY}")),
