@@ -49,6 +49,10 @@ impl<'a> Checked<'a> {
         let errors: Vec<_> =
             self.description.validator(schema).iter_errors(&body).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{name}: {errors:?} in {body}");
+        if let Some(code) = body["code"].as_str() {
+            let examples = &content["application/json"]["examples"];
+            assert!(examples.get(code).is_some(), "{name}: {code} is not described");
+        }
         body
     }
 }
