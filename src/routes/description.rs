@@ -20,7 +20,7 @@ use crate::error::{Error, Refusal};
 
 /// The tags routes are grouped by.
 pub const IMAGES: &str = "Images";
-pub const DIRECT: &str = "Direct uploads";
+pub const DIRECT: &str = "Uploads";
 pub const SERVICE: &str = "Service";
 
 const BEARER: &str = "bearer";

@@ -106,7 +106,6 @@ fn refusal() -> RefOr<Content> {
 
 fn example(error: &Error) -> Example {
     let mut example = Example::new();
-    example.summary = error.to_string();
     example.value = serde_json::to_value(Refusal::from(error)).ok();
     example
 }
