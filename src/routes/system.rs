@@ -99,7 +99,10 @@ pub async fn healthz() -> Json<Health> {
 ///
 /// 503 also while it is stopping. It never writes.
 #[utoipa::path(get, path = "/readyz", tag = SERVICE,
-    responses((status = 200, description = "They do.", body = Health, example = json!({ "status": "ready" })), answers::Ready))]
+    responses(
+        (status = 200, description = "They do.", body = Health, example = json!({ "status": "ready" })),
+        answers::Ready,
+    ))]
 pub async fn readyz(State(app): State<App>) -> Result<Json<Health>> {
     if app.is_draining() {
         return Err(Error::NotReady { reason: "it is stopping", source: None });

@@ -10,8 +10,8 @@ use crate::telemetry;
 
 /// On every answer.
 pub fn request_id(response: &mut Response) {
-    let description = "The request's `x-request-id` where it had one (1 to 128 visible characters), else a fresh one. It is \
-                       in the log.";
+    let description = "The request's `x-request-id` where it had one (1 to 128 visible characters), else a fresh one. \
+                       It is in the log.";
     let id = json!("0b7ffd0c-5a9b-4c3e-8f3c-2f8a5c0e5a5b");
     response.headers.insert(telemetry::REQUEST_ID.to_string(), header(Type::String, description, id).into());
 }

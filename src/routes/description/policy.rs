@@ -1,4 +1,4 @@
-//! What follows from the settings: the formats and sizes that are taken, so that what the description calls valid is taken.
+//! What follows from the settings: formats and sizes, so that what the description calls valid is taken.
 
 use serde_json::{Map, Value, json};
 
