@@ -27,6 +27,7 @@ e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
+	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
 	NO_BUILD=1 loadtest/memory.sh
 	BIN=$(BIN) tests/e2e/run.sh
 	deploy/lint.sh

@@ -1,10 +1,10 @@
 //! The service without its transport: state, routes, and what holds for every request.
 
-use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::get;
+use axum::{Extension, Router};
 use http::{HeaderName, HeaderValue, Method, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
+use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::routes;
 
 pub mod headers;
 
@@ -20,7 +22,7 @@ use crate::config::{self, Config};
 use crate::direct::Promotions;
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::routes::{direct, images, page, system, upload};
+use crate::routes::{description, direct, docs, images, page, system, upload};
 use crate::sink::Uploads;
 use crate::sink::spill::Spill;
 use crate::store::measured::Measured;
@@ -91,12 +93,14 @@ impl App {
     pub fn router(&self) -> Router {
         let config::Auth { keys, public_read } = &self.config.auth;
         let reading = if *public_read { reading() } else { auth::guarded(reading(), keys, Scope::Read) };
-        let routes = open()
-            .merge(reading)
-            .merge(auth::local_or_keyed(operating(), keys))
+        let (routes, description) = OpenApiRouter::with_openapi(description::start())
             .merge(auth::guarded(uploading(), keys, Scope::Upload))
-            .merge(auth::guarded(deleting(), keys, Scope::Delete));
-        self.around(routes)
+            .merge(reading)
+            .merge(auth::guarded(deleting(), keys, Scope::Delete))
+            .merge(auth::local_or_keyed(operating(), keys))
+            .merge(open())
+            .split_for_parts();
+        self.around(routes.merge(pages()).layer(Extension(description::finish(description, self))))
     }
 
     /// `routes` with what holds for all of them; from the inside out.
@@ -114,36 +118,42 @@ impl App {
 }
 
 /// What anybody may ask.
-fn open() -> Router<App> {
-    Router::new()
-        .route("/", get(page::index))
-        .route("/assets/{file}", get(page::asset))
-        .route("/limits", get(system::limits))
-        .route("/healthz", get(system::healthz))
-        .route("/readyz", get(system::readyz))
+fn open() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(system::limits))
+        .routes(routes!(system::healthz))
+        .routes(routes!(system::readyz))
+        .routes(routes!(description::openapi))
 }
 
 /// What only who runs the service may ask.
-fn operating() -> Router<App> {
-    Router::new().route("/metrics", get(system::metrics))
+fn operating() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(system::metrics))
 }
 
-fn uploading() -> Router<App> {
+fn uploading() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(upload::upload))
+        .routes(routes!(direct::plan).layer(DefaultBodyLimit::max(direct::LONGEST_WISH)))
+        .routes(routes!(direct::status, direct::abort))
+        .routes(routes!(direct::complete))
+}
+
+fn deleting() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(images::delete))
+}
+
+fn reading() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(images::redirect, images::head)).routes(routes!(images::url))
+}
+
+/// For people, and no part of the API's description.
+fn pages() -> Router<App> {
     Router::new()
-        .route("/upload-image", post(upload::upload))
-        .route("/uploads", post(direct::plan).layer(DefaultBodyLimit::max(direct::LONGEST_WISH)))
-        .route("/uploads/{s3_key}", get(direct::status).delete(direct::abort))
-        .route("/uploads/{s3_key}/complete", post(direct::complete))
-}
-
-fn deleting() -> Router<App> {
-    Router::new().route("/delete/{s3_key}", delete(images::delete))
-}
-
-fn reading() -> Router<App> {
-    Router::new()
-        .route("/images/{s3_key}", get(images::redirect).head(images::head))
-        .route("/images/{s3_key}/url", get(images::url))
+        .route("/", get(page::index))
+        .route("/assets/{file}", get(page::asset))
+        .route("/docs", get(docs::index))
+        .route("/docs/{file}", get(docs::asset))
 }
 
 /// Ends a request that takes too long in all, however steadily it goes on; on Lambda also while there is time to undo it.

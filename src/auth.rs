@@ -3,16 +3,17 @@
 //! A route is open unless [`guarded`] put it behind a scope, or [`local_or_keyed`] behind this machine. Keys come in
 //! `Authorization: Bearer` or `X-API-Key`; the log has their names.
 
-use axum::Router;
 use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, header};
+use utoipa_axum::router::OpenApiRouter;
 
 mod keys;
 pub use keys::{Key, Keys, Scope, Secret};
 
 use crate::error::{Error, Result};
+use crate::routes::description;
 use crate::telemetry::{field, note};
 use crate::transport::Peer;
 
@@ -25,10 +26,14 @@ struct Guard {
     scope: Scope,
 }
 
-/// Puts `routes` behind `scope`; leaves them open where there are no keys at all.
+/// Puts `routes` behind `scope`, also in their description; leaves them open where there are no keys at all.
 ///
 /// Answers that no handler gives (404, 405) and CORS preflights need no key.
-pub fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys, scope: Scope) -> Router<S> {
+pub fn guarded<S>(mut routes: OpenApiRouter<S>, keys: &Keys, scope: Scope) -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    description::secure(routes.get_openapi_mut(), Some(scope), !keys.is_empty());
     if keys.is_empty() {
         return routes;
     }
@@ -39,7 +44,11 @@ pub fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys,
 /// Puts `routes` behind any key whatever its scope, except for who asks on this machine itself.
 ///
 /// Also where there are no keys: what they tell is the operator's business.
-pub fn local_or_keyed<S: Clone + Send + Sync + 'static>(routes: Router<S>, keys: &Keys) -> Router<S> {
+pub fn local_or_keyed<S>(mut routes: OpenApiRouter<S>, keys: &Keys) -> OpenApiRouter<S>
+where
+    S: Clone + Send + Sync + 'static,
+{
+    description::secure(routes.get_openapi_mut(), None, false);
     routes.route_layer(middleware::from_fn_with_state(keys.clone(), check_local_or_keyed))
 }
 
@@ -93,7 +102,7 @@ mod tests {
     /// What a route behind this machine or a key answers to `peer`.
     async fn answered(keys: &str, peer: Option<&str>, headers: &[(&str, &str)]) -> Response {
         let keys = Keys::read(Some(&Secret::from(keys.to_owned())), None).unwrap();
-        let routes = local_or_keyed(Router::new().route("/", axum::routing::get(async || "")), &keys);
+        let routes = local_or_keyed(OpenApiRouter::new().route("/", axum::routing::get(async || "")), &keys);
         let mut request = Request::get("/");
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -102,7 +111,7 @@ mod tests {
         if let Some(peer) = peer {
             request.extensions_mut().insert(Peer(peer.parse().unwrap()));
         }
-        routes.oneshot(request).await.unwrap()
+        axum::Router::from(routes).oneshot(request).await.unwrap()
     }
 
     #[tokio::test]

@@ -5,13 +5,15 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
+use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
 /// What went wrong with a request. `Display` is the public `detail`.
 #[derive(Debug, thiserror::Error)]
+#[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Error {
     #[error("No file uploaded")]
     NoFile,
@@ -60,8 +62,6 @@ pub enum Error {
     MethodNotAllowed,
     #[error("The address is longer than {limit} bytes; use the links of the service's answers as they are")]
     UriTooLong { limit: usize },
-    #[error("A Content-Length is needed here")]
-    LengthRequired,
     #[error(
         "Images of more than {limit} bytes are not taken here; larger ones, where allowed, go through POST /uploads"
     )]
@@ -117,7 +117,6 @@ impl Error {
             Error::NotFound | Error::NoRoute => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
             Error::UriTooLong { .. } => "uri_too_long",
-            Error::LengthRequired => "length_required",
             Error::PayloadTooLarge { .. } => "payload_too_large",
             Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
             Error::Storage(_) => "storage_failed",
@@ -131,6 +130,41 @@ impl Error {
             Error::ChangedMeanwhile => "changed_meanwhile",
             Error::Internal(_) => "internal",
         }
+    }
+
+    /// One of each, for the API's description.
+    pub fn examples() -> Vec<Error> {
+        vec![
+            Error::NoFile,
+            Error::InvalidFileType { detected: Some("webp") },
+            Error::MalformedForm("it has no closing boundary".to_owned()),
+            Error::InvalidBase64,
+            Error::MangledBody,
+            Error::InvalidRequest("size must be at least 1 byte".to_owned()),
+            Error::TooManyPixels { width: 70_000, height: 10, limit: "each side may have at most 65535".to_owned() },
+            Error::TruncatedBody(None),
+            Error::ClientTooSlow { seconds: 30 },
+            Error::Unauthorized,
+            Error::LocalOnly,
+            Error::Forbidden { scope: "upload" },
+            Error::NotFound,
+            Error::NoRoute,
+            Error::MethodNotAllowed,
+            Error::UriTooLong { limit: 8 << 10 },
+            Error::PayloadTooLarge { limit: 5_000_000_000 },
+            Error::UnsupportedMediaType,
+            Error::NotJson,
+            Error::Storage(StoreError::NotFound),
+            Error::OverCapacity(None),
+            Error::Deadline,
+            Error::NotReady { reason: "the store does not answer", source: None },
+            Error::PartsMissing { parts: vec![2, 3] },
+            Error::PartsUnexpected { parts: vec![7] },
+            Error::AlreadyComplete,
+            Error::Verifying,
+            Error::ChangedMeanwhile,
+            Error::Internal("".into()),
+        ]
     }
 
     /// The HTTP status that goes with [`Error::code`].
@@ -150,7 +184,6 @@ impl Error {
             Error::NotFound | Error::NoRoute => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
-            Error::LengthRequired => StatusCode::LENGTH_REQUIRED,
             Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::PartsMissing { .. }
             | Error::PartsUnexpected { .. }
@@ -164,7 +197,7 @@ impl Error {
     }
 
     /// Seconds after which asking again is worth it, for the errors that pass by themselves.
-    fn retry_after(&self) -> Option<u32> {
+    pub fn retry_after(&self) -> Option<u32> {
         let passes = self.status() == StatusCode::SERVICE_UNAVAILABLE || matches!(self, Error::Verifying);
         passes.then_some(1)
     }
@@ -190,15 +223,56 @@ impl IntoResponse for Error {
     }
 }
 
+/// What a client is told of an error: the body of every answer that is one.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct Refusal {
+    /// What went wrong and what to do, for people. The wording may change.
+    #[schema(examples("File not found"))]
+    pub detail: String,
+    /// Which error it is, for programs. Codes do not change.
+    #[schema(schema_with = codes)]
+    pub code: &'static str,
+    /// Of `invalid_file_type`: the format the bytes have, where they were recognised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("webp"))]
+    pub detected: Option<&'static str>,
+    /// Of `parts_missing` and `parts_unexpected`: the numbers of the parts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples(2))]
+    pub parts: Option<Vec<u32>>,
+}
+
+impl From<&Error> for Refusal {
+    fn from(error: &Error) -> Self {
+        let detected = match error {
+            Error::InvalidFileType { detected } => *detected,
+            _ => None,
+        };
+        let parts = match error {
+            Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => Some(parts.clone()),
+            _ => None,
+        };
+        Refusal { detail: error.to_string(), code: error.code(), detected, parts }
+    }
+}
+
+/// The schema of [`Refusal::code`]: every code there is.
+fn codes() -> utoipa::openapi::Object {
+    let mut codes: Vec<&str> = Error::examples().iter().map(Error::code).collect();
+    codes.sort_unstable();
+    codes.dedup();
+    utoipa::openapi::ObjectBuilder::new()
+        .schema_type(utoipa::openapi::schema::Type::String)
+        .description(Some("Which error it is, for programs. Codes do not change."))
+        .enum_values(Some(codes))
+        .examples(["not_found"])
+        .build()
+}
+
 /// The answer for an error, which may be shared by several requests that waited for the same thing.
 pub fn respond(error: Arc<Error>) -> Response {
-    let mut body = json!({ "detail": error.to_string(), "code": error.code() });
-    match &*error {
-        Error::InvalidFileType { detected: Some(detected) } => body["detected"] = json!(detected),
-        Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => body["parts"] = json!(parts),
-        _ => {}
-    }
-    let mut response = (error.status(), Json(body)).into_response();
+    let mut response = (error.status(), Json(Refusal::from(&*error))).into_response();
     if let Some(seconds) = error.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -212,4 +286,17 @@ pub fn respond(error: Arc<Error>) -> Response {
 fn list(parts: &[u32]) -> String {
     let numbers: Vec<String> = parts.iter().map(u32::to_string).collect();
     numbers.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use strum::EnumCount;
+
+    #[test]
+    fn there_is_an_example_of_each() {
+        let kinds: HashSet<_> = Error::examples().iter().map(std::mem::discriminant).collect();
+        assert_eq!(kinds.len(), Error::COUNT);
+    }
 }

@@ -1,6 +1,9 @@
 //! The HTTP contract, one file a resource.
 
+mod asset;
+pub mod description;
 pub mod direct;
+pub mod docs;
 pub mod images;
 pub mod page;
 pub mod system;

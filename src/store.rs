@@ -7,6 +7,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
 use crate::error::BoxError;
@@ -55,6 +58,21 @@ impl fmt::Display for ImageKey {
         f.write_str(&self.0)
     }
 }
+
+impl PartialSchema for ImageKey {
+    fn schema() -> RefOr<Schema> {
+        let extensions: Vec<&str> = Format::ALL.iter().flat_map(|format| format.extensions()).copied().collect();
+        let uuid = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("An image's key: a UUID and the image's extension."))
+            .pattern(Some(format!(r"^{uuid}\.({})$", extensions.join("|"))))
+            .examples(["0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.jpg"])
+            .into()
+    }
+}
+
+impl ToSchema for ImageKey {}
 
 /// Where an object lies. The store puts its prefix (`S3_PREFIX`) before it; nothing else knows of that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]

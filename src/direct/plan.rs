@@ -1,8 +1,10 @@
 //! What a direct upload is to be, its arithmetic, and the links that carry it. Pure: no I/O.
 
 use form_urlencoded::Serializer;
+use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
+use utoipa::{IntoParams, ToSchema};
 
 use super::verify::Expected;
 use crate::error::{Error, Result};
@@ -19,16 +21,25 @@ const MAX_PARTS: u64 = 10_000;
 const MIN_PART_SIZE: u64 = 5 << 20;
 
 /// `POST /uploads`: what a client wants to send.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = UploadRequest)]
 pub struct Wish {
-    /// The file's name; its extension, where it has one, becomes the key's.
+    /// The file's name; its extension, where it has one, becomes the key's and must be of a format that is taken.
+    #[schema(examples("photo.png"))]
     pub filename: String,
     /// The file's media type; without one it follows the extension.
+    #[schema(examples("image/png"))]
     pub content_type: Option<String>,
     /// Bytes, exactly.
+    #[schema(minimum = 1, examples(482_113))]
+    #[serde(deserialize_with = "whole")]
     pub size: u64,
     /// SHA-256 of the file in hexadecimal, which S3 then checks; only for a single PUT.
+    #[schema(
+        pattern = "^[0-9a-fA-F]{64}$",
+        examples("688011d168af08899c9584648230b4739852c97f9bf4201d3fd8b448084b64e3")
+    )]
     pub sha256: Option<String>,
 }
 
@@ -81,6 +92,15 @@ impl Wish {
     }
 }
 
+/// JSON has one kind of number: `5.0` is a whole one, too.
+fn whole<'de, D: Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
+    let number = serde_json::Number::deserialize(number)?;
+    let float = number.as_f64().unwrap_or(f64::NAN);
+    let text = (float.fract() == 0.0).then(|| format!("{float:.0}"));
+    let whole = number.as_u64().or_else(|| text?.parse().ok());
+    whole.ok_or_else(|| D::Error::invalid_value(Unexpected::Float(float), &"a whole number of bytes, 0 or more"))
+}
+
 fn declared_format(content_type: &str, policy: &Policy) -> Result<Format> {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let format = Format::from_content_type(essence).filter(|format| policy.allows(*format));
@@ -118,13 +138,24 @@ pub fn compare(held: &[Part], size: u64, part_size: u64) -> Comparison {
 }
 
 /// The query of a plan's links.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub struct Query {
+    /// Bytes planned.
+    #[param(minimum = 1, example = 482_113)]
     size: u64,
+    /// The declared media type.
+    #[param(example = "image/png")]
     content_type: String,
+    /// Of a single PUT that was planned with it: SHA-256 in hexadecimal, 64 digits.
+    #[param(nullable = false, pattern = "^[0-9a-fA-F]{64}$")]
     sha256: Option<String>,
+    /// Of a multipart plan: S3's id of the upload, as `VXBsb2FkIElE`.
+    #[param(nullable = false, min_length = 1)]
     upload_id: Option<String>,
+    /// Of a multipart plan: bytes of every part but the last, as `5242880`.
+    #[param(nullable = false, minimum = 5_242_880)]
     part_size: Option<u64>,
 }
 
@@ -213,13 +244,26 @@ fn not_a_link() -> Error {
 }
 
 /// A plan's links: relative references, unless the service knows its own address (`PUBLIC_URL`).
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, ToSchema)]
+#[schema(as = UploadLinks)]
 pub struct Links {
     /// POST here when everything is sent.
+    #[schema(
+        format = "uri-reference",
+        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png/complete?size=9&content_type=image%2Fpng")
+    )]
     pub complete_url: String,
     /// GET here to see what has arrived.
+    #[schema(
+        format = "uri-reference",
+        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?size=482113&content_type=image%2Fpng")
+    )]
     pub status_url: String,
     /// DELETE here to leave nothing.
+    #[schema(
+        format = "uri-reference",
+        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?size=482113&content_type=image%2Fpng")
+    )]
     pub abort_url: String,
 }
 

@@ -3,51 +3,97 @@
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
+use utoipa::ToSchema;
 
 use super::plan::{Door, Links, Plan, part_sizes};
 use crate::store::{PresignOptions, Presigned, PutConditions, Result, Store, Upload};
 
 /// The answer to `POST /uploads`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UploadPlan)]
 pub struct PlanAnswer {
+    #[schema(value_type = crate::store::ImageKey)]
     pub s3_key: String,
     #[serde(flatten)]
     pub door: DoorAnswer,
     /// When the URLs end, RFC 3339. It is the latest: on a 403 before, ask again.
+    #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: String,
     #[serde(flatten)]
     pub links: Links,
 }
 
 /// What to send where.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
+#[schema(as = UploadTarget)]
 pub enum DoorAnswer {
+    /// One PUT.
     Put {
+        /// Always `PUT`.
+        #[schema(examples("PUT"))]
         method: &'static str,
+        /// Where to: presigned, and good until `expires_at`.
+        #[schema(
+            format = "uri",
+            examples(
+                "https://s3.example/photos/incoming/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?X-Amz-Signature=8f1e"
+            )
+        )]
         url: String,
         /// Exactly the headers to send. A browser sets Content-Length by itself.
+        #[schema(schema_with = exact_headers)]
         headers: BTreeMap<String, String>,
     },
+    /// Several PUTs, in any order and at once.
     Multipart {
+        /// S3's id of the upload.
+        #[schema(examples("VXBsb2FkIElE"))]
         upload_id: String,
         /// Bytes of every part but the last.
+        #[schema(examples(5_242_880))]
         part_size: u64,
+        /// All of them.
         parts: Vec<PartAnswer>,
     },
 }
 
 /// One part to PUT.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UploadPart)]
 pub struct PartAnswer {
+    /// From 1.
+    #[schema(examples(1))]
     pub part_number: u32,
     /// Bytes, exactly.
+    #[schema(examples(5_242_880))]
     pub size: u64,
-    /// None for a part that has arrived.
+    /// Where to PUT it: presigned. None for a part that has arrived.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(
+        nullable = false,
+        format = "uri",
+        examples(
+            "https://s3.example/photos/incoming/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?partNumber=1&X-Amz-Signature=8f1e"
+        )
+    )]
     pub url: Option<String>,
+    /// Exactly the headers to send with it.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = exact_headers)]
     pub headers: Option<BTreeMap<String, String>>,
+}
+
+/// The schema of headers by name.
+fn exact_headers() -> utoipa::openapi::Object {
+    let value = utoipa::openapi::ObjectBuilder::new().schema_type(utoipa::openapi::schema::Type::String);
+    utoipa::openapi::ObjectBuilder::new()
+        .description(Some("Exactly the headers to send with it, by name. A browser sets Content-Length by itself."))
+        .additional_properties(Some(value))
+        .examples([
+            serde_json::json!({ "content-length": "482113", "content-type": "image/png", "if-none-match": "*" }),
+        ])
+        .build()
 }
 
 /// Signs everything a fresh plan needs.

@@ -7,8 +7,10 @@ use axum::response::{IntoResponse, Response};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::Serialize;
-use serde_json::json;
+use utoipa::ToSchema;
 
+use super::description::{DIRECT, answers};
+use super::images::KeyInPath;
 use super::request_host;
 use super::upload::{StoredImage, checksum_text};
 use crate::app::App;
@@ -25,19 +27,26 @@ pub const LONGEST_WISH: usize = 16 << 10;
 /// How soon a client that was told `verifying` may ask again, in seconds.
 const ASK_AGAIN: u32 = 2;
 
-/// `GET status_url`.
-#[derive(Debug, Serialize)]
+/// How far a direct upload is, and its links.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = UploadStatus)]
 pub struct Status {
+    #[schema(value_type = ImageKey)]
     pub s3_key: String,
+    /// `put` or `multipart`, as planned.
+    #[schema(examples("multipart"))]
     pub kind: &'static str,
     pub state: UploadState,
     /// Bytes planned.
+    #[schema(examples(314_572_800))]
     pub size: u64,
     /// A multipart plan's parts, while its upload lives: those with a `url` are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub parts: Option<Vec<PartAnswer>>,
     /// When the parts' URLs end, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: Option<String>,
     #[serde(flatten)]
     pub links: Links,
@@ -58,8 +67,9 @@ impl Status {
 }
 
 /// How far a direct upload is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(examples("uploading"))]
 pub enum UploadState {
     /// Nothing has arrived.
     Waiting,
@@ -69,6 +79,16 @@ pub enum UploadState {
     Verifying,
     /// The image is there.
     Complete,
+}
+
+/// An upload that takes longer to check than the client wants to wait.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Unfinished {
+    #[schema(value_type = ImageKey)]
+    pub s3_key: String,
+    /// Always `verifying`.
+    #[schema(examples("verifying"))]
+    pub state: UploadState,
 }
 
 /// A plan from its link.
@@ -87,7 +107,12 @@ impl FromRequestParts<App> for Linked {
     }
 }
 
-/// `POST /uploads`.
+/// Plans a direct upload: what to PUT where, and the links to go on with.
+///
+/// Up to `direct_put_max` of `GET /limits` it is one PUT, above it at most 100 parts, each to be PUT with exactly the
+/// headers it has. Then POST to `complete_url`.
+#[utoipa::path(post, path = "/uploads", tag = DIRECT, operation_id = "plan_upload", request_body = plan::Wish,
+    responses((status = 201, description = "The plan.", body = PlanAnswer), answers::Plan))]
 pub async fn plan(
     State(app): State<App>,
     uri: Uri,
@@ -128,7 +153,10 @@ fn unread(problem: BytesRejection) -> Error {
     Error::TruncatedBody(Some(problem.into()))
 }
 
-/// `GET status_url`: what has arrived, and fresh URLs for the parts that have not.
+/// What has arrived, and fresh URLs for the parts that have not: a plan's `status_url`.
+#[utoipa::path(get, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "upload_status",
+    params(KeyInPath, plan::Query),
+    responses((status = 200, description = "How far it is.", body = Status), answers::Linked))]
 pub async fn status(
     State(app): State<App>,
     uri: Uri,
@@ -175,7 +203,17 @@ async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
     if plan.upload().is_some() { Err(Error::NotFound) } else { Ok(UploadState::Waiting) }
 }
 
-/// `POST complete_url`.
+/// Makes what has arrived an image, after checking it as any other: a plan's `complete_url`.
+///
+/// It may be asked again and again, and answers the same. What is refused here is deleted.
+#[utoipa::path(post, path = "/uploads/{s3_key}/complete", tag = DIRECT, operation_id = "complete_upload",
+    params(KeyInPath, plan::Query),
+    responses(
+        (status = 200, description = "It is an image.", body = StoredImage),
+        (status = 202, description = "It is still being checked: ask again.", body = Unfinished,
+            headers(("Retry-After" = u32, description = "Seconds."))),
+        answers::Complete,
+    ))]
 pub async fn complete(
     State(app): State<App>,
     uri: Uri,
@@ -197,7 +235,7 @@ pub async fn complete(
 }
 
 fn verifying(name: &Name) -> Response {
-    let body = json!({ "s3_key": name.key().as_str(), "state": UploadState::Verifying });
+    let body = Unfinished { s3_key: name.key().to_string(), state: UploadState::Verifying };
     (StatusCode::ACCEPTED, [(header::RETRY_AFTER, ASK_AGAIN.to_string())], Json(body)).into_response()
 }
 
@@ -214,7 +252,10 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
     }
 }
 
-/// `DELETE abort_url`: nothing of the upload is left.
+/// Leaves nothing of an upload: a plan's `abort_url`.
+#[utoipa::path(delete, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "abort_upload",
+    params(KeyInPath, plan::Query),
+    responses((status = 204, description = "Nothing is left."), answers::Abort))]
 pub async fn abort(State(app): State<App>, Linked(plan): Linked) -> Result<StatusCode, Response> {
     let aborted = tokio::time::timeout(app.config.direct.complete_wait, app.promotions.abort(plan)).await;
     let aborted = aborted.map_err(|_| Error::Verifying.into_response())?;

@@ -5,9 +5,10 @@ use axum::extract::{Path, State, rejection::PathRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
 use serde::Serialize;
-use serde_json::{Value, json};
 use std::time::SystemTime;
+use utoipa::{IntoParams, ToSchema};
 
+use super::description::{IMAGES, answers};
 use super::request_host;
 use crate::app::App;
 use crate::app::headers::CROSS_ORIGIN_RESOURCE_POLICY;
@@ -20,24 +21,61 @@ type KeyPath = Result<Path<String>, PathRejection>;
 /// Any page may show an image (`<img>`), and a browser asks this of the redirect, too.
 const EMBEDDABLE: (HeaderName, HeaderValue) = (CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("cross-origin"));
 
+/// The path of every route that names an image.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct KeyInPath {
+    /// The image's key, as the answer to its upload gave it.
+    pub s3_key: ImageKey,
+}
+
 /// A link to an image and what is known of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct ImageLink {
-    /// A presigned GET.
+    /// A presigned GET of the store; whoever has it can read the image until `expires_at`.
+    #[schema(
+        format = "uri",
+        examples("https://s3.example/photos/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.jpg?X-Amz-Signature=8f1e")
+    )]
     pub url: String,
+    #[schema(value_type = ImageKey)]
     pub s3_key: String,
+    /// The image's media type, by its bytes.
+    #[schema(required, examples("image/jpeg"))]
     pub content_type: Option<String>,
     /// Bytes.
+    #[schema(examples(482_113))]
     pub size: u64,
-    /// Pixels.
+    /// Pixels; null of an object that did not come through this service.
+    #[schema(required, examples(4032))]
     pub width: Option<u32>,
-    /// Pixels.
+    /// Pixels; null of an object that did not come through this service.
+    #[schema(required, examples(3024))]
     pub height: Option<u32>,
     /// When `url` ends, RFC 3339; temporary credentials may end it sooner.
+    #[schema(format = DateTime, examples("2026-11-22T13:00:00Z"))]
     pub expires_at: String,
 }
 
-/// `GET /images/{s3_key}`: sends the client on to the store.
+/// An image that is gone.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Deleted {
+    /// What was done, for people.
+    #[schema(examples("File '0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.jpg' deleted successfully"))]
+    pub detail: String,
+}
+
+/// Sends the client on to the image in the store.
+///
+/// The redirect may be kept for less than what is left of the link.
+#[utoipa::path(get, path = "/images/{s3_key}", tag = IMAGES, operation_id = "open_image", params(KeyInPath),
+    responses(
+        (status = 307, description = "The image is at `Location`.", headers(
+            ("Location" = String, description = "A presigned GET, good for `READ_URL_TTL` (1 h)."),
+            ("Cache-Control" = String, description = "`private, max-age=<seconds>`: half of what is left of the link."),
+        )),
+        answers::Stored,
+    ))]
 pub async fn redirect(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyPath) -> Result<Response> {
     let name = image(key)?;
     app.store.head(&name).await?;
@@ -49,7 +87,17 @@ pub async fn redirect(State(app): State<App>, uri: Uri, headers: HeaderMap, key:
     Ok((StatusCode::TEMPORARY_REDIRECT, [EMBEDDABLE], headers).into_response())
 }
 
-/// `HEAD /images/{s3_key}`: answers itself, with the image's own headers.
+/// The image's own headers, without a redirect.
+#[utoipa::path(head, path = "/images/{s3_key}", tag = IMAGES, operation_id = "image_headers", params(KeyInPath),
+    responses(
+        (status = 200, description = "The image is there.", headers(
+            ("Content-Length" = u64, description = "Bytes."),
+            ("Content-Type" = String, description = "The image's media type, by its bytes."),
+            ("ETag" = String, description = "The store's."),
+            ("Last-Modified" = String, description = "When it was stored (HTTP date)."),
+        )),
+        answers::Stored,
+    ))]
 pub async fn head(State(app): State<App>, key: KeyPath) -> Result<Response> {
     let found = app.store.head(&image(key)?).await?;
     let mut response = StatusCode::OK.into_response();
@@ -66,7 +114,9 @@ pub async fn head(State(app): State<App>, key: KeyPath) -> Result<Response> {
     Ok(response)
 }
 
-/// `GET /images/{s3_key}/url`: the link itself.
+/// The link itself, and what is known of the image.
+#[utoipa::path(get, path = "/images/{s3_key}/url", tag = IMAGES, operation_id = "image_link", params(KeyInPath),
+    responses((status = 200, description = "A fresh link.", body = ImageLink), answers::Stored))]
 pub async fn url(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyPath) -> Result<Json<ImageLink>> {
     let name = image(key)?;
     let ObjectInfo { size, content_type, dimensions, .. } = app.store.head(&name).await?;
@@ -83,12 +133,15 @@ pub async fn url(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyP
     }))
 }
 
-/// `DELETE /delete/{s3_key}`. S3 deletes what is not there without a word, so this looks first.
-pub async fn delete(State(app): State<App>, key: KeyPath) -> Result<Json<Value>> {
+/// Deletes an image.
+#[utoipa::path(delete, path = "/delete/{s3_key}", tag = IMAGES, operation_id = "delete_image", params(KeyInPath),
+    responses((status = 200, description = "It is gone.", body = Deleted), answers::Stored))]
+pub async fn delete(State(app): State<App>, key: KeyPath) -> Result<Json<Deleted>> {
     let name = image(key)?;
+    // S3 deletes what is not there without a word.
     app.store.head(&name).await?;
     app.store.delete(&name).await?;
-    Ok(Json(json!({ "detail": format!("File '{}' deleted successfully", name.key()) })))
+    Ok(Json(Deleted { detail: format!("File '{}' deleted successfully", name.key()) }))
 }
 
 /// The image a path names. What cannot be a key is not there: the store is not asked.

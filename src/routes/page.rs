@@ -3,32 +3,28 @@
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderMap, Uri, header};
 use std::sync::LazyLock;
 
+use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
 use super::request_host;
 use crate::app::App;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::store::{ImageKey, Name};
 
 /// The page itself.
 const INDEX: &str = include_str!("page/index.html");
 
-/// A file below `/assets/`.
-struct Asset {
-    name: &'static str,
-    content_type: &'static str,
-    text: &'static str,
-}
-
 const HTML: &str = "text/html; charset=utf-8";
-const CSS: &str = "text/css; charset=utf-8";
-const JS: &str = "text/javascript; charset=utf-8";
-const SVG: &str = "image/svg+xml";
 
 macro_rules! assets {
     ($($name:literal: $content_type:ident),* $(,)?) => {
-        &[$(Asset { name: $name, content_type: $content_type, text: include_str!(concat!("page/", $name)) }),*]
+        &[$(Asset {
+            name: $name,
+            content_type: $content_type,
+            bytes: include_bytes!(concat!("page/", $name)),
+            encoding: None,
+        }),*]
     };
 }
 
@@ -49,35 +45,23 @@ static ASSETS: &[Asset] = assets! {
     "upload.js": JS,
 };
 
-/// One tag for all assets: a module of one release never meets a module of another in a browser's cache.
-static ETAG: LazyLock<String> = LazyLock::new(|| {
-    let all: String = ASSETS.iter().map(|asset| asset.text).collect();
-    format!("\"{:016x}\"", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, all.as_bytes()))
-});
-
-/// Asked again each time, and nearly always answered with 304.
-const FRESH: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag(ASSETS));
 
 /// `GET /`.
 pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
-    let policy = content_security_policy(&origins(&app, request_host(&uri, &headers)).await);
+    answer(&app, &uri, &headers, INDEX).await
+}
+
+/// A page that may ask this service and its store, and nobody else.
+pub async fn answer(app: &App, uri: &Uri, headers: &HeaderMap, html: &'static str) -> Response {
+    let policy = content_security_policy(&origins(app, request_host(uri, headers)).await);
     // No tag: a 304 would leave an older policy in force, and the policy follows the settings.
-    ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], INDEX).into_response()
+    ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], html).into_response()
 }
 
 /// `GET /assets/{file}`.
 pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response> {
-    let asset =
-        file.ok().and_then(|Path(file)| ASSETS.iter().find(|asset| asset.name == file)).ok_or(Error::NoRoute)?;
-    let tag = [(header::ETAG, ETAG.as_str())];
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    if known.is_some_and(|tags| tags.contains(ETAG.as_str())) {
-        return Ok((StatusCode::NOT_MODIFIED, [FRESH], tag).into_response());
-    }
-    // For an icon that is opened by itself: SVG is a document, too.
-    let policy = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
-    let content_type = [(header::CONTENT_TYPE, asset.content_type)];
-    Ok(([FRESH], tag, policy, content_type, asset.text).into_response())
+    asset::answer(ASSETS, &ETAG, file, &headers)
 }
 
 /// Where the page sends requests besides its own origin: the store, and the service by its public name.

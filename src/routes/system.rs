@@ -5,9 +5,10 @@ use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use http::header;
 use serde::Serialize;
-use serde_json::{Value, json};
 use std::time::Duration;
+use utoipa::ToSchema;
 
+use super::description::{SERVICE, answers};
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::policy::MAX_SIDE;
@@ -17,33 +18,58 @@ use crate::transport::Invocation;
 const READY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a client may send, and how.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Limits {
     /// The largest image, in bytes.
+    #[schema(examples(5_000_000_000_u64))]
     pub max_upload_size: u64,
     /// The largest image `POST /upload-image` takes, in bytes; smaller on Lambda, whose events are limited.
+    #[schema(examples(4_694_016))]
     pub max_stream_size: u64,
     /// The largest image planned as one presigned PUT, in bytes; larger ones are planned in parts.
+    #[schema(examples(104_857_600))]
     pub direct_put_max: u64,
     /// Width times height; 0: any.
+    #[schema(examples(268_435_456))]
     pub max_pixels: u64,
     /// Pixels of each side, where `max_pixels` is not 0.
+    #[schema(examples(65_535))]
     pub max_side: u64,
     /// An image must show its dimensions within this many bytes.
+    #[schema(examples(1_048_576))]
     pub header_scan_limit: usize,
+    /// What is taken.
     pub formats: Vec<FormatLimits>,
     /// How an image may come in.
+    #[schema(examples("form"))]
     pub doors: Vec<&'static str>,
 }
 
-#[derive(Debug, Serialize)]
+/// An image format that is taken.
+#[derive(Debug, Serialize, ToSchema)]
 pub struct FormatLimits {
+    /// Its short name.
+    #[schema(examples("jpeg"))]
     pub name: &'static str,
+    /// Its media type.
+    #[schema(examples("image/jpeg"))]
     pub content_type: &'static str,
+    /// The extensions its files may have, in any case.
+    #[schema(value_type = Vec<String>, examples("jpg"))]
     pub extensions: &'static [&'static str],
 }
 
-/// `GET /limits`.
+/// How the service is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// `ok` of `/healthz`, `ready` of `/readyz`.
+    #[schema(examples("ok"))]
+    pub status: &'static str,
+}
+
+/// The sizes, formats and doors in force, so that a client can choose.
+#[utoipa::path(get, path = "/limits", tag = SERVICE,
+    responses((status = 200, description = "The limits.", body = Limits)))]
 pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocation>>) -> Json<Limits> {
     let policy = &app.policy;
     let streams = Invocation::policy(invocation.as_deref(), policy);
@@ -64,23 +90,36 @@ pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocat
     })
 }
 
-/// `GET /metrics`: for Prometheus.
+/// Numbers for Prometheus.
+///
+/// Answered to clients on the service's own machine, and with any API key, whatever its scope.
+#[utoipa::path(get, path = "/metrics", tag = SERVICE,
+    responses((status = 200, description = "In Prometheus' text format.", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.scrape())
 }
 
-/// `GET /healthz`: the process answers.
-pub async fn healthz() -> Json<Value> {
-    Json(json!({ "status": "ok" }))
+/// Whether the process answers.
+#[utoipa::path(get, path = "/healthz", tag = SERVICE,
+    responses((status = 200, description = "It does.", body = Health)))]
+pub async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
 }
 
-/// `GET /readyz`: the process takes work, and the bucket answers.
-pub async fn readyz(State(app): State<App>) -> Result<Json<Value>> {
+/// Whether the process takes work, and the bucket answers.
+///
+/// 503 also while it is stopping. It never writes.
+#[utoipa::path(get, path = "/readyz", tag = SERVICE,
+    responses(
+        (status = 200, description = "They do.", body = Health, example = json!({ "status": "ready" })),
+        answers::Ready,
+    ))]
+pub async fn readyz(State(app): State<App>) -> Result<Json<Health>> {
     if app.is_draining() {
         return Err(Error::NotReady { reason: "it is stopping", source: None });
     }
     match tokio::time::timeout(READY_TIMEOUT, app.store.ping()).await {
-        Ok(Ok(())) => Ok(Json(json!({ "status": "ready" }))),
+        Ok(Ok(())) => Ok(Json(Health { status: "ready" })),
         Ok(Err(error)) => Err(Error::NotReady { reason: "the store refuses", source: Some(error.into()) }),
         Err(late) => Err(Error::NotReady { reason: "the store does not answer", source: Some(late.into()) }),
     }

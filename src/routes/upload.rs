@@ -9,7 +9,9 @@ use http::{HeaderMap, Uri, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 
+use super::description::{IMAGES, answers};
 use super::request_host;
 use crate::app::App;
 use crate::error::{Error, Result};
@@ -26,23 +28,61 @@ use crate::transport::Invocation;
 const FORM_ALLOWANCE: u64 = 2 << 20;
 
 /// An image that is stored: the answer of every door.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct StoredImage {
-    /// A presigned GET, good for `READ_URL_TTL`.
+    /// A presigned GET of the store, good for `READ_URL_TTL` (1 h).
+    #[schema(
+        format = "uri",
+        examples("https://s3.example/photos/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.jpg?X-Amz-Signature=8f1e")
+    )]
     pub url: String,
+    #[schema(value_type = ImageKey)]
     pub s3_key: String,
     /// By the bytes, not by what the client said.
+    #[schema(examples("image/jpeg"))]
     pub content_type: String,
     /// Bytes.
+    #[schema(examples(482_113))]
     pub size: u64,
     /// Pixels.
+    #[schema(required, examples(4032))]
     pub width: Option<u32>,
     /// Pixels.
+    #[schema(required, examples(3024))]
     pub height: Option<u32>,
-    /// `crc64nvme:<base64>` of the whole object; none where the store has none of an object it was sent directly.
+    /// `crc64nvme:<base64>` of the whole object; null where the store has none of an object it was sent directly.
+    #[schema(required, examples("crc64nvme:eOogX3OeWNc="))]
     pub checksum: Option<String>,
 }
 
+/// A form with one file. It may have other fields, which are ignored.
+#[derive(ToSchema)]
+pub struct UploadForm {
+    /// The image. Its name's extension, where it has one, must be of a format that is taken.
+    #[schema(value_type = String, format = Binary)]
+    pub file: (),
+}
+
+/// The image itself, of any length up to `max_stream_size` of `GET /limits`.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub struct RawImage(pub ());
+
+/// Uploads an image through the service: as a form's field `file`, or as the body itself.
+///
+/// The body is streamed into the store, and what is stored becomes visible only once the whole request has proved right.
+/// A body larger than `max_stream_size` of `GET /limits` goes through `POST /uploads`.
+#[utoipa::path(post, path = "/upload-image", tag = IMAGES, operation_id = "upload_image",
+    request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
+    responses(
+        (status = 200, description = "It is stored.", body = StoredImage, links(
+            ("open" = (operation_id = "open_image", parameters(("s3_key" = "$response.body#/s3_key")))),
+            ("headers" = (operation_id = "image_headers", parameters(("s3_key" = "$response.body#/s3_key")))),
+            ("link" = (operation_id = "image_link", parameters(("s3_key" = "$response.body#/s3_key")))),
+            ("delete" = (operation_id = "delete_image", parameters(("s3_key" = "$response.body#/s3_key")))),
+        )),
+        answers::Upload,
+    ))]
 pub async fn upload(
     State(app): State<App>,
     uri: Uri,

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The page in headless Chromium, against the binary in BIN. Installs the browser (Debian) and the driver where missing.
+# The page and the docs in headless Chromium, against the binary in BIN. Installs the browser (Debian) and the driver where missing.
 set -euo pipefail
 cd "$(dirname "$0")"
 if [ ! -x /usr/bin/chromium ]; then
@@ -8,4 +8,4 @@ if [ ! -x /usr/bin/chromium ]; then
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
 fi
 npm ci --no-audit --no-fund
-node --test --test-reporter=spec "$@" page.test.js
+node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js docs.test.js

@@ -428,3 +428,19 @@ async fn without_what_it_needs_it_says_what() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(told.contains("S3_BUCKET") && told.contains("AWS_LAMBDA_FUNCTION_NAME"), "{told}");
 }
+
+#[tokio::test]
+async fn the_description_and_its_page_fit_into_every_answer() {
+    let mut setup = Setup::start().await;
+    for shape in ["function_url", "http_api", "rest_api", "alb", "alb_multi_value"] {
+        let answer = setup.function.invoke(&request(shape, "GET", "/openapi.json")).await.response();
+        assert_eq!(body(&answer)["openapi"], "3.1.0", "{shape}");
+        let answer = setup.function.invoke(&request(shape, "GET", "/docs/swagger-ui-bundle.js")).await.response();
+        assert_eq!((&answer["statusCode"], &answer["isBase64Encoded"]), (&200.into(), &true.into()), "{shape}");
+        assert_eq!(header(&answer, "content-encoding"), "gzip");
+        let bytes = STANDARD.decode(answer["body"].as_str().unwrap()).unwrap();
+        assert!(bytes.starts_with(&[0x1f, 0x8b]), "{shape}");
+        assert!(answer.to_string().len() < 1_000_000, "an ALB takes 1 MB");
+    }
+    setup.end(&[]).await;
+}

@@ -5,7 +5,9 @@ mod auth;
 mod client;
 mod clients;
 mod contract;
+mod description;
 mod direct;
+mod docs;
 #[cfg(feature = "doctor")]
 mod doctor;
 mod embedded;

@@ -1,0 +1,115 @@
+//! `/openapi.json`: the API as its routes describe it (utoipa), and what holds for all of them.
+//!
+//! A route and its description are one thing (`routes!`). What comes from around the routes is added where that is:
+//! [`secure`] beside the guard, [`finish`] beside the layers that every request passes.
+
+use axum::{Extension, Json};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{OpenApi, PathItem, RefOr, Response, Server};
+
+pub mod answers;
+mod headers;
+pub mod policy;
+
+use crate::app::App;
+use crate::auth::{self, Scope};
+use crate::error::{Error, Refusal};
+
+/// The tags routes are grouped by.
+pub const IMAGES: &str = "Images";
+pub const DIRECT: &str = "Uploads";
+pub const SERVICE: &str = "Service";
+
+const BEARER: &str = "bearer";
+const KEY: &str = "api_key";
+
+#[derive(utoipa::OpenApi)]
+#[openapi(
+    info(
+        title = "image-store",
+        description = "Takes images and keeps them in S3. Sizes are bytes, dimensions pixels, times RFC 3339 in UTC.\n\n\
+            Every error is JSON, `{\"detail\": \"<for people>\", \"code\": \"<for programs>\"}`. Beside what the routes \
+            list, any path that is none of them is 404 `not_found`, a method a route does not take 405 \
+            `method_not_allowed`, and a path and query over 8 KiB 414 `uri_too_long`."
+    ),
+    tags(
+        (name = IMAGES, description = "Upload through the service, read, delete."),
+        (name = DIRECT, description = "Past the service: `POST /uploads` plans, the client PUTs to S3, `complete_url` \
+            makes it an image. The links of a plan are used as they are."),
+        (name = SERVICE, description = "What the service says of itself."),
+    ),
+    components(schemas(Refusal)),
+)]
+struct Shared;
+
+/// What there is to say before any route.
+pub fn start() -> OpenApi {
+    let mut document = <Shared as utoipa::OpenApi>::openapi();
+    let mut bearer = Http::new(HttpAuthScheme::Bearer);
+    bearer.description = Some("One of the service's API keys, where it has any.".to_owned());
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
+    let key = ApiKeyValue::with_description(auth::API_KEY.as_str(), "The same keys, where `Authorization` is taken.");
+    components.add_security_scheme(KEY, SecurityScheme::ApiKey(ApiKey::Header(key)));
+    document
+}
+
+/// Says that the routes so far want a key with `scope` (any key, where none is named), in either header; or take one, where
+/// none is `required`.
+pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
+    let open = (!required).then(SecurityRequirement::default);
+    let keys = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
+    let security: Vec<_> = open.into_iter().chain(keys).collect();
+    for operation in operations(document) {
+        operation.security = Some(security.clone());
+        let forbidden = scope.map(|scope| Error::Forbidden { scope: scope.name() });
+        let refused = [Error::Unauthorized].into_iter().chain(forbidden);
+        answers::add(&mut operation.responses.responses, refused);
+    }
+}
+
+/// Adds what holds for every route, and what follows from the settings.
+pub fn finish(mut document: OpenApi, app: &App) -> Document {
+    document.servers = app.config.public_url.as_ref().map(|url| vec![Server::new(url)]);
+    for operation in operations(&mut document) {
+        answers::add(&mut operation.responses.responses, [Error::Internal("".into()), Error::Deadline]);
+        operation.responses.responses.values_mut().filter_map(inline).for_each(headers::request_id);
+    }
+    for item in document.paths.paths.values_mut() {
+        item.head.iter_mut().for_each(answers::without_bodies);
+    }
+    let mut document = json!(document);
+    policy::apply(&mut document, &app.policy, app.config.direct.put_max);
+    Document(Arc::new(document))
+}
+
+/// Nothing here refers to a shared response.
+fn inline(response: &mut RefOr<Response>) -> Option<&mut Response> {
+    match response {
+        RefOr::T(response) => Some(response),
+        RefOr::Ref(_) => None,
+    }
+}
+
+fn operations(document: &mut OpenApi) -> impl Iterator<Item = &mut Operation> {
+    document.paths.paths.values_mut().flat_map(|item| {
+        let PathItem { get, put, post, delete, head, patch, .. } = item;
+        [get, put, post, delete, head, patch].into_iter().flatten()
+    })
+}
+
+/// The finished description, in every request's extensions.
+#[derive(Clone)]
+pub struct Document(Arc<Value>);
+
+/// This description.
+///
+/// OpenAPI 3.1.
+#[utoipa::path(get, path = "/openapi.json", tag = SERVICE, operation_id = "openapi",
+    responses((status = 200, description = "An OpenAPI document.", body = Value)))]
+pub async fn openapi(Extension(Document(document)): Extension<Document>) -> Json<Arc<Value>> {
+    Json(document)
+}

@@ -1,0 +1,69 @@
+//! What follows from the settings: formats and sizes, so that what the description calls valid is taken.
+
+use serde_json::{Map, Value, json};
+
+use crate::format::Format;
+use crate::policy::Policy;
+
+const BODIES: &str = "/paths/~1upload-image/post/requestBody/content";
+const WISH: &str = "/components/schemas/UploadRequest";
+/// Stands for the formats' own types in the description of `POST /upload-image`.
+pub const ANY_IMAGE: &str = "image/*";
+
+pub fn apply(document: &mut Value, policy: &Policy, put_max: u64) {
+    if let Some(Value::Object(bodies)) = document.pointer_mut(BODIES) {
+        name_formats(bodies, policy);
+    }
+    if let Some(wish) = document.pointer_mut(WISH) {
+        merge(wish, rules(policy, put_max));
+    }
+}
+
+/// A raw body for each format that is taken.
+fn name_formats(bodies: &mut Map<String, Value>, policy: &Policy) {
+    if let Some(body) = bodies.remove(ANY_IMAGE) {
+        bodies.extend(policy.formats.iter().map(|format| (format.content_type().to_owned(), body.clone())));
+    }
+}
+
+/// What [`crate::direct::plan::Wish::check`] and `begin` ask, as JSON Schema.
+fn rules(policy: &Policy, put_max: u64) -> Value {
+    let extensions = extensions(policy);
+    let types: Vec<&str> = policy.formats.iter().map(|format| format.content_type()).collect();
+    let types_or_none: Vec<Option<&str>> = types.iter().copied().map(Some).chain([None]).collect();
+    json!({
+        "properties": {
+            "filename": { "pattern": format!(r"(^|[/\\])([^./\\]*|[^/\\]*\.({extensions}))$") },
+            "content_type": { "enum": types_or_none },
+            "size": { "maximum": policy.max_upload_size },
+        },
+        "allOf": [
+            { "anyOf": [
+                { "required": ["content_type"], "properties": { "content_type": { "enum": types } } },
+                { "properties": { "filename": { "pattern": format!(r"\.({extensions})$") } } },
+            ] },
+            { "anyOf": [
+                { "properties": { "size": { "maximum": put_max } } },
+                { "properties": { "sha256": { "type": "null" } } },
+            ] },
+        ],
+    })
+}
+
+/// The extensions that are taken, in upper and lower case, as alternatives of a regular expression.
+fn extensions(policy: &Policy) -> String {
+    let extensions = policy.formats.iter().flat_map(|format: &Format| format.extensions());
+    let any_case = |letter: char| format!("[{letter}{}]", letter.to_ascii_uppercase());
+    let each: Vec<String> = extensions.map(|extension| extension.chars().map(any_case).collect()).collect();
+    each.join("|")
+}
+
+/// Puts what `more` has into `value`, object by object.
+fn merge(value: &mut Value, more: Value) {
+    match (value, more) {
+        (Value::Object(value), Value::Object(more)) => {
+            more.into_iter().for_each(|(name, more)| merge(value.entry(name).or_insert(Value::Null), more));
+        }
+        (value, more) => *value = more,
+    }
+}

@@ -1,0 +1,14 @@
+"""What schemathesis sends where the description says that a string is binary: images, and what is none."""
+
+import pathlib
+
+import schemathesis
+from hypothesis import strategies as st
+
+FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures"
+FILES = {"jpeg": "plain.jpg", "png": "plain.png", "gif": "plain.gif", "bmp": "plain.bmp"}
+
+binary = st.sampled_from([(FIXTURES / name).read_bytes() for name in FILES.values()]) | st.binary(max_size=1024)
+schemathesis.openapi.format("binary", binary)
+for kind in FILES:
+    schemathesis.openapi.media_type(f"image/{kind}", binary)

@@ -1,0 +1,211 @@
+//! The API's description against the API: what is described is there, and what is answered is as described.
+
+mod conforming;
+
+use jsonschema::Validator;
+use reqwest::Method;
+use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
+
+use crate::support::app::TestApp;
+
+const NOBODY: &str = "00000000-0000-4000-8000-000000000000.png";
+
+/// `/openapi.json`, and lookups in it.
+struct Description(Value);
+
+impl Description {
+    async fn of(app: &TestApp) -> Self {
+        let answer = app.client.get(app.at("/openapi.json")).send().await.unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        Description(answer.json().await.unwrap())
+    }
+
+    /// Every operation: its method, its path's template, what is said of it.
+    fn operations(&self) -> Vec<(Method, &str, &Value)> {
+        let paths = self.0["paths"].as_object().unwrap().iter();
+        paths
+            .flat_map(|(path, item)| {
+                let methods = item.as_object().unwrap().iter();
+                methods.map(|(method, said)| (method.to_uppercase().parse().unwrap(), path.as_str(), said))
+            })
+            .collect()
+    }
+
+    fn operation(&self, method: &Method, template: &str) -> &Value {
+        let found = self.operations().into_iter().find(|(known, path, _)| (known, *path) == (method, template));
+        found.unwrap_or_else(|| panic!("{method} {template} is not described")).2
+    }
+
+    /// A validator for a schema in the description.
+    fn validator(&self, schema: &Value) -> Validator {
+        let mut schema = schema.clone();
+        schema["components"] = self.0["components"].clone();
+        jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap()
+    }
+
+    fn schema(&self, name: &str) -> Validator {
+        self.validator(&json!({ "$ref": format!("#/components/schemas/{name}") }))
+    }
+}
+
+#[tokio::test]
+async fn every_route_that_is_described_is_there() {
+    let app = TestApp::start().await;
+    let description = Description::of(&app).await;
+    let operations = description.operations();
+    assert!(operations.len() >= 14, "{}", operations.len());
+    for (method, template, _) in operations {
+        let path = template.replace("{s3_key}", NOBODY);
+        let answer = app.client.request(method.clone(), app.at(&path)).send().await.unwrap();
+        assert_ne!(answer.status(), 405, "{method} {template}");
+        assert!(!answer.text().await.unwrap().contains("no such route"), "{method} {template}");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn every_error_is_described_and_every_example_is_one() {
+    let app = TestApp::start().await;
+    let description = Description::of(&app).await;
+    let error = description.schema("Error");
+    let mut described = BTreeSet::new();
+    for (method, template, operation) in description.operations() {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let examples = response.pointer("/content/application~1json/examples").and_then(Value::as_object);
+            for (code, example) in examples.into_iter().flatten() {
+                assert!(error.is_valid(&example["value"]), "{method} {template} {status}: {example}");
+                assert_eq!(example["value"]["code"], *code);
+                described.insert(code.clone());
+            }
+        }
+    }
+    // Of any route, which the text at the top says.
+    for code in ["method_not_allowed", "uri_too_long"] {
+        assert!(description.0["info"]["description"].as_str().unwrap().contains(code));
+        described.insert(code.to_owned());
+    }
+    let all: BTreeSet<_> = image_store::error::Error::examples().iter().map(|error| error.code().to_owned()).collect();
+    assert_eq!(described, all);
+    let codes = &description.0["components"]["schemas"]["Error"]["properties"]["code"]["enum"];
+    assert_eq!(codes, &json!(all));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn every_field_has_a_text_and_an_example() {
+    let app = TestApp::start().await;
+    let Description(document) = Description::of(&app).await;
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let mut seen = 0;
+    for (name, schema) in schemas {
+        for (field, said) in objects(schema).iter().filter_map(|object| object["properties"].as_object()).flatten() {
+            let said = said["$ref"].as_str().map_or(said, |_| &schemas[reference(said)]);
+            // What tells one kind from the other says it all.
+            assert!(said["description"].is_string() || field == "kind", "{name}.{field} has no description");
+            assert!(is_shown(said), "{name}.{field} has no example");
+            seen += 1;
+        }
+    }
+    assert!(seen > 40, "{seen}");
+    app.end(&[]).await;
+}
+
+/// Whether a field has an example, or needs none: what it is made of has them, its values are listed, it is a file.
+fn is_shown(said: &Value) -> bool {
+    let listed = ["examples", "enum", "$ref"].iter().any(|key| said.get(key).is_some());
+    listed || said["format"] == "binary" || said.get("items").is_some_and(is_shown)
+}
+
+/// An object's schema, or those it is made of.
+fn objects(schema: &Value) -> Vec<&Value> {
+    let several = ["oneOf", "allOf"].iter().filter_map(|key| schema[key].as_array()).flatten();
+    several.chain([schema]).filter(|schema| schema.get("properties").is_some()).collect()
+}
+
+fn reference(schema: &Value) -> &str {
+    schema["$ref"].as_str().unwrap().rsplit('/').next().unwrap()
+}
+
+#[tokio::test]
+async fn what_the_description_calls_a_valid_plan_is_planned_and_nothing_else() {
+    let app =
+        TestApp::with(&["--allowed-formats=jpg,jpeg,webp", "--max-upload-size=12MiB", "--direct-put-max=6MiB"]).await;
+    let request = Description::of(&app).await.schema("UploadRequest");
+    let sha256 = "0a".repeat(32);
+    let mut valid = 0;
+    for wish in [
+        json!({ "filename": "a.jpg", "size": 1 }),
+        json!({ "filename": "a.JpEg", "size": 12 << 20, "content_type": null, "sha256": null }),
+        json!({ "filename": "a", "size": 1, "content_type": "image/webp" }),
+        json!({ "filename": "", "size": 5.0, "content_type": "image/jpeg" }),
+        json!({ "filename": "a.b/c\\d.webp", "size": 6 << 20, "sha256": sha256 }),
+        json!({ "filename": "a.b/c", "size": 1, "content_type": "image/jpeg" }),
+        json!({ "filename": "a\n.webp", "size": 1 }),
+        json!({ "filename": "a", "size": 1 }),
+        json!({ "filename": "a", "size": 1, "content_type": null }),
+        json!({ "filename": "a.b/c", "size": 1 }),
+        json!({ "filename": "a.png", "size": 1 }),
+        json!({ "filename": "a.jpg.png", "size": 1, "content_type": "image/jpeg" }),
+        json!({ "filename": "a.jpg\n", "size": 1 }),
+        json!({ "filename": "a.", "size": 1, "content_type": "image/jpeg" }),
+        json!({ "filename": "a.jpg", "size": 1, "content_type": "image/png" }),
+        json!({ "filename": "a.jpg", "size": 0 }),
+        json!({ "filename": "a.jpg", "size": 1.5 }),
+        json!({ "filename": "a.jpg", "size": -5.0 }),
+        json!({ "filename": "a.jpg", "size": "1" }),
+        json!({ "filename": "a.jpg", "size": (12 << 20) + 1 }),
+        json!({ "filename": "a.jpg", "size": (6 << 20) + 1, "sha256": sha256 }),
+        json!({ "filename": "a.jpg", "size": 1, "sha256": "0a" }),
+        json!({ "filename": "a.jpg", "size": 1, "more": 1 }),
+        json!({ "filename": "a.jpg" }),
+        json!({ "size": 1 }),
+        json!([]),
+    ] {
+        let answer = app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap();
+        let status = answer.status();
+        assert_eq!(status == 201, request.is_valid(&wish), "{wish}: {status}");
+        if status == 201 {
+            valid += 1;
+            let plan: Value = answer.json().await.unwrap();
+            let aborted = app.client.delete(app.at(plan["abort_url"].as_str().unwrap())).send().await.unwrap();
+            assert_eq!(aborted.status(), 204);
+        }
+    }
+    assert_eq!(valid, 7);
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn keys_are_wanted_by_the_description_where_the_service_wants_them() {
+    let security = async |flags: &[&str]| {
+        let app = TestApp::with(flags).await;
+        let description = Description::of(&app).await;
+        let wanted = |method, template| description.operation(&method, template).get("security").cloned();
+        let found = (
+            wanted(Method::POST, "/uploads"),
+            wanted(Method::HEAD, "/images/{s3_key}"),
+            wanted(Method::GET, "/limits"),
+        );
+        app.end(&[]).await;
+        found
+    };
+    let keys = |scope: &str| json!([{ "bearer": [scope] }, { "api_key": [scope] }]);
+    let optional = |scope: &str| json!([{}, { "bearer": [scope] }, { "api_key": [scope] }]);
+    assert_eq!(security(&[]).await, (Some(optional("upload")), Some(optional("read")), None));
+    assert_eq!(security(&["--api-keys=k"]).await, (Some(keys("upload")), Some(keys("read")), None));
+    assert_eq!(security(&["--api-keys=k", "--public-read=true"]).await, (Some(keys("upload")), None, None));
+}
+
+#[tokio::test]
+async fn formats_and_address_are_those_in_force() {
+    let app = TestApp::with(&["--allowed-formats=png,avif", "--public-url=https://images.example/up"]).await;
+    let description = Description::of(&app).await;
+    let bodies: &Map<_, _> =
+        description.operation(&Method::POST, "/upload-image")["requestBody"]["content"].as_object().unwrap();
+    let types: Vec<&str> = bodies.keys().map(String::as_str).collect();
+    assert_eq!(types, ["multipart/form-data", "image/png", "image/avif"]);
+    assert_eq!(description.0["servers"], json!([{ "url": "https://images.example/up" }]));
+    app.end(&[]).await;
+}
