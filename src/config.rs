@@ -82,7 +82,7 @@ pub struct Sink {
     /// Bytes.
     pub part_size: usize,
     pub part_concurrency: usize,
-    /// Bytes.
+    /// Bytes of memory for uploads: their parts, and what their connections hold.
     pub memory_budget: u64,
     /// Bytes; 0: nothing spills.
     pub spill_budget: u64,
@@ -91,6 +91,19 @@ pub struct Sink {
     pub spill_chosen: bool,
     /// How long a PutObject may go on whose request was given up; none: to its end. Not a setting, the transport's choice.
     pub patience: Option<Duration>,
+}
+
+impl Sink {
+    /// Bytes of the budget that parts may take. A quarter is left to what 500 connections hold beside them, so that a crowd
+    /// stays within the budget and the 64 MiB that the process itself may have.
+    pub fn memory_for_parts(&self) -> u64 {
+        self.memory_budget - self.memory_budget / 4
+    }
+
+    /// The smallest budget that holds a part.
+    pub fn least_memory(&self) -> u64 {
+        (self.part_size as u64 * 4).div_ceil(3)
+    }
 }
 
 /// How clients upload past this process.
@@ -160,9 +173,9 @@ impl Config {
         problems.check(max <= MAX_PARTS.saturating_mul(part_size), || {
             format!("MAX_UPLOAD_SIZE: {max} bytes do not fit {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
         });
-        let budget = self.sink.memory_budget;
-        problems.check(part_size <= budget, || {
-            format!("MEMORY_BUDGET: {budget} bytes do not hold one part of PART_SIZE ({part_size} bytes)")
+        let (budget, least) = (self.sink.memory_budget, self.sink.least_memory());
+        problems.check(least <= budget, || {
+            format!("MEMORY_BUDGET: {budget} bytes are too few for one part of PART_SIZE; it takes {least}")
         });
         let scan = self.policy.header_scan_limit as u64;
         problems.check(scan <= part_size, || {

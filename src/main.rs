@@ -104,12 +104,18 @@ fn run(config: Config, task: Task) -> Outcome {
     })
 }
 
+/// Threads for blocking work, which is mostly copying to and from the page cache. Each has a stack, and memory the allocator
+/// keeps for it.
+const BLOCKING_THREADS: usize = 32;
+
 /// A function has one request at a time, and threads take time to start.
 fn runtime(task: &Task) -> tokio::runtime::Builder {
-    match task {
+    let mut builder = match task {
         Task::Function => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
-    }
+    };
+    builder.max_blocking_threads(BLOCKING_THREADS);
+    builder
 }
 
 async fn function(config: Config, backend: &Backend) -> Outcome {

@@ -8,6 +8,7 @@
 //! back by a second promotion of the same bytes.
 
 use std::time::Duration;
+use tokio::sync::Semaphore;
 
 use super::plan::{Plan, compare};
 use crate::error::{Error, Result};
@@ -22,6 +23,8 @@ const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(50);
 /// What is read of an object first; nearly every image shows its dimensions in it.
 const HEAD: u64 = 64 << 10;
+/// Beginnings of objects that are in memory at once, beside the budget: each has up to `HEADER_SCAN_LIMIT` bytes.
+static LOOKS: Semaphore = Semaphore::const_new(16);
 
 /// Whether somebody waits for the verdict. An object that is refused unheard stays, unreadable, for who asks next: else
 /// its client would find nothing instead of the reason.
@@ -186,6 +189,7 @@ async fn look(store: &dyn Store, policy: &Policy, name: &Name, found: &ObjectInf
     policy.check_size(found.size)?;
     let limit = found.size.min(policy.header_scan_limit as u64);
     for end in [HEAD.min(limit), limit] {
+        let _turn = LOOKS.acquire().await;
         let head = store.read(name, 0..end, etag).await.map_err(Error::Storage)?;
         if let Some(info) = sniff::check(&head, end == found.size, policy)? {
             return Ok(info);

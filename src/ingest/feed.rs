@@ -15,8 +15,9 @@ use std::task::{Context, Poll, ready};
 use super::body::Data;
 use crate::error::{Error, Result};
 
-/// The most multer gets at once, in bytes.
-pub(super) const SLICE: usize = 64 * 1024;
+/// The most multer gets at once, in bytes. It copies that into a buffer of its own, of twice the size and for as long as the
+/// form lasts.
+pub(super) const SLICE: usize = 16 * 1024;
 
 /// The longest headers of a part, in bytes.
 pub(super) const HEADER_LIMIT: usize = 16 * 1024;

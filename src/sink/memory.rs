@@ -11,24 +11,39 @@
 //! however many of its kind there are, holds one room and stops nobody.
 //!
 //! What is charged is a room's capacity, for as long as anything holds it. Also the leading bytes of an image that has not
-//! shown itself yet are there and nowhere else; where that is a file, few at once are read back to look at them.
+//! shown itself yet are there and nowhere else; where that is a file, few at once are read back to look at them. What
+//! connections hold beside it is known and small: hyper's buffer, multer's, a piece of a file on its way.
 //!
 //! A fresh allocation of a part's size is mapped, faulted in page by page and unmapped again by the system, at a third of
-//! the kernel's time for an upload; so a few buffers are kept and used again.
+//! the kernel's time for an upload; so a few buffers are kept and used again, the last one first: it may still be in the
+//! processor's cache.
 
-use bytes::Bytes;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 
-use super::spill::{Spill, SpillFile, SpilledPart};
-use crate::store::Content;
+use super::spill::{Spill, SpillFile};
+
+mod buffer;
+#[cfg(test)]
+mod tests;
+
+pub use buffer::{Buffer, Peek};
+use buffer::{Peeked, Place};
 
 /// Budgets are counted in steps of this many bytes: a semaphore gives at most 2^32 permits at once.
 const STEP: usize = 4096;
 
 /// Buffers nobody uses are kept up to this many bytes: they are memory beside the budget.
 const KEPT: usize = 20 << 20;
+
+/// Buffers an upload takes as it needs them; for more it waits a moment first.
+const ENOUGH: usize = 2;
+
+/// A store that is near gives a buffer back within this time, still warm in the processor's caches; more of them make the
+/// upload slower then. Where the store takes its time, the client's next bytes come into the socket's buffer meanwhile.
+const PATIENCE: Duration = Duration::from_millis(5);
 
 /// Leading bytes of spilled parts that are looked at, at once.
 const READERS: usize = 4;
@@ -177,12 +192,25 @@ struct Rooms {
 impl Share {
     /// An empty buffer: in its own room, else in one that is free, else when one of its own comes back.
     pub async fn next(&mut self) -> Buffer {
+        if self.has_enough() {
+            let _ = tokio::time::timeout(PATIENCE, self.until_too_few()).await;
+        }
         loop {
             let returned = self.state.returned.notified();
             if let Some(room) = self.room().await {
                 return self.buffer(room);
             }
             returned.await;
+        }
+    }
+
+    fn has_enough(&self) -> bool {
+        lock(&self.state.rooms).held >= ENOUGH
+    }
+
+    async fn until_too_few(&self) {
+        while self.has_enough() {
+            self.state.returned.notified().await;
         }
     }
 
@@ -205,14 +233,13 @@ impl Share {
                     // A disk that is full now is no reason to fail: one of its own will come back.
                     None => self.budget.spill_room(self.budget.part_size).await.unwrap_or_default(),
                 };
-                // One of its own may have come back meanwhile, and one is what it keeps.
-                lock(&self.state.rooms).idle.take().or(borrowed)
+                borrowed.or_else(|| lock(&self.state.rooms).idle.take())
             }
         }
     }
 
     fn buffer(&self, room: Room) -> Buffer {
-        lock(&self.state.rooms).held += 1;
+        let room = self.state.occupy(room);
         let data = match &room {
             Room::Memory(_) => self.budget.allocate(self.size),
             Room::File { .. } => Vec::new(),
@@ -222,135 +249,14 @@ impl Share {
     }
 }
 
-/// A room in use. It goes back when the part in it is gone.
-#[derive(Debug)]
-struct Place {
-    room: Option<Room>,
-    state: Arc<State>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut rooms = lock(&self.state.rooms);
-        rooms.held -= 1;
-        if rooms.held == 0 && rooms.idle.is_none() {
-            rooms.idle = self.room.take();
-        }
-        drop(rooms);
-        self.room = None;
-        self.state.returned.notify_one();
-    }
-}
-
-/// A part being filled.
-#[derive(Debug)]
-pub struct Buffer {
-    /// Unused where the part is in a file.
-    data: Vec<u8>,
-    len: usize,
-    budget: Arc<Budget>,
-    /// Goes back after the memory: see the fields' order.
-    place: Place,
-}
-
-impl Buffer {
-    /// Bytes that still fit this part.
-    pub fn room(&self) -> usize {
-        self.budget.part_size - self.len
-    }
-
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Appends; no more than [`Buffer::room`]. At once where the part is in memory.
-    ///
-    /// # Errors
-    /// Where the part is in a file that cannot be written.
-    pub async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
-        debug_assert!(bytes.len() <= self.room());
-        let (offset, len) = (self.len, bytes.len());
-        match &self.place.room {
-            Some(Room::File { file, .. }) => file.write(offset as u64, bytes).await?,
-            _ => self.extend(&bytes),
-        }
-        self.len = offset + len;
-        Ok(())
-    }
-
-    fn extend(&mut self, bytes: &[u8]) {
-        // Where the announced length was wrong, go to a whole part at once: doubling could go past it.
-        if self.data.capacity() - self.data.len() < bytes.len() {
-            self.data.reserve_exact(self.room());
-        }
-        self.data.extend_from_slice(bytes);
-    }
-
-    /// The part's first bytes, at most `limit` of them.
-    ///
-    /// # Errors
-    /// Where the part is in a file that cannot be read.
-    pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
-        let len = self.len.min(limit);
-        match &self.place.room {
-            Some(Room::File { file, .. }) => self.budget.read(Arc::clone(file), len).await,
-            _ => Ok(Peek(Peeked::Here(self.data.get(..len).unwrap_or_default()))),
-        }
-    }
-
-    /// The part as it is sent. Its room goes back with the last clone.
-    pub fn freeze(self) -> Content {
-        match &self.place.room {
-            Some(Room::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
-            _ => Content::Memory(Bytes::from_owner(self)),
+impl State {
+    /// One of its own may have come back while `room` was looked for, and one is what it keeps.
+    fn occupy(&self, room: Room) -> Room {
+        let mut rooms = lock(&self.rooms);
+        rooms.held += 1;
+        match rooms.idle.take() {
+            Some(Room::Memory(own)) => Room::Memory(own),
+            _ => room,
         }
     }
 }
-
-/// What a part starts with.
-#[derive(Debug, Default)]
-pub struct Peek<'a>(Peeked<'a>);
-
-#[derive(Debug)]
-enum Peeked<'a> {
-    Here(&'a [u8]),
-    /// From a file, for as long as the turn lasts.
-    Read {
-        bytes: Bytes,
-        _turn: OwnedSemaphorePermit,
-    },
-}
-
-impl Default for Peeked<'_> {
-    fn default() -> Self {
-        Peeked::Here(&[])
-    }
-}
-
-impl AsRef<[u8]> for Peek<'_> {
-    fn as_ref(&self) -> &[u8] {
-        match &self.0 {
-            Peeked::Here(bytes) => bytes,
-            Peeked::Read { bytes, .. } => bytes,
-        }
-    }
-}
-
-impl AsRef<[u8]> for Buffer {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
-}
-
-impl Drop for Buffer {
-    fn drop(&mut self) {
-        self.budget.keep(std::mem::take(&mut self.data));
-    }
-}
-
-#[cfg(test)]
-mod tests;

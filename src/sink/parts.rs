@@ -75,10 +75,62 @@ fn full(error: io::Error) -> Error {
 
 /// The whole made of parts, given in order as (bytes, CRC64NVME).
 pub fn join(parts: impl IntoIterator<Item = (u64, u64)>) -> Whole {
-    let (size, crc) = parts.into_iter().fold((0, 0), |(size, crc), (len, next)| {
-        if size == 0 { (len, next) } else { (size + len, crc_fast::checksum_combine(CRC, crc, next, len)) }
-    });
+    let mut shift = Shift::default();
+    let (size, crc) =
+        parts.into_iter().fold(
+            (0, 0),
+            |(size, crc), (len, next)| {
+                if size == 0 { (len, next) } else { (size + len, shift.by(len, crc) ^ next) }
+            },
+        );
     Whole { size, crc64: Some(crc) }
+}
+
+/// CRC64NVME's polynomial, bits reversed: the highest bit is x^0.
+const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
+const ONE: u64 = 1 << 63;
+
+/// What a checksum becomes by bytes that follow it: it is multiplied by x^(8 × bytes), modulo the polynomial.
+///
+/// All parts but the last are equal, so the power is kept. `crc_fast::checksum_combine` finds it anew for each part, which
+/// took 2 % of an upload.
+#[derive(Default)]
+struct Shift {
+    bytes: u64,
+    power: u64,
+}
+
+impl Shift {
+    fn by(&mut self, bytes: u64, crc: u64) -> u64 {
+        if bytes != self.bytes {
+            *self = Shift { bytes, power: power(bytes) };
+        }
+        multiply(crc, self.power)
+    }
+}
+
+/// x^(8 × bytes), by squaring.
+fn power(mut bytes: u64) -> u64 {
+    let (mut power, mut square) = (ONE, ONE >> 8);
+    while bytes > 0 {
+        if bytes & 1 == 1 {
+            power = multiply(power, square);
+        }
+        square = multiply(square, square);
+        bytes >>= 1;
+    }
+    power
+}
+
+fn multiply(one: u64, mut other: u64) -> u64 {
+    let mut product = 0;
+    for bit in (0..64).rev() {
+        if one >> bit & 1 == 1 {
+            product ^= other;
+        }
+        other = (other >> 1) ^ (POLYNOMIAL * (other & 1));
+    }
+    product
 }
 
 #[cfg(test)]
@@ -93,7 +145,8 @@ mod tests {
     fn cut(chunks: &[&[u8]], expected: Option<u64>) -> Vec<Payload> {
         let budget = Budget::new(1 << 20, None, PART, 100);
         let mut share = budget.admit(expected).now_or_never().unwrap().unwrap().unwrap();
-        let mut next = || share.next().now_or_never().unwrap();
+        let clock = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        let mut next = || clock.block_on(share.next());
         let mut cutter = PartCutter::new(next());
         let mut parts = Vec::new();
         for chunk in chunks {
@@ -129,6 +182,15 @@ mod tests {
         assert_eq!(lens(PART + 1), [64, 1]);
         assert_eq!(lens(2 * PART), [64, 64]);
         assert_eq!(lens(2 * PART + 1), [64, 64, 1]);
+    }
+
+    #[test]
+    fn a_checksum_is_shifted_by_any_length() {
+        for bytes in [1, 2, 255, 1 << 20, 5 << 20, (5 << 20) + 1, 5_000_000_000, 1 << 40] {
+            let (one, other) = (0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210);
+            let joined = join([(1, one), (bytes, other)]).crc64;
+            assert_eq!(joined, Some(crc_fast::checksum_combine(CRC, one, other, bytes)), "{bytes}");
+        }
     }
 
     proptest! {

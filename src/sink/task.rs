@@ -20,11 +20,11 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::parts;
 use super::uploader::Stored;
-use crate::store::{Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
+use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
 
 /// Tries to abort an upload, and the pause before the second; it doubles.
 const ABORT_TRIES: u32 = 5;
@@ -67,6 +67,8 @@ pub(super) struct Task {
     pub(super) metadata: Metadata,
     /// How long a PutObject may go on whose request was given up; none: to its end.
     pub(super) patience: Option<Duration>,
+    /// Turns at sending parts that are in files.
+    pub(super) files: Arc<Semaphore>,
 }
 
 impl Task {
@@ -122,7 +124,7 @@ impl Task {
         let stored = Stored { size: only.len, crc64: only.crc64 };
         let put = tokio::select! {
             biased;
-            put = self.store.put(&self.name, &self.metadata, only) => put.map(|()| stored).map_err(Stop::Failed),
+            put = self.put_in_turn(only) => put.map(|()| stored).map_err(Stop::Failed),
             () = self.given_up(done) => Err(Stop::Abandoned),
         };
         // Also where it failed: its answer may have been what was lost.
@@ -199,7 +201,24 @@ impl Task {
     fn send<'a>(&'a self, upload: &'a Upload, sent: &mut Vec<Sent>, part: Payload) -> PartFuture<'a> {
         sent.push(Sent { size: part.len, crc64: part.crc64 });
         let number = u32::try_from(sent.len()).unwrap_or(u32::MAX);
-        Box::pin(self.store.upload_part(upload, number, part))
+        Box::pin(async move {
+            let _turn = self.turn(&part).await;
+            self.store.upload_part(upload, number, part).await
+        })
+    }
+
+    async fn put_in_turn(&self, only: Payload) -> Result<(), StoreError> {
+        let _turn = self.turn(&only).await;
+        self.store.put(&self.name, &self.metadata, only).await
+    }
+
+    /// A part in memory is sent at once. One in a file costs disk while it waits, and a connection and what those hold
+    /// while it is sent.
+    async fn turn(&self, part: &Payload) -> Option<OwnedSemaphorePermit> {
+        match part.content {
+            Content::Memory(_) => None,
+            Content::File(_) => Arc::clone(&self.files).acquire_owned().await.ok(),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
 use super::memory::{Budget, Share};
@@ -32,14 +32,19 @@ pub struct Uploads {
     budget: Arc<Budget>,
     patience: Option<Duration>,
     tasks: TaskTracker,
+    files: Arc<Semaphore>,
 }
+
+/// Parts in files that are sent at once, of all uploads together. They wait for each other's calls, which have timeouts.
+const FILES_AT_ONCE: usize = 64;
 
 impl Uploads {
     /// `spill` is where parts go that find no memory.
     pub fn new(store: Arc<dyn Store>, config: &config::Sink, spill: Option<Spill>) -> Self {
         let spill = spill.map(|spill| (config.spill_budget, spill));
-        let budget = Budget::new(config.memory_budget, spill, config.part_size, config.part_concurrency);
-        Uploads { store, budget, patience: config.patience, tasks: TaskTracker::new() }
+        let budget = Budget::new(config.memory_for_parts(), spill, config.part_size, config.part_concurrency);
+        let files = Arc::new(Semaphore::new(FILES_AT_ONCE));
+        Uploads { store, budget, patience: config.patience, tasks: TaskTracker::new(), files }
     }
 
     /// Room for an upload of at most `expected` bytes, before any of them is read.
@@ -70,7 +75,8 @@ impl Uploads {
         let Opening { cutter, share } = opening;
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
-        let task = Task { store: Arc::clone(&self.store), name, metadata, patience: self.patience };
+        let (store, files) = (Arc::clone(&self.store), Arc::clone(&self.files));
+        let task = Task { store, name, metadata, patience: self.patience, files };
         self.tasks.spawn(trace::carried(task.run(receiver, done)));
         Uploader { cutter, share, commands, outcome }
     }

@@ -72,7 +72,7 @@ pub fn prepare(config: &mut Config) -> Result<(), Vec<String>> {
     config.sink.patience = Some(PATIENCE);
     config.sink.spill_budget = 0;
     if let Some(quarter) = memory_size().map(|bytes| bytes / 4) {
-        config.sink.memory_budget = config.sink.memory_budget.min(quarter).max(config.sink.part_size as u64);
+        config.sink.memory_budget = config.sink.memory_budget.min(quarter).max(config.sink.least_memory());
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }

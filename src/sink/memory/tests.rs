@@ -1,7 +1,8 @@
 use super::*;
+use crate::store::Content;
+use bytes::Bytes;
 use futures::FutureExt;
 use proptest::prelude::*;
-use std::time::Duration;
 
 const PART: usize = 2 * STEP;
 
@@ -20,6 +21,11 @@ fn admit(budget: &Arc<Budget>, expected: Option<u64>) -> Option<Share> {
 
 fn now(share: &mut Share) -> Option<Buffer> {
     share.next().now_or_never()
+}
+
+/// Once it has waited as long as it likes.
+async fn later(share: &mut Share) -> Option<Buffer> {
+    tokio::time::timeout(Duration::from_secs(60), share.next()).await.ok()
 }
 
 fn bytes(content: &Content) -> Bytes {
@@ -58,15 +64,15 @@ fn uploads_are_admitted_while_there_is_room_for_a_part_of_each() {
     assert_eq!(budget.used().0, 0);
 }
 
-#[test]
-fn an_upload_borrows_what_is_free_and_goes_on_with_its_own_where_nothing_is() {
+#[tokio::test(start_paused = true)]
+async fn an_upload_borrows_what_is_free_and_goes_on_with_its_own_where_nothing_is() {
     let budget = budget(3, 4);
     let (mut one, mut other) = (admit(&budget, None).unwrap(), admit(&budget, None).unwrap());
     let first = now(&mut one).unwrap();
     let second = now(&mut one).unwrap();
-    assert!(now(&mut one).is_none(), "the rest is the other's");
+    assert!(later(&mut one).await.is_none(), "the rest is the other's");
     let others = now(&mut other).unwrap();
-    assert!(now(&mut other).is_none());
+    assert!(later(&mut other).await.is_none());
     drop(first);
     assert!(now(&mut other).is_some(), "it keeps one room and gives the other back");
     drop(second);
@@ -89,11 +95,11 @@ fn a_slow_upload_holds_one_room() {
     assert_eq!(budget.used().0, 0);
 }
 
-#[test]
-fn no_upload_holds_more_parts_than_it_may() {
+#[tokio::test(start_paused = true)]
+async fn no_upload_holds_more_parts_than_it_may() {
     let mut share = admit(&budget(10, 2), None).unwrap();
     let held = [now(&mut share).unwrap(), now(&mut share).unwrap()];
-    assert!(now(&mut share).is_none());
+    assert!(later(&mut share).await.is_none());
     drop(held);
     assert!(now(&mut share).is_some());
 }
@@ -187,6 +193,22 @@ async fn an_admitted_upload_goes_on_though_the_disk_is_full() {
     assert!(share.next().now_or_never().is_none());
     drop(own);
     assert_eq!(share.next().await.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_third_buffer_is_taken_where_the_store_takes_its_time() {
+    let mut share = admit(&budget(10, 4), None).unwrap();
+    let (first, _second) = (now(&mut share).unwrap(), now(&mut share).unwrap());
+    let began = tokio::time::Instant::now();
+    tokio::spawn(async move {
+        sleep(2).await;
+        drop(first);
+    });
+    let _again = share.next().await;
+    assert_eq!(began.elapsed(), Duration::from_millis(2), "a store that is near gives one back");
+    let _third = share.next().await;
+    assert!(began.elapsed() >= Duration::from_millis(2) + PATIENCE);
+    assert!(began.elapsed() <= Duration::from_millis(4) + PATIENCE);
 }
 
 /// One upload of the model: its client's pace and the store's, in virtual milliseconds.
