@@ -93,16 +93,20 @@ pub struct Sink {
     pub patience: Option<Duration>,
 }
 
+/// Bytes that 500 connections hold beside the parts: hyper's buffers, multer's, their calls to the store.
+const CONNECTIONS_HOLD: u64 = 64 << 20;
+
 impl Sink {
-    /// Bytes of the budget that parts may take. A quarter is left to what 500 connections hold beside them, so that a crowd
-    /// stays within the budget and the 64 MiB that the process itself may have.
+    /// Bytes of the budget that parts may take, so that a crowd of 500 stays within the budget and the 64 MiB that the
+    /// process itself may have. At least half of it: a small budget is a small service's.
     pub fn memory_for_parts(&self) -> u64 {
-        self.memory_budget - self.memory_budget / 4
+        self.memory_budget - CONNECTIONS_HOLD.min(self.memory_budget / 2)
     }
 
     /// The smallest budget that holds a part.
     pub fn least_memory(&self) -> u64 {
-        (self.part_size as u64 * 4).div_ceil(3)
+        let part = self.part_size as u64;
+        part + CONNECTIONS_HOLD.min(part)
     }
 }
 

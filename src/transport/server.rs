@@ -29,11 +29,11 @@ use crate::telemetry::metrics::{self, Metrics};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds for which what was sent may stay unacknowledged, or untaken.
 const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
-/// What an HTTP/1 connection may buffer; also the largest request head. What is larger, or has more headers than the 100
+/// What an HTTP/1 connection may buffer (twice, while a chunk is being taken); also the largest request head. What is larger, or has more headers than the 100
 /// that hyper takes, is answered 431 by hyper itself.
-const H1_BUFFER: usize = 64 << 10;
+const H1_BUFFER: usize = 32 << 10;
 /// Flow control windows of HTTP/2: what a connection, and each of its streams, may have in flight towards us. A client can
-/// fill this while nobody reads, on every connection there may be, so it is what 64 KiB of buffer are to HTTP/1.
+/// fill this while nobody reads, on every connection there may be.
 const H2_CONNECTION_WINDOW: u32 = 128 << 10;
 const H2_STREAM_WINDOW: u32 = 32 << 10;
 const H2_STREAMS: u32 = 64;

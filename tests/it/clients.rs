@@ -183,7 +183,7 @@ async fn http_2_takes_uploads_and_refuses_early() {
 
 #[tokio::test]
 async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over() {
-    let app = TestApp::with(&["--memory-budget=7MiB", "--spill-budget=0"]).await;
+    let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=0"]).await;
     let body = form("a.png", &png(12 * MIB));
     let mut first = RawClient::connect(app.address()).await;
     first.send(head(body.len(), "")).await;
@@ -204,7 +204,7 @@ async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over()
 
 #[tokio::test]
 async fn uploads_that_find_no_memory_go_through_a_file() {
-    let app = TestApp::with(&["--memory-budget=7MiB", "--spill-budget=10MiB"]).await;
+    let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=10MiB"]).await;
     let body = form("a.png", &png(12 * MIB));
     let mut first = RawClient::connect(app.address()).await;
     first.send(head(body.len(), "")).await;

@@ -119,7 +119,7 @@ async fn every_metric_of_the_table_is_there_and_counts() {
 
 #[tokio::test]
 async fn what_is_under_way_shows_and_is_gone_when_its_client_is() {
-    let app = TestApp::behind_faults(&["--memory-budget=14MiB", "--spill-budget=16MiB", "--s3-timeout=30s"]).await;
+    let app = TestApp::behind_faults(&["--memory-budget=20MiB", "--spill-budget=16MiB", "--s3-timeout=30s"]).await;
     app.faults().fail_all(Operation::UploadPart, Action::Hold);
     let client = half(&app).await;
     app.faults().wait_for(Operation::UploadPart, 2).await;
