@@ -22,8 +22,9 @@ mod presigned;
 mod report;
 mod scratch;
 mod subject;
+mod versioning;
 
-use self::check::Check;
+use self::check::CHECKS;
 use self::report::{Finding, Report, Verdict};
 use self::subject::Subject;
 use crate::backend::Backend;
@@ -65,18 +66,18 @@ pub async fn doctor(
 }
 
 async fn examine(subject: &Subject<'_>, report: &mut Report, stopping: &CancellationToken) {
-    let mut broken: Vec<Check> = Vec::new();
-    for check in Check::ALL {
+    let mut broken: Vec<&str> = Vec::new();
+    for check in CHECKS {
         if stopping.is_cancelled() {
             return;
         }
-        let missing = check.needs().iter().find(|needed| broken.contains(needed));
+        let missing = check.needs.iter().find(|needed| broken.contains(needed));
         let outcome = match missing {
-            Some(needed) => Err(Finding::skip(format!("needs {}", needed.name()))),
-            None => check.run(subject).await,
+            Some(needed) => Err(Finding::skip(format!("needs {needed}"))),
+            None => (check.run)(subject).await,
         };
-        if report.add(check.name(), outcome) >= Verdict::Skip {
-            broken.push(check);
+        if report.add(check.name, outcome) >= Verdict::Skip {
+            broken.push(check.name);
         }
     }
 }

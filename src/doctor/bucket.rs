@@ -56,10 +56,12 @@ pub async fn region(subject: &Subject<'_>) -> Outcome {
     let greeting = subject.greeting().await;
     let ours = subject.s3.region();
     match &greeting.headers.region {
-        Some(theirs) if theirs != ours => Err(Finding::fail(
-            format!("the bucket is in {theirs}, and requests are signed for {ours}"),
-            format!("set AWS_REGION={theirs}"),
-        )),
+        Some(theirs) if theirs != ours => {
+            let seen = format!("the bucket is in {theirs}, and requests are signed for {ours}");
+            let fix = format!("set AWS_REGION={theirs}");
+            // Many stores other than AWS take any region.
+            Err(if greeting.outcome.is_ok() { Finding::warn(seen, fix) } else { Finding::fail(seen, fix) })
+        }
         Some(_) => Ok(format!("{ours}, the bucket's")),
         None if matches!(greeting.outcome, Err(StoreError::NoAnswer { .. })) => Err(Finding::skip("no answer")),
         None => Ok(format!("{ours}; the store does not say its own")),

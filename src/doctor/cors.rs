@@ -1,4 +1,4 @@
-//! Whether pages may send to the store: a browser asks it first.
+//! Whether pages may send to the store, which a browser asks first, and read from it.
 
 use reqwest::Url;
 use reqwest::header::{
@@ -6,11 +6,11 @@ use reqwest::header::{
 };
 
 use super::outside::{Reply, set_by_client};
-use super::presigned::sign_put;
+use super::presigned::{sign_get, sign_put};
 use super::report::{Finding, Outcome};
 use super::subject::Subject;
 use crate::config::Config;
-use crate::store::{ImageKey, Name};
+use crate::store::{ImageKey, Name, Presigned};
 
 /// For `*`: some origin nobody thought of.
 const ANY_ORIGIN: &str = "https://any.example";
@@ -20,20 +20,31 @@ pub async fn cors(subject: &Subject<'_>) -> Outcome {
     if origins.is_empty() {
         return Err(Finding::skip("CORS_ALLOW_ORIGIN and PUBLIC_URL name no origin whose pages upload"));
     }
-    let signed = sign_put(subject, &Name::Incoming(ImageKey::random("png"))).await?;
-    let mut names: Vec<&str> = set_by_client(&signed).map(|(name, _)| name).collect();
-    names.sort_unstable();
+    let put = sign_put(subject, &Name::Incoming(ImageKey::random("png"))).await?;
+    let get = sign_get(subject, &subject.put_sample().await?).await?;
     for origin in &origins {
-        let listed = names.join(",");
-        let asked = [
-            ("origin", origin.as_str()),
-            ("access-control-request-method", "PUT"),
-            ("access-control-request-headers", &listed),
-        ];
-        let reply = subject.outside.preflight(&signed, &asked).await?;
-        allowed(&reply, origin, &names).map_err(|why| forbidden(subject.config, origin, &why))?;
+        may_put(subject, origin, &put).await?;
+        may_get(subject, origin, &get).await?;
     }
-    Ok(format!("pages of {} may PUT", origins.join(", ")))
+    Ok(format!("pages of {} may PUT and GET", origins.join(", ")))
+}
+
+async fn may_put(subject: &Subject<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
+    let mut names: Vec<&str> = set_by_client(signed).map(|(name, _)| name).collect();
+    names.sort_unstable();
+    let listed = names.join(",");
+    let asked =
+        [("origin", origin), ("access-control-request-method", "PUT"), ("access-control-request-headers", &listed)];
+    let reply = subject.outside.preflight(signed, &asked).await?;
+    let allowed = allowed(&reply, origin, &names);
+    allowed.map_err(|why| forbidden(subject.config, origin, &format!("a preflight for a PUT from {origin} {why}")))
+}
+
+/// A browser sends a plain GET without asking, and keeps the answer from a page whose origin it does not allow.
+async fn may_get(subject: &Subject<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
+    let reply = subject.outside.get_from(origin, signed).await?;
+    let allowed = allowed_origin(&reply, origin);
+    allowed.map_err(|why| forbidden(subject.config, origin, &format!("a GET from {origin} {why}")))
 }
 
 /// Where pages that upload come from: the configured origins, and the service's own upload page.
@@ -47,30 +58,32 @@ fn origins(config: &Config) -> Vec<String> {
 
 /// As the Fetch standard has browsers check a preflight's answer.
 fn allowed(reply: &Reply, origin: &str, names: &[&str]) -> Result<(), String> {
-    if !reply.status.is_success() {
-        return Err(format!("is answered {}", reply.told()));
-    }
-    let has = |header: HeaderName, wanted: &str| {
-        listed(&reply.headers, header).any(|value| value == "*" || value.eq_ignore_ascii_case(wanted))
-    };
-    if !has(ACCESS_CONTROL_ALLOW_ORIGIN, origin) {
-        return Err("does not allow the origin".to_owned());
-    }
-    if !has(ACCESS_CONTROL_ALLOW_METHODS, "PUT") {
+    allowed_origin(reply, origin)?;
+    if !has(&reply.headers, ACCESS_CONTROL_ALLOW_METHODS, "PUT") {
         return Err("does not allow PUT".to_owned());
     }
-    let missing = names.iter().find(|name| !has(ACCESS_CONTROL_ALLOW_HEADERS, name));
+    let missing = names.iter().find(|name| !has(&reply.headers, ACCESS_CONTROL_ALLOW_HEADERS, name));
     missing.map_or(Ok(()), |name| Err(format!("does not allow the header {name}")))
 }
 
-fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+fn allowed_origin(reply: &Reply, origin: &str) -> Result<(), String> {
+    if !reply.status.is_success() {
+        return Err(format!("is answered {}", reply.told()));
+    }
+    match has(&reply.headers, ACCESS_CONTROL_ALLOW_ORIGIN, origin) {
+        true => Ok(()),
+        false => Err("does not allow the origin".to_owned()),
+    }
+}
+
+fn has(headers: &HeaderMap, name: HeaderName, wanted: &str) -> bool {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim)
+    let mut listed = values.flat_map(|value| value.split(',')).map(str::trim);
+    listed.any(|value| value == "*" || value.eq_ignore_ascii_case(wanted))
 }
 
 /// The service's own page also works without, for what is small enough to go through the service.
-fn forbidden(config: &Config, origin: &str, why: &str) -> Finding {
-    let seen = format!("a preflight for a PUT from {origin} {why}");
+fn forbidden(config: &Config, origin: &str, seen: &str) -> Finding {
     let fix = format!("allow PUT, GET and HEAD from {origin} with all headers (*) in the bucket's CORS rules");
     let configured = origin == ANY_ORIGIN || config.cors_origins.iter().any(|configured| configured == origin);
     if configured { Finding::fail(seen, fix) } else { Finding::warn(seen, fix) }

@@ -3,7 +3,7 @@
 use super::advice::{is_denied, told};
 use super::report::{Finding, Outcome};
 use super::subject::Subject;
-use crate::store::s3::inspect::LifecycleRule;
+use crate::store::s3::inspect::{Expires, LifecycleRule};
 use crate::store::{INCOMING, StoreError};
 
 const SWEEP: &str = "run `image-store sweep` now and then";
@@ -35,18 +35,17 @@ fn unseen(error: &StoreError) -> Finding {
 fn judge(rules: &[LifecycleRule], prefix: &str) -> Outcome {
     let incoming = format!("{prefix}{INCOMING}");
     let covers = |rule: &LifecycleRule, keys: &str| keys.starts_with(&rule.prefix);
-    if let Some((rule, days)) =
-        rules.iter().find_map(|rule| rule.expires_after_days.filter(|_| covers(rule, prefix)).map(|days| (rule, days)))
-    {
+    let mut of_images = rules.iter().filter(|rule| covers(rule, prefix));
+    if let Some((rule, when)) = of_images.find_map(|rule| rule.expires.map(|when| (rule, when))) {
         let narrowed = if rule.narrowed { ", those with its tags or sizes" } else { "" };
         return Err(Finding::warn(
-            format!("a rule deletes images after {days} days (it is about '{}*'{narrowed})", rule.prefix),
+            format!("a rule deletes images {} (it is about '{}*'{narrowed})", told_when(when), rule.prefix),
             format!("if that is not meant, restrict it to {incoming}"),
         ));
     }
     let whole = || rules.iter().filter(|rule| !rule.narrowed);
     let aborts = whole().filter(|rule| covers(rule, prefix)).find_map(|rule| rule.aborts_uploads_after_days);
-    let expires = whole().filter(|rule| covers(rule, &incoming)).find_map(|rule| rule.expires_after_days);
+    let expires = whole().filter(|rule| covers(rule, &incoming)).find_map(|rule| days(rule.expires?));
     match (aborts, expires) {
         (Some(aborts), Some(expires)) => {
             Ok(format!("uploads are aborted after {aborts} d, {incoming} expires after {expires} d"))
@@ -54,6 +53,21 @@ fn judge(rules: &[LifecycleRule], prefix: &str) -> Outcome {
         (None, None) => Err(missing(&format!("{}, and {}", abort_rule(prefix), expiry_rule(&incoming)))),
         (None, _) => Err(missing(&abort_rule(prefix))),
         (_, None) => Err(missing(&expiry_rule(&incoming))),
+    }
+}
+
+/// A day in the calendar is none for what comes and goes every day.
+fn days(expires: Expires) -> Option<i32> {
+    match expires {
+        Expires::AfterDays(days) => Some(days),
+        Expires::On(_) => None,
+    }
+}
+
+fn told_when(expires: Expires) -> String {
+    match expires {
+        Expires::AfterDays(days) => format!("after {days} days"),
+        Expires::On(date) => format!("on {}", humantime::format_rfc3339_seconds(date)),
     }
 }
 
@@ -74,13 +88,15 @@ fn missing(rules: &str) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, SystemTime};
 
     fn rule(prefix: &str, aborts: Option<i32>, expires: Option<i32>) -> LifecycleRule {
         LifecycleRule {
             prefix: prefix.to_owned(),
             narrowed: false,
             aborts_uploads_after_days: aborts,
-            expires_after_days: expires,
+            expires: expires.map(Expires::AfterDays),
+            ..LifecycleRule::default()
         }
     }
 
@@ -104,5 +120,13 @@ mod tests {
         let rules = [rule("", Some(1), None), rule("a/", None, Some(30))];
         assert!(fix(&rules).contains("deletes images after 30 days"), "{}", fix(&rules));
         assert!(judge(&[rule("", Some(1), None), rule("a/incoming/", None, Some(2))], "a/").is_ok());
+    }
+
+    #[test]
+    fn a_date_deletes_images_and_keeps_no_folder_empty() {
+        let on = Some(Expires::On(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
+        let dated = |prefix| [rule("", Some(1), None), LifecycleRule { expires: on, ..rule(prefix, None, None) }];
+        assert!(fix(&dated("a/")).contains("deletes images on 2030-03-17T"), "{}", fix(&dated("a/")));
+        assert!(fix(&dated("a/incoming/")).contains("expire a/incoming/ after 1 day"));
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::report::{Finding, Outcome};
 use super::subject::{LONGER, SAMPLE, Subject, payload, unverified, verified};
 use crate::store::s3::Checksum;
-use crate::store::{ImageKey, Metadata, Name, ObjectInfo, StoreError};
+use crate::store::{ImageKey, Metadata, Name, ObjectInfo, Payload, StoreError};
 
 /// An ETag that no object has.
 const ANOTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
@@ -58,9 +58,8 @@ pub async fn checksum(subject: &Subject<'_>) -> Outcome {
     let kept = find(subject, &name).await?.crc64;
     let mut wrong = payload(Bytes::from_static(SAMPLE));
     wrong.crc64 ^= 1;
-    let taken = subject.store.put(&subject.scratch.image(), &verified(), wrong).await.is_ok();
     match kept {
-        _ if taken => Err(Finding::warn(
+        _ if takes(subject, wrong).await? => Err(Finding::warn(
             "a PUT with a wrong CRC64NVME is taken: the store does not check it",
             "set S3_CHECKSUM=none to spare the work, or use a store that checks",
         )),
@@ -73,6 +72,29 @@ pub async fn checksum(subject: &Subject<'_>) -> Outcome {
         }
         Some(_) => Ok("CRC64NVME is kept, and a wrong one refused".to_owned()),
     }
+}
+
+/// Whether the store takes what belies its checksum; any other failure tells nothing of that.
+async fn takes(subject: &Subject<'_>, wrong: Payload) -> Result<bool, Finding> {
+    let name = subject.scratch.image();
+    match subject.store.put(&name, &verified(), wrong).await {
+        Ok(()) => return Ok(true),
+        Err(StoreError::Refused { code, .. }) if is_bad_digest(&code) => {}
+        Err(error) => return Err(subject.failed("s3:PutObject")(error)),
+    }
+    match subject.store.head(&name).await {
+        Err(StoreError::NotFound) => Ok(false),
+        Err(error) => Err(subject.failed_on_bucket("s3:ListBucket")(error)),
+        Ok(_) => Err(Finding::fail(
+            "a PUT with a wrong CRC64NVME is refused, and its object there all the same",
+            "use another store: here what failed can be read",
+        )),
+    }
+}
+
+/// `BadDigest` in S3, `InvalidDigest` and `XAmzContentChecksumMismatch` in others.
+fn is_bad_digest(code: &str) -> bool {
+    code.contains("Digest") || code.contains("Checksum")
 }
 
 /// How a direct upload becomes an image: from `incoming/`, if it is still what was checked.

@@ -1,7 +1,7 @@
 //! Requests as clients send them: over the public endpoint, with nothing but a presigned URL.
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_LENGTH, HOST, HeaderMap};
+use reqwest::header::{CONTENT_LENGTH, HOST, HeaderMap, ORIGIN};
 use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode, Url};
 use std::time::Duration;
@@ -60,6 +60,11 @@ impl Outside {
 
     pub async fn get(&self, signed: &Presigned) -> Result<Reply, Finding> {
         read(self.client.get(&signed.url), signed).await
+    }
+
+    /// As a page of `origin` reads it.
+    pub async fn get_from(&self, origin: &str, signed: &Presigned) -> Result<Reply, Finding> {
+        read(self.client.get(&signed.url).header(ORIGIN, origin), signed).await
     }
 
     /// Asks as a browser does before it sends from another origin's page.

@@ -53,8 +53,7 @@ pub async fn part(subject: &Subject<'_>) -> Outcome {
 
 pub async fn get(subject: &Subject<'_>) -> Outcome {
     let name = subject.put_sample().await?;
-    let signed = subject.store.presign_get(&name, &subject.presigning()).await;
-    let signed = signed.map_err(subject.failed("s3:GetObject"))?;
+    let signed = sign_get(subject, &name).await?;
     let reply = subject.outside.get(&signed).await?;
     taken(&reply, &signed)?;
     let content_type = reply.headers.get("content-type").and_then(|value| value.to_str().ok());
@@ -68,6 +67,11 @@ pub async fn sign_put(subject: &Subject<'_>, name: &Name) -> Result<Presigned, F
     let conditions = PutConditions { size: SAMPLE.len() as u64, content_type: unverified().content_type, sha256: None };
     let signed = subject.store.presign_put(name, &conditions, &subject.presigning()).await;
     signed.map_err(subject.failed("s3:PutObject"))
+}
+
+pub async fn sign_get(subject: &Subject<'_>, name: &Name) -> Result<Presigned, Finding> {
+    let signed = subject.store.presign_get(name, &subject.presigning()).await;
+    signed.map_err(subject.failed("s3:GetObject"))
 }
 
 fn taken(reply: &Reply, signed: &Presigned) -> Result<(), Finding> {

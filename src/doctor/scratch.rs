@@ -4,7 +4,7 @@ use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::advice::is_denied;
+use crate::store::s3::leaves_open;
 use crate::store::{ImageKey, Leftover, Metadata, Name, Result, Store, StoreError, Upload};
 
 /// Names are noted before anything is sent, because a call that fails may have had its effect.
@@ -45,8 +45,8 @@ impl Scratch {
         let mut made = self.made();
         match &created {
             Ok(upload) => made.uploads.push(upload.clone()),
-            Err(StoreError::Refused { code, .. }) if is_denied(code) => {}
-            Err(_) => return created,
+            Err(error) if leaves_open(error) => return created,
+            Err(_) => {}
         }
         made.unknown -= 1;
         created

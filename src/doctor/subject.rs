@@ -12,7 +12,7 @@ use crate::backend::Backend;
 use crate::config::Config;
 use crate::store::s3::S3Store;
 use crate::store::s3::inspect::Greeting;
-use crate::store::{Content, Metadata, Name, Payload, PresignOptions, Store, StoreError};
+use crate::store::{self, Content, Metadata, Name, Payload, PresignOptions, Store, StoreError};
 
 /// The content of what is put: no image, in no format.
 pub const SAMPLE: &[u8] = b"image-store doctor looks whether this bucket works; it removes this at once\n";
@@ -27,6 +27,7 @@ pub struct Subject<'a> {
     pub outside: Outside,
     pub scratch: Scratch,
     greeting: OnceCell<Greeting>,
+    versioning: OnceCell<store::Result<Option<String>>>,
 }
 
 impl<'a> Subject<'a> {
@@ -39,12 +40,18 @@ impl<'a> Subject<'a> {
             outside: Outside::new(config)?,
             scratch: Scratch::default(),
             greeting: OnceCell::new(),
+            versioning: OnceCell::new(),
         })
     }
 
     /// How the bucket answers; asked once.
     pub async fn greeting(&self) -> &Greeting {
         self.greeting.get_or_init(|| self.s3.greet()).await
+    }
+
+    /// Whether the bucket keeps old versions; asked once.
+    pub async fn versioning(&self) -> Result<Option<&str>, &StoreError> {
+        self.versioning.get_or_init(|| self.s3.versioning()).await.as_ref().map(Option::as_deref)
     }
 
     /// A whole object under a final name.
@@ -80,11 +87,20 @@ impl<'a> Subject<'a> {
     pub async fn clean_up(&self) -> Outcome {
         let left = self.scratch.clear(self.store, &self.config.store.prefix).await;
         if left.is_empty() {
-            return Ok("nothing is left behind".to_owned());
+            return Ok(format!("nothing is left behind{}", self.but_versions()));
         }
         let left: Vec<String> = left.iter().map(|(key, error)| format!("{key} ({})", told(error))).collect();
         let fix = "allow s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads, and remove these";
         Err(Finding::fail(format!("could not remove {}", left.join(", ")), fix))
+    }
+
+    /// Only a version's own deletion removes it. Where nobody asked, nothing was made.
+    fn but_versions(&self) -> &'static str {
+        match self.versioning.get() {
+            Some(Ok(Some(_))) => " but old versions, which this bucket keeps of what is deleted",
+            Some(Err(_)) => ", unless the bucket keeps old versions of what is deleted",
+            Some(Ok(None)) | None => "",
+        }
     }
 }
 

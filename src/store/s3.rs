@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use self::credentials::Expiry;
+pub(crate) use self::errors::leaves_open;
 use self::errors::{classify, refused};
 pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, timeouts};
@@ -141,19 +142,6 @@ fn agree(one: Option<u64>, other: Option<u64>) -> bool {
     one.zip(other).is_none_or(|(one, other)| one == other)
 }
 
-/// Whether a refusal of Complete may hide that the object is there.
-///
-/// AWS answers `InternalError` also after it has begun; its retry then finds the upload gone.
-fn leaves_open(error: &StoreError) -> bool {
-    match error {
-        StoreError::NoAnswer { .. } | StoreError::NoSuchUpload | StoreError::Precondition => true,
-        StoreError::Refused { code, .. } => {
-            matches!(code.as_str(), "InternalError" | "ServiceUnavailable" | "500" | "503")
-        }
-        StoreError::NotFound | StoreError::Differs(_) => false,
-    }
-}
-
 /// The first `limit` bytes of a body: a store may send the whole object in spite of the range.
 async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
     let mut read = BytesMut::new();
@@ -189,7 +177,9 @@ impl Store for S3Store {
             .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc64Nvme))
             .set_checksum_type(checksums.then_some(ChecksumType::FullObject));
         let created = call.send().await.map_err(|error| classify("CreateMultipartUpload", error))?;
-        let id = created.upload_id.ok_or_else(|| refused("CreateMultipartUpload", "an answer without an upload id"))?;
+        // As good as no answer: there may be an upload.
+        let no_id = || StoreError::NoAnswer { operation: "CreateMultipartUpload", source: "no upload id in it".into() };
+        let id = created.upload_id.ok_or_else(no_id)?;
         Ok(Upload { name: name.clone(), id })
     }
 

@@ -40,6 +40,20 @@ pub(super) fn refused(operation: &'static str, source: impl Into<crate::error::B
     StoreError::Refused { operation, code: "InvalidCall".to_owned(), source: source.into() }
 }
 
+/// Whether a call that failed like this may have had its effect.
+///
+/// AWS answers `InternalError` also after it has begun; its retry then finds the upload gone (NoSuchUpload) or the object
+/// there (Precondition). 502 and 504 are a gateway's, which does not know.
+pub(crate) fn leaves_open(error: &StoreError) -> bool {
+    match error {
+        StoreError::NoAnswer { .. } | StoreError::NoSuchUpload | StoreError::Precondition => true,
+        StoreError::Refused { code, .. } => {
+            matches!(code.as_str(), "InternalError" | "ServiceUnavailable" | "500" | "502" | "503" | "504")
+        }
+        StoreError::NotFound | StoreError::Differs(_) => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +97,13 @@ mod tests {
         assert!(matches!(classify("HeadObject", error), StoreError::NoAnswer { operation: "HeadObject", .. }));
         assert!(matches!(answered(200, None), StoreError::NoAnswer { .. }));
         assert!(matches!(answered(200, Some("InternalError")), StoreError::Refused { .. }));
+        for open in
+            [answered(200, None), answered(200, Some("InternalError")), answered(504, None), answered(412, None)]
+        {
+            assert!(leaves_open(&open), "{open:?}");
+        }
+        for settled in [answered(400, Some("InvalidRequest")), answered(403, None), answered(503, Some("SlowDown"))] {
+            assert!(!leaves_open(&settled), "{settled:?}");
+        }
     }
 }

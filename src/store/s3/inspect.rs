@@ -1,8 +1,8 @@
-//! What an operator asks of a bucket and the service does not: its region, its clock, its lifecycle rules.
+//! What an operator asks of a bucket and the service does not: its region, its clock, its versions, its lifecycle rules.
 
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
-use aws_sdk_s3::types::{ExpirationStatus, LifecycleRuleFilter};
+use aws_sdk_s3::types::{ExpirationStatus, LifecycleExpiration, LifecycleRuleFilter, NoncurrentVersionExpiration};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -35,7 +35,17 @@ pub struct LifecycleRule {
     /// Whether it is about some of those only, by their tags or sizes.
     pub narrowed: bool,
     pub aborts_uploads_after_days: Option<i32>,
-    pub expires_after_days: Option<i32>,
+    pub expires: Option<Expires>,
+    /// Of a versioned bucket, where it keeps none of them for longer.
+    pub expires_old_versions_after_days: Option<i32>,
+}
+
+/// When a rule deletes objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expires {
+    AfterDays(i32),
+    /// All there are on that day, and from then on what is new.
+    On(SystemTime),
 }
 
 impl S3Store {
@@ -73,6 +83,20 @@ impl S3Store {
         }
     }
 
+    /// Whether objects have versions (GetBucketVersioning): `Enabled`, `Suspended`, or none where they never had any.
+    ///
+    /// # Errors
+    /// `AccessDenied` where it may not be seen.
+    pub async fn versioning(&self) -> Result<Option<String>> {
+        let asked = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
+        match asked.map_err(|error| classify("GetBucketVersioning", error)) {
+            Ok(found) => Ok(found.status.map(|status| status.as_str().to_owned())),
+            // A store that does not know versions keeps none.
+            Err(StoreError::Refused { code, .. }) if matches!(code.as_str(), "NotImplemented" | "501") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The enabled lifecycle rules (GetBucketLifecycleConfiguration).
     ///
     /// # Errors
@@ -101,8 +125,18 @@ fn lifecycle_rule(rule: &aws_sdk_s3::types::LifecycleRule) -> LifecycleRule {
         aborts_uploads_after_days: rule
             .abort_incomplete_multipart_upload()
             .and_then(|abort| abort.days_after_initiation),
-        expires_after_days: rule.expiration().and_then(|expiration| expiration.days),
+        expires: rule.expiration().and_then(expires),
+        expires_old_versions_after_days: rule.noncurrent_version_expiration().and_then(old_versions_go_after),
     }
+}
+
+fn expires(expiration: &LifecycleExpiration) -> Option<Expires> {
+    let on = || expiration.date.and_then(|date| SystemTime::try_from(date).ok());
+    expiration.days.map(Expires::AfterDays).or_else(|| on().map(Expires::On))
+}
+
+fn old_versions_go_after(expiration: &NoncurrentVersionExpiration) -> Option<i32> {
+    expiration.noncurrent_days.filter(|_| expiration.newer_noncurrent_versions.unwrap_or_default() == 0)
 }
 
 fn filter_prefix(filter: &LifecycleRuleFilter) -> Option<&str> {

@@ -103,9 +103,12 @@ impl Backend {
     /// The keys below the prefix, without it.
     pub async fn objects(&self) -> Vec<String> {
         let call = self.client().list_objects_v2().bucket(&self.options.bucket).prefix(&self.options.prefix);
-        let listed = call.send().await.unwrap();
-        let keys = listed.contents().iter().map(|object| object.key().unwrap());
-        keys.map(|key| key.strip_prefix(&self.options.prefix).unwrap().to_owned()).collect()
+        let mut pages = call.into_paginator().send();
+        let mut keys = Vec::new();
+        while let Some(page) = pages.next().await {
+            keys.extend(page.unwrap().contents().iter().map(|object| object.key().unwrap().to_owned()));
+        }
+        keys.iter().map(|key| key.strip_prefix(&self.options.prefix).unwrap().to_owned()).collect()
     }
 
     /// How many uploads below the prefix are unfinished.

@@ -41,6 +41,7 @@ pub enum Operation {
     ListUploads,
     HeadBucket,
     Lifecycle,
+    Versioning,
     Preflight,
     Other,
 }
@@ -63,6 +64,7 @@ impl Operation {
             "GET" if has("uploadId") => Operation::ListParts,
             "GET" if has("uploads") => Operation::ListUploads,
             "GET" if has("lifecycle") => Operation::Lifecycle,
+            "GET" if has("versioning") => Operation::Versioning,
             "GET" if has_key => Operation::Get,
             "GET" => Operation::ListObjects,
             "OPTIONS" => Operation::Preflight,
