@@ -8,7 +8,8 @@
 //! and gives every room but one back as soon as it is empty. It never *waits* for a room others hold: where nothing is free
 //! it waits for one of its own, which comes back when S3 has taken its part or the call has failed, and calls have timeouts.
 //! So every upload waits only for its client and for its own calls: there is no cycle and no deadlock, and a slow client,
-//! however many of its kind there are, holds one room and stops nobody.
+//! however many of its kind there are, holds one room and stops nobody. Where memory is scarce a slow one's next room is a
+//! file, so that what memory there is serves those who would have to wait for a disk.
 //!
 //! What is charged is a room's capacity, for as long as anything holds it. Also the leading bytes of an image that has not
 //! shown itself yet are there and nowhere else; where that is a file, few at once are read back to look at them. What
@@ -22,6 +23,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::spill::{Spill, SpillFile};
 
@@ -44,6 +46,9 @@ const ENOUGH: usize = 2;
 /// A store that is near gives a buffer back within this time, still warm in the processor's caches; more of them make the
 /// upload slower then. Where the store takes its time, the client's next bytes come into the socket's buffer meanwhile.
 const PATIENCE: Duration = Duration::from_millis(5);
+
+/// A client that takes longer than this to fill a part needs no memory to go on as fast as it does.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// Leading bytes of spilled parts that are looked at, at once.
 const READERS: usize = 4;
@@ -80,6 +85,11 @@ impl Allowance {
         Arc::clone(&self.free).try_acquire_many_owned(steps).ok()
     }
 
+    /// Whether less than a quarter is left.
+    fn is_scarce(&self) -> bool {
+        self.used() > self.total / 4 * 3
+    }
+
     fn used(&self) -> u64 {
         self.total.saturating_sub((self.free.available_permits() * STEP) as u64)
     }
@@ -112,7 +122,7 @@ impl Budget {
         };
         Ok(room.map(|room| {
             let state = State { rooms: Mutex::new(Rooms { idle: Some(room), held: 0 }), returned: Notify::new() };
-            Share { budget: Arc::clone(self), size, state: Arc::new(state) }
+            Share { budget: Arc::clone(self), size, filling_since: None, state: Arc::new(state) }
         }))
     }
 
@@ -172,6 +182,8 @@ pub struct Share {
     budget: Arc<Budget>,
     /// Bytes of the room it was admitted with.
     size: usize,
+    /// When it was given the buffer that it is filling.
+    filling_since: Option<Instant>,
     state: Arc<State>,
 }
 
@@ -195,13 +207,16 @@ impl Share {
         if self.has_enough() {
             let _ = tokio::time::timeout(PATIENCE, self.until_too_few()).await;
         }
-        loop {
+        let slow = self.filling_since.is_some_and(|since| since.elapsed() >= SLOW);
+        let room = loop {
             let returned = self.state.returned.notified();
-            if let Some(room) = self.room().await {
-                return self.buffer(room);
+            if let Some(room) = self.room(slow).await {
+                break room;
             }
             returned.await;
-        }
+        };
+        self.filling_since = Some(Instant::now());
+        self.buffer(room)
     }
 
     fn has_enough(&self) -> bool {
@@ -214,7 +229,7 @@ impl Share {
         }
     }
 
-    async fn room(&self) -> Option<Room> {
+    async fn room(&self, slow: bool) -> Option<Room> {
         let idle = {
             let mut rooms = lock(&self.state.rooms);
             if rooms.held >= self.budget.at_once {
@@ -222,20 +237,31 @@ impl Share {
             }
             rooms.idle.take()
         };
-        let borrow = || self.budget.memory.take(self.budget.part_size).map(Room::Memory);
         match idle {
+            Some(Room::Memory(own)) if slow && self.budget.memory.is_scarce() => {
+                Some(self.file().await.unwrap_or(Room::Memory(own)))
+            }
             Some(Room::Memory(own)) => Some(Room::Memory(own)),
+            Some(own) if slow => Some(own),
             // Back to memory as soon as there is some.
-            Some(own) => borrow().or(Some(own)),
+            Some(own) => self.borrow().or(Some(own)),
             None => {
-                let borrowed = match borrow() {
+                let borrowed = match self.borrow() {
                     Some(memory) => Some(memory),
-                    // A disk that is full now is no reason to fail: one of its own will come back.
-                    None => self.budget.spill_room(self.budget.part_size).await.unwrap_or_default(),
+                    None => self.file().await,
                 };
                 borrowed.or_else(|| lock(&self.state.rooms).idle.take())
             }
         }
+    }
+
+    fn borrow(&self) -> Option<Room> {
+        self.budget.memory.take(self.budget.part_size).map(Room::Memory)
+    }
+
+    /// None also where the disk is full: that is no reason to fail where one of its own will come back.
+    async fn file(&self) -> Option<Room> {
+        self.budget.spill_room(self.budget.part_size).await.unwrap_or_default()
     }
 
     fn buffer(&self, room: Room) -> Buffer {

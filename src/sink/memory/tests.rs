@@ -211,6 +211,24 @@ async fn a_third_buffer_is_taken_where_the_store_takes_its_time() {
     assert!(began.elapsed() <= Duration::from_millis(4) + PATIENCE);
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_memory_is_scarce_slow_uploads_move_to_files_and_fast_ones_from_them() {
+    let budget = spilling(2, 4, 4);
+    let mut slow = budget.admit(None).await.unwrap().unwrap();
+    let _other = budget.admit(None).await.unwrap().unwrap();
+    let mut fast = budget.admit(None).await.unwrap().unwrap();
+    let in_file = |buffer: Buffer| matches!(buffer.freeze(), Content::File(_));
+    assert!(!in_file(slow.next().await), "it was there first");
+    assert!(in_file(fast.next().await));
+    sleep(2_000).await;
+    assert!(in_file(slow.next().await));
+    // This one's last part took as long, and there is room in memory.
+    assert!(in_file(fast.next().await));
+    assert!(!in_file(fast.next().await));
+    drop(fast);
+    assert!(!in_file(slow.next().await), "it is not slow for ever");
+}
+
 /// One upload of the model: its client's pace and the store's, in virtual milliseconds.
 #[derive(Clone, Debug)]
 struct Client {
