@@ -55,7 +55,7 @@ async fn all_doors(app: &TestApp) -> Vec<String> {
 
 #[tokio::test]
 async fn every_metric_of_the_table_is_there_and_counts() {
-    let app = TestApp::behind_faults(&["--memory-budget=64MiB", "--spill-budget=32MiB"]).await;
+    let app = TestApp::behind_faults(&["--memory-budget=128MiB", "--spill-budget=32MiB"]).await;
     let keys = all_doors(&app).await;
     app.faults().fail_all(Operation::UploadPart, Action::Status(403));
     assert_eq!(app.upload("a.png", png(6 * MIB)).await.status(), 500);
