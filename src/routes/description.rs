@@ -77,12 +77,13 @@ pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
     }
 }
 
-/// Adds what holds for every route, and what follows from the settings.
+/// The description, to be made whole when it is asked for.
 pub fn finish(document: OpenApi, app: &App) -> Document {
     let app = app.clone();
     Document(Arc::new(LazyLock::new(Box::new(move || Text::of(whole(document, &app))))))
 }
 
+/// Adds what holds for every route, and what follows from the settings.
 fn whole(mut document: OpenApi, app: &App) -> Value {
     document.servers = app.config.public_url.as_ref().map(|url| vec![Server::new(url)]);
     for operation in operations(&mut document) {
