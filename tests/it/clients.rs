@@ -150,7 +150,7 @@ async fn an_embedded_link_leads_to_the_host_the_client_asked() {
 async fn no_more_connections_are_served_than_configured() {
     let app = TestApp::with(&["--max-connections=2"]).await;
     let get = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    let mut served = Vec::new();
+    let (began, mut served) = (Instant::now(), Vec::new());
     // And the eight that are for this machine.
     for _ in 0..2 + 8 {
         let mut client = RawClient::connect(app.address()).await;
@@ -158,6 +158,7 @@ async fn no_more_connections_are_served_than_configured() {
         assert!(client.read_answer().await.starts_with("HTTP/1.1 200"));
         served.push(client);
     }
+    assert!(began.elapsed() < Duration::from_secs(5), "at once: those that do nothing are closed after 10 s");
     let mut last = RawClient::connect(app.address()).await;
     last.send(get).await;
     let early = tokio::time::timeout(Duration::from_millis(200), last.read_answer()).await;
