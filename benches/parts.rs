@@ -3,11 +3,10 @@
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::stream;
-use http::HeaderValue;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use image_store::format::Format;
-use image_store::ingest::IncomingImage;
+use image_store::ingest::{BodyKind, IncomingImage};
 use image_store::policy::Policy;
 use image_store::sink::memory::{Budget, Share};
 use image_store::sink::parts::PartCutter;
@@ -64,8 +63,9 @@ async fn next_chunk(image: &mut IncomingImage) -> Option<Bytes> {
 
 async fn open(chunks: Vec<Bytes>, head: &mut PartCutter) -> IncomingImage {
     let body = StreamBody::new(stream::iter(chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)))));
-    let content_type = HeaderValue::from_str(&form::content_type()).expect("a header");
-    IncomingImage::open(Some(&content_type), body, policy(), head).await.expect("an image")
+    let content_type = form::content_type().parse().expect("a header");
+    let kind = BodyKind::of(Some(&content_type), &policy()).expect("a form");
+    IncomingImage::open(kind, body, policy(), head).await.expect("an image")
 }
 
 /// Reads the image to its end.

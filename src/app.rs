@@ -28,7 +28,7 @@ use crate::sink::spill::Spill;
 use crate::store::measured::Measured;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry::metrics::{TimedOut, table};
-use crate::telemetry::{self, Metrics};
+use crate::telemetry::{self, Metrics, trace};
 use crate::transport::Invocation;
 
 /// Bytes of a request's path and query. The longest that anybody is given, a plan's link, is well below 1 KiB.
@@ -194,7 +194,14 @@ fn cors(origins: &[String]) -> CorsLayer {
     } else {
         AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
     };
-    let headers: [HeaderName; 4] = [header::CONTENT_TYPE, header::AUTHORIZATION, auth::API_KEY, telemetry::REQUEST_ID];
+    let headers: [HeaderName; 6] = [
+        header::CONTENT_TYPE,
+        header::AUTHORIZATION,
+        auth::API_KEY,
+        telemetry::REQUEST_ID,
+        trace::TRACEPARENT,
+        trace::TRACESTATE,
+    ];
     CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])

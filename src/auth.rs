@@ -54,20 +54,26 @@ where
 
 async fn check_local_or_keyed(State(keys): State<Keys>, request: Request, next: Next) -> Result<Response> {
     if identify(&keys, request.headers()).is_none() && !is_local(&request) {
-        return Err(if keys.is_empty() { Error::LocalOnly } else { Error::Unauthorized });
+        return Err(if keys.is_empty() { Error::LocalOnly(NO_KEYS.into()) } else { Error::Unauthorized });
     }
     Ok(next.run(request).await)
 }
 
-/// Headers by which a proxy says that the client is another.
-const FORWARDED: [HeaderName; 4] =
-    [header::FORWARDED, header::VIA, HeaderName::from_static("x-forwarded-for"), HeaderName::from_static("x-real-ip")];
+/// For the log: who asks from elsewhere is not told how the service is set up.
+const NO_KEYS: &str = "only this machine is answered while there are no keys: set API_KEYS or API_KEYS_FILE";
+
+/// Headers by which a proxy says that the client is another, or a browser that a page asks. So do all `x-forwarded-…`.
+const FROM_ELSEWHERE: [HeaderName; 4] =
+    [header::FORWARDED, header::VIA, header::ORIGIN, HeaderName::from_static("x-real-ip")];
 
 /// Whether the client is on this machine. Only the socket is believed; what the headers say can only be against it.
 fn is_local(request: &Request) -> bool {
     let peer = request.extensions().get::<Peer>();
-    let is_proxied = FORWARDED.iter().any(|name| request.headers().contains_key(name));
-    peer.is_some_and(|Peer(ip)| ip.to_canonical().is_loopback()) && !is_proxied
+    peer.is_some_and(|peer| peer.is_loopback()) && !request.headers().keys().any(is_from_elsewhere)
+}
+
+fn is_from_elsewhere(name: &HeaderName) -> bool {
+    FROM_ELSEWHERE.contains(name) || name.as_str().starts_with("x-forwarded-")
 }
 
 async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Result<Response> {
@@ -123,19 +129,27 @@ mod tests {
             for other in [None, Some("192.0.2.7"), Some("0.0.0.0"), Some("2001:db8::1"), Some("::ffff:192.0.2.7")] {
                 // What a client may write is no proof.
                 let answer = answered(keys, other, &[("x-forwarded-for", "127.0.0.1"), ("host", "localhost")]).await;
-                assert_eq!(answer.status(), 401, "{other:?}");
-                assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");
+                let refused = if keys.is_empty() { 403 } else { 401 };
+                assert_eq!(answer.status(), refused, "{other:?}");
+                assert_eq!(answer.headers().contains_key(header::WWW_AUTHENTICATE), refused == 401);
                 let keyed = answered(keys, other, &[("x-api-key", "right")]).await.status();
-                assert_eq!(keyed, if keys.is_empty() { 401 } else { 200 }, "{other:?}");
-                assert_eq!(answered(keys, other, &[("x-api-key", "wrong")]).await.status(), 401, "{other:?}");
+                assert_eq!(keyed, if keys.is_empty() { 403 } else { 200 }, "{other:?}");
+                assert_eq!(answered(keys, other, &[("x-api-key", "wrong")]).await.status(), refused, "{other:?}");
             }
         }
     }
 
     #[tokio::test]
-    async fn what_a_proxy_on_this_machine_passes_on_needs_a_key() {
-        for header in [("forwarded", "for=192.0.2.7"), ("via", "1.1 p"), ("x-forwarded-for", "::1"), ("x-real-ip", "")]
-        {
+    async fn what_a_proxy_on_this_machine_passes_on_and_what_a_page_asks_needs_a_key() {
+        for header in [
+            ("forwarded", "for=192.0.2.7"),
+            ("via", "1.1 p"),
+            ("x-forwarded-for", "::1"),
+            ("X-Forwarded-Proto", "https"),
+            ("x-forwarded-host", "localhost"),
+            ("x-real-ip", ""),
+            ("origin", "http://127.0.0.1"),
+        ] {
             assert_eq!(answered("right", Some("::1"), &[header]).await.status(), 401, "{header:?}");
             let keyed = [header, ("authorization", "Bearer right")];
             assert_eq!(answered("right", Some("::1"), &keyed).await.status(), 200, "{header:?}");

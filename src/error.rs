@@ -47,11 +47,9 @@ pub enum Error {
     ClientTooSlow { seconds: u64 },
     #[error("Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>")]
     Unauthorized,
-    #[error(
-        "This is answered to clients on the service's own machine, or with an API key, and no keys are configured: set \
-         API_KEYS or API_KEYS_FILE"
-    )]
-    LocalOnly,
+    /// Its source is what the operators may do about it.
+    #[error("This is for the service's operators")]
+    LocalOnly(#[source] BoxError),
     #[error("This API key does not have the scope {scope}")]
     Forbidden { scope: &'static str },
     #[error("File not found")]
@@ -112,8 +110,8 @@ impl Error {
             Error::TooManyPixels { .. } => "too_many_pixels",
             Error::TruncatedBody(_) => "truncated_body",
             Error::ClientTooSlow { .. } => "client_too_slow",
-            Error::Unauthorized | Error::LocalOnly => "unauthorized",
-            Error::Forbidden { .. } => "forbidden",
+            Error::Unauthorized => "unauthorized",
+            Error::Forbidden { .. } | Error::LocalOnly(_) => "forbidden",
             Error::NotFound | Error::NoRoute => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
             Error::UriTooLong { .. } => "uri_too_long",
@@ -145,7 +143,7 @@ impl Error {
             Error::TruncatedBody(None),
             Error::ClientTooSlow { seconds: 30 },
             Error::Unauthorized,
-            Error::LocalOnly,
+            Error::LocalOnly("".into()),
             Error::Forbidden { scope: "upload" },
             Error::NotFound,
             Error::NoRoute,
@@ -179,8 +177,8 @@ impl Error {
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
             Error::ClientTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Error::Unauthorized | Error::LocalOnly => StatusCode::UNAUTHORIZED,
-            Error::Forbidden { .. } => StatusCode::FORBIDDEN,
+            Error::Unauthorized => StatusCode::UNAUTHORIZED,
+            Error::Forbidden { .. } | Error::LocalOnly(_) => StatusCode::FORBIDDEN,
             Error::NotFound | Error::NoRoute => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,

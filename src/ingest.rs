@@ -6,7 +6,6 @@
 //! ```
 
 use bytes::Bytes;
-use http::HeaderValue;
 use http_body::Body;
 use std::future::Future;
 use std::sync::Arc;
@@ -25,8 +24,9 @@ pub mod sniff;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use content_type::BodyKind;
+
 use body::Data;
-use content_type::Kind;
 use form::Form;
 
 /// One image on its way in: sniffed and checked before the first byte is handed on.
@@ -66,7 +66,7 @@ enum SourceKind {
 }
 
 impl IncomingImage {
-    /// Reads a request's body up to where the image's type and dimensions are known and allowed.
+    /// Reads a request's body, of this kind, up to where the image's type and dimensions are known and allowed.
     ///
     /// What came before the chunk that showed them is in `head` then; [`IncomingImage::next_chunk`] goes on behind it.
     /// One chunk is held beside that.
@@ -74,20 +74,15 @@ impl IncomingImage {
     /// # Errors
     ///
     /// An [`Error`] of ours inside the body's own is passed on; any other is [`Error::TruncatedBody`].
-    pub async fn open<B>(
-        content_type: Option<&HeaderValue>,
-        body: B,
-        policy: Arc<Policy>,
-        head: &mut impl Head,
-    ) -> Result<Self>
+    pub async fn open<B>(kind: BodyKind, body: B, policy: Arc<Policy>, head: &mut impl Head) -> Result<Self>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let body = Data::new(body);
-        let (kind, named) = match content_type::kind(content_type, &policy)? {
-            Kind::Form { boundary } => open_form(boundary, body, &policy).await?,
-            Kind::Raw => (SourceKind::Raw(body), None),
+        let (kind, named) = match kind {
+            BodyKind::Form { boundary } => open_form(boundary, body, &policy).await?,
+            BodyKind::Raw => (SourceKind::Raw(body), None),
         };
         let mut source = Source { kind, policy, size: 0 };
         let (info, pending) = source.read_head(head).await?;

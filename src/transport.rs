@@ -9,11 +9,19 @@ use crate::policy::Policy;
 
 pub mod body;
 pub mod lambda;
+mod places;
 pub mod server;
 
 /// In a request's extensions: the other end of its connection, as the accepted socket has it. None on Lambda.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
+
+impl Peer {
+    /// Whether it is on this machine: in the same network namespace, that is, so that a container is a machine of its own.
+    pub fn is_loopback(self) -> bool {
+        self.0.to_canonical().is_loopback()
+    }
+}
 
 /// In a request's extensions where it came as a Lambda event: what the event says that a plain HTTP request does not.
 #[derive(Clone, Debug)]

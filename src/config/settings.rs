@@ -57,7 +57,7 @@ pub struct Settings {
     /// Origins whose pages may call this service, comma-separated, or * (unset: none)
     #[arg(long, env = "CORS_ALLOW_ORIGIN", global = true, value_name = "ORIGINS")]
     pub cors_allow_origin: Option<String>,
-    /// Connections served at once; more wait to be accepted
+    /// Connections served at once; more wait, and eight from this machine do not
     #[arg(long, env = "MAX_CONNECTIONS", global = true, value_name = "COUNT", default_value = "1024")]
     pub max_connections: String,
     /// A request's body may pause this long (duration)

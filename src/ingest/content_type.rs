@@ -12,7 +12,7 @@ const MAX_BOUNDARY: usize = 70;
 
 /// How a body carries its image.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub enum BodyKind {
     Form {
         boundary: String,
     },
@@ -20,22 +20,29 @@ pub(super) enum Kind {
     Raw,
 }
 
-/// [`Error::UnsupportedMediaType`] but for forms and images; [`Error::InvalidFileType`] for an image that is not taken.
-pub(super) fn kind(header: Option<&HeaderValue>, policy: &Policy) -> Result<Kind> {
-    let text =
-        header.and_then(|value| std::str::from_utf8(value.as_bytes()).ok()).ok_or(Error::UnsupportedMediaType)?;
-    let media_type = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    if media_type == "multipart/form-data" {
-        return Ok(Kind::Form { boundary: boundary(text)? });
-    }
-    if !media_type.starts_with("image/") {
-        return Err(Error::UnsupportedMediaType);
-    }
-    match Format::from_content_type(&media_type) {
-        Some(format) if !policy.allows(format) => Err(Error::InvalidFileType { detected: None }),
-        None if media_type == "image/svg+xml" => Err(Error::InvalidFileType { detected: None }),
-        // The bytes decide.
-        _ => Ok(Kind::Raw),
+impl BodyKind {
+    /// By a request's Content-Type.
+    ///
+    /// # Errors
+    /// [`Error::UnsupportedMediaType`] but for forms and images; [`Error::InvalidFileType`] for an image that is not taken;
+    /// [`Error::MalformedForm`] for a form without a usable boundary.
+    pub fn of(content_type: Option<&HeaderValue>, policy: &Policy) -> Result<Self> {
+        let text = content_type
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
+            .ok_or(Error::UnsupportedMediaType)?;
+        let media_type = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        if media_type == "multipart/form-data" {
+            return Ok(BodyKind::Form { boundary: boundary(text)? });
+        }
+        if !media_type.starts_with("image/") {
+            return Err(Error::UnsupportedMediaType);
+        }
+        match Format::from_content_type(&media_type) {
+            Some(format) if !policy.allows(format) => Err(Error::InvalidFileType { detected: None }),
+            None if media_type == "image/svg+xml" => Err(Error::InvalidFileType { detected: None }),
+            // The bytes decide.
+            _ => Ok(BodyKind::Raw),
+        }
     }
 }
 
@@ -53,12 +60,12 @@ mod tests {
     use super::*;
     use crate::ingest::tests::policy;
 
-    fn of(text: &str) -> Result<Kind> {
-        kind(Some(&HeaderValue::from_bytes(text.as_bytes()).unwrap()), &policy())
+    fn of(text: &str) -> Result<BodyKind> {
+        BodyKind::of(Some(&HeaderValue::from_bytes(text.as_bytes()).unwrap()), &policy())
     }
 
-    fn form(boundary: &str) -> Kind {
-        Kind::Form { boundary: boundary.to_owned() }
+    fn form(boundary: &str) -> BodyKind {
+        BodyKind::Form { boundary: boundary.to_owned() }
     }
 
     #[test]
@@ -81,7 +88,7 @@ mod tests {
     #[test]
     fn images_are_raw_bodies() {
         for text in ["image/jpeg", "IMAGE/PNG; q=1", "image/x-unheard-of", "image/*", "image/pjpeg"] {
-            assert_eq!(of(text).unwrap(), Kind::Raw, "{text}");
+            assert_eq!(of(text).unwrap(), BodyKind::Raw, "{text}");
         }
         for text in ["image/svg+xml", "image/SVG+xml; charset=utf-8", "image/tiff", "image/heif"] {
             assert!(matches!(of(text), Err(Error::InvalidFileType { .. })), "{text}");
@@ -94,6 +101,6 @@ mod tests {
         {
             assert!(matches!(of(text), Err(Error::UnsupportedMediaType)), "{text}");
         }
-        assert!(matches!(kind(None, &policy()), Err(Error::UnsupportedMediaType)));
+        assert!(matches!(BodyKind::of(None, &policy()), Err(Error::UnsupportedMediaType)));
     }
 }

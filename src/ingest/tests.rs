@@ -1,6 +1,7 @@
 use super::sniff::tests::{FIXTURES, jpeg_with_long_metadata};
 use super::*;
 use futures::{FutureExt, StreamExt};
+use http::HeaderValue;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use proptest::prelude::*;
@@ -79,7 +80,8 @@ impl Head for Part {
 async fn read_body(content_type: &str, body: TestBody, policy: Policy) -> Result<Read> {
     let header = HeaderValue::from_bytes(content_type.as_bytes()).unwrap();
     let mut head = Part::default();
-    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy), &mut head).await?;
+    let kind = BodyKind::of(Some(&header), &policy)?;
+    let mut image = IncomingImage::open(kind, body, Arc::new(policy), &mut head).await?;
     let mut bytes = head.0;
     while let Some(chunk) = image.next_chunk().await? {
         assert!(!chunk.is_empty());
@@ -97,6 +99,10 @@ async fn read(content_type: &str, body: &[u8]) -> Result<Read> {
 }
 
 const FORM: &str = "multipart/form-data; boundary=XX";
+
+fn form_kind() -> BodyKind {
+    BodyKind::Form { boundary: "XX".to_owned() }
+}
 
 /// A part's headers, given its Content-Disposition, and its content.
 fn part(disposition: &str, content: &[u8]) -> Vec<u8> {
@@ -228,10 +234,9 @@ async fn nothing_chosen_is_no_file() {
 async fn a_second_file_is_refused_after_the_first() {
     let parts = [file(JPEG), part("form-data; name=other", b"1"), file(JPEG)];
     for size in [1, 8192] {
-        let header = HeaderValue::from_static(FORM);
         let body = body(cut(&form(&parts), size), Arc::default());
         let mut head = Part::default();
-        let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy()), &mut head).await.unwrap();
+        let mut image = IncomingImage::open(form_kind(), body, Arc::new(policy()), &mut head).await.unwrap();
         let mut bytes = head.0;
         let error = loop {
             match image.next_chunk().await {
@@ -426,9 +431,8 @@ async fn too_many_pixels() {
 #[test]
 fn an_image_can_move_between_threads() {
     fn sendable<T: Send>(_: T) {}
-    let header = HeaderValue::from_static(FORM);
     let mut head = Part::default();
-    sendable(IncomingImage::open(Some(&header), body(vec![], Arc::default()), Arc::new(policy()), &mut head));
+    sendable(IncomingImage::open(form_kind(), body(vec![], Arc::default()), Arc::new(policy()), &mut head));
     sendable(|mut image: IncomingImage| sendable(async move { image.next_chunk().await }));
 }
 
@@ -467,10 +471,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 /// The file's bytes start at `start`.
 async fn most_held(chunks: Chunks, start: usize) -> Result<usize> {
     let taken = Arc::new(AtomicUsize::new(0));
-    let header = HeaderValue::from_static(FORM);
     let body = ready_body(chunks, taken.clone());
     let mut head = Part::default();
-    let mut image = IncomingImage::open(Some(&header), body, Arc::new(policy()), &mut head).await?;
+    let mut image = IncomingImage::open(form_kind(), body, Arc::new(policy()), &mut head).await?;
     let (mut done, mut most) = (start + head.0.len(), 0);
     while let Some(chunk) = image.next_chunk().await? {
         done += chunk.len();
@@ -485,9 +488,8 @@ fn a_dropped_future_loses_nothing() {
     let whole = form(&parts);
     let mut head = Part::default();
     let mut image = block_on(async {
-        let header = HeaderValue::from_static(FORM);
         let body = body(cut(&whole, 5), Arc::default());
-        IncomingImage::open(Some(&header), body, Arc::new(policy()), &mut head).await.unwrap()
+        IncomingImage::open(form_kind(), body, Arc::new(policy()), &mut head).await.unwrap()
     });
     let (mut bytes, mut dropped) = (head.0, 0);
     loop {

@@ -24,10 +24,21 @@ pub const SVG: &str = "image/svg+xml";
 pub const FRESH: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
 
 /// One tag for all assets of a page: a module of one release never meets a module of another in a browser's cache.
-pub fn tag(assets: &[Asset]) -> String {
+pub fn tag_all(assets: &[Asset]) -> String {
+    tag(assets.iter().map(|asset| asset.bytes))
+}
+
+/// One tag for all of `contents`.
+pub fn tag<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
-    assets.iter().for_each(|asset| digest.update(asset.bytes));
+    contents.into_iter().for_each(|content| digest.update(content));
     format!("\"{:016x}\"", digest.finalize())
+}
+
+/// 304 for a client that has what `tag` is of.
+pub fn not_modified(tag: &str, headers: &HeaderMap) -> Option<Response> {
+    let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
+    known.contains(tag).then(|| (StatusCode::NOT_MODIFIED, [FRESH], [(header::ETAG, tag)]).into_response())
 }
 
 /// The asset a path names; `tag` is that of all of them.
@@ -39,14 +50,13 @@ pub fn answer(
 ) -> Result<Response> {
     let asset =
         file.ok().and_then(|Path(file)| assets.iter().find(|asset| asset.name == file)).ok_or(Error::NoRoute)?;
-    let etag = [(header::ETAG, tag)];
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    if known.is_some_and(|tags| tags.contains(tag)) {
-        return Ok((StatusCode::NOT_MODIFIED, [FRESH], etag).into_response());
+    if let Some(response) = not_modified(tag, headers) {
+        return Ok(response);
     }
     // For an icon that is opened by itself: SVG is a document, too.
     let policy = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
     let content_type = [(header::CONTENT_TYPE, asset.content_type)];
+    let etag = [(header::ETAG, tag)];
     let mut response = ([FRESH], etag, policy, content_type, asset.bytes).into_response();
     if let Some(encoding) = asset.encoding {
         response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));

@@ -3,9 +3,12 @@
 //! A route and its description are one thing (`routes!`). What comes from around the routes is added where that is:
 //! [`secure`] beside the guard, [`finish`] beside the layers that every request passes.
 
-use axum::{Extension, Json};
+use axum::Extension;
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use http::{HeaderMap, header};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use utoipa::openapi::path::Operation;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{OpenApi, PathItem, RefOr, Response, Server};
@@ -14,6 +17,7 @@ pub mod answers;
 mod headers;
 pub mod policy;
 
+use super::asset::{self, FRESH};
 use crate::app::App;
 use crate::auth::{self, Scope};
 use crate::error::{Error, Refusal};
@@ -25,6 +29,8 @@ pub const SERVICE: &str = "Service";
 
 const BEARER: &str = "bearer";
 const KEY: &str = "api_key";
+
+const JSON: &str = "application/json";
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
@@ -57,22 +63,28 @@ pub fn start() -> OpenApi {
     document
 }
 
-/// Says that the routes so far want a key with `scope` (any key, where none is named), in either header; or take one, where
-/// none is `required`.
+/// Says that the routes so far want a key with `scope` (any key or this machine, where none is named), in either header; or
+/// take one, where none is `required`.
 pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
     let open = (!required).then(SecurityRequirement::default);
     let keys = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
     let security: Vec<_> = open.into_iter().chain(keys).collect();
     for operation in operations(document) {
         operation.security = Some(security.clone());
-        let forbidden = scope.map(|scope| Error::Forbidden { scope: scope.name() });
-        let refused = [Error::Unauthorized].into_iter().chain(forbidden);
-        answers::add(&mut operation.responses.responses, refused);
+        let forbidden =
+            scope.map_or_else(|| Error::LocalOnly("".into()), |scope| Error::Forbidden { scope: scope.name() });
+        answers::add(&mut operation.responses.responses, [Error::Unauthorized, forbidden]);
     }
 }
 
+/// The description, to be made whole when it is asked for.
+pub fn finish(document: OpenApi, app: &App) -> Document {
+    let app = app.clone();
+    Document(Arc::new(LazyLock::new(Box::new(move || Text::of(whole(document, &app))))))
+}
+
 /// Adds what holds for every route, and what follows from the settings.
-pub fn finish(mut document: OpenApi, app: &App) -> Document {
+fn whole(mut document: OpenApi, app: &App) -> Value {
     document.servers = app.config.public_url.as_ref().map(|url| vec![Server::new(url)]);
     for operation in operations(&mut document) {
         answers::add(&mut operation.responses.responses, [Error::Internal("".into()), Error::Deadline]);
@@ -83,7 +95,7 @@ pub fn finish(mut document: OpenApi, app: &App) -> Document {
     }
     let mut document = json!(document);
     policy::apply(&mut document, &app.policy, app.config.direct.put_max);
-    Document(Arc::new(document))
+    document
 }
 
 /// Nothing here refers to a shared response.
@@ -101,15 +113,38 @@ fn operations(document: &mut OpenApi) -> impl Iterator<Item = &mut Operation> {
     })
 }
 
-/// The finished description, in every request's extensions.
+/// The finished description, in every request's extensions. It is written when it is first asked for: on Lambda a cold start
+/// would wait for it, and nearly nobody asks.
 #[derive(Clone)]
-pub struct Document(Arc<Value>);
+pub struct Document(Arc<LazyLock<Text, Box<dyn FnOnce() -> Text + Send>>>);
+
+struct Text {
+    json: Bytes,
+    tag: String,
+}
+
+impl Text {
+    fn of(document: Value) -> Self {
+        let json = Bytes::from(document.to_string());
+        Text { tag: asset::tag([&json[..]]), json }
+    }
+}
 
 /// This description.
 ///
 /// OpenAPI 3.1.
 #[utoipa::path(get, path = "/openapi.json", tag = SERVICE, operation_id = "openapi",
-    responses((status = 200, description = "An OpenAPI document.", body = Value)))]
-pub async fn openapi(Extension(Document(document)): Extension<Document>) -> Json<Arc<Value>> {
-    Json(document)
+    responses(
+        (status = 200, description = "An OpenAPI document.", body = Value,
+            headers(("ETag" = String, description = "Of this text, for `If-None-Match`."))),
+        (status = 304, description = "It is what `If-None-Match` names."),
+    ))]
+pub async fn openapi(
+    Extension(Document(document)): Extension<Document>,
+    headers: HeaderMap,
+) -> axum::response::Response {
+    let Text { json, tag } = &**document;
+    asset::not_modified(tag, &headers).unwrap_or_else(|| {
+        ([FRESH], [(header::ETAG, tag.as_str()), (header::CONTENT_TYPE, JSON)], json.clone()).into_response()
+    })
 }

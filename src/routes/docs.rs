@@ -31,7 +31,7 @@ static ASSETS: &[Asset] = &[
     Asset { name: "swagger-ui.css", content_type: CSS, bytes: swagger_ui!("swagger-ui.css"), encoding: Some("gzip") },
 ];
 
-static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag(ASSETS));
+static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
 
 /// `GET /docs`.
 pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {

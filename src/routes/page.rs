@@ -45,7 +45,7 @@ static ASSETS: &[Asset] = assets! {
     "upload.js": JS,
 };
 
-static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag(ASSETS));
+static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
 
 /// `GET /`.
 pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {

@@ -92,7 +92,8 @@ pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocat
 
 /// Numbers for Prometheus.
 ///
-/// Answered to clients on the service's own machine, and with any API key, whatever its scope.
+/// Answered with any API key, whatever its scope, and to clients on the service's own machine that neither a proxy nor a page
+/// stands between.
 #[utoipa::path(get, path = "/metrics", tag = SERVICE,
     responses((status = 200, description = "In Prometheus' text format.", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<App>) -> impl IntoResponse {

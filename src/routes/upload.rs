@@ -16,7 +16,7 @@ use super::request_host;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
-use crate::ingest::IncomingImage;
+use crate::ingest::{BodyKind, IncomingImage};
 use crate::policy::Policy;
 use crate::sink::{Stored, Uploader};
 use crate::store::{ImageKey, Name};
@@ -93,8 +93,8 @@ pub async fn upload(
 ) -> Result<Json<StoredImage>> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
     let host = request_host(&uri, &headers);
-    let watch = UploadWatch::new(&app.metrics, door(&headers), timed_out.map(|Extension(it)| it).unwrap_or_default());
-    let stored = store(&app, policy, &headers, host, body, watch).await;
+    let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
+    let stored = store(&app, policy, &headers, host, body, timed_out).await;
     stored.map(Json).map_err(|error| Invocation::explain(invocation.as_deref(), error))
 }
 
@@ -105,14 +105,17 @@ async fn store(
     headers: &HeaderMap,
     host: Option<String>,
     body: Body,
-    watch: UploadWatch,
+    timed_out: TimedOut,
 ) -> Result<StoredImage> {
-    let length = content_length(headers);
-    refuse_too_large(&policy, door(headers), length)?;
+    // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
+    let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
+    let (door, length) = (door(&kind), content_length(headers));
+    refuse_too_large(&policy, door, length)?;
+    let watch = UploadWatch::new(&app.metrics, door, timed_out);
     let mut opening = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(headers.get(header::CONTENT_TYPE), body, policy, opening.head()).await?;
+    let mut image = IncomingImage::open(kind, body, policy, opening.head()).await?;
     let info = image.info();
     let name = Name::Image(ImageKey::random(image.extension()));
     note(field::S3_KEY, name.key().as_str());
@@ -166,10 +169,11 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn door(headers: &HeaderMap) -> Door {
-    let form = b"multipart/form-data";
-    let start = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.as_bytes().get(..form.len()));
-    if start.is_some_and(|start| start.eq_ignore_ascii_case(form)) { Door::Form } else { Door::Raw }
+fn door(kind: &BodyKind) -> Door {
+    match kind {
+        BodyKind::Form { .. } => Door::Form,
+        BodyKind::Raw => Door::Raw,
+    }
 }
 
 /// Refuses what says itself that it is too large, before its body is asked for.

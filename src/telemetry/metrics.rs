@@ -5,6 +5,7 @@
 use metrics::{Counter, Gauge, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub mod table;
@@ -27,6 +28,7 @@ struct Inner {
     handle: PrometheusHandle,
     received: Counter,
     connections: Gauge,
+    cutting_off: AtomicBool,
 }
 
 impl Default for Metrics {
@@ -42,7 +44,8 @@ impl Metrics {
         let received = recorder.register_counter(&key(&table::RECEIVED, &[]), &METADATA);
         let connections = recorder.register_gauge(&key(&table::CONNECTIONS, &[]), &METADATA);
         let handle = recorder.handle();
-        let metrics = Metrics(Arc::new(Inner { recorder, handle, received, connections }));
+        let metrics =
+            Metrics(Arc::new(Inner { recorder, handle, received, connections, cutting_off: AtomicBool::new(false) }));
         metrics.gauge(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
         let started = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         metrics.gauge(&table::START_TIME, &[]).set(started.as_secs_f64());
@@ -72,6 +75,15 @@ impl Metrics {
     /// A connection is open while this lives.
     pub fn connection(&self) -> GaugeGuard {
         GaugeGuard::new(self.0.connections.clone())
+    }
+
+    /// From now on what is dropped unanswered was cut off by this process' end, and its client is not to blame.
+    pub fn start_cutting_off(&self) {
+        self.0.cutting_off.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cutting_off(&self) -> bool {
+        self.0.cutting_off.load(Ordering::Relaxed)
     }
 
     /// Samples lie in memory until they are put into their buckets, which is to be done also where nobody scrapes.

@@ -19,6 +19,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The status counted for a request whose client left before its answer, as nginx has it.
 const CLIENT_GONE: u16 = 499;
+/// And for one that the process' own end cut off.
+const CUT_OFF: u16 = 503;
 
 /// Takes or makes the request's id, answers with it, writes the request's line and counts it.
 pub async fn observe_request(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
@@ -49,12 +51,14 @@ fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceCo
         api_key_name = Empty,
         lambda_request_id = Empty,
         trace_id = Empty,
+        span_id = Empty,
     );
     if let Some(invocation) = request.extensions().get::<Invocation>() {
         span.record("lambda_request_id", &invocation.request_id);
     }
     if let Some(trace) = trace {
         span.record("trace_id", trace.trace_id());
+        span.record("span_id", trace.span_id());
     }
     span
 }
@@ -118,8 +122,13 @@ impl Drop for Line {
     fn drop(&mut self) {
         if !self.written {
             let _entered = self.span.enter();
-            self.counted.answered(CLIENT_GONE);
-            tracing::info!(ms = self.ms(), "the client went away");
+            if self.counted.metrics.is_cutting_off() {
+                self.counted.answered(CUT_OFF);
+                tracing::warn!(ms = self.ms(), "cut off at shutdown");
+            } else {
+                self.counted.answered(CLIENT_GONE);
+                tracing::info!(ms = self.ms(), "the client went away");
+            }
         }
     }
 }

@@ -4,10 +4,12 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use std::future::Future;
 use uuid::Uuid;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// What the standard asks everybody to pass on, in bytes; what is longer is left out.
 const LONGEST_STATE: usize = 512;
+/// The flags we pass on: sampled and random. The others must be zero in version 00, which is the one we write.
+const FLAGS: u8 = 0x03;
 
 tokio::task_local! {
     static CURRENT: Option<TraceContext>;
@@ -28,18 +30,22 @@ pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
     within(current(), work)
 }
 
-/// A trace, without the place in it that a header names too.
+/// A request's place in a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: String,
-    flags: String,
+    /// Ours: the parent of every call made for the request. The caller's own is not passed on.
+    span_id: String,
+    flags: u8,
     state: Option<HeaderValue>,
 }
 
 impl TraceContext {
-    /// From `traceparent`: `<version>-<trace id>-<parent id>-<flags>`.
+    /// From `traceparent`: `<version>-<trace id>-<parent id>-<flags>`. None where there are several: nobody knows which is it.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
-        let text = headers.get(TRACEPARENT)?.to_str().ok()?;
+        let mut lines = headers.get_all(TRACEPARENT).iter();
+        let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+        let text = line.to_str().ok()?;
         let fields: Vec<&str> = text.split('-').collect();
         let [version, trace_id, parent_id, flags, ref later @ ..] = fields[..] else { return None };
         let hex = |text: &str, digits| {
@@ -48,22 +54,35 @@ impl TraceContext {
         let id = |text: &str, digits| hex(text, digits) && text.bytes().any(|byte| byte != b'0');
         // A later version may have more fields; the first version has not, and ff is none.
         let known = hex(version, 2) && version != "ff" && (version != "00" || later.is_empty());
-        let whole = known && id(trace_id, 32) && id(parent_id, 16) && hex(flags, 2);
-        whole.then(|| TraceContext { trace_id: trace_id.to_owned(), flags: flags.to_owned(), state: state(headers) })
+        if !(known && id(trace_id, 32) && id(parent_id, 16) && hex(flags, 2)) {
+            return None;
+        }
+        let flags = u8::from_str_radix(flags, 16).ok()? & FLAGS;
+        Some(TraceContext { trace_id: trace_id.to_owned(), span_id: fresh_id(), flags, state: state(headers) })
     }
 
     pub fn trace_id(&self) -> &str {
         &self.trace_id
     }
 
-    /// The headers of one call. Each call has a parent id of its own.
+    /// The request's own place in the trace.
+    pub fn span_id(&self) -> &str {
+        &self.span_id
+    }
+
+    /// The headers of a call that is made for the request.
     pub fn headers(&self) -> impl Iterator<Item = (HeaderName, HeaderValue)> {
-        // Never zero, which is no id: a UUID has its version in this half.
-        let (parent_id, _) = Uuid::new_v4().as_u64_pair();
-        let parent = HeaderValue::try_from(format!("00-{}-{parent_id:016x}-{}", self.trace_id, self.flags)).ok();
+        let TraceContext { trace_id, span_id, flags, .. } = self;
+        let parent = HeaderValue::try_from(format!("00-{trace_id}-{span_id}-{flags:02x}")).ok();
         let state = self.state.clone();
         parent.map(|parent| (TRACEPARENT, parent)).into_iter().chain(state.map(|state| (TRACESTATE, state)))
     }
+}
+
+/// Never zero, which is no id: a UUID has its version in this half.
+fn fresh_id() -> String {
+    let (id, _) = Uuid::new_v4().as_u64_pair();
+    format!("{id:016x}")
 }
 
 /// `tracestate`, which may come in several lines.
@@ -107,20 +126,31 @@ mod tests {
         ] {
             assert_eq!(taken(&[(TRACEPARENT, bad.clone())]), None, "{bad}");
         }
+        let one = || (TRACEPARENT, format!("00-{TRACE}-{PARENT}-01"));
+        assert_eq!(taken(&[one(), one()]), None, "several");
     }
 
     #[test]
-    fn it_is_passed_on_with_a_parent_of_its_own_each_time() {
+    fn only_flags_of_the_version_we_write_are_passed_on() {
+        for (given, sent) in [("00", "00"), ("01", "01"), ("02", "02"), ("03", "03"), ("05", "01"), ("fc", "00")] {
+            let trace = taken(&[(TRACEPARENT, format!("cc-{TRACE}-{PARENT}-{given}"))]).unwrap();
+            let (_, parent) = trace.headers().next().unwrap();
+            assert_eq!(parent, format!("00-{TRACE}-{}-{sent}", trace.span_id()), "{given}");
+        }
+    }
+
+    #[test]
+    fn it_is_passed_on_with_the_request_s_own_place_as_parent() {
         let parent = (TRACEPARENT, format!("00-{TRACE}-{PARENT}-03"));
         let trace = taken(&[parent.clone(), (TRACESTATE, "a=1".into()), (TRACESTATE, "b=2".into())]).unwrap();
-        let calls: Vec<Vec<_>> = vec![trace.headers().collect(), trace.headers().collect()];
-        for call in &calls {
-            let text = call[0].1.to_str().unwrap();
-            assert!(text.starts_with(&format!("00-{TRACE}-")) && text.ends_with("-03"), "{text}");
-            assert!(taken(&[(TRACEPARENT, text.to_owned())]).is_some() && !text.contains(PARENT), "{text}");
-            assert_eq!(call[1], (TRACESTATE, HeaderValue::from_static("a=1,b=2")));
-        }
-        assert_ne!(calls[0][0], calls[1][0]);
+        let call: Vec<_> = trace.headers().collect();
+        let text = call[0].1.to_str().unwrap();
+        assert_eq!(text, format!("00-{TRACE}-{}-03", trace.span_id()));
+        assert!(taken(&[(TRACEPARENT, text.to_owned())]).is_some() && !text.contains(PARENT), "{text}");
+        assert_eq!(call[1], (TRACESTATE, HeaderValue::from_static("a=1,b=2")));
+        assert_eq!(call, trace.clone().headers().collect::<Vec<_>>(), "the same for every call");
+        let another = taken(std::slice::from_ref(&parent)).unwrap();
+        assert_ne!(another.span_id(), trace.span_id(), "another request's");
         for (state, kept) in [("x".repeat(512), true), ("x".repeat(513), false), (String::new(), false)] {
             let trace = taken(&[parent.clone(), (TRACESTATE, state)]).unwrap();
             assert_eq!(trace.headers().count(), if kept { 2 } else { 1 });

@@ -102,6 +102,7 @@ pub async fn serve(app: App) -> Result<(), BoxError> {
 async fn shut_down_gracefully(app: App, stop: CancellationToken) {
     let hook = move || async move {
         app.start_draining();
+        app.metrics.start_cutting_off();
         stop.cancel();
         if timeout(SHUTDOWN_TIME, app.uploads.finished()).await.is_err() {
             tracing::error!(uploads = app.uploads.open(), "uploads could not be cleaned up in time");

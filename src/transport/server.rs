@@ -1,6 +1,8 @@
 //! The plain HTTP server: accepting, timeouts, and an orderly end.
 
 use axum::Router;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use http::{HeaderValue, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -15,12 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
 use super::Peer;
 use super::body::RequestBody;
+use super::places::Places;
 use crate::app::App;
 use crate::config;
 use crate::telemetry::metrics::{self, Metrics};
@@ -42,8 +44,9 @@ const H2_HEADERS: u32 = 32 << 10;
 /// Aborting what was cut off at the end may take this long.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connections that may wait to be accepted. One that finds no place is dropped, and its client tries again only after a
-/// second: too late for a refusal that is to come at once. The system's own limit (somaxconn) holds beside it.
+/// Connections that may wait to be accepted, and as many to be served. One that finds no place in the first row is dropped,
+/// and its client tries again only after a second: too late for a refusal that is to come at once. The system's own limit
+/// (somaxconn) holds beside it.
 const BACKLOG: u32 = 4096;
 
 /// A listener that a crowd may connect to at once.
@@ -63,42 +66,46 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 #[must_use]
 pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop: impl Future<Output = ()>) -> bool {
     let router = app.router();
-    let slots = Arc::new(Semaphore::new(config.max_connections));
+    let places = Places::new(config.max_connections, BACKLOG as usize);
+    let mut waiting = FuturesUnordered::new();
     let graceful = GracefulShutdown::new();
     let mut connections = JoinSet::new();
     let mut upkeep = tokio::time::interval(metrics::UPKEEP);
     tokio::pin!(stop);
     loop {
-        let accepted = tokio::select! {
+        let (stream, peer, place) = tokio::select! {
             () = &mut stop => break,
-            accepted = accept(&listener, &slots) => accepted,
+            Some((stream, peer, Some(place))) = waiting.next() => (stream, peer, place),
+            accepted = accept(&listener) => {
+                if let Some((stream, peer)) = accepted && places.has_room(peer, waiting.len()) {
+                    let place = places.clone().take(peer);
+                    waiting.push(async move { (stream, peer, place.await) });
+                }
+                continue;
+            }
             Some(_) = connections.join_next() => continue,
             _ = upkeep.tick() => {
                 app.metrics.upkeep();
                 continue;
             }
         };
-        let Some((stream, peer, slot)) = accepted else { continue };
         let service =
             Service { router: router.clone(), metrics: app.metrics.clone(), peer, idle: config.body_idle_timeout };
         let connection = connection(stream, service, &graceful);
         let counted = app.metrics.connection();
         connections.spawn(async move {
             connection.await;
-            drop((slot, counted));
+            drop((place, counted));
         });
     }
-    drop(listener);
+    drop((listener, waiting));
     drain(&app, graceful, connections, config.shutdown_timeout).await
 }
 
-type Slot = tokio::sync::OwnedSemaphorePermit;
-
-/// The next connection, once there is room for one.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> Option<(TcpStream, Peer, Slot)> {
-    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+/// The next connection; none where there was trouble.
+async fn accept(listener: &TcpListener) -> Option<(TcpStream, Peer)> {
     match listener.accept().await {
-        Ok((stream, peer)) => Some((stream, Peer(peer.ip()), slot)),
+        Ok((stream, peer)) => Some((stream, Peer(peer.ip()))),
         Err(error) => {
             // Out of file descriptors, most likely: the only cure is that connections end meanwhile.
             tracing::warn!(%error, "a connection could not be accepted");
@@ -188,6 +195,7 @@ async fn drain(app: &App, graceful: GracefulShutdown, mut connections: JoinSet<(
     if tokio::time::timeout(patience, graceful.shutdown()).await.is_err() {
         tracing::warn!(uploads = app.uploads.open(), "cutting off what is still in flight");
     }
+    app.metrics.start_cutting_off();
     // A request that is dropped here undoes its upload.
     connections.shutdown().await;
     let clean = tokio::time::timeout(CLEANUP_TIMEOUT, app.uploads.finished()).await.is_ok();

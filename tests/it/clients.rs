@@ -148,18 +148,24 @@ async fn an_embedded_link_leads_to_the_host_the_client_asked() {
 
 #[tokio::test]
 async fn no_more_connections_are_served_than_configured() {
-    let app = TestApp::with(&["--max-connections=1"]).await;
-    let mut first = RawClient::connect(app.address()).await;
+    let app = TestApp::with(&["--max-connections=2"]).await;
     let get = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    first.send(get).await;
-    assert!(first.read_answer().await.starts_with("HTTP/1.1 200"));
-    let mut second = RawClient::connect(app.address()).await;
-    second.send(get).await;
-    let early = tokio::time::timeout(Duration::from_millis(200), second.read_answer()).await;
-    assert!(early.is_err(), "the second waits while the first is open");
-    drop(first);
-    assert!(second.read_answer().await.starts_with("HTTP/1.1 200"));
-    drop(second);
+    let (began, mut served) = (Instant::now(), Vec::new());
+    // And the eight that are for this machine.
+    for _ in 0..2 + 8 {
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(get).await;
+        assert!(client.read_answer().await.starts_with("HTTP/1.1 200"));
+        served.push(client);
+    }
+    assert!(began.elapsed() < Duration::from_secs(5), "at once: those that do nothing are closed after 10 s");
+    let mut last = RawClient::connect(app.address()).await;
+    last.send(get).await;
+    let early = tokio::time::timeout(Duration::from_millis(200), last.read_answer()).await;
+    assert!(early.is_err(), "it waits while the others are open");
+    drop(served.pop());
+    assert!(last.read_answer().await.starts_with("HTTP/1.1 200"));
+    drop((last, served));
     until("uploads are over", || app.app.uploads.open() == 0).await;
     app.end(&[]).await;
 }
@@ -192,6 +198,11 @@ async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over()
     let refused = app.upload("b.png", png(6 * MIB)).await;
     assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     assert!(refused.text().await.unwrap().contains("over_capacity"));
+    // What is wrong in the head is told so: another try would be in vain.
+    for (content_type, status) in [("text/plain", 415), ("multipart/form-data", 400), ("image/svg+xml", 400)] {
+        let post = app.client.post(app.at("/upload-image")).header("content-type", content_type);
+        assert_eq!(post.body(png(MIB)).send().await.unwrap().status(), status, "{content_type}");
+    }
     // It has room for one part only, and gets through all the same.
     first.send(&body[6 * MIB..]).await;
     let answer = first.read_answer().await;

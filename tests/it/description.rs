@@ -66,6 +66,24 @@ async fn every_route_that_is_described_is_there() {
 }
 
 #[tokio::test]
+async fn it_is_asked_for_again_and_not_sent_again() {
+    let app = TestApp::start().await;
+    let ask = || app.client.get(app.at("/openapi.json"));
+    let first = ask().send().await.unwrap();
+    assert_eq!(first.headers()["cache-control"], "no-cache");
+    let tag = first.headers()["etag"].clone();
+    let again = ask().header("if-none-match", &tag).send().await.unwrap();
+    assert_eq!((again.status().as_u16(), &again.headers()["etag"]), (304, &tag));
+    assert_eq!(ask().header("if-none-match", "\"other\"").send().await.unwrap().status(), 200);
+    app.end(&[]).await;
+
+    let other = TestApp::with(&["--allowed-formats=png"]).await;
+    let first = other.client.get(other.at("/openapi.json")).header("if-none-match", &tag).send().await.unwrap();
+    assert_eq!(first.status(), 200, "other settings, another text");
+    other.end(&[]).await;
+}
+
+#[tokio::test]
 async fn every_error_is_described_and_every_example_is_one() {
     let app = TestApp::start().await;
     let description = Description::of(&app).await;

@@ -245,8 +245,9 @@ async fn metrics_count_events_and_want_a_key() {
 async fn without_keys_nobody_has_the_metrics() {
     let mut setup = Setup::start().await;
     let answer = setup.function.invoke(&request("alb", "GET", "/metrics")).await.response();
-    assert!(refused(&answer, 401, "unauthorized").contains("API_KEYS"), "{answer}");
-    setup.end(&[]).await;
+    assert_eq!(refused(&answer, 403, "forbidden"), "This is for the service's operators");
+    let log = setup.end(&[]).await;
+    assert!(log.contains("set API_KEYS or API_KEYS_FILE"), "{log}");
 }
 
 #[tokio::test]
@@ -415,6 +416,7 @@ async fn sigterm_undoes_what_is_under_way() {
     until("the upload is under way", || faults.calls(Operation::Put) == 1).await;
     let log = setup.end(&[]).await;
     assert!(log.contains("Graceful shutdown completed") && !log.contains("could not"), "{log}");
+    assert!(log.contains("cut off at shutdown") && !log.contains("the client went away"), "{log}");
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use image_store::telemetry::metrics::{Kind, TABLE};
 use std::time::{Duration, SystemTime};
 
 use super::direct::{abort, completed, plan, put};
-use super::support::app::{TestApp, png};
+use super::support::app::{TestApp, png, until};
 use super::support::faults::{Action, Operation};
 use super::support::raw::{RawClient, form, head};
 use super::support::scrape::Scrape;
@@ -188,6 +188,25 @@ async fn an_upload_is_undone_for_a_reason() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_cut_off_at_shutdown_did_not_leave() {
+    let mut app = TestApp::with(&["--shutdown-timeout=0"]).await;
+    let client = half(&app).await;
+    until("the upload has begun", || app.app.uploads.open() == 1).await;
+    app.stop();
+    let service = app.app.clone();
+    app.end(&[]).await;
+    let scrape = Scrape::read(&service.scrape());
+    scrape.check(&[
+        (&aborted("form", "shutdown"), 1.0),
+        (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="503"}"#, 1.0),
+    ]);
+    for metric in ["image_store_uploads_aborted_total", "image_store_http_requests_total"] {
+        assert_eq!(scrape.labels(metric).count(), 1, "{scrape:#?}");
+    }
+    drop(client);
+}
+
+#[tokio::test]
 async fn what_clients_make_up_makes_no_new_series() {
     let app = TestApp::start().await;
     for name in ["one", "two", "three"] {
@@ -206,15 +225,24 @@ async fn what_clients_make_up_makes_no_new_series() {
 
 #[tokio::test]
 async fn it_is_for_this_machine_and_for_keys() {
-    for (keys, detail) in [("--api-keys=", "API_KEYS"), ("--api-keys=right", "Send an API key")] {
+    for (keys, status, code, detail) in [
+        ("--api-keys=", 403, "forbidden", "This is for the service's operators"),
+        (
+            "--api-keys=right",
+            401,
+            "unauthorized",
+            "Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>",
+        ),
+    ] {
         let app = TestApp::with(&[keys]).await;
         let ask = || app.client.get(app.at("/metrics"));
         assert_eq!(ask().send().await.unwrap().status(), 200);
-        let refused = ask().header("x-forwarded-for", "192.0.2.7").send().await.unwrap();
-        assert_eq!(refused.status(), 401);
-        let refused: serde_json::Value = refused.json().await.unwrap();
-        assert_eq!(refused["code"], "unauthorized");
-        assert!(refused["detail"].as_str().unwrap().contains(detail), "{refused}");
+        for (header, value) in [("x-forwarded-proto", "https"), ("origin", "http://page.example")] {
+            let refused = ask().header(header, value).send().await.unwrap();
+            assert_eq!(refused.status(), status, "{header}");
+            let refused: serde_json::Value = refused.json().await.unwrap();
+            assert_eq!((&refused["code"], &refused["detail"]), (&code.into(), &detail.into()));
+        }
         let keyed = ask().header("via", "1.1 proxy").bearer_auth("right").send().await.unwrap();
         assert_eq!(keyed.status() == 200, keys.ends_with("right"));
         app.end(&[]).await;

@@ -31,6 +31,19 @@ impl Process {
         Process::spawn(command, 2)
     }
 
+    /// One on the store of `app`, behind its faults.
+    pub fn on_store_of(app: &TestApp, flags: &[&str]) -> Self {
+        let (access_key, secret_key) = app.credentials();
+        let mut command = binary();
+        command
+            .args(["--s3-force-path-style=true", "--s3-bucket", &app.bucket])
+            .args(flags)
+            .env("AWS_ENDPOINT_URL_S3", &app.faults().endpoint)
+            .env("AWS_ACCESS_KEY_ID", access_key)
+            .env("AWS_SECRET_ACCESS_KEY", secret_key);
+        Process::spawn(command, 1)
+    }
+
     /// Starts `command`, and waits until it has printed `greeting` lines.
     fn spawn(mut command: Command, greeting: usize) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -129,7 +142,8 @@ async fn what_does_not_finish_in_time_is_aborted() {
     process.terminate();
     let (status, log) = process.end().await;
     assert!(status.success(), "{status}: {log}");
-    assert!(log.contains("cutting off"), "{log}");
+    assert!(log.contains("cutting off") && log.contains("cut off at shutdown"), "{log}");
+    assert!(!log.contains("the client went away"), "{log}");
     assert_eq!(unfinished(data.path()), 0, "{:?}", walk(data.path()));
 }
 
@@ -224,6 +238,24 @@ async fn healthcheck_says_whether_the_service_answers() {
     assert!(told.contains("/healthz cannot be asked: Connection refused"), "{told}");
 }
 
+#[tokio::test]
+async fn healthcheck_is_answered_while_clients_have_every_connection() {
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &["--max-connections=2", "--shutdown-timeout=0"]);
+    let body = form("a.png", &png(12 * MIB));
+    let mut idle = Vec::new();
+    for _ in 0..2 {
+        let mut client = RawClient::connect(&process.address).await;
+        client.send(head(body.len(), "")).await;
+        client.send(&body[..11 * MIB]).await;
+        idle.push(client);
+    }
+    assert_eq!(health(&process.address), (Some(0), String::new()));
+    process.terminate();
+    assert!(process.end().await.0.success());
+    drop(idle);
+}
+
 #[test]
 fn healthcheck_does_not_take_a_wrong_answer_or_wait_for_none() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -250,15 +282,8 @@ fn healthcheck_does_not_take_a_wrong_answer_or_wait_for_none() {
 #[tokio::test]
 async fn what_cannot_be_cleaned_up_is_an_exit_with_1() {
     let app = TestApp::behind_faults(&[]).await;
-    let (access_key, secret_key) = app.credentials();
-    let mut command = binary();
-    command
-        .args(["--shutdown-timeout=0", "--s3-force-path-style=true", "--s3-bucket", &app.bucket])
-        .env("AWS_ENDPOINT_URL_S3", &app.faults().endpoint)
-        .env("AWS_ACCESS_KEY_ID", access_key)
-        .env("AWS_SECRET_ACCESS_KEY", secret_key);
     app.faults().fail_all(Operation::Abort, Action::Hang);
-    let process = Process::spawn(command, 1);
+    let process = Process::on_store_of(&app, &["--shutdown-timeout=0"]);
     let body = form("a.png", &png(12 * MIB));
     let mut client = RawClient::connect(&process.address).await;
     client.send(head(body.len(), "")).await;

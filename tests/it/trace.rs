@@ -5,6 +5,7 @@ use image_store::telemetry::trace::{self, TraceContext};
 use std::collections::HashSet;
 
 use super::direct::{completed, plan, put, send_parts};
+use super::process::Process;
 use super::support::app::{TestApp, fixture, png};
 use super::support::backend::Backend;
 use super::support::faults::{Action, Faults, Operation};
@@ -15,6 +16,7 @@ const MIB: usize = 1 << 20;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 const STATE: &str = "vendor=opaque,other=1";
+const NOBODY: &str = "/images/00000000-0000-4000-8000-000000000000.png";
 
 fn traceparent() -> String {
     format!("00-{TRACE}-{PARENT}-01")
@@ -28,7 +30,7 @@ fn traced(app: &mut TestApp) {
     app.client = client.default_headers(HeaderMap::from_iter(headers)).build().unwrap();
 }
 
-/// The parent ids S3 was sent with the calls of an operation; each is of the trace.
+/// The parent ids S3 was sent with the calls of an operation; each is of the trace and none is the client's own.
 fn parents(faults: &Faults, operation: Operation) -> Vec<String> {
     let calls = faults.headers(operation);
     assert!(!calls.is_empty(), "no {operation:?}");
@@ -39,15 +41,17 @@ fn parents(faults: &Faults, operation: Operation) -> Vec<String> {
         assert_eq!(headers["tracestate"], STATE);
         let signed = headers["authorization"].to_str().unwrap();
         assert!(!signed.contains("trace"), "what is on the way may change it: {signed}");
+        assert_ne!(fields[2], PARENT, "{operation:?}");
         fields[2].to_owned()
     };
     calls.iter().map(parent).collect()
 }
 
-fn check(faults: &Faults, operations: &[Operation]) {
-    let all: Vec<String> = operations.iter().flat_map(|operation| parents(faults, *operation)).collect();
-    let different: HashSet<&str> = all.iter().map(String::as_str).chain([PARENT]).collect();
-    assert_eq!(different.len(), all.len() + 1, "each call has a parent id of its own: {all:?}");
+/// The one parent id of these operations' calls, which one request made.
+fn parent(faults: &Faults, operations: &[Operation]) -> String {
+    let all: HashSet<String> = operations.iter().flat_map(|operation| parents(faults, *operation)).collect();
+    assert_eq!(all.len(), 1, "one request, one span: {all:?}");
+    all.into_iter().next().unwrap()
 }
 
 #[tokio::test]
@@ -59,7 +63,8 @@ async fn an_upload_s_calls_belong_to_its_trace_also_those_made_again() {
     let small: serde_json::Value = app.upload("b.png", png(1000)).await.json().await.unwrap();
     let parts = app.faults().headers(Operation::UploadPart);
     assert_eq!(parts.len(), 4, "one is sent again");
-    check(app.faults(), &[Operation::Create, Operation::UploadPart, Operation::Complete, Operation::Put]);
+    let large = parent(app.faults(), &[Operation::Create, Operation::UploadPart, Operation::Complete]);
+    assert_ne!(large, parent(app.faults(), &[Operation::Put]), "another request's");
     assert!(!answer.to_string().contains("trace"), "{answer}");
     app.end(&[answer["s3_key"].as_str().unwrap(), small["s3_key"].as_str().unwrap()]).await;
 }
@@ -75,7 +80,7 @@ async fn so_do_those_that_undo_it_when_its_client_has_left() {
     app.faults().wait_for(Operation::UploadPart, 2).await;
     drop(client);
     app.faults().wait_for(Operation::Abort, 1).await;
-    check(app.faults(), &[Operation::Create, Operation::UploadPart, Operation::Abort]);
+    parent(app.faults(), &[Operation::Create, Operation::UploadPart, Operation::Abort]);
     app.end(&[]).await;
 }
 
@@ -92,16 +97,21 @@ async fn a_direct_upload_s_calls_too_but_not_what_its_client_is_told_to_send() {
     completed(&app, &single).await;
     send_parts(&app, parts.parts(), &png(7 * MIB), |_| true).await;
     completed(&app, &parts).await;
-    let promoting = [Operation::ListParts, Operation::Complete, Operation::Get, Operation::Copy, Operation::Delete];
-    check(app.faults(), &[Operation::Create, Operation::Head]);
-    check(app.faults(), &promoting);
+    let planning = parent(app.faults(), &[Operation::Create]);
+    let second = parent(app.faults(), &[Operation::ListParts, Operation::Complete]);
+    assert_ne!(planning, second);
+    for promoting in [Operation::Get, Operation::Copy, Operation::Delete] {
+        let by = parents(app.faults(), promoting);
+        assert!(by.len() == 2 && by[0] != by[1] && by[1] == second, "two requests: {by:?}");
+    }
+    parents(app.faults(), Operation::Head);
     app.end(&[single.key(), parts.key()]).await;
 }
 
 #[tokio::test]
 async fn without_a_trace_none_is_made_up() {
     let app = TestApp::behind_faults(&[]).await;
-    let bad = app.client.get(app.at("/images/00000000-0000-4000-8000-000000000000.png"));
+    let bad = app.client.get(app.at(NOBODY));
     assert_eq!(
         bad.header("traceparent", "00-nonsense").header("tracestate", STATE).send().await.unwrap().status(),
         404
@@ -112,6 +122,42 @@ async fn without_a_trace_none_is_made_up() {
         assert!(!headers.contains_key("traceparent") && !headers.contains_key("tracestate"), "{headers:?}");
     }
     app.end(&[answer["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn the_log_has_the_span_that_s3_is_told() {
+    let app = TestApp::behind_faults(&[]).await;
+    let process = Process::on_store_of(&app, &["--log-format=json"]);
+    let get = reqwest::Client::new().get(format!("http://{}{NOBODY}", process.address));
+    assert_eq!(
+        get.header("traceparent", traceparent()).header("tracestate", STATE).send().await.unwrap().status(),
+        404
+    );
+    process.terminate();
+    let (_, log) = process.end().await;
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let spans: Vec<_> = lines.filter(|line| line["status"] == 404).map(|line| line["span"].clone()).collect();
+    assert_eq!(spans.len(), 1, "{log}");
+    let sent = parent(app.faults(), &[Operation::Head]);
+    assert_eq!((&spans[0]["trace_id"], &spans[0]["span_id"]), (&TRACE.into(), &sent.into()));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_page_may_send_it() {
+    let app = TestApp::start().await;
+    let preflight = app
+        .client
+        .request(reqwest::Method::OPTIONS, app.at("/upload-image"))
+        .header("origin", "http://page.example")
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "traceparent,tracestate");
+    let answer = preflight.send().await.unwrap();
+    let allowed = answer.headers()["access-control-allow-headers"].to_str().unwrap();
+    for header in ["traceparent", "tracestate"] {
+        assert!(allowed.split(',').any(|name| name == header), "{header} in {allowed}");
+    }
+    app.end(&[]).await;
 }
 
 /// It is added behind the signature, which a strict S3 checks.
@@ -133,6 +179,6 @@ async fn a_strict_s3_takes_it() {
         store.delete(&name).await.unwrap();
     })
     .await;
-    check(&faults, &[Operation::Put, Operation::Head, Operation::Delete]);
+    parent(&faults, &[Operation::Put, Operation::Head, Operation::Delete]);
     backend.check_clean().await;
 }

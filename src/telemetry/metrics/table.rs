@@ -69,7 +69,8 @@ const fn histogram(
 pub const REQUESTS: Metric = counter(
     "image_store_http_requests_total",
     &["route", "method", "status"],
-    "Requests by route template (`-`: no such route); status `499`: the client left before its answer",
+    "Requests by route template (`-`: no such route); status `499`: the client left before its answer; `503`: also those cut \
+     off at shutdown",
 );
 pub const RECEIVED: Metric = counter(
     "image_store_http_received_bytes_total",
@@ -95,7 +96,7 @@ pub const UPLOADS_ABORTED: Metric = counter(
     "image_store_uploads_aborted_total",
     &["door", "reason"],
     "Uploads undone: `client_gone`, `client_too_slow`, `refused_late` (wrong behind its beginning), `store_failed`, \
-     `deadline`, `over_capacity` (the spill's disk is full), `internal`; door `direct`: `requested` (by DELETE)",
+     `deadline`, `shutdown`, `over_capacity` (the spill's disk is full), `internal`; door `direct`: `requested` (by DELETE)",
 );
 pub const UPLOADS_OPEN: Metric =
     gauge("image_store_uploads_open", &[], "Uploads, completes and aborts under way, their clean-up included");

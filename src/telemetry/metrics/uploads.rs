@@ -99,9 +99,34 @@ impl UploadWatch {
         let outcome = work.await;
         unfinished.done();
         if let Err(error) = &outcome {
-            self.metrics.aborted(self.door, reason(error));
+            self.metrics.aborted(self.door, self.reason(error));
         }
         outcome
+    }
+
+    /// Why an upload that had begun was undone.
+    fn reason(&self, error: &Error) -> &'static str {
+        match error {
+            // Whether a connection's end is seen here or drops the request is chance.
+            Error::TruncatedBody(_) => self.reason_unheard(),
+            Error::ClientTooSlow { .. } => "client_too_slow",
+            Error::Storage(_) => "store_failed",
+            Error::OverCapacity(_) => "over_capacity",
+            Error::Deadline => "deadline",
+            error if error.status().is_client_error() => "refused_late",
+            _ => "internal",
+        }
+    }
+
+    /// The same where nobody waits for an answer any more.
+    fn reason_unheard(&self) -> &'static str {
+        if self.timed_out.get() {
+            "deadline"
+        } else if self.metrics.is_cutting_off() {
+            "shutdown"
+        } else {
+            "client_gone"
+        }
     }
 
     /// It is an image of this many bytes now.
@@ -120,22 +145,8 @@ impl Unfinished<'_> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(UploadWatch { metrics, door, timed_out, .. }) = self.0 {
-            metrics.aborted(*door, if timed_out.get() { "deadline" } else { "client_gone" });
+        if let Some(watch) = self.0 {
+            watch.metrics.aborted(watch.door, watch.reason_unheard());
         }
-    }
-}
-
-/// Why an upload that had begun was undone.
-fn reason(error: &Error) -> &'static str {
-    match error {
-        // Whether a client's end is seen here or drops the request is chance.
-        Error::TruncatedBody(_) => "client_gone",
-        Error::ClientTooSlow { .. } => "client_too_slow",
-        Error::Storage(_) => "store_failed",
-        Error::OverCapacity(_) => "over_capacity",
-        Error::Deadline => "deadline",
-        error if error.status().is_client_error() => "refused_late",
-        _ => "internal",
     }
 }

@@ -188,6 +188,12 @@ async fn the_service_itself() {
     for path in ["/limits", "/healthz", "/readyz", "/metrics", "/openapi.json"] {
         checked.ask((Method::GET, path), path, 200, as_is).await;
     }
+    let tag = app.client.get(app.at("/openapi.json")).send().await.unwrap().headers()["etag"].clone();
+    let known = |request: RequestBuilder| request.header("if-none-match", tag);
+    checked.ask((Method::GET, "/openapi.json"), "/openapi.json", 304, known).await;
+    let page = |request: RequestBuilder| request.header("origin", "http://page.example");
+    let refused = checked.ask((Method::GET, "/metrics"), "/metrics", 403, page).await;
+    assert_eq!(refused["code"], "forbidden");
     app.app.start_draining();
     checked.ask((Method::GET, "/readyz"), "/readyz", 503, as_is).await;
     app.end(&[]).await;

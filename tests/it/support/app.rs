@@ -33,7 +33,8 @@ pub struct TestApp {
     pub bucket: String,
     embedded: Embedded,
     server: JoinHandle<bool>,
-    stop: oneshot::Sender<()>,
+    /// None once it was told to stop.
+    stop: Option<oneshot::Sender<()>>,
     _data: TempDir,
 }
 
@@ -88,7 +89,7 @@ impl TestApp {
             store: Arc::new(S3Store::connect(direct).await),
             faults,
             embedded,
-            stop,
+            stop: Some(stop),
             _data: data,
         }
     }
@@ -139,16 +140,23 @@ impl TestApp {
         listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
     }
 
+    /// Tells the service to stop. [`TestApp::end`] does so itself, and waits for it.
+    pub fn stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            stop.send(()).unwrap();
+        }
+    }
+
     /// Stops the service. Fails where the store holds an unfinished upload, or objects other than `expected`.
-    pub async fn end(self, expected: &[&str]) {
+    pub async fn end(mut self, expected: &[&str]) {
         self.settled().await;
         let leftovers = self.store.leftovers().await.unwrap();
         let open: Vec<_> = leftovers.iter().filter(|leftover| leftover.upload_id.is_some()).collect();
         assert!(open.is_empty(), "unfinished uploads are left: {open:?}");
         let expected: BTreeSet<String> = expected.iter().map(|key| (*key).to_owned()).collect();
         assert_eq!(self.objects().await, expected, "objects in the store");
+        self.stop();
         drop(self.client);
-        self.stop.send(()).unwrap();
         let clean =
             tokio::time::timeout(Duration::from_secs(30), self.server).await.expect("the server stops").unwrap();
         assert!(clean, "it cleaned up before it stopped");

@@ -20,7 +20,7 @@ impl Scrape {
     /// Scrapes until a series has a value.
     ///
     /// # Panics
-    /// After ten seconds.
+    /// After ten seconds, and where there is no such series.
     pub async fn until(app: &TestApp, series: &str, value: f64) -> Scrape {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -42,9 +42,12 @@ impl Scrape {
         Scrape(series.collect())
     }
 
-    /// A series' value; 0 where there is no such series yet.
+    /// A series' value. That there is no such series is another thing than 0.
+    ///
+    /// # Panics
+    /// Where there is none.
     pub fn get(&self, series: &str) -> f64 {
-        self.0.get(series).copied().unwrap_or_default()
+        *self.0.get(series).unwrap_or_else(|| panic!("no {series} in {self:#?}"))
     }
 
     /// All series of that name, without it: their labels.
