@@ -31,9 +31,12 @@ use crate::telemetry::metrics::{self, Metrics};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds for which what was sent may stay unacknowledged, or untaken.
 const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
-/// What an HTTP/1 connection may buffer (twice, while a chunk is being taken); also the largest request head. What is larger, or has more headers than the 100
-/// that hyper takes, is answered 431 by hyper itself.
-const H1_BUFFER: usize = 32 << 10;
+/// What an HTTP/1 connection may buffer, twice while a chunk of that is being taken: the first [`FEW`], which are faster for
+/// it, and those of a crowd. It is the largest request head, too. What is larger, or has more headers than the 100 that
+/// hyper takes, is answered 431 by hyper itself.
+const H1_BUFFER: usize = 64 << 10;
+const H1_SMALL_BUFFER: usize = 32 << 10;
+const FEW: usize = 64;
 /// Flow control windows of HTTP/2: what a connection, and each of its streams, may have in flight towards us. A client can
 /// fill this while nobody reads, on every connection there may be.
 const H2_CONNECTION_WINDOW: u32 = 128 << 10;
@@ -91,7 +94,8 @@ pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop
         };
         let service =
             Service { router: router.clone(), metrics: app.metrics.clone(), peer, idle: config.body_idle_timeout };
-        let connection = connection(stream, service, &graceful);
+        let buffer = if connections.len() < FEW { H1_BUFFER } else { H1_SMALL_BUFFER };
+        let connection = connection(stream, service, buffer, &graceful);
         let counted = app.metrics.connection();
         connections.spawn(async move {
             connection.await;
@@ -125,7 +129,12 @@ struct Service {
     idle: Duration,
 }
 
-fn connection(stream: TcpStream, service: Service, graceful: &GracefulShutdown) -> impl Future<Output = ()> + use<> {
+fn connection(
+    stream: TcpStream,
+    service: Service,
+    buffer: usize,
+    graceful: &GracefulShutdown,
+) -> impl Future<Output = ()> + use<> {
     let began = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&began);
     let answering = service_fn(move |request| {
@@ -136,7 +145,7 @@ fn connection(stream: TcpStream, service: Service, graceful: &GracefulShutdown) 
     let _ = stream.set_nodelay(true);
     // A client that takes no answer must not keep its connection for ever.
     let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNTAKEN_TIMEOUT_MS);
-    let connection = builder().serve_connection_with_upgrades(TokioIo::new(stream), answering).into_owned();
+    let connection = builder(buffer).serve_connection_with_upgrades(TokioIo::new(stream), answering).into_owned();
     let connection = graceful.watch(connection);
     async move {
         tokio::pin!(connection);
@@ -157,9 +166,9 @@ fn log_end<E: std::fmt::Display>(ended: Result<(), E>) {
     }
 }
 
-fn builder() -> Builder<TokioExecutor> {
+fn builder(buffer: usize) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(H1_BUFFER);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT).max_buf_size(buffer);
     builder
         .http2()
         .timer(TokioTimer::new())

@@ -116,12 +116,15 @@ pub const CALL_DURATION: Metric = histogram(
 pub const PARTS_IN_FLIGHT: Metric =
     gauge("image_store_parts_in_flight", &[], "Parts, and files of one part, on their way to S3");
 
-pub const BUDGET_USED: Metric =
-    gauge("image_store_budget_used_bytes", &["budget"], "What uploads hold; budget `memory` or `spill`");
+pub const BUDGET_USED: Metric = gauge(
+    "image_store_budget_used_bytes",
+    &["budget"],
+    "What parts hold, and rooms for them; budget `memory` or `spill`",
+);
 pub const BUDGET_LIMIT: Metric = gauge(
     "image_store_budget_limit_bytes",
     &["budget"],
-    "What uploads may hold: `MEMORY_BUDGET` and `SPILL_BUDGET` as they are in force",
+    "What parts may hold: `MEMORY_BUDGET`, less what is left to connections, and `SPILL_BUDGET`",
 );
 
 pub const BUILD_INFO: Metric = gauge("image_store_build_info", &["version"], "1, for the version that runs");
