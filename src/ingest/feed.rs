@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 
 /// The most multer gets at once, in bytes. It copies that into a buffer of its own, of twice the size and for as long as the
 /// form lasts.
-pub(super) const SLICE: usize = 16 * 1024;
+pub(super) const SLICE: usize = 32 * 1024;
 
 /// The longest headers of a part, in bytes.
 pub(super) const HEADER_LIMIT: usize = 16 * 1024;
