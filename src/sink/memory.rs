@@ -31,8 +31,8 @@ mod buffer;
 #[cfg(test)]
 mod tests;
 
+use buffer::Place;
 pub use buffer::{Buffer, Peek};
-use buffer::{Peeked, Place};
 
 /// Budgets are counted in steps of this many bytes: a semaphore gives at most 2^32 permits at once.
 const STEP: usize = 4096;
@@ -140,14 +140,6 @@ impl Budget {
         let Some((allowance, spill)) = &self.spill else { return Ok(None) };
         let Some(permit) = allowance.take(size) else { return Ok(None) };
         Ok(Some(Room::File { file: Arc::new(spill.make(size).await?), _charged: permit }))
-    }
-
-    /// Waits for others that read, and never for a client or the store.
-    async fn read(&self, file: Arc<SpillFile>, len: usize) -> io::Result<Peek<'_>> {
-        let turn = Arc::clone(&self.readers).acquire_owned().await.map_err(io::Error::other)?;
-        let reading =
-            tokio::task::spawn_blocking(move || Ok(Peek(Peeked::Read { bytes: file.read(0, len)?, _turn: turn })));
-        reading.await.map_err(io::Error::other)?
     }
 
     fn allocate(&self, size: usize) -> Vec<u8> {

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::super::spill::SpilledPart;
+use super::super::spill::{SpillFile, SpilledPart};
 use super::{Budget, Room, State, lock};
 use crate::store::Content;
 
@@ -84,7 +84,7 @@ impl Buffer {
     pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
         let len = self.len.min(limit);
         match &self.place.room {
-            Some(Room::File { file, .. }) => self.budget.read(Arc::clone(file), len).await,
+            Some(Room::File { file, .. }) => Peek::read(&self.budget.readers, Arc::clone(file), len).await,
             _ => Ok(Peek(Peeked::Here(self.data.get(..len).unwrap_or_default()))),
         }
     }
@@ -100,16 +100,26 @@ impl Buffer {
 
 /// What a part starts with.
 #[derive(Debug, Default)]
-pub struct Peek<'a>(pub(super) Peeked<'a>);
+pub struct Peek<'a>(Peeked<'a>);
 
 #[derive(Debug)]
-pub(super) enum Peeked<'a> {
+enum Peeked<'a> {
     Here(&'a [u8]),
     /// From a file, for as long as the turn lasts.
     Read {
         bytes: Bytes,
         _turn: OwnedSemaphorePermit,
     },
+}
+
+impl Peek<'_> {
+    /// Waits for others that read, and never for a client or the store.
+    async fn read(readers: &Arc<Semaphore>, file: Arc<SpillFile>, len: usize) -> io::Result<Self> {
+        let turn = Arc::clone(readers).acquire_owned().await.map_err(io::Error::other)?;
+        let reading =
+            tokio::task::spawn_blocking(move || Ok(Peek(Peeked::Read { bytes: file.read(0, len)?, _turn: turn })));
+        reading.await.map_err(io::Error::other)?
+    }
 }
 
 impl Default for Peeked<'_> {
