@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::support::app::{TestApp, png, until};
+use super::support::faults::{Action, Operation};
 use super::support::raw::{RawClient, form, head};
 
 const MIB: usize = 1 << 20;
@@ -234,6 +235,38 @@ async fn uploads_that_find_no_memory_go_through_a_file() {
     app.settled().await;
     assert_eq!(app.app.uploads.used(), (0, 0));
     app.end(&[&keys[0], &keys[1]]).await;
+}
+
+#[tokio::test]
+async fn files_are_sent_in_turns() {
+    let app = TestApp::behind_faults(&["--memory-budget=10MiB", "--spill-budget=64MiB"]).await;
+    let body = form("a.png", &png(12 * MIB));
+    let mut first = RawClient::connect(app.address()).await;
+    first.send(head(body.len(), "")).await;
+    first.send(&body[..4 * MIB]).await;
+    until("the first holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
+    app.faults().fail_all(Operation::Put, Action::Hold);
+    let work = async {
+        until("64 are being sent", || app.faults().calls(Operation::Put) == 64).await;
+        until("all others wait", || app.app.uploads.open() == 71).await;
+        for _ in 0..20 {
+            assert_eq!(app.client.get(app.at("/readyz")).send().await.unwrap().status(), 200);
+        }
+        assert_eq!(app.faults().calls(Operation::Put), 64, "while other calls come and go");
+        app.faults().heal();
+        app.faults().release();
+    };
+    let uploads = (0..70).map(|_| app.upload("b.png", png(64 << 10)));
+    let (answers, ()) = tokio::join!(futures::future::join_all(uploads), work);
+    let mut keys = Vec::new();
+    for answer in answers {
+        let stored: serde_json::Value = answer.json().await.unwrap();
+        keys.push(stored["s3_key"].as_str().unwrap().to_owned());
+    }
+    drop(first);
+    app.settled().await;
+    assert_eq!(app.app.uploads.used(), (0, 0));
+    app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
 /// A camera's: its dimensions stand behind what many reads bring.
