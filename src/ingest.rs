@@ -16,6 +16,7 @@ use crate::policy::Policy;
 
 mod body;
 mod content_type;
+mod delimiter;
 mod disposition;
 mod feed;
 mod form;

@@ -1,10 +1,15 @@
-//! What multer is fed with: one bounded slice of the body at a time, and only when it has looked at all it has.
+//! The body between its form and multer: what stands around the parts' data goes to multer, the data past it.
 //!
-//! multer takes from its stream until that is pending, buffers whatever it got while it looks for a part's headers, reads
-//! end-of-stream before it has searched what came with it, and asks again before it has searched what it got last. Here
-//! the body is asked once for each look at it; in between the stream seems pending. [`Feed::reopen`] tells that from a
-//! body that really is, so nothing has to be woken. So multer holds at most one [`SLICE`] and [`HEAD_LIMIT`], whatever
-//! the body does.
+//! multer copies all it is given into a buffer of its own. That is what a parser of boundaries and headers has to do, and
+//! half of what an upload would cost where gigabytes of data go the same way; so multer never sees those. It is given one
+//! slice at a time and none goes on behind an empty line, which is what ends a part's headers: when multer announces a part
+//! it has used up all it was given, and the data begin with the next byte. They are searched for the [`Delimiter`] where
+//! they lie, and multer, which takes the part for an empty one, goes on with that.
+//!
+//! multer takes from its stream until that is pending, reads end-of-stream before it has searched what came with it, and
+//! asks again before it has searched what it got last. Here the body is asked once for each look at it; in between the
+//! stream seems pending. [`Feed::reopen`] tells that from a body that really is, so nothing has to be woken. So multer
+//! holds at most [`HEAD_LIMIT`], whatever the body does.
 
 use bytes::Bytes;
 use futures::Stream;
@@ -13,11 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use super::body::Data;
+use super::delimiter::{Delimiter, Piece};
 use crate::error::{Error, Result};
-
-/// The most multer gets at once, in bytes. It copies that into a buffer of its own, of twice the size and for as long as the
-/// form lasts.
-pub(super) const SLICE: usize = 32 * 1024;
 
 /// The longest headers of a part, in bytes.
 pub(super) const HEADER_LIMIT: usize = 16 * 1024;
@@ -25,17 +27,24 @@ pub(super) const HEADER_LIMIT: usize = 16 * 1024;
 /// The most multer may ask for before it finds a part's headers: those, and the boundary's line.
 pub(super) const HEAD_LIMIT: usize = HEADER_LIMIT + 1024;
 
-/// The body between its form and multer, shared by both. Never locked across an await.
+const EMPTY_LINE: u32 = u32::from_be_bytes(*b"\r\n\r\n");
+
+/// Shared by a form and its multer. Never locked across an await.
 #[derive(Clone)]
 pub(super) struct Feed(Arc<Mutex<State>>);
 
 struct State {
     body: Data,
-    /// Of the chunk that was too long to hand on at once.
+    delimiter: Delimiter,
+    /// The data have ended; the delimiter is multer's next slice.
+    at_delimiter: bool,
+    /// Of the chunk that came last, what nobody has been given yet.
     rest: Bytes,
     gate: Gate,
-    /// What multer may still have before it must have found headers; none while it reads a part's data.
-    head_allowance: Option<usize>,
+    /// What multer may still have before it must have found headers.
+    allowance: usize,
+    /// The last four bytes it was given.
+    last: u32,
     ended: bool,
 }
 
@@ -50,9 +59,17 @@ enum Gate {
 }
 
 impl Feed {
-    pub(super) fn new(body: Data) -> Self {
-        let state =
-            State { body, rest: Bytes::new(), gate: Gate::Shut, head_allowance: Some(HEAD_LIMIT), ended: false };
+    pub(super) fn new(boundary: &str, body: Data) -> Self {
+        let state = State {
+            body,
+            delimiter: Delimiter::new(boundary),
+            at_delimiter: false,
+            rest: Bytes::new(),
+            gate: Gate::Shut,
+            allowance: HEAD_LIMIT,
+            last: 0,
+            ended: false,
+        };
         Feed(Arc::new(Mutex::new(state)))
     }
 
@@ -62,12 +79,7 @@ impl Feed {
 
     /// From here on multer looks for a part's headers.
     pub(super) fn expect_headers(&self) {
-        self.state().head_allowance = Some(HEAD_LIMIT);
-    }
-
-    /// From here on multer reads a part's data.
-    pub(super) fn expect_data(&self) {
-        self.state().head_allowance = None;
+        self.state().allowance = HEAD_LIMIT;
     }
 
     /// Lets one more slice through; false where there is none yet, and the body is what is waited for.
@@ -83,7 +95,12 @@ impl Feed {
         self.state().ended
     }
 
-    /// What multer has not been given yet: the chunk's rest, then the body's.
+    /// The next data of the part multer has announced, never none of them; `None` once, at its end.
+    pub(super) fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        self.state().poll_data(cx)
+    }
+
+    /// What multer has not been given: the chunk's rest, then the body's.
     pub(super) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.state().poll_chunk(cx)
     }
@@ -98,13 +115,37 @@ impl State {
         }
     }
 
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+        loop {
+            match self.delimiter.split(&mut self.rest) {
+                Some(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
+                Some(Piece::End) => {
+                    self.at_delimiter = true;
+                    return Poll::Ready(None);
+                }
+                None => {}
+            }
+            match ready!(self.body.poll_chunk(cx)) {
+                Some(Ok(chunk)) => self.rest = chunk,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(Some(Err(Error::TruncatedBody(None)))),
+            }
+        }
+    }
+
     fn poll_slice(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         if self.gate != Gate::Open {
             return Poll::Pending;
         }
-        if self.head_allowance == Some(0) {
+        if self.allowance == 0 {
             let reason = format!("no part's headers end within {HEADER_LIMIT} bytes");
             return Poll::Ready(Some(Err(Error::MalformedForm(reason))));
+        }
+        if std::mem::take(&mut self.at_delimiter) {
+            self.gate = Gate::Shut;
+            let delimiter = self.delimiter.bytes();
+            self.allowance = self.allowance.saturating_sub(delimiter.len());
+            return Poll::Ready(Some(Ok(delimiter)));
         }
         self.gate = Gate::Waiting;
         let next = ready!(self.poll_chunk(cx));
@@ -113,15 +154,15 @@ impl State {
         Poll::Ready(next.map(|chunk| chunk.map(|chunk| self.cut(chunk))))
     }
 
-    /// Keeps for later what multer is not to have yet.
+    /// Keeps for later what multer is not to have yet, or not at all.
     fn cut(&mut self, mut chunk: Bytes) -> Bytes {
-        let most = self.head_allowance.unwrap_or(SLICE);
-        if chunk.len() > most {
-            self.rest = chunk.split_off(most);
-        }
-        if let Some(allowance) = &mut self.head_allowance {
-            *allowance -= chunk.len();
-        }
+        let most = chunk.len().min(self.allowance);
+        let empty_line = chunk[..most].iter().position(|byte| {
+            self.last = self.last << 8 | u32::from(*byte);
+            self.last == EMPTY_LINE
+        });
+        self.rest = chunk.split_off(empty_line.map_or(most, |at| at + 1));
+        self.allowance -= chunk.len();
         chunk
     }
 }

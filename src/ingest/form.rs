@@ -1,10 +1,9 @@
 //! multipart/form-data (RFC 7578): one file among other fields.
 //!
-//! multer splits the body into parts. What it leaves open is settled here: its appetite (see [`super::feed`]), the names
-//! ([`super::disposition`]), how much may stand beside the file, and what its errors mean.
+//! multer finds the parts and reads their headers; their data go past it ([`super::feed`]). What it leaves open is settled
+//! here: the names ([`super::disposition`]), how much may stand beside the file, and what its errors mean.
 
 use bytes::Bytes;
-use futures::StreamExt;
 use futures::future::poll_fn;
 use multer::{Field, Multipart};
 use std::task::{Context, Poll};
@@ -29,10 +28,9 @@ const MAX_EPILOGUE: usize = 64 * 1024;
 /// A form, read part by part.
 pub(super) struct Form {
     parts: Multipart<'static>,
-    /// The part that is being read. multer allows one at a time.
-    part: Option<Field<'static>>,
     feed: Feed,
-    /// Whether the part that is being read is the file.
+    /// Whether a part's data are being read, and whether they are the file's.
+    in_part: bool,
     in_file: bool,
     /// How many fields beside the file there were, and their bytes.
     fields: usize,
@@ -48,9 +46,9 @@ pub(super) struct FilePart {
 impl Form {
     /// `boundary` is the Content-Type's parameter.
     pub(super) fn new(boundary: String, body: Data) -> Self {
-        let feed = Feed::new(body);
+        let feed = Feed::new(&boundary, body);
         let parts = Multipart::new(feed.clone(), boundary);
-        Form { parts, part: None, feed, in_file: false, fields: 0, fields_size: 0 }
+        Form { parts, feed, in_part: false, in_file: false, fields: 0, fields_size: 0 }
     }
 
     /// Skips to the file; [`Error::NoFile`] where the form has none.
@@ -91,15 +89,12 @@ impl Form {
 
     /// The next bytes of the part that is being read, never none of them.
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        while let Some(part) = &mut self.part {
-            let feed = &self.feed;
-            match poll_fn(|cx| look_then_feed(feed, cx, |cx| part.poll_next_unpin(cx))).await {
-                Some(Ok(chunk)) if chunk.is_empty() => {}
-                Some(chunk) => return chunk.map(Some).map_err(|error| self.meaning(error)),
-                None => self.part = None,
-            }
+        if !self.in_part {
+            return Ok(None);
         }
-        Ok(None)
+        let chunk = poll_fn(|cx| self.feed.poll_data(cx)).await.transpose()?;
+        self.in_part = chunk.is_some();
+        Ok(chunk)
     }
 
     async fn next_part(&mut self) -> Result<Option<Disposition>> {
@@ -109,10 +104,9 @@ impl Form {
         let Some(part) = next.map_err(|error| self.meaning(error))? else {
             return Ok(None);
         };
-        self.feed.expect_data();
         check_headers(&part)?;
         let disposition = Disposition::of(part.headers());
-        self.part = Some(part);
+        self.in_part = true;
         if disposition.name.as_deref() != Some(FILE) {
             self.fields += 1;
         }
@@ -148,9 +142,7 @@ impl Form {
     fn meaning(&self, error: multer::Error) -> Error {
         match error {
             multer::Error::StreamReadFailed(source) => meaning(source),
-            multer::Error::IncompleteFieldData { .. } | multer::Error::IncompleteStream if self.feed.ended() => {
-                Error::TruncatedBody(None)
-            }
+            multer::Error::IncompleteStream if self.feed.ended() => Error::TruncatedBody(None),
             multer::Error::IncompleteStream => Error::MalformedForm("a boundary's line goes on behind it".to_owned()),
             multer::Error::LockFailure => Error::Internal(Box::new(error)),
             _ => Error::MalformedForm("a part's headers are not valid".to_owned()),
