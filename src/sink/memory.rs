@@ -13,7 +13,7 @@
 //!
 //! What is charged is a room's capacity, for as long as anything holds it. Also the leading bytes of an image that has not
 //! shown itself yet are there and nowhere else; where that is a file, few at once are read back to look at them. What
-//! connections hold beside it is known and small: hyper's buffer, multer's, a piece of a file on its way.
+//! connections hold beside it is known and small: hyper's buffer, a piece of a file on its way.
 //!
 //! A fresh allocation of a part's size is mapped, faulted in page by page and unmapped again by the system, at a third of
 //! the kernel's time for an upload; so a few buffers are kept and used again, the last one first: it may still be in the
@@ -44,8 +44,8 @@ const KEPT: usize = 20 << 20;
 const ENOUGH: usize = 2;
 
 /// A store that is near gives a buffer back within this time, still warm in the processor's caches; more of them make the
-/// upload slower then. Where the store takes its time, the client's next bytes come into the socket's buffer meanwhile.
-const PATIENCE: Duration = Duration::from_millis(5);
+/// upload slower then. One that does not is far, or busy, and is not waited for again.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A client that takes longer than this to fill a part needs no memory to go on as fast as it does.
 const SLOW: Duration = Duration::from_secs(1);
@@ -122,7 +122,7 @@ impl Budget {
         };
         Ok(room.map(|room| {
             let state = State { rooms: Mutex::new(Rooms { idle: Some(room), held: 0 }), returned: Notify::new() };
-            Share { budget: Arc::clone(self), size, filling_since: None, state: Arc::new(state) }
+            Share { budget: Arc::clone(self), size, patient: true, filling_since: None, state: Arc::new(state) }
         }))
     }
 
@@ -174,6 +174,8 @@ pub struct Share {
     budget: Arc<Budget>,
     /// Bytes of the room it was admitted with.
     size: usize,
+    /// Whether the store has been near so far.
+    patient: bool,
     /// When it was given the buffer that it is filling.
     filling_since: Option<Instant>,
     state: Arc<State>,
@@ -196,8 +198,8 @@ struct Rooms {
 impl Share {
     /// An empty buffer: in its own room, else in one that is free, else when one of its own comes back.
     pub async fn next(&mut self) -> Buffer {
-        if self.has_enough() {
-            let _ = tokio::time::timeout(PATIENCE, self.until_too_few()).await;
+        if self.patient && self.has_enough() {
+            self.patient = tokio::time::timeout(PATIENCE, self.until_too_few()).await.is_ok();
         }
         let slow = self.filling_since.is_some_and(|since| since.elapsed() >= SLOW);
         let room = loop {

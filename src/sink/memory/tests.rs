@@ -209,6 +209,9 @@ async fn a_third_buffer_is_taken_where_the_store_takes_its_time() {
     let _third = share.next().await;
     assert!(began.elapsed() >= Duration::from_millis(2) + PATIENCE);
     assert!(began.elapsed() <= Duration::from_millis(4) + PATIENCE);
+    let before = tokio::time::Instant::now();
+    let _fourth = share.next().await;
+    assert_eq!(before.elapsed(), Duration::ZERO, "it is not waited for again");
 }
 
 #[tokio::test(start_paused = true)]
