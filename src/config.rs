@@ -93,8 +93,8 @@ pub struct Sink {
     pub patience: Option<Duration>,
 }
 
-/// Bytes that 500 connections hold beside the parts: hyper's buffers, multer's, their calls to the store.
-const CONNECTIONS_HOLD: u64 = 64 << 20;
+/// Bytes that 500 connections hold beside the parts: hyper's buffers, their calls to the store.
+const CONNECTIONS_HOLD: u64 = 40 << 20;
 
 impl Sink {
     /// Bytes of the budget that parts may take, so that a crowd of 500 stays within the budget and the 64 MiB that the

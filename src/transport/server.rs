@@ -3,7 +3,7 @@
 use axum::Router;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use http::{HeaderValue, Request, Response, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -31,12 +31,16 @@ use crate::telemetry::metrics::{self, Metrics};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds for which what was sent may stay unacknowledged, or untaken.
 const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
-/// What an HTTP/1 connection may buffer, twice while a chunk of that is being taken: the first [`FEW`], which are faster for
-/// it, and those of a crowd. It is the largest request head, too. What is larger, or has more headers than the 100 that
-/// hyper takes, is answered 431 by hyper itself.
-const H1_BUFFER: usize = 64 << 10;
+/// What an HTTP/1 connection may read at once; while a chunk of that is being taken it has two of them. Every read costs the
+/// system an acknowledgement to the peer and a wake-up of it, so the first connections read much at once. A crowd's do not:
+/// their buffers are memory beside the budget.
+const H1_BUFFER: usize = 256 << 10;
 const H1_SMALL_BUFFER: usize = 32 << 10;
-const FEW: usize = 64;
+/// A connection gets an equal share of this, by how many there are when it comes.
+const H1_BUFFERS: usize = 2 << 20;
+/// The largest head of a request over HTTP/1. It fits the smallest buffer: hyper answers 431 to what does not, and to more
+/// than 100 headers.
+const H1_HEAD: usize = H1_SMALL_BUFFER;
 /// Flow control windows of HTTP/2: what a connection, and each of its streams, may have in flight towards us. A client can
 /// fill this while nobody reads, on every connection there may be.
 const H2_CONNECTION_WINDOW: u32 = 128 << 10;
@@ -94,7 +98,7 @@ pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop
         };
         let service =
             Service { router: router.clone(), metrics: app.metrics.clone(), peer, idle: config.body_idle_timeout };
-        let buffer = if connections.len() < FEW { H1_BUFFER } else { H1_SMALL_BUFFER };
+        let buffer = (H1_BUFFERS / (connections.len() + 1)).clamp(H1_SMALL_BUFFER, H1_BUFFER);
         let connection = connection(stream, service, buffer, &graceful);
         let counted = app.metrics.connection();
         connections.spawn(async move {
@@ -185,6 +189,9 @@ impl Service {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<axum::body::Body>, Infallible> {
         let http1 = request.version() < Version::HTTP_2;
         let expects_continue = request.headers().get(header::EXPECT).is_some();
+        if http1 && head_len(&request) > H1_HEAD {
+            return Ok(head_too_large());
+        }
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(self.peer);
         let body = RequestBody::new(body, self.idle, expects_continue, self.metrics.received());
@@ -196,6 +203,22 @@ impl Service {
         }
         Ok(response)
     }
+}
+
+/// The bytes of a head as HTTP/1 writes it, but for its method and version.
+fn head_len<B>(request: &Request<B>) -> usize {
+    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    // ": " and the line's end.
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    target + headers.sum::<usize>()
+}
+
+/// What hyper answers to a head that does not fit its buffer.
+fn head_too_large() -> Response<axum::body::Body> {
+    let mut response = Response::new(axum::body::Body::empty());
+    *response.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 async fn drain(app: &App, graceful: GracefulShutdown, mut connections: JoinSet<()>, patience: Duration) -> bool {
