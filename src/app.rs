@@ -20,6 +20,7 @@ pub mod headers;
 use crate::auth::{self, Scope};
 use crate::config::{self, Config};
 use crate::direct::Promotions;
+use crate::direct::verify::Verifier;
 use crate::error::Error;
 use crate::policy::Policy;
 use crate::routes::{description, direct, docs, images, page, system, upload};
@@ -41,6 +42,7 @@ pub struct App {
     pub policy: Arc<Policy>,
     pub store: Arc<dyn Store>,
     pub uploads: Uploads,
+    pub verifier: Verifier,
     pub promotions: Promotions,
     pub metrics: Metrics,
     draining: Arc<AtomicBool>,
@@ -53,8 +55,10 @@ impl App {
         let policy = Arc::new(config.policy.clone());
         let uploads = Uploads::new(Arc::clone(&store), &config.sink, spill);
         let tasks = uploads.tasks().clone();
+        let verifier = Verifier::new(Arc::clone(&store), Arc::clone(&policy));
         App {
-            promotions: Promotions::new(Arc::clone(&store), Arc::clone(&policy), tasks, metrics.clone()),
+            promotions: Promotions::new(verifier.clone(), tasks, metrics.clone()),
+            verifier,
             policy,
             uploads,
             config: Arc::new(config),

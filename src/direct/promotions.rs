@@ -10,10 +10,9 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::plan::Plan;
-use super::verify;
+use super::verify::{Heard, Verifier};
 use crate::error::Error;
-use crate::policy::Policy;
-use crate::store::{ImageKey, ObjectInfo, Store};
+use crate::store::{ImageKey, ObjectInfo};
 use crate::telemetry::metrics::{Door, Metrics, Trigger};
 use crate::telemetry::trace;
 
@@ -23,8 +22,7 @@ pub type Outcome<T> = Result<T, Arc<Error>>;
 /// Completes and aborts plans, one of a key at a time.
 #[derive(Clone)]
 pub struct Promotions {
-    store: Arc<dyn Store>,
-    policy: Arc<Policy>,
+    verifier: Verifier,
     running: Arc<Mutex<HashMap<ImageKey, Running>>>,
     tasks: TaskTracker,
     metrics: Metrics,
@@ -62,8 +60,8 @@ impl Waiting {
 
 impl Promotions {
     /// `tasks` is waited for when the process ends.
-    pub fn new(store: Arc<dyn Store>, policy: Arc<Policy>, tasks: TaskTracker, metrics: Metrics) -> Self {
-        Promotions { store, policy, running: Arc::default(), tasks, metrics }
+    pub fn new(verifier: Verifier, tasks: TaskTracker, metrics: Metrics) -> Self {
+        Promotions { verifier, running: Arc::default(), tasks, metrics }
     }
 
     /// Completes a plan, or joins whoever is doing so. Dropping the future stops nothing that was begun.
@@ -123,15 +121,15 @@ impl Promotions {
         ended.send_replace(Some(outcome.map_err(Arc::new)));
     }
 
-    async fn promote(&self, plan: &Plan, heard: verify::Heard<'_>) -> Result<ObjectInfo, Error> {
+    async fn promote(&self, plan: &Plan, heard: Heard<'_>) -> Result<ObjectInfo, Error> {
         let began = Instant::now();
-        let verified = verify::complete(self.store.as_ref(), &self.policy, plan, heard).await;
+        let verified = self.verifier.complete(plan, heard).await;
         self.metrics.promotion(Trigger::Complete, began, verified.as_ref());
         verified.map(|verified| verified.image)
     }
 
     async fn undo(&self, plan: &Plan) -> Result<(), Error> {
-        verify::abort(self.store.as_ref(), plan).await?;
+        self.verifier.abort(plan).await?;
         self.metrics.aborted(Door::Direct, "requested");
         Ok(())
     }

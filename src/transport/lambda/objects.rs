@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::event::Created;
 use super::{failure, within};
 use crate::app::App;
-use crate::direct::verify::{Expected, Verified, promote};
+use crate::direct::verify::{Expected, Verified};
 use crate::error::Error;
 use crate::store::{INCOMING, ImageKey};
 use crate::telemetry::metrics::Trigger;
@@ -60,7 +60,7 @@ enum Outcome {
 async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
     // Nobody hears the verdict here: what is refused stays for complete, or for the lifecycle rule.
     let began = Instant::now().into_std();
-    let promotion = promote(app.store.as_ref(), &app.policy, key, Expected::default(), &|| false);
+    let promotion = app.verifier.promote(key, Expected::default(), &|| false);
     let verified = within(ends, promotion).await.unwrap_or(Err(Error::Deadline));
     app.metrics.promotion(Trigger::Event, began, verified.as_ref());
     let error = match verified {

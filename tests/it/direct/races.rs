@@ -65,6 +65,32 @@ async fn twenty_completes_at_once_are_one_promotion() {
 }
 
 #[tokio::test]
+async fn heads_are_looked_at_in_turns() {
+    let app = TestApp::behind_faults(&[]).await;
+    let mut plans = Vec::new();
+    for _ in 0..20 {
+        let plan = plan(&app, 100_000).await;
+        put(&app, &plan, &png(100_000)).await;
+        plans.push(plan);
+    }
+    app.faults().fail_all(Operation::Get, Action::Hold);
+    let work = async {
+        // Each asks for the image and for what it is to be made of, before it looks.
+        app.faults().wait_for(Operation::Head, 40).await;
+        app.faults().wait_for(Operation::Get, 16).await;
+        for _ in 0..20 {
+            assert_eq!(app.client.get(app.at("/readyz")).send().await.unwrap().status(), 200);
+        }
+        assert_eq!(app.faults().calls(Operation::Get), 16, "while other calls come and go");
+        app.faults().heal();
+        app.faults().release();
+    };
+    let (images, ()) = tokio::join!(join_all(plans.iter().map(|plan| completed(&app, plan))), work);
+    assert_eq!((images.len(), app.faults().calls(Operation::Get)), (20, 20));
+    app.end(&plans.iter().map(Plan::key).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
 async fn twenty_completes_of_no_image_hear_the_same_reason() {
     let app = TestApp::behind_faults(&[]).await;
     let plan = plan(&app, 100_000).await;
