@@ -122,7 +122,14 @@ impl Budget {
         };
         Ok(room.map(|room| {
             let state = State { rooms: Mutex::new(Rooms { idle: Some(room), held: 0 }), returned: Notify::new() };
-            Share { budget: Arc::clone(self), size, patient: true, filling_since: None, state: Arc::new(state) }
+            Share {
+                budget: Arc::clone(self),
+                size,
+                patient: true,
+                filling_since: None,
+                slow: false,
+                state: Arc::new(state),
+            }
         }))
     }
 
@@ -178,6 +185,8 @@ pub struct Share {
     patient: bool,
     /// When it was given the buffer that it is filling.
     filling_since: Option<Instant>,
+    /// Whether its client took long to fill the last one.
+    slow: bool,
     state: Arc<State>,
 }
 
@@ -201,16 +210,20 @@ impl Share {
         if self.patient && self.has_enough() {
             self.patient = tokio::time::timeout(PATIENCE, self.until_too_few()).await.is_ok();
         }
-        let slow = self.filling_since.is_some_and(|since| since.elapsed() >= SLOW);
         let room = loop {
             let returned = self.state.returned.notified();
-            if let Some(room) = self.room(slow).await {
+            if let Some(room) = self.room().await {
                 break room;
             }
             returned.await;
         };
         self.filling_since = Some(Instant::now());
         self.buffer(room)
+    }
+
+    /// The buffer it was given last is full; what it waits for from now on is not its client.
+    pub fn filled(&mut self) {
+        self.slow = self.filling_since.is_some_and(|since| since.elapsed() >= SLOW);
     }
 
     fn has_enough(&self) -> bool {
@@ -223,7 +236,7 @@ impl Share {
         }
     }
 
-    async fn room(&self, slow: bool) -> Option<Room> {
+    async fn room(&self) -> Option<Room> {
         let idle = {
             let mut rooms = lock(&self.state.rooms);
             if rooms.held >= self.budget.at_once {
@@ -232,11 +245,11 @@ impl Share {
             rooms.idle.take()
         };
         match idle {
-            Some(Room::Memory(own)) if slow && self.budget.memory.is_scarce() => {
+            Some(Room::Memory(own)) if self.slow && self.budget.memory.is_scarce() => {
                 Some(self.file().await.unwrap_or(Room::Memory(own)))
             }
             Some(Room::Memory(own)) => Some(Room::Memory(own)),
-            Some(own) if slow => Some(own),
+            Some(own) if self.slow => Some(own),
             // Back to memory as soon as there is some.
             Some(own) => self.borrow().or(Some(own)),
             None => {

@@ -133,6 +133,7 @@ impl Uploader {
     }
 
     async fn send_part(&mut self) -> Result<()> {
+        self.share.filled();
         if self.commands.send(Command::Part(self.cutter.cut())).await.is_err() {
             return Err(self.failure().await);
         }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! event ─┬─ HTTP (function URL, HTTP API, REST API, ALB) → request → the App's router → response ─┐
-//!        ├─ S3 (ObjectCreated under incoming/) → direct::Verifier::promote ───────────────────────┼→ answer
+//!        ├─ S3 (ObjectCreated under incoming/) → direct::verify::Verifier::promote ───────────────┼→ answer
 //!        └─ any other: an error of the invocation ───────────────────────────────────────────────┘
 //! ```
 //!
