@@ -46,7 +46,7 @@ const SIZE: usize = 64 << 20;
 const PART: usize = 5 << 20;
 
 /// What one read of hyper's brings: its smallest buffer, and the largest this service allows.
-const CHUNKS: [usize; 2] = [8 << 10, 64 << 10];
+const CHUNKS: [usize; 2] = [8 << 10, 256 << 10];
 
 fn policy() -> Arc<Policy> {
     Arc::new(Policy {

@@ -1,8 +1,9 @@
 //! From a request's body to one checked image: its bytes, its type, its dimensions.
 //!
 //! ```text
-//! body ─┬─ form: feed → multer → the part named `file` ─┬→ head: name, type, dimensions → chunks → end of the form
-//!       └─ image/*: the body itself ────────────────────┘
+//!                     ┌ boundaries, headers → multer
+//! body ─┬─ form: feed ┴ data of the part named `file` ─┬→ head: name, type, dimensions → chunks → end of the form
+//!       └─ image/*: the body itself ───────────────────┘
 //! ```
 
 use bytes::Bytes;
