@@ -105,7 +105,7 @@ async fn every_metric_of_the_table_is_there_and_counts() {
         ("image_store_parts_in_flight", 0.0),
         ("image_store_uploads_open", 0.0),
         (r#"image_store_budget_used_bytes{budget="memory"}"#, 0.0),
-        (r#"image_store_budget_limit_bytes{budget="memory"}"#, 64.0 * MIB as f64),
+        (r#"image_store_budget_limit_bytes{budget="memory"}"#, 88.0 * MIB as f64),
         (r#"image_store_budget_limit_bytes{budget="spill"}"#, 32.0 * MIB as f64),
         (concat!("image_store_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
     ]);
