@@ -93,7 +93,7 @@ pub struct Sink {
     pub patience: Option<Duration>,
 }
 
-/// Bytes that 500 connections hold beside the parts: hyper's buffers, their calls to the store.
+/// Bytes that 500 connections hold beside the parts: hyper's buffers, forms' headers, their calls to the store.
 const CONNECTIONS_HOLD: u64 = 40 << 20;
 
 impl Sink {

@@ -32,6 +32,11 @@ impl Delimiter {
         self.bytes.clone()
     }
 
+    /// As it stands at the start of a line: the two hyphens and the boundary.
+    pub(super) fn boundary_line(&self) -> &[u8] {
+        &self.bytes[2..]
+    }
+
     /// Takes the next piece off the front of `chunk`; none where all of that was taken and tells no more.
     pub(super) fn split(&mut self, chunk: &mut Bytes) -> Option<Piece> {
         if self.matched > 0 {

@@ -13,6 +13,7 @@
 
 use bytes::Bytes;
 use futures::Stream;
+use memchr::memmem;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -43,7 +44,9 @@ struct State {
     gate: Gate,
     /// What multer may still have before it must have found headers.
     allowance: usize,
-    /// The last four bytes it was given.
+    /// What the body ended with so far, shorter than the boundary; none once that has come.
+    preamble: Option<Vec<u8>>,
+    /// The last four bytes multer was given.
     last: u32,
     ended: bool,
 }
@@ -67,6 +70,7 @@ impl Feed {
             rest: Bytes::new(),
             gate: Gate::Shut,
             allowance: HEAD_LIMIT,
+            preamble: Some(Vec::new()),
             last: 0,
             ended: false,
         };
@@ -157,13 +161,35 @@ impl State {
     /// Keeps for later what multer is not to have yet, or not at all.
     fn cut(&mut self, mut chunk: Bytes) -> Bytes {
         let most = chunk.len().min(self.allowance);
-        let empty_line = chunk[..most].iter().position(|byte| {
+        let end = self.end_of_slice(&chunk[..most]);
+        self.rest = chunk.split_off(end);
+        self.allowance -= chunk.len();
+        chunk
+    }
+
+    /// Behind the first empty line. Those of a preamble do not count: multer looks at all of that at every slice.
+    fn end_of_slice(&mut self, head: &[u8]) -> usize {
+        let Some(start) = self.end_of_preamble(head) else { return head.len() };
+        let empty_line = head[start..].iter().position(|byte| {
             self.last = self.last << 8 | u32::from(*byte);
             self.last == EMPTY_LINE
         });
-        self.rest = chunk.split_off(empty_line.map_or(most, |at| at + 1));
-        self.allowance -= chunk.len();
-        chunk
+        empty_line.map_or(head.len(), |at| start + at + 1)
+    }
+
+    /// Behind the first boundary; none where that has not come yet.
+    fn end_of_preamble(&mut self, head: &[u8]) -> Option<usize> {
+        let Some(before) = &mut self.preamble else { return Some(0) };
+        let held = before.len();
+        before.extend_from_slice(head);
+        let boundary = self.delimiter.boundary_line();
+        let Some(at) = memmem::find(before, boundary) else {
+            before.drain(..before.len().saturating_sub(boundary.len() - 1));
+            return None;
+        };
+        let end = at + boundary.len() - held;
+        self.preamble = None;
+        Some(end)
     }
 }
 
@@ -172,5 +198,22 @@ impl Stream for Feed {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         self.state().poll_slice(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::{FutureExt, StreamExt};
+    use http_body_util::Full;
+
+    /// Each slice is a look of multer's at all it has.
+    #[test]
+    fn a_preamble_of_empty_lines_is_no_more_slices_than_any_other() {
+        let head = "\r\n".repeat(8_000) + "--XX\r\nContent-Disposition: form-data; name=file\r\n\r\n";
+        let mut feed = Feed::new("XX", Data::new(Full::new(Bytes::from(head.clone() + "data"))));
+        feed.reopen();
+        let slice = feed.next().now_or_never().flatten().unwrap().unwrap();
+        assert_eq!(slice, head);
     }
 }

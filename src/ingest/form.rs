@@ -160,7 +160,7 @@ fn look_then_feed<T>(feed: &Feed, cx: &mut Context<'_>, mut look: impl FnMut(&mu
     }
 }
 
-/// The feed bounds headers by what multer asked for; this bounds them wherever the body was cut.
+/// The feed bounds them together with the boundary's line; this bounds them alone.
 fn check_headers(part: &Field<'static>) -> Result<()> {
     // ": " and the line's end.
     let lines = part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);

@@ -13,7 +13,7 @@
 //!
 //! What is charged is a room's capacity, for as long as anything holds it. Also the leading bytes of an image that has not
 //! shown itself yet are there and nowhere else; where that is a file, few at once are read back to look at them. What
-//! connections hold beside it is known and small: hyper's buffer, a piece of a file on its way.
+//! connections hold beside it is known and small: hyper's buffers, a form's headers, a piece of a file on its way.
 //!
 //! A fresh allocation of a part's size is mapped, faulted in page by page and unmapped again by the system, at a third of
 //! the kernel's time for an upload; so a few buffers are kept and used again, the last one first: it may still be in the

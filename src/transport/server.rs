@@ -31,7 +31,7 @@ use crate::telemetry::metrics::{self, Metrics};
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Milliseconds for which what was sent may stay unacknowledged, or untaken.
 const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
-/// What an HTTP/1 connection may read at once; while a chunk of that is being taken it has two of them. Every read costs the
+/// What an HTTP/1 connection reads at once, about; while a chunk of that is being taken it has two of them. Every read costs the
 /// system an acknowledgement to the peer and a wake-up of it, so the first connections read much at once. A crowd's do not:
 /// their buffers are memory beside the budget.
 const H1_BUFFER: usize = 256 << 10;
@@ -189,12 +189,13 @@ impl Service {
     async fn answer(self, request: Request<Incoming>) -> Result<Response<axum::body::Body>, Infallible> {
         let http1 = request.version() < Version::HTTP_2;
         let expects_continue = request.headers().get(header::EXPECT).is_some();
-        if http1 && head_len(&request) > H1_HEAD {
-            return Ok(head_too_large());
-        }
+        let too_large = http1 && head_len(&request) > H1_HEAD;
         let (mut parts, body) = request.into_parts();
         parts.extensions.insert(self.peer);
         let body = RequestBody::new(body, self.idle, expects_continue, self.metrics.received());
+        if too_large {
+            return Ok(head_too_large());
+        }
         let ended = body.ended();
         let mut response = self.router.oneshot(Request::from_parts(parts, axum::body::Body::new(body))).await?;
         if http1 && !ended.get() {
@@ -205,12 +206,14 @@ impl Service {
     }
 }
 
-/// The bytes of a head as HTTP/1 writes it, but for its method and version.
+/// The bytes of a head over HTTP/1, but for what is the same in all.
 fn head_len<B>(request: &Request<B>) -> usize {
-    let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let (method, uri) = (request.method().as_str(), request.uri());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
     // ": " and the line's end.
     let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    target + headers.sum::<usize>()
+    method.len() + authority + path + headers.sum::<usize>()
 }
 
 /// What hyper answers to a head that does not fit its buffer.

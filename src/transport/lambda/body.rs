@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 
 use crate::error::{BoxError, Error};
 
-/// The most that is handed on at once, in bytes. What reads forms would buffer all of an endless supply.
+/// The most that is handed on at once, in bytes: its reader may have to keep a copy.
 const SLICE: usize = 64 << 10;
 
 /// What replaces bytes that are no text where something took a body for text.
