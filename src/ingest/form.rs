@@ -29,12 +29,19 @@ const MAX_EPILOGUE: usize = 64 * 1024;
 pub(super) struct Form {
     parts: Multipart<'static>,
     feed: Feed,
-    /// Whether a part's data are being read, and whether they are the file's.
-    in_part: bool,
-    in_file: bool,
+    reading: Reading,
     /// How many fields beside the file there were, and their bytes.
     fields: usize,
     fields_size: usize,
+}
+
+/// Whose data come next.
+#[derive(PartialEq, Eq)]
+enum Reading {
+    /// Nobody's: a boundary, or the form's end.
+    Between,
+    Field,
+    File,
 }
 
 /// The part named `file`.
@@ -48,14 +55,14 @@ impl Form {
     pub(super) fn new(boundary: String, body: Data) -> Self {
         let feed = Feed::new(&boundary, body);
         let parts = Multipart::new(feed.clone(), boundary);
-        Form { parts, feed, in_part: false, in_file: false, fields: 0, fields_size: 0 }
+        Form { parts, feed, reading: Reading::Between, fields: 0, fields_size: 0 }
     }
 
     /// Skips to the file; [`Error::NoFile`] where the form has none.
     pub(super) async fn find_file(&mut self) -> Result<FilePart> {
         while let Some(part) = self.next_part().await? {
             if part.name.as_deref() == Some(FILE) {
-                self.in_file = true;
+                self.reading = Reading::File;
                 return Ok(FilePart { file_name: part.file_name });
             }
             self.skip_field().await?;
@@ -65,12 +72,10 @@ impl Form {
 
     /// The file's next bytes, never none of them.
     pub(super) async fn file_chunk(&mut self) -> Result<Option<Bytes>> {
-        if !self.in_file {
+        if self.reading != Reading::File {
             return Ok(None);
         }
-        let chunk = self.chunk().await?;
-        self.in_file = chunk.is_some();
-        Ok(chunk)
+        self.chunk().await
     }
 
     /// Reads what stands behind the file: no second one, the closing boundary, an epilogue.
@@ -89,11 +94,13 @@ impl Form {
 
     /// The next bytes of the part that is being read, never none of them.
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        if !self.in_part {
+        if self.reading == Reading::Between {
             return Ok(None);
         }
         let chunk = poll_fn(|cx| self.feed.poll_data(cx)).await.transpose()?;
-        self.in_part = chunk.is_some();
+        if chunk.is_none() {
+            self.reading = Reading::Between;
+        }
         Ok(chunk)
     }
 
@@ -106,7 +113,7 @@ impl Form {
         };
         check_headers(&part)?;
         let disposition = Disposition::of(part.headers());
-        self.in_part = true;
+        self.reading = Reading::Field;
         if disposition.name.as_deref() != Some(FILE) {
             self.fields += 1;
         }
