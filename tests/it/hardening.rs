@@ -120,6 +120,19 @@ async fn a_head_too_large_for_http_1_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn the_body_behind_a_head_too_large_is_read_on_so_that_the_answer_arrives() {
+    let app = TestApp::start().await;
+    let mut client = RawClient::connect(app.address()).await;
+    let (long, length) = ("a".repeat(40 << 10), 64 << 20);
+    client
+        .send(format!("POST /upload-image HTTP/1.1\r\nhost: a\r\nx: {long}\r\ncontent-length: {length}\r\n\r\n"))
+        .await;
+    client.send(vec![0; length]).await;
+    assert!(client.read_to_end().await.starts_with("HTTP/1.1 431"));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
 async fn a_head_too_large_for_http_2_is_refused_at_once_and_the_connection_goes_on() {
     let app = TestApp::start().await;
     let client = Client::builder().http2_prior_knowledge().build().unwrap();
