@@ -214,14 +214,20 @@ async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over()
     app.end(&[&key(&answer), &key(&second)]).await;
 }
 
+/// A client that stops in the middle of its upload, and holds all of 10 MiB that are parts'.
+async fn hold_all_memory(app: &TestApp) -> RawClient {
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body[..4 * MIB]).await;
+    until("it holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
+    client
+}
+
 #[tokio::test]
 async fn uploads_that_find_no_memory_go_through_a_file() {
     let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=10MiB"]).await;
-    let body = form("a.png", &png(12 * MIB));
-    let mut first = RawClient::connect(app.address()).await;
-    first.send(head(body.len(), "")).await;
-    first.send(&body[..4 * MIB]).await;
-    until("the first holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
+    let first = hold_all_memory(&app).await;
     let mut keys = Vec::new();
     for (name, image) in [("b.png", png(17 * MIB + 1)), ("c.jpg", jpeg_with_long_metadata())] {
         let spilled: serde_json::Value = app.upload(name, image.clone()).await.json().await.unwrap();
@@ -240,18 +246,12 @@ async fn uploads_that_find_no_memory_go_through_a_file() {
 #[tokio::test]
 async fn files_are_sent_in_turns() {
     let app = TestApp::behind_faults(&["--memory-budget=10MiB", "--spill-budget=64MiB"]).await;
-    let body = form("a.png", &png(12 * MIB));
-    let mut first = RawClient::connect(app.address()).await;
-    first.send(head(body.len(), "")).await;
-    first.send(&body[..4 * MIB]).await;
-    until("the first holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
+    let first = hold_all_memory(&app).await;
     app.faults().fail_all(Operation::Put, Action::Hold);
     let work = async {
         until("64 are being sent", || app.faults().calls(Operation::Put) == 64).await;
         until("all others wait", || app.app.uploads.open() == 71).await;
-        for _ in 0..20 {
-            assert_eq!(app.client.get(app.at("/readyz")).send().await.unwrap().status(), 200);
-        }
+        app.go_round().await;
         assert_eq!(app.faults().calls(Operation::Put), 64, "while other calls come and go");
         app.faults().heal();
         app.faults().release();

@@ -140,6 +140,13 @@ impl TestApp {
         listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
     }
 
+    /// Lets other requests and calls to the store come and go, so that whoever could go on has gone on.
+    pub async fn go_round(&self) {
+        for _ in 0..20 {
+            assert_eq!(self.client.get(self.at("/readyz")).send().await.unwrap().status(), 200);
+        }
+    }
+
     /// Tells the service to stop. [`TestApp::end`] does so itself, and waits for it.
     pub fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
