@@ -12,13 +12,15 @@ use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, Completed
 use bytes::{Bytes, BytesMut};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use self::credentials::Expiry;
+use self::credentials::InUse;
 pub(crate) use self::errors::leaves_open;
 use self::errors::{classify, refused};
 pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, timeouts};
+use self::pattern::Pattern;
 use super::{
     Leftover, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result, Store,
     StoreError, Upload, Whole,
@@ -29,6 +31,7 @@ mod credentials;
 mod errors;
 pub mod inspect;
 mod options;
+mod pattern;
 mod presign;
 mod sweep;
 mod trace;
@@ -36,8 +39,10 @@ mod values;
 
 /// Complete and Copy move up to 5 GB inside the store before they answer.
 const SLOW_CALL_FACTOR: u32 = 4;
-/// What a copy source must have encoded: all but the unreserved characters (RFC 3986) and the slash.
-const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~').remove(b'/');
+/// All but the unreserved characters (RFC 3986): what a signature wants encoded.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+/// What a copy source must have encoded.
+const COPY_SOURCE: &AsciiSet = &RESERVED.remove(b'/');
 
 /// One bucket of an S3.
 #[derive(Debug)]
@@ -51,7 +56,9 @@ pub struct S3Store {
     checksum: Checksum,
     sse: Option<Sse>,
     attempt_timeout: Duration,
-    credentials_end: Expiry,
+    in_use: InUse,
+    /// Known from the first URL that was presigned; none within where it is not of the usual kind.
+    pattern: OnceLock<Option<Pattern>>,
 }
 
 impl S3Store {
@@ -59,8 +66,8 @@ impl S3Store {
     ///
     /// Unlike the SDK's default chain it does not ask the instance's metadata service for a region.
     pub async fn connect(options: S3Options) -> S3Store {
-        let credentials_end = Expiry::default();
-        let config = client_config(&options, &credentials_end).await;
+        let in_use = InUse::default();
+        let config = client_config(&options, &in_use).await;
         S3Store {
             client: Client::from_conf(config.build()),
             bucket: options.bucket,
@@ -71,7 +78,8 @@ impl S3Store {
             checksum: options.checksum,
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
-            credentials_end,
+            in_use,
+            pattern: OnceLock::new(),
         }
     }
 

@@ -13,7 +13,7 @@ use aws_sdk_s3::config::{
 use aws_sdk_s3::types::ServerSideEncryption;
 use std::time::Duration;
 
-use super::credentials::{Expiry, Noting};
+use super::credentials::{InUse, Noting};
 use super::trace::Traced;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
@@ -84,7 +84,7 @@ pub(super) fn timeouts(attempt: Duration) -> TimeoutConfig {
 }
 
 /// The SDK's configuration. Reads the environment and the profile; sends nothing.
-pub(super) async fn client_config(options: &S3Options, credentials_end: &Expiry) -> Builder {
+pub(super) async fn client_config(options: &S3Options, in_use: &InUse) -> Builder {
     let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())
@@ -105,7 +105,7 @@ pub(super) async fn client_config(options: &S3Options, credentials_end: &Expiry)
         config = config.endpoint_url(endpoint);
     }
     if let Some(inner) = shared.credentials_provider() {
-        let noting = Noting { inner, expiry: credentials_end.clone() };
+        let noting = Noting { inner, in_use: in_use.clone() };
         config = config.credentials_provider(SharedCredentialsProvider::new(noting));
     }
     config

@@ -2,20 +2,29 @@
 
 use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
+use http::header;
 use http::uri::{Authority, Uri};
+use percent_encoding::utf8_percent_encode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::errors::{classify, refused};
+use super::pattern::{Call, Pattern};
 use super::values::{length, part_number, sha256_to_base64};
-use super::{S3Store, Sse};
+use super::{RESERVED, S3Store, Sse};
 use crate::store::{Name, PresignOptions, Presigned, PutConditions, Result, Upload};
 
 impl S3Store {
     pub(super) async fn get_url(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
+        let call = Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
+        if let Some(signed) = self.sign(call, options) {
+            return signed;
+        }
         let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).customize();
         let (window, expires_at) = self.window(options)?;
         let request = self.addressed(call, options).presigned(window).await;
-        Ok(self.presigned(request.map_err(|error| classify("GetObject", error))?, expires_at))
+        let request = request.map_err(|error| classify("GetObject", error))?;
+        self.learn(&request, name, options);
+        Ok(self.presigned(request, expires_at))
     }
 
     pub(super) async fn put_url(
@@ -44,27 +53,65 @@ impl S3Store {
         size: u64,
         options: &PresignOptions,
     ) -> Result<Presigned> {
+        let query =
+            format!("x-id=UploadPart&partNumber={number}&uploadId={}", utf8_percent_encode(&upload.id, RESERVED));
+        let headers = [(header::CONTENT_LENGTH.to_string(), size.to_string())];
+        let call = Call { method: "PUT", name: &upload.name, query: &query, headers: &headers };
+        if let Some(signed) = self.sign(call, options) {
+            return signed;
+        }
         let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
         let call = call.part_number(part_number(number)).content_length(length(size));
         let (window, expires_at) = self.window(options)?;
         let request = self.addressed(call.customize(), options).presigned(window).await;
-        Ok(self.presigned(request.map_err(|error| classify("UploadPart", error))?, expires_at))
+        let request = request.map_err(|error| classify("UploadPart", error))?;
+        self.learn(&request, &upload.name, options);
+        Ok(self.presigned(request, expires_at))
+    }
+
+    /// Signs after the pattern of an earlier URL. None where there is no pattern, or no credentials are known to be good: the
+    /// SDK finds out.
+    fn sign(&self, call: Call<'_>, options: &PresignOptions) -> Option<Result<Presigned>> {
+        let pattern = self.pattern.get()?.as_ref().filter(|_| !self.follows(options))?;
+        let start = whole_second(SystemTime::now());
+        let credentials = self.in_use.get(start)?;
+        let signed = pattern.sign(credentials, call, start, options.ttl);
+        Some(signed.map(|url| Presigned {
+            url,
+            headers: call.headers.to_vec(),
+            expires_at: self.expires_at(start + options.ttl),
+        }))
+    }
+
+    /// Takes a URL of the SDK's for the pattern of those to come.
+    fn learn(&self, request: &PresignedRequest, name: &Name, options: &PresignOptions) {
+        if !self.follows(options) {
+            self.pattern.get_or_init(|| Pattern::of(request.uri(), name));
+        }
+    }
+
+    /// Whether the URL is to have the host name of the request, so that no two need be alike.
+    fn follows(&self, options: &PresignOptions) -> bool {
+        self.host_follows_request && options.host.is_some()
+    }
+
+    /// With the credentials that signed, if they end first: read after signing, when they are known.
+    fn expires_at(&self, planned: SystemTime) -> SystemTime {
+        self.in_use.end().map_or(planned, |end| end.min(planned))
     }
 
     /// From now on, and when that ends: the signature's date has no fractions of a second.
     fn window(&self, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
-        let now = UNIX_EPOCH.elapsed().map_err(|error| refused("presign", error))?;
-        let start = UNIX_EPOCH + Duration::from_secs(now.as_secs());
+        let start = whole_second(SystemTime::now());
         let window = PresigningConfig::builder().start_time(start).expires_in(options.ttl).build();
         Ok((window.map_err(|error| refused("presign", error))?, start + options.ttl))
     }
 
-    /// Read after signing: only then are the credentials that signed known.
     fn presigned(&self, request: PresignedRequest, expires_at: SystemTime) -> Presigned {
         Presigned {
             url: request.uri().to_owned(),
             headers: request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            expires_at: self.credentials_end.get().map_or(expires_at, |end| end.min(expires_at)),
+            expires_at: self.expires_at(expires_at),
         }
     }
 
@@ -75,7 +122,7 @@ impl S3Store {
         options: &PresignOptions,
     ) -> CustomizableOperation<T, E, B> {
         let followed = || {
-            let host = options.host.as_deref().filter(|_| self.host_follows_request)?;
+            let host = options.host.as_deref().filter(|_| self.follows(options))?;
             with_host(self.endpoint.as_deref()?, host)
         };
         // Setting it to none would override, too: with AWS's own address.
@@ -84,6 +131,11 @@ impl S3Store {
             None => call,
         }
     }
+}
+
+/// A clock before 1970 is left as it is, for the signer to refuse.
+fn whole_second(time: SystemTime) -> SystemTime {
+    time.duration_since(UNIX_EPOCH).map_or(time, |since| UNIX_EPOCH + Duration::from_secs(since.as_secs()))
 }
 
 /// `endpoint` with the host name of `host` (which may carry a port of its own) and the endpoint's port.

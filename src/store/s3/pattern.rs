@@ -1,0 +1,206 @@
+//! Presigned URLs made after one of the SDK's.
+//!
+//! The SDK presigns by running a whole call up to where it would be sent: configuration, endpoint, identity, signature. For a
+//! service whose every answer has such a URL, and whose plans have a hundred, that is a third of all it computes. Between
+//! two URLs for the same bucket only the key, the query and the signature differ. So the first is the SDK's, and what it
+//! shows (address, region, how it is signed) goes for the others: AWS's own signer signs them.
+//!
+//! Where the first one shows anything that is not known here (another algorithm, another kind of session), there is no
+//! pattern, and the SDK presigns them all.
+
+use aws_credential_types::Credentials;
+use aws_sigv4::http_request::{
+    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings,
+    UriPathNormalizationMode, sign,
+};
+use aws_sigv4::sign::v4::SigningParams;
+use std::time::{Duration, SystemTime};
+
+use super::errors::refused;
+use crate::store::{Name, Result};
+
+const ALGORITHM: &str = "AWS4-HMAC-SHA256";
+const SERVICE: &str = "s3";
+/// What a URL's query may have for its signature.
+const SIGNATURE: [&str; 7] = [
+    "X-Amz-Algorithm",
+    "X-Amz-Credential",
+    "X-Amz-Date",
+    "X-Amz-Expires",
+    "X-Amz-SignedHeaders",
+    "X-Amz-Signature",
+    "X-Amz-Security-Token",
+];
+/// What it may have for its call.
+const CALL: [&str; 3] = ["x-id", "partNumber", "uploadId"];
+
+/// How the SDK addresses the bucket's objects, and signs for them.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Pattern {
+    /// What stands before an [`Name::object_key`] without its prefix.
+    base: String,
+    region: String,
+}
+
+/// A request that is to be signed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Call<'a> {
+    pub(super) method: &'a str,
+    pub(super) name: &'a Name,
+    /// As it is written, percent-encoded.
+    pub(super) query: &'a str,
+    pub(super) headers: &'a [(String, String)],
+}
+
+impl Pattern {
+    /// Reads a URL that was presigned for `name`. None where it is not of the usual kind.
+    pub(super) fn of(url: &str, name: &Name) -> Option<Pattern> {
+        let (address, query) = url.split_once('?')?;
+        let base = address.strip_suffix(&name.object_key(""))?.to_owned();
+        let mut region = None;
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match (&*key, &*value) {
+                ("X-Amz-Algorithm", algorithm) if algorithm != ALGORITHM => return None,
+                ("X-Amz-Credential", scope) => region = region_of(scope).map(str::to_owned),
+                (other, _) if !SIGNATURE.contains(&other) && !CALL.contains(&other) => return None,
+                _ => {}
+            }
+        }
+        Some(Pattern { base, region: region? })
+    }
+
+    /// The URL of `call`, good for `ttl` from `start` on.
+    pub(super) fn sign(
+        &self,
+        credentials: Credentials,
+        call: Call<'_>,
+        start: SystemTime,
+        ttl: Duration,
+    ) -> Result<String> {
+        let url = format!("{}{}?{}", self.base, call.name.object_key(""), call.query);
+        let headers = call.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        let request = SignableRequest::new(call.method, &url, headers, SignableBody::UnsignedPayload);
+        let identity = credentials.into();
+        let params = SigningParams::builder().identity(&identity).region(&self.region).name(SERVICE);
+        let params = params.time(start).settings(settings(ttl)).build().map_err(|error| refused("presign", error))?;
+        let signed = sign(request.map_err(|error| refused("presign", error))?, &params.into());
+        let (instructions, _) = signed.map_err(|error| refused("presign", error))?.into_parts();
+        let mut request = http::Request::get(&url).body(()).map_err(|error| refused("presign", error))?;
+        instructions.apply_to_request_http1x(&mut request);
+        Ok(request.uri().to_string())
+    }
+}
+
+/// S3's own: its keys are encoded once, and `a/../b` is a key.
+///
+/// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
+fn settings(ttl: Duration) -> SigningSettings {
+    let mut settings = SigningSettings::default();
+    settings.percent_encoding_mode = PercentEncodingMode::Single;
+    settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
+    settings.payload_checksum_kind = PayloadChecksumKind::NoHeader;
+    settings.signature_location = SignatureLocation::QueryParams;
+    settings.expires_in = Some(ttl);
+    settings
+}
+
+/// Of `<access key>/<day>/<region>/s3/aws4_request`.
+fn region_of(scope: &str) -> Option<&str> {
+    let mut parts = scope.rsplit('/');
+    let (end, service, region) = (parts.next()?, parts.next()?, parts.next()?);
+    (end == "aws4_request" && service == SERVICE).then_some(region)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ImageKey;
+    use aws_sdk_s3::config::{BehaviorVersion, Region};
+    use aws_sdk_s3::presigning::PresigningConfig;
+    use std::time::UNIX_EPOCH;
+
+    fn client(endpoint: Option<&str>, force_path_style: bool, credentials: Credentials) -> aws_sdk_s3::Client {
+        let mut config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::new("eu-north-1"))
+            .credentials_provider(credentials)
+            .force_path_style(force_path_style);
+        config.set_endpoint_url(endpoint.map(str::to_owned));
+        aws_sdk_s3::Client::from_conf(config.build())
+    }
+
+    /// The SDK's URLs for an object and for part 7 of its upload, and what is signed after the pattern of another one.
+    async fn compare(client: &aws_sdk_s3::Client, credentials: &Credentials, prefix: &str) {
+        let (start, ttl) = (UNIX_EPOCH + Duration::from_secs(1_700_000_000), Duration::from_secs(900));
+        let window = || PresigningConfig::builder().start_time(start).expires_in(ttl).build().unwrap();
+        let get = async |name: &Name| {
+            let call = client.get_object().bucket("b").key(name.object_key(prefix));
+            call.presigned(window()).await.unwrap().uri().to_owned()
+        };
+        let (first, key) = (Name::Incoming(ImageKey::random("heic")), ImageKey::random("png"));
+        let pattern = Pattern::of(&get(&first).await, &first).unwrap();
+        let sign = |call| pattern.sign(credentials.clone(), call, start, ttl).unwrap();
+
+        let image = Name::Image(key.clone());
+        let call = Call { method: "GET", name: &image, query: "x-id=GetObject", headers: &[] };
+        assert_eq!(sign(call), get(&image).await);
+
+        let incoming = Name::Incoming(key);
+        let part = client.upload_part().bucket("b").key(incoming.object_key(prefix)).upload_id("a+b/c=~d e");
+        let part = part.part_number(7).content_length(5 << 20).presigned(window()).await.unwrap();
+        let headers: Vec<_> = part.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        assert_eq!(headers, [("content-length".to_owned(), "5242880".to_owned())]);
+        let query = "x-id=UploadPart&partNumber=7&uploadId=a%2Bb%2Fc%3D~d%20e";
+        assert_eq!(sign(Call { method: "PUT", name: &incoming, query, headers: &headers }), part.uri());
+    }
+
+    #[tokio::test]
+    async fn what_is_signed_here_is_what_the_sdk_signs() {
+        for token in [None, Some("to/ken+=".to_owned())] {
+            let credentials = Credentials::new("AKID", "secret", token, None, "test");
+            for (endpoint, path_style) in [
+                (None, false),
+                (None, true),
+                (Some("http://127.0.0.1:9000"), true),
+                (Some("https://s3.example"), false),
+            ] {
+                let client = client(endpoint, path_style, credentials.clone());
+                for prefix in ["", "a b/\u{fc}+/"] {
+                    compare(&client, &credentials, prefix).await;
+                }
+            }
+        }
+    }
+
+    const SCOPE: &str = "AKID%2F20261124%2Feu-north-1%2Fs3%2Faws4_request";
+
+    fn read(name: &Name, address: &str, query: &str) -> Option<Pattern> {
+        Pattern::of(&format!("{address}{}?x-id=GetObject&{query}", name.object_key("")), name)
+    }
+
+    #[test]
+    fn a_url_shows_where_the_bucket_is_and_how_it_is_signed_for() {
+        let key = ImageKey::random("png");
+        let query = format!("X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-Security-Token=t");
+        for name in [Name::Image(key.clone()), Name::Incoming(key)] {
+            for base in ["https://b.s3.eu-north-1.amazonaws.com/", "http://127.0.0.1:9000/b/a%20b/c/"] {
+                let pattern = read(&name, base, &query);
+                assert_eq!(pattern, Some(Pattern { base: base.to_owned(), region: "eu-north-1".to_owned() }));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_signed_otherwise_is_left_to_the_sdk() {
+        let name = Name::Image(ImageKey::random("png"));
+        for query in [
+            String::new(),
+            format!("X-Amz-Algorithm=AWS4-ECDSA-P256-SHA256&X-Amz-Credential={SCOPE}"),
+            format!("X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential=AKID%2F20261124%2Feu%2Fs3express%2Faws4_request"),
+            format!("X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-S3session-Token=t"),
+        ] {
+            assert_eq!(read(&name, "https://b.s3.amazonaws.com/", &query), None, "{query}");
+        }
+        assert_eq!(Pattern::of("https://b.s3.amazonaws.com/another?x-id=GetObject", &name), None);
+    }
+}
