@@ -24,7 +24,7 @@ struct Noted {
 }
 
 impl InUse {
-    /// Those the SDK would sign with now, as far as that can be said without asking it.
+    /// Those the SDK signs with now; none where it would, or soon will, ask for others.
     pub(super) fn get(&self, now: SystemTime) -> Option<Credentials> {
         let noted = self.noted()?;
         (now < noted.good_until).then_some(noted.credentials)
@@ -39,9 +39,8 @@ impl InUse {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn note(&self, credentials: Credentials, now: SystemTime) {
-        let asked_again = now + UNTIL_ASKED_AGAIN;
-        let good_until = credentials.expiry().map_or(asked_again, |end| end - BEFORE_THEY_END);
+    pub(super) fn note(&self, credentials: Credentials, now: SystemTime) {
+        let good_until = credentials.expiry().unwrap_or(now + UNTIL_ASKED_AGAIN) - BEFORE_THEY_END;
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Noted { credentials, good_until });
     }
 }
@@ -59,12 +58,19 @@ impl ProvideCredentials for Noting {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
+            let asked = SystemTime::now();
             let credentials: provider::Result = self.inner.provide_credentials().await;
             if let Ok(credentials) = &credentials {
-                self.in_use.note(credentials.clone(), SystemTime::now());
+                self.in_use.note(credentials.clone(), asked);
             }
             credentials
         })
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        let credentials = self.inner.fallback_on_interrupt()?;
+        self.in_use.note(credentials.clone(), SystemTime::now());
+        Some(credentials)
     }
 }
 
@@ -92,7 +98,8 @@ mod tests {
         let now = SystemTime::now();
         let in_use = InUse::default();
         in_use.note(credentials(None), now);
-        assert!(in_use.get(now + UNTIL_ASKED_AGAIN - Duration::from_secs(1)).is_some());
-        assert_eq!((in_use.get(now + UNTIL_ASKED_AGAIN), in_use.end()), (None, None));
+        let asked_again = now + UNTIL_ASKED_AGAIN - BEFORE_THEY_END;
+        assert!(in_use.get(asked_again - Duration::from_secs(1)).is_some());
+        assert_eq!((in_use.get(asked_again), in_use.end()), (None, None));
     }
 }

@@ -10,8 +10,8 @@
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
-    PayloadChecksumKind, PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings,
-    UriPathNormalizationMode, sign,
+    PercentEncodingMode, SignableBody, SignableRequest, SignatureLocation, SigningSettings, UriPathNormalizationMode,
+    sign,
 };
 use aws_sigv4::sign::v4::SigningParams;
 use std::time::{Duration, SystemTime};
@@ -21,23 +21,14 @@ use crate::store::{Name, Result};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "s3";
-/// What a URL's query may have for its signature.
-const SIGNATURE: [&str; 7] = [
-    "X-Amz-Algorithm",
-    "X-Amz-Credential",
-    "X-Amz-Date",
-    "X-Amz-Expires",
-    "X-Amz-SignedHeaders",
-    "X-Amz-Signature",
-    "X-Amz-Security-Token",
-];
-/// What it may have for its call.
-const CALL: [&str; 3] = ["x-id", "partNumber", "uploadId"];
+/// What a URL's query may have besides: of its signature and of its call.
+const OTHERS: [&str; 7] =
+    ["X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature", "X-Amz-Security-Token", "x-id", "partNumber", "uploadId"];
 
 /// How the SDK addresses the bucket's objects, and signs for them.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
-    /// What stands before an [`Name::object_key`] without its prefix.
+    /// What stands before a [`Name::object_key`] without its prefix.
     base: String,
     region: String,
 }
@@ -57,16 +48,17 @@ impl Pattern {
     pub(super) fn of(url: &str, name: &Name) -> Option<Pattern> {
         let (address, query) = url.split_once('?')?;
         let base = address.strip_suffix(&name.object_key(""))?.to_owned();
-        let mut region = None;
+        let (mut algorithm, mut region) = (false, None);
         for (key, value) in form_urlencoded::parse(query.as_bytes()) {
             match (&*key, &*value) {
-                ("X-Amz-Algorithm", algorithm) if algorithm != ALGORITHM => return None,
+                ("X-Amz-Algorithm", ALGORITHM) => algorithm = true,
                 ("X-Amz-Credential", scope) => region = region_of(scope).map(str::to_owned),
-                (other, _) if !SIGNATURE.contains(&other) && !CALL.contains(&other) => return None,
-                _ => {}
+                ("X-Amz-SignedHeaders", "host" | "content-length;host") => {}
+                (other, _) if OTHERS.contains(&other) => {}
+                _ => return None,
             }
         }
-        Some(Pattern { base, region: region? })
+        algorithm.then_some(Pattern { base, region: region? })
     }
 
     /// The URL of `call`, good for `ttl` from `start` on.
@@ -98,7 +90,6 @@ fn settings(ttl: Duration) -> SigningSettings {
     let mut settings = SigningSettings::default();
     settings.percent_encoding_mode = PercentEncodingMode::Single;
     settings.uri_path_normalization_mode = UriPathNormalizationMode::Disabled;
-    settings.payload_checksum_kind = PayloadChecksumKind::NoHeader;
     settings.signature_location = SignatureLocation::QueryParams;
     settings.expires_in = Some(ttl);
     settings
@@ -181,7 +172,9 @@ mod tests {
     #[test]
     fn a_url_shows_where_the_bucket_is_and_how_it_is_signed_for() {
         let key = ImageKey::random("png");
-        let query = format!("X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-Security-Token=t");
+        let query = format!(
+            "X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-SignedHeaders=host&X-Amz-Security-Token=t"
+        );
         for name in [Name::Image(key.clone()), Name::Incoming(key)] {
             for base in ["https://b.s3.eu-north-1.amazonaws.com/", "http://127.0.0.1:9000/b/a%20b/c/"] {
                 let pattern = read(&name, base, &query);
@@ -195,6 +188,8 @@ mod tests {
         let name = Name::Image(ImageKey::random("png"));
         for query in [
             String::new(),
+            format!("X-Amz-Credential={SCOPE}"),
+            format!("X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-SignedHeaders=host%3Bx-amz-acl"),
             format!("X-Amz-Algorithm=AWS4-ECDSA-P256-SHA256&X-Amz-Credential={SCOPE}"),
             format!("X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential=AKID%2F20261124%2Feu%2Fs3express%2Faws4_request"),
             format!("X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-S3session-Token=t"),

@@ -75,12 +75,9 @@ impl S3Store {
         let pattern = self.pattern.get()?.as_ref().filter(|_| !self.follows(options))?;
         let start = whole_second(SystemTime::now());
         let credentials = self.in_use.get(start)?;
+        let expires_at = earlier(start + options.ttl, credentials.expiry());
         let signed = pattern.sign(credentials, call, start, options.ttl);
-        Some(signed.map(|url| Presigned {
-            url,
-            headers: call.headers.to_vec(),
-            expires_at: self.expires_at(start + options.ttl),
-        }))
+        Some(signed.map(|url| Presigned { url, headers: call.headers.to_vec(), expires_at }))
     }
 
     /// Takes a URL of the SDK's for the pattern of those to come.
@@ -95,11 +92,6 @@ impl S3Store {
         self.host_follows_request && options.host.is_some()
     }
 
-    /// With the credentials that signed, if they end first: read after signing, when they are known.
-    fn expires_at(&self, planned: SystemTime) -> SystemTime {
-        self.in_use.end().map_or(planned, |end| end.min(planned))
-    }
-
     /// From now on, and when that ends: the signature's date has no fractions of a second.
     fn window(&self, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
         let start = whole_second(SystemTime::now());
@@ -107,11 +99,12 @@ impl S3Store {
         Ok((window.map_err(|error| refused("presign", error))?, start + options.ttl))
     }
 
+    /// Read after signing: only then are the credentials that signed known.
     fn presigned(&self, request: PresignedRequest, expires_at: SystemTime) -> Presigned {
         Presigned {
             url: request.uri().to_owned(),
             headers: request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            expires_at: self.expires_at(expires_at),
+            expires_at: earlier(expires_at, self.in_use.end()),
         }
     }
 
@@ -133,7 +126,12 @@ impl S3Store {
     }
 }
 
-/// A clock before 1970 is left as it is, for the signer to refuse.
+/// A URL ends with the credentials that signed it, if they end first.
+fn earlier(planned: SystemTime, credentials_end: Option<SystemTime>) -> SystemTime {
+    credentials_end.map_or(planned, |end| end.min(planned))
+}
+
+/// A clock before 1970 is left as it is: no store takes what it signs.
 fn whole_second(time: SystemTime) -> SystemTime {
     time.duration_since(UNIX_EPOCH).map_or(time, |since| UNIX_EPOCH + Duration::from_secs(since.as_secs()))
 }
@@ -151,7 +149,76 @@ fn with_host(endpoint: &str, host: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::with_host;
+    use super::*;
+    use crate::store::ImageKey;
+    use crate::store::s3::{Checksum, S3Options};
+
+    async fn store(public_endpoint: Option<&str>, host_follows_request: bool) -> S3Store {
+        S3Store::connect(S3Options {
+            bucket: "b".to_owned(),
+            prefix: "p/".to_owned(),
+            endpoint: Some("http://127.0.0.1:9000".to_owned()),
+            public_endpoint: public_endpoint.map(str::to_owned),
+            credentials: Some(("AKID".to_owned(), "secret".to_owned())),
+            region: Some("eu-north-1".to_owned()),
+            force_path_style: true,
+            checksum: Checksum::None,
+            sse: None,
+            attempt_timeout: Duration::from_secs(1),
+            host_follows_request,
+        })
+        .await
+    }
+
+    fn reached_by(host: Option<&str>) -> PresignOptions {
+        PresignOptions { ttl: Duration::from_secs(60), host: host.map(str::to_owned) }
+    }
+
+    #[tokio::test]
+    async fn later_urls_are_signed_after_the_first_one_and_part_urls_too() {
+        let store = store(Some("https://images.example"), false).await;
+        let (first, name) = (Name::Image(ImageKey::random("png")), Name::Incoming(ImageKey::random("png")));
+        let options = reached_by(Some("elsewhere.example"));
+        let get = |name| Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
+        assert!(store.sign(get(&name), &options).is_none());
+        store.get_url(&first, &options).await.unwrap();
+        assert!(store.sign(get(&name), &options).is_some());
+        let upload = Upload { name: name.clone(), id: "an/id".to_owned() };
+        for url in [
+            store.get_url(&name, &options).await.unwrap().url,
+            store.part_url(&upload, 2, 7, &options).await.unwrap().url,
+        ] {
+            let key = name.key();
+            assert!(url.starts_with(&format!("https://images.example/b/p/incoming/{key}?")), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn no_host_of_a_request_s_gets_into_another_s_url() {
+        let store = store(None, true).await;
+        let name = Name::Image(ImageKey::random("png"));
+        for host in [Some("one.example"), None, Some("two.example"), None, Some("one.example")] {
+            let url = store.get_url(&name, &reached_by(host)).await.unwrap().url;
+            let host = host.unwrap_or("127.0.0.1");
+            assert!(url.starts_with(&format!("http://{host}:9000/b/p/")), "{url}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_url_ends_with_the_credentials_that_sign_it_and_those_that_end_now_sign_none() {
+        let store = store(None, false).await;
+        let name = Name::Image(ImageKey::random("png"));
+        store.get_url(&name, &reached_by(None)).await.unwrap();
+        let now = SystemTime::now();
+        let ending = |end| aws_credential_types::Credentials::new("ENDING", "secret", None, Some(end), "test");
+        let end = now + Duration::from_secs(30);
+        store.in_use.note(ending(end), now);
+        let signed = store.get_url(&name, &reached_by(None)).await.unwrap();
+        assert!(signed.url.contains("ENDING"), "{}", signed.url);
+        assert_eq!(signed.expires_at, end);
+        store.in_use.note(ending(now + Duration::from_secs(5)), now);
+        assert!(store.get_url(&name, &reached_by(None)).await.unwrap().url.contains("AKID"), "the SDK's");
+    }
 
     #[test]
     fn the_host_is_the_request_s_and_the_port_the_endpoint_s() {
