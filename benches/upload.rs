@@ -1,4 +1,4 @@
-//! A whole upload in process: the router, fed with a form, over the SDK to a null S3 on the loopback.
+//! A whole upload in process: the router, fed with a form, over the SDK to a null S3 on the loopback. And a direct one's plan.
 
 use axum::body::Body;
 use axum::{Router, http};
@@ -51,7 +51,18 @@ async fn upload(router: Router, size: usize, first: Bytes, block: Bytes) {
     let whole = [Bytes::from(form::head()), first].into_iter().chain(image).chain([Bytes::from(form::tail())]);
     let body = Body::from_stream(stream::iter(whole.map(Ok::<_, Infallible>)));
     let request = Request::post("/upload-image").header("content-type", form::content_type()).body(body);
-    let response = router.oneshot(request.expect("a request")).await.expect("an answer");
+    ask(router, request.expect("a request")).await;
+}
+
+/// The plan of a direct upload in 100 parts, each with a URL.
+async fn plan(router: Router) {
+    let wanted = r#"{"filename":"a.png","content_type":"image/png","size":5000000000}"#;
+    let request = Request::post("/uploads").header("content-type", "application/json").body(Body::from(wanted));
+    ask(router, request.expect("a request")).await;
+}
+
+async fn ask(router: Router, request: Request<Body>) {
+    let response = router.oneshot(request).await.expect("an answer");
     let status = response.status();
     let answer = response.into_body().collect().await.expect("a body").to_bytes();
     assert!(status.is_success(), "{status}: {answer:?}");
@@ -74,6 +85,9 @@ fn bench(criterion: &mut Criterion) {
         });
     }
     group.finish();
+    criterion.bench_function("plan of 100 parts", |bencher| {
+        bencher.iter(|| runtime.block_on(runtime.spawn(plan(router.clone()))).expect("a plan"));
+    });
 }
 
 criterion_group!(benches, bench);
