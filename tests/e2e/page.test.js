@@ -106,7 +106,7 @@ pageTest("offline and back: only the missing parts are sent", { logs: /ERR_INTER
   await desk.slow(40 * MIB);
   await desk.pick(file);
   await until("some parts have arrived", () => arrived.length >= 8);
-  await desk.context.setOffline(true);
+  await desk.offline();
   await desk.becomes("train.png", "waiting");
   await desk.shoot("offline");
   const before = new Set(arrived);
@@ -114,7 +114,6 @@ pageTest("offline and back: only the missing parts are sent", { logs: /ERR_INTER
   const begun = desk.requests.length;
 
   await desk.slow();
-  await desk.context.setOffline(false);
   await desk.becomes("train.png", "done");
   const again = desk.requests.slice(begun).filter((request) => request.method() === "PUT").map((request) => number(request.url()));
   assert.deepEqual(again.filter((part) => before.has(part)), [], "parts that had arrived");

@@ -174,10 +174,18 @@ class Desk {
   }
 
   /** Uploads leave slowly enough to be watched; without a number, as fast as they can. */
-  async slow(bytesPerSecond = -1) {
+  slow(bytesPerSecond = -1) {
+    return this.emulate({ offline: false, uploadThroughput: bytesPerSecond });
+  }
+
+  offline() {
+    return this.emulate({ offline: true, uploadThroughput: -1 });
+  }
+
+  // Always in one session: what another one says (`setOffline`) need not win.
+  async emulate(conditions) {
     this.cdp ??= await this.context.newCDPSession(this.page);
-    const rest = { offline: false, latency: 0, downloadThroughput: -1 };
-    await this.cdp.send("Network.emulateNetworkConditions", { ...rest, uploadThroughput: bytesPerSecond });
+    await this.cdp.send("Network.emulateNetworkConditions", { latency: 0, downloadThroughput: -1, ...conditions });
   }
 
   sent(method, part) {
