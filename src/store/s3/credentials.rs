@@ -66,12 +66,6 @@ impl ProvideCredentials for Noting {
             credentials
         })
     }
-
-    fn fallback_on_interrupt(&self) -> Option<Credentials> {
-        let credentials = self.inner.fallback_on_interrupt()?;
-        self.in_use.note(credentials.clone(), SystemTime::now());
-        Some(credentials)
-    }
 }
 
 #[cfg(test)]

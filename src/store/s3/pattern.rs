@@ -1,7 +1,7 @@
 //! Presigned URLs made after one of the SDK's.
 //!
 //! The SDK presigns by running a whole call up to where it would be sent: configuration, endpoint, identity, signature. For a
-//! service whose every answer has such a URL, and whose plans have a hundred, that is a third of all it computes. Between
+//! service whose every answer has such a URL, and whose plans have a hundred, that is more than a quarter of its work. Between
 //! two URLs for the same bucket only the key, the query and the signature differ. So the first is the SDK's, and what it
 //! shows (address, region, how it is signed) goes for the others: AWS's own signer signs them.
 //!
@@ -33,8 +33,8 @@ pub(super) struct Pattern {
     region: String,
 }
 
-/// A request that is to be signed.
-#[derive(Clone, Copy, Debug)]
+/// A request that is to be signed. Not to be printed: its query may name an upload id.
+#[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) method: &'a str,
     pub(super) name: &'a Name,

@@ -16,11 +16,12 @@ use crate::store::{Name, PresignOptions, Presigned, PutConditions, Result, Uploa
 impl S3Store {
     pub(super) async fn get_url(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
         let call = Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
-        if let Some(signed) = self.sign(call, options) {
+        let start = this_second()?;
+        if let Some(signed) = self.sign(call, start, options) {
             return signed;
         }
         let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).customize();
-        let (window, expires_at) = self.window(options)?;
+        let (window, expires_at) = window(start, options)?;
         let request = self.addressed(call, options).presigned(window).await;
         let request = request.map_err(|error| classify("GetObject", error))?;
         self.learn(&request, name, options);
@@ -41,7 +42,7 @@ impl S3Store {
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
             .if_none_match("*");
-        let (window, expires_at) = self.window(options)?;
+        let (window, expires_at) = window(this_second()?, options)?;
         let request = self.addressed(call.customize(), options).presigned(window).await;
         Ok(self.presigned(request.map_err(|error| classify("PutObject", error))?, expires_at))
     }
@@ -57,12 +58,13 @@ impl S3Store {
             format!("x-id=UploadPart&partNumber={number}&uploadId={}", utf8_percent_encode(&upload.id, RESERVED));
         let headers = [(header::CONTENT_LENGTH.to_string(), size.to_string())];
         let call = Call { method: "PUT", name: &upload.name, query: &query, headers: &headers };
-        if let Some(signed) = self.sign(call, options) {
+        let start = this_second()?;
+        if let Some(signed) = self.sign(call, start, options) {
             return signed;
         }
         let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
         let call = call.part_number(part_number(number)).content_length(length(size));
-        let (window, expires_at) = self.window(options)?;
+        let (window, expires_at) = window(start, options)?;
         let request = self.addressed(call.customize(), options).presigned(window).await;
         let request = request.map_err(|error| classify("UploadPart", error))?;
         self.learn(&request, &upload.name, options);
@@ -71,9 +73,8 @@ impl S3Store {
 
     /// Signs after the pattern of an earlier URL. None where there is no pattern, or no credentials are known to be good: the
     /// SDK finds out.
-    fn sign(&self, call: Call<'_>, options: &PresignOptions) -> Option<Result<Presigned>> {
+    fn sign(&self, call: Call<'_>, start: SystemTime, options: &PresignOptions) -> Option<Result<Presigned>> {
         let pattern = self.pattern.get()?.as_ref().filter(|_| !self.follows(options))?;
-        let start = whole_second(SystemTime::now());
         let credentials = self.in_use.get(start)?;
         let expires_at = earlier(start + options.ttl, credentials.expiry());
         let signed = pattern.sign(credentials, call, start, options.ttl);
@@ -90,13 +91,6 @@ impl S3Store {
     /// Whether the URL is to have the host name of the request, so that no two need be alike.
     fn follows(&self, options: &PresignOptions) -> bool {
         self.host_follows_request && options.host.is_some()
-    }
-
-    /// From now on, and when that ends: the signature's date has no fractions of a second.
-    fn window(&self, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
-        let start = whole_second(SystemTime::now());
-        let window = PresigningConfig::builder().start_time(start).expires_in(options.ttl).build();
-        Ok((window.map_err(|error| refused("presign", error))?, start + options.ttl))
     }
 
     /// Read after signing: only then are the credentials that signed known.
@@ -131,9 +125,16 @@ fn earlier(planned: SystemTime, credentials_end: Option<SystemTime>) -> SystemTi
     credentials_end.map_or(planned, |end| end.min(planned))
 }
 
-/// A clock before 1970 is left as it is: no store takes what it signs.
-fn whole_second(time: SystemTime) -> SystemTime {
-    time.duration_since(UNIX_EPOCH).map_or(time, |since| UNIX_EPOCH + Duration::from_secs(since.as_secs()))
+/// Now, as a signature's date has it: without fractions of a second.
+fn this_second() -> Result<SystemTime> {
+    let now = UNIX_EPOCH.elapsed().map_err(|error| refused("presign", error))?;
+    Ok(UNIX_EPOCH + Duration::from_secs(now.as_secs()))
+}
+
+/// From `start` on, and when that ends.
+fn window(start: SystemTime, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
+    let window = PresigningConfig::builder().start_time(start).expires_in(options.ttl).build();
+    Ok((window.map_err(|error| refused("presign", error))?, start + options.ttl))
 }
 
 /// `endpoint` with the host name of `host` (which may carry a port of its own) and the endpoint's port.
@@ -180,9 +181,10 @@ mod tests {
         let (first, name) = (Name::Image(ImageKey::random("png")), Name::Incoming(ImageKey::random("png")));
         let options = reached_by(Some("elsewhere.example"));
         let get = |name| Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
-        assert!(store.sign(get(&name), &options).is_none());
+        let now = this_second().unwrap();
+        assert!(store.sign(get(&name), now, &options).is_none());
         store.get_url(&first, &options).await.unwrap();
-        assert!(store.sign(get(&name), &options).is_some());
+        assert!(store.sign(get(&name), now, &options).is_some());
         let upload = Upload { name: name.clone(), id: "an/id".to_owned() };
         for url in [
             store.get_url(&name, &options).await.unwrap().url,
