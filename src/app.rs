@@ -17,6 +17,7 @@ use utoipa_axum::routes;
 
 pub mod headers;
 
+use crate::auth::tokens::Tokens;
 use crate::auth::{self, Scope};
 use crate::config::{self, Config};
 use crate::direct::Promotions;
@@ -44,6 +45,7 @@ pub struct App {
     pub uploads: Uploads,
     pub verifier: Verifier,
     pub promotions: Promotions,
+    pub tokens: Tokens,
     pub metrics: Metrics,
     draining: Arc<AtomicBool>,
 }
@@ -55,12 +57,15 @@ impl App {
         let policy = Arc::new(config.policy.clone());
         let uploads = Uploads::new(Arc::clone(&store), &config.sink, spill);
         let tasks = uploads.tasks().clone();
-        let verifier = Verifier::new(Arc::clone(&store), Arc::clone(&policy));
+        let budget = Arc::clone(uploads.budget());
+        let verifier = Verifier::new(Arc::clone(&store), Arc::clone(&policy), budget, tasks.clone());
+        let tokens = Tokens::new(config.auth.keys.clone(), config.auth.token_secret.as_ref());
         App {
             promotions: Promotions::new(verifier.clone(), tasks, metrics.clone()),
             verifier,
             policy,
             uploads,
+            tokens,
             config: Arc::new(config),
             store,
             metrics,
@@ -95,10 +100,11 @@ impl App {
 
     /// Every route, with what holds for all of them around it.
     pub fn router(&self) -> Router {
-        let config::Auth { keys, public_read } = &self.config.auth;
+        let config::Auth { keys, public_read, .. } = &self.config.auth;
         let reading = if *public_read { reading() } else { auth::guarded(reading(), keys, Scope::Read) };
         let (routes, description) = OpenApiRouter::with_openapi(description::start())
             .merge(auth::guarded(uploading(), keys, Scope::Upload))
+            .merge(linked())
             .merge(reading)
             .merge(auth::guarded(deleting(), keys, Scope::Delete))
             .merge(auth::local_or_keyed(operating(), keys))
@@ -139,8 +145,14 @@ fn uploading() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(upload::upload))
         .routes(routes!(direct::plan).layer(DefaultBodyLimit::max(direct::LONGEST_WISH)))
-        .routes(routes!(direct::status, direct::abort))
-        .routes(routes!(direct::complete))
+}
+
+/// What a plan's links are for: they are the permission.
+fn linked() -> OpenApiRouter<App> {
+    let routes = OpenApiRouter::default().routes(routes!(direct::status, direct::abort));
+    let mut routes = routes.routes(routes!(direct::complete));
+    description::secure_by_link(routes.get_openapi_mut());
+    routes
 }
 
 fn deleting() -> OpenApiRouter<App> {

@@ -10,6 +10,7 @@ use http::{HeaderMap, HeaderName, header};
 use utoipa_axum::router::OpenApiRouter;
 
 mod keys;
+pub mod tokens;
 pub use keys::{Key, Keys, Scope, Secret};
 
 use crate::error::{Error, Result};
@@ -76,13 +77,19 @@ fn is_from_elsewhere(name: &HeaderName) -> bool {
     FROM_ELSEWHERE.contains(name) || name.as_str().starts_with("x-forwarded-")
 }
 
-async fn check(State(guard): State<Guard>, request: Request, next: Next) -> Result<Response> {
+async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Result<Response> {
     let key = identify(&guard.keys, request.headers()).ok_or(Error::Unauthorized)?;
     if !key.may(guard.scope) {
         return Err(Error::Forbidden { scope: guard.scope.name() });
     }
+    let name = KeyName(key.name().to_owned());
+    request.extensions_mut().insert(name);
     Ok(next.run(request).await)
 }
+
+/// In a request's extensions: the name of the API key that it was let in by. None if there are no keys.
+#[derive(Clone, Debug)]
+pub struct KeyName(pub String);
 
 /// The key a request was sent with, noted in its log line.
 fn identify<'a>(keys: &'a Keys, headers: &HeaderMap) -> Option<&'a Key> {

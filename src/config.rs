@@ -11,7 +11,7 @@ mod settings;
 pub use parse::duration;
 pub use settings::{Cli, Command, Settings};
 
-use crate::auth::Keys;
+use crate::auth::{Keys, Secret};
 use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::s3::{Checksum, Sse};
@@ -23,8 +23,10 @@ const MAX_PARTS: u64 = 10_000;
 const MIN_PART_SIZE: u64 = 5 << 20;
 /// S3's largest part.
 const MAX_PART_SIZE: u64 = 5 << 30;
-/// One CopyObject moves at most this much (S3 says 5 GB), and a direct upload is promoted by one.
+/// One PUT, and one UploadPartCopy, moves at most this much (S3 says 5 GB), and a direct upload is promoted by one copy.
 const MAX_OBJECT_SIZE: u64 = 5_000_000_000;
+/// Bytes.
+const MIN_TOKEN_SECRET: usize = 32;
 /// S3 signs nothing for longer.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Where it is not set; used only as far as the system allows.
@@ -125,6 +127,8 @@ pub struct Auth {
     pub keys: Keys,
     /// Reading needs no key.
     pub public_read: bool,
+    /// Signs the links of plans; if it is not set, the secret is derived from the keys.
+    pub token_secret: Option<Secret>,
 }
 
 /// Collects what is wrong, so that it can be told at once.
@@ -275,7 +279,18 @@ impl Auth {
                 Keys::default()
             }),
             public_read: problems.take("PUBLIC_READ", parse::switch(&settings.public_read)),
+            token_secret: problems.take("TOKEN_SECRET", token_secret(settings.token_secret.as_ref())),
         }
+    }
+}
+
+/// HS256 wants a key of at least the hash's size (RFC 7518, 3.2).
+fn token_secret(secret: Option<&Secret>) -> Result<Option<Secret>, String> {
+    match secret {
+        Some(secret) if secret.as_bytes().len() < MIN_TOKEN_SECRET => {
+            Err(format!("must have at least {MIN_TOKEN_SECRET} bytes (openssl rand -hex 32)"))
+        }
+        secret => Ok(secret.cloned()),
     }
 }
 

@@ -52,8 +52,16 @@ pub enum Error {
     LocalOnly(#[source] BoxError),
     #[error("This API key does not have the scope {scope}")]
     Forbidden { scope: &'static str },
+    /// A plan's link that was altered or made up, or whose API key is gone. Its source is for the log.
+    #[error("This link is not valid: use the links of the answer to POST /uploads as they are")]
+    InvalidToken(#[source] Option<BoxError>),
+    #[error("This link has expired: plan the upload again with POST /uploads")]
+    ExpiredToken,
     #[error("File not found")]
     NotFound,
+    /// A direct upload that cannot go on; `reason` says why.
+    #[error("{reason}; plan another upload with POST /uploads")]
+    UploadOver { reason: String },
     #[error("There is no such route")]
     NoRoute,
     #[error("This route does not take that method")]
@@ -112,7 +120,9 @@ impl Error {
             Error::ClientTooSlow { .. } => "client_too_slow",
             Error::Unauthorized => "unauthorized",
             Error::Forbidden { .. } | Error::LocalOnly(_) => "forbidden",
-            Error::NotFound | Error::NoRoute => "not_found",
+            Error::InvalidToken(_) => "invalid_token",
+            Error::ExpiredToken => "expired_token",
+            Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
             Error::UriTooLong { .. } => "uri_too_long",
             Error::PayloadTooLarge { .. } => "payload_too_large",
@@ -145,7 +155,10 @@ impl Error {
             Error::Unauthorized,
             Error::LocalOnly("".into()),
             Error::Forbidden { scope: "upload" },
+            Error::InvalidToken(None),
+            Error::ExpiredToken,
             Error::NotFound,
+            Error::UploadOver { reason: "The upload was aborted".to_owned() },
             Error::NoRoute,
             Error::MethodNotAllowed,
             Error::UriTooLong { limit: 8 << 10 },
@@ -177,9 +190,9 @@ impl Error {
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
             Error::ClientTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-            Error::Unauthorized => StatusCode::UNAUTHORIZED,
+            Error::Unauthorized | Error::InvalidToken(_) | Error::ExpiredToken => StatusCode::UNAUTHORIZED,
             Error::Forbidden { .. } | Error::LocalOnly(_) => StatusCode::FORBIDDEN,
-            Error::NotFound | Error::NoRoute => StatusCode::NOT_FOUND,
+            Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
             Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,

@@ -7,6 +7,7 @@ pub mod memory;
 pub mod parts;
 pub mod spill;
 mod task;
+pub mod undo;
 pub mod uploader;
 
 pub use uploader::{Stored, Uploader, Uploads};

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use std::fmt;
 use std::io;
 use std::ops::Range;
@@ -18,6 +19,9 @@ mod name;
 pub mod s3;
 
 pub use name::{INCOMING, ImageKey, Name};
+
+/// The media type of the empty objects that close an address under `incoming/` ([`Marker`]).
+pub const MARKER_TYPE: &str = "application/x-image-store-marker";
 
 /// What an object says of itself: its content type and, once verified, its dimensions (user metadata).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +102,19 @@ pub struct ObjectInfo {
     /// SHA-256 of the whole object, where the store keeps it.
     pub sha256: Option<[u8; 32]>,
     pub last_modified: Option<SystemTime>,
+    /// Set if the object is a marker and no upload.
+    pub marker: Option<Marker>,
+}
+
+/// Why nothing can arrive under an address in `incoming/` any more. It is for the answer's text: no decision rests on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Marker {
+    /// The image was made of what was there.
+    Spent,
+    /// The upload was aborted, or its image deleted.
+    Withdrawn,
+    /// What was there is not an allowed image: the error's code.
+    Rejected(String),
 }
 
 /// A URL that lets its holder make one kind of request to S3 until `expires_at`.
@@ -167,6 +184,15 @@ pub enum StoreError {
     Differs(String),
 }
 
+impl StoreError {
+    /// Whether the store does not do what it was asked for, in any of the ways in which stores say so.
+    pub fn is_unsupported(&self) -> bool {
+        const CODES: [&str; 6] =
+            ["NotImplemented", "InvalidRequest", "InvalidArgument", "EntityTooSmall", "501", "400"];
+        matches!(self, StoreError::Refused { code, .. } if CODES.contains(&&**code))
+    }
+}
+
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// The S3 calls the service makes, and no more.
@@ -190,7 +216,8 @@ pub trait Store: Send + Sync + 'static {
     /// Makes the object of the parts, in order (CompleteMultipartUpload).
     ///
     /// Where the answer leaves the effect open (lost, no such upload, or the object is there), this looks before it fails:
-    /// an object of the same size and, where both are known, checksum is a success. So a second call succeeds too.
+    /// an object of the same size and, where both are known, checksum is a success. So a second call succeeds too. If that
+    /// object is another upload's, this upload is aborted.
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()>;
 
     /// Drops the upload and its parts (AbortMultipartUpload). An upload that is gone already is a success.
@@ -207,11 +234,25 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Precondition`] where the object is not `etag` any more.
     async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes>;
 
-    /// Copies on the server, replacing the metadata (CopyObject with CopySourceIfMatch).
+    /// The bytes of a whole object, as they come (GetObject with If-Match), for readers that keep none of them.
     ///
-    /// [`StoreError::Precondition`] where the source is not `etag` any more or the target is there;
-    /// [`StoreError::NotFound`] where the source is gone.
-    async fn copy(&self, from: &Name, to: &Name, etag: &str, metadata: &Metadata) -> Result<()>;
+    /// [`StoreError::Precondition`] if the object is not `etag` any more.
+    async fn stream(&self, name: &Name, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>>;
+
+    /// Copies a whole object on the server, as part 1 of an upload (UploadPartCopy with CopySourceIfMatch).
+    ///
+    /// The part is what `source`, a HEAD of `from`, describes, also on stores that ignore the condition:
+    /// [`StoreError::Precondition`] if `from` has changed since, [`StoreError::NotFound`] if it is gone.
+    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part>;
+
+    /// The unfinished multipart uploads of exactly this object (ListMultipartUploads, all pages).
+    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>>;
+
+    /// Replaces what lies under an address in `incoming/` by a marker (PutObject), so that no presigned PUT works there
+    /// any more: those sign `If-None-Match: *`.
+    ///
+    /// With `replaces`, an ETag, only if the object is still that one (If-Match): else [`StoreError::Precondition`].
+    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()>;
 
     /// Deletes (DeleteObject). An object that is not there is a success.
     async fn delete(&self, name: &Name) -> Result<()>;

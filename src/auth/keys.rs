@@ -21,6 +21,12 @@ impl From<String> for Secret {
     }
 }
 
+impl Secret {
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(hidden)")
@@ -102,6 +108,18 @@ impl Keys {
 
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// The key of that name.
+    pub(super) fn named(&self, name: &str) -> Option<&Key> {
+        self.0.iter().find(|key| key.name == name)
+    }
+
+    /// What recognizes each key, in an order of their own.
+    pub(super) fn sorted_hashes(&self) -> Vec<Hash> {
+        let mut hashes: Vec<Hash> = self.0.iter().map(|key| key.hash).collect();
+        hashes.sort_unstable();
+        hashes
     }
 
     /// The key a client sent. Takes as long for a wrong one as for any.

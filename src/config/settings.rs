@@ -75,6 +75,9 @@ pub struct Settings {
     /// File of API keys, a line for each: its name, its SHA-256 in hex, its scopes (upload,delete,read)
     #[arg(long, env = "API_KEYS_FILE", global = true, value_name = "FILE")]
     pub api_keys_file: Option<PathBuf>,
+    /// Signs the links of direct uploads, at least 32 bytes (unset: derived from the API keys, so that a new key voids open links)
+    #[arg(long, env = "TOKEN_SECRET", global = true, value_name = "SECRET", hide_env_values = true)]
+    pub token_secret: Option<Secret>,
     /// Images are read without a key, also where there are keys: true or false
     #[arg(long, env = "PUBLIC_READ", global = true, value_name = "BOOL", default_value = "false")]
     pub public_read: String,

@@ -1,12 +1,11 @@
 //! What a direct upload is to be, its arithmetic, and the links that carry it. Pure: no I/O.
 
-use form_urlencoded::Serializer;
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 use utoipa::{IntoParams, ToSchema};
 
-use super::verify::Expected;
+use crate::auth::tokens::PlanClaims;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::policy::Policy;
@@ -16,9 +15,6 @@ use crate::store::{ImageKey, Name, Part, Upload};
 const PLAN_PARTS: u64 = 100;
 /// Part sizes are whole multiples of this.
 const PART_STEP: u64 = 1 << 20;
-/// S3's own limit on parts, for links whose part size was chosen under other settings.
-const MAX_PARTS: u64 = 10_000;
-const MIN_PART_SIZE: u64 = 5 << 20;
 
 /// `POST /uploads`: what a client wants to send.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
@@ -138,47 +134,48 @@ pub fn compare(held: &[Part], size: u64, part_size: u64) -> Comparison {
 }
 
 /// The query of a plan's links.
-#[derive(Clone, Debug, Deserialize, IntoParams)]
+#[derive(Clone, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Query {
-    /// Bytes planned.
-    #[param(minimum = 1, example = 482_113)]
-    size: u64,
-    /// The declared media type.
-    #[param(example = "image/png")]
-    content_type: String,
-    /// Of a single PUT that was planned with it: SHA-256 in hexadecimal, 64 digits.
-    #[param(nullable = false, pattern = "^[0-9a-fA-F]{64}$")]
-    sha256: Option<String>,
-    /// Of a multipart plan: S3's id of the upload, as `VXBsb2FkIElE`.
-    #[param(nullable = false, min_length = 1)]
-    upload_id: Option<String>,
-    /// Of a multipart plan: bytes of every part but the last, as `5242880`.
-    #[param(nullable = false, minimum = 5_242_880)]
-    part_size: Option<u64>,
+    /// The plan, signed by the service. Whoever has it may go on with this upload; good for a day.
+    #[param(min_length = 1, example = "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")]
+    pub plan: String,
+}
+
+/// What is known of an upload besides its key.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected {
+    /// Bytes.
+    pub size: Option<u64>,
+    pub sha256: Option<[u8; 32]>,
 }
 
 impl Plan {
-    /// The plan of a link. It is input like any other: checked by the policy here, and against S3 where it is used.
-    pub fn from_link(key: ImageKey, query: &Query, policy: &Policy) -> Result<Plan> {
-        policy.check_size(query.size)?;
-        let sha256 = query.sha256.as_deref().map(parse_sha256).transpose()?;
-        let door = match (&query.upload_id, query.part_size, sha256) {
-            (None, None, sha256) => Door::Put { sha256 },
-            (Some(upload_id), Some(part_size), None) => {
-                let fits = part_size >= MIN_PART_SIZE && query.size.div_ceil(part_size) <= MAX_PARTS;
-                if !fits || upload_id.is_empty() {
-                    return Err(not_a_link());
-                }
-                Door::Multipart { upload_id: upload_id.clone(), part_size }
-            }
-            _ => return Err(not_a_link()),
+    /// The plan that a token carries. The service has signed it, so nothing of it is checked again.
+    ///
+    /// # Errors
+    /// 401 `invalid_token` if it was signed by a release that wrote plans in another way.
+    pub fn from_claims(claims: PlanClaims) -> Result<Plan> {
+        let other = || Error::InvalidToken(Some("its plan cannot be read".into()));
+        let sha256 = claims.sha256.as_deref().map(parse_sha256).transpose().map_err(|_| other())?;
+        let door = match (claims.upload, claims.part_size) {
+            (None, None) => Door::Put { sha256 },
+            (Some(upload_id), Some(part_size)) if part_size > 0 => Door::Multipart { upload_id, part_size },
+            _ => return Err(other()),
         };
-        if query.size == 0 {
-            return Err(not_a_link());
-        }
-        Ok(Plan { key, size: query.size, format: declared_format(&query.content_type, policy)?, door })
+        let key = ImageKey::parse(&claims.key).ok_or_else(other)?;
+        let format = Format::from_content_type(&claims.content_type).ok_or_else(other)?;
+        Ok(Plan { key, size: claims.size, format, door })
+    }
+
+    pub fn claims(&self) -> PlanClaims {
+        let (sha256, upload, part_size) = match &self.door {
+            Door::Put { sha256 } => (sha256.as_ref().map(|sha256| hex(sha256)), None, None),
+            Door::Multipart { upload_id, part_size } => (None, Some(upload_id.clone()), Some(*part_size)),
+        };
+        let content_type = self.format.content_type().to_owned();
+        PlanClaims { key: self.key.to_string(), size: self.size, content_type, sha256, upload, part_size }
     }
 
     /// Where the bytes arrive.
@@ -210,37 +207,16 @@ impl Plan {
         Expected { size: Some(self.size), sha256 }
     }
 
-    pub fn links(&self, base: Option<&str>) -> Links {
-        let (base, query) = (base.unwrap_or_default(), self.query());
-        let upload = format!("{base}/uploads/{}", self.key);
+    /// The links that carry the plan, as `token`.
+    pub fn links(&self, base: Option<&str>, token: &str) -> Links {
+        // A token has no character that a query would have to escape (RFC 7515, 2: base64url and dots).
+        let upload = format!("{}/uploads/{}", base.unwrap_or_default(), self.key);
         Links {
-            complete_url: format!("{upload}/complete?{query}"),
-            status_url: format!("{upload}?{query}"),
-            abort_url: format!("{upload}?{query}"),
+            complete_url: format!("{upload}/complete?plan={token}"),
+            status_url: format!("{upload}?plan={token}"),
+            abort_url: format!("{upload}?plan={token}"),
         }
     }
-
-    fn query(&self) -> String {
-        let mut query = Serializer::new(String::new());
-        query.append_pair("size", &self.size.to_string());
-        query.append_pair("content_type", self.format.content_type());
-        match &self.door {
-            Door::Put { sha256: None } => {}
-            Door::Put { sha256: Some(sha256) } => {
-                query.append_pair("sha256", &hex(sha256));
-            }
-            Door::Multipart { upload_id, part_size } => {
-                query.append_pair("upload_id", upload_id).append_pair("part_size", &part_size.to_string());
-            }
-        }
-        query.finish()
-    }
-}
-
-fn not_a_link() -> Error {
-    Error::InvalidRequest(
-        "this is not a link of a plan: use those of the answer to POST /uploads as they are".to_owned(),
-    )
 }
 
 /// A plan's links: relative references, unless the service knows its own address (`PUBLIC_URL`).
@@ -250,19 +226,21 @@ pub struct Links {
     /// POST here when everything is sent.
     #[schema(
         format = "uri-reference",
-        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png/complete?size=9&content_type=image%2Fpng")
+        examples(
+            "/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png/complete?plan=eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"
+        )
     )]
     pub complete_url: String,
     /// GET here to see what has arrived.
     #[schema(
         format = "uri-reference",
-        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?size=482113&content_type=image%2Fpng")
+        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?plan=eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")
     )]
     pub status_url: String,
     /// DELETE here to leave nothing.
     #[schema(
         format = "uri-reference",
-        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?size=482113&content_type=image%2Fpng")
+        examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?plan=eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")
     )]
     pub abort_url: String,
 }
@@ -352,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_carries_the_whole_plan() {
+    fn a_token_carries_the_whole_plan() {
         let doors = [
             Door::Put { sha256: None },
             Door::Put { sha256: Some([0xab; 32]) },
@@ -360,39 +338,28 @@ mod tests {
         ];
         for door in doors {
             let plan = Plan { key: ImageKey::random("png"), size: 12 * MIB, format: Format::Jpeg, door };
-            let links = plan.links(None);
-            let (path, query) = links.complete_url.split_once('?').unwrap();
-            assert_eq!(path, format!("/uploads/{}/complete", plan.key));
-            let uri: http::Uri = format!("/?{query}").parse().unwrap();
-            let axum::extract::Query(query) = axum::extract::Query::<Query>::try_from_uri(&uri).unwrap();
-            assert_eq!(Plan::from_link(plan.key.clone(), &query, &policy()).unwrap(), plan);
+            let claims = serde_json::to_string(&plan.claims()).unwrap();
+            assert_eq!(Plan::from_claims(serde_json::from_str(&claims).unwrap()).unwrap(), plan);
         }
     }
 
     #[test]
-    fn links_that_no_plan_has_are_refused() {
-        let query = |text: &str| {
-            let uri: http::Uri = format!("/?content_type=image/png&{text}").parse().unwrap();
-            axum::extract::Query::<Query>::try_from_uri(&uri).ok().map(|query| query.0)
+    fn a_plan_of_another_release_is_refused() {
+        let plan =
+            Plan { key: ImageKey::random("png"), size: 1, format: Format::Png, door: Door::Put { sha256: None } };
+        let refused = |change: fn(&mut PlanClaims)| {
+            let mut claims = plan.claims();
+            change(&mut claims);
+            Plan::from_claims(claims).unwrap_err().code()
         };
-        let link = |text: &str| Plan::from_link(ImageKey::random("png"), &query(text).unwrap(), &policy());
-        assert!(link("size=1").is_ok());
-        let sha256 = "0".repeat(64);
-        for bad in [
-            "size=0".to_owned(),
-            "size=5000000001".to_owned(),
-            "size=1&sha256=1".to_owned(),
-            "size=1&part_size=5242880".to_owned(),
-            "size=1&upload_id=a".to_owned(),
-            "size=1&upload_id=&part_size=5242880".to_owned(),
-            "size=1&upload_id=a&part_size=0".to_owned(),
-            "size=1&upload_id=a&part_size=5242879".to_owned(),
-            format!("size=1&upload_id=a&part_size=5242880&sha256={sha256}"),
-            format!("size=1&sha256={}", "é".repeat(32)),
-        ] {
-            assert!(link(&bad).is_err(), "{bad}");
-        }
-        assert!(query("size=-1").is_none());
-        assert!(query("size=1&other=2").is_none());
+        let changes: [fn(&mut PlanClaims); 6] = [
+            |claims| claims.key = "x".to_owned(),
+            |claims| claims.content_type = "text/html".to_owned(),
+            |claims| claims.sha256 = Some("é".repeat(32)),
+            |claims| claims.upload = Some("a".to_owned()),
+            |claims| claims.part_size = Some(5),
+            |claims| (claims.upload, claims.part_size) = (Some("a".to_owned()), Some(0)),
+        ];
+        assert!(changes.into_iter().all(|change| refused(change) == "invalid_token"));
     }
 }

@@ -96,8 +96,8 @@ fn exact_headers() -> utoipa::openapi::Object {
         .build()
 }
 
-/// Signs everything a fresh plan needs.
-pub async fn sign(store: &dyn Store, plan: &Plan, options: &PresignOptions, base: Option<&str>) -> Result<PlanAnswer> {
+/// Signs everything a fresh plan needs, and adds its links.
+pub async fn sign(store: &dyn Store, plan: &Plan, options: &PresignOptions, links: Links) -> Result<PlanAnswer> {
     let (door, expires_at) = match &plan.door {
         Door::Put { sha256 } => sign_put(store, plan, *sha256, options).await?,
         Door::Multipart { upload_id, part_size } => {
@@ -107,7 +107,7 @@ pub async fn sign(store: &dyn Store, plan: &Plan, options: &PresignOptions, base
             (door, expires_at)
         }
     };
-    Ok(PlanAnswer { s3_key: plan.key.to_string(), door, expires_at: rfc3339(expires_at), links: plan.links(base) })
+    Ok(PlanAnswer { s3_key: plan.key.to_string(), door, expires_at: rfc3339(expires_at), links })
 }
 
 async fn sign_put(

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::plan::Plan;
-use super::verify::{Heard, Verifier};
+use super::verify::{HasWaiters, Verifier};
 use crate::error::Error;
 use crate::store::{ImageKey, ObjectInfo};
 use crate::telemetry::metrics::{Door, Metrics, Trigger};
@@ -121,9 +121,9 @@ impl Promotions {
         ended.send_replace(Some(outcome.map_err(Arc::new)));
     }
 
-    async fn promote(&self, plan: &Plan, heard: Heard<'_>) -> Result<ObjectInfo, Error> {
+    async fn promote(&self, plan: &Plan, has_waiters: HasWaiters<'_>) -> Result<ObjectInfo, Error> {
         let began = Instant::now();
-        let verified = self.verifier.complete(plan, heard).await;
+        let verified = self.verifier.complete(plan, has_waiters).await;
         self.metrics.promotion(Trigger::Complete, began, verified.as_ref());
         verified.map(|verified| verified.image)
     }

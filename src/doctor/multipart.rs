@@ -5,7 +5,8 @@ use crc_fast::checksum_combine;
 
 use super::objects::{find, says};
 use super::report::{Finding, Outcome};
-use super::subject::{SAMPLE, Subject, payload, verified};
+use super::subject::{SAMPLE, Subject, verified};
+use crate::sink::parts::payload;
 use crate::store::s3::Checksum;
 use crate::store::{StoreError, Whole};
 

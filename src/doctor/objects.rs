@@ -3,9 +3,10 @@
 use bytes::Bytes;
 
 use super::report::{Finding, Outcome};
-use super::subject::{LONGER, SAMPLE, Subject, payload, unverified, verified};
+use super::subject::{LONGER, SAMPLE, Subject, unverified, verified};
+use crate::sink::parts::payload;
 use crate::store::s3::Checksum;
-use crate::store::{ImageKey, Metadata, Name, ObjectInfo, Payload, StoreError};
+use crate::store::{ImageKey, Metadata, Name, ObjectInfo, Payload, StoreError, Whole};
 
 /// An ETag that no object has.
 const ANOTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
@@ -97,24 +98,31 @@ fn is_bad_digest(code: &str) -> bool {
     code.contains("Digest") || code.contains("Checksum")
 }
 
-/// How a direct upload becomes an image: from `incoming/`, if it is still what was checked.
+/// How a direct upload becomes an image: copied from `incoming/` as a part, if it is still what was checked.
 pub async fn copy(subject: &Subject<'_>) -> Outcome {
     let (from, to) = (subject.scratch.incoming(), subject.scratch.image());
     let put = subject.store.put(&from, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
     put.map_err(subject.failed("s3:PutObject"))?;
-    let etag = etag(&find(subject, &from).await?)?;
-    match subject.store.copy(&from, &to, ANOTHER_ETAG, &verified()).await {
+    let source = find(subject, &from).await?;
+    etag(&source)?;
+    let upload = subject.scratch.upload(subject.store, &to, &verified()).await;
+    let upload = upload.map_err(subject.failed("s3:PutObject"))?;
+    let other = ObjectInfo { etag: Some(ANOTHER_ETAG.to_owned()), ..source.clone() };
+    match subject.store.copy_part(&upload, &from, &other).await {
         Err(StoreError::Precondition) => {}
         Err(error) => return Err(subject.failed("s3:GetObject and s3:PutObject")(error)),
-        Ok(()) => {
+        Ok(_) => {
             return Err(Finding::fail(
                 "CopySourceIfMatch is ignored: what is checked need not be what is copied",
                 "use another store: here a client can swap its bytes between the check and the copy",
             ));
         }
     }
-    let copied = subject.store.copy(&from, &to, &etag, &verified()).await;
-    copied.map_err(subject.failed("s3:GetObject and s3:PutObject"))?;
+    let part = subject.store.copy_part(&upload, &from, &source).await;
+    let part = part.map_err(subject.failed("s3:GetObject and s3:PutObject"))?;
+    let whole = Whole { size: part.size, crc64: part.crc64 };
+    let completed = subject.store.complete_upload(&upload, &[part], whole).await;
+    completed.map_err(subject.failed("s3:PutObject"))?;
     says(&find(subject, &to).await?, SAMPLE.len(), &verified())?;
     Ok("only with the right ETag, and with new metadata".to_owned())
 }

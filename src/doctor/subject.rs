@@ -1,7 +1,6 @@
 //! What is examined, and what every check needs for that.
 
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, checksum};
 use tokio::sync::OnceCell;
 
 use super::advice::{fix, told};
@@ -10,9 +9,10 @@ use super::report::{Finding, Outcome};
 use super::scratch::Scratch;
 use crate::backend::Backend;
 use crate::config::Config;
+use crate::sink::parts::payload;
 use crate::store::s3::S3Store;
 use crate::store::s3::inspect::Greeting;
-use crate::store::{self, Content, Metadata, Name, Payload, PresignOptions, Store, StoreError};
+use crate::store::{self, Metadata, Name, PresignOptions, Store, StoreError};
 
 /// The content of what is put: no image, in no format.
 pub const SAMPLE: &[u8] = b"image-store doctor looks whether this bucket works; it removes this at once\n";
@@ -112,10 +112,4 @@ pub fn verified() -> Metadata {
 /// What a direct upload says of itself.
 pub fn unverified() -> Metadata {
     Metadata { content_type: "image/jpeg".to_owned(), dimensions: None }
-}
-
-/// As the service sends them.
-pub fn payload(bytes: Bytes) -> Payload {
-    let crc64 = checksum(CrcAlgorithm::Crc64Nvme, &bytes);
-    Payload { len: bytes.len() as u64, content: Content::Memory(bytes), crc64 }
 }

@@ -29,6 +29,7 @@ pub const SERVICE: &str = "Service";
 
 const BEARER: &str = "bearer";
 const KEY: &str = "api_key";
+const PLAN: &str = "plan";
 
 const JSON: &str = "application/json";
 
@@ -60,6 +61,8 @@ pub fn start() -> OpenApi {
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
     let key = ApiKeyValue::with_description(auth::API_KEY.as_str(), "The same keys, where `Authorization` is taken.");
     components.add_security_scheme(KEY, SecurityScheme::ApiKey(ApiKey::Header(key)));
+    let plan = ApiKeyValue::with_description(PLAN, "In the links of a plan, which are used as they are.");
+    components.add_security_scheme(PLAN, SecurityScheme::ApiKey(ApiKey::Query(plan)));
     document
 }
 
@@ -74,6 +77,13 @@ pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
         let forbidden =
             scope.map_or_else(|| Error::LocalOnly("".into()), |scope| Error::Forbidden { scope: scope.name() });
         answers::add(&mut operation.responses.responses, [Error::Unauthorized, forbidden]);
+    }
+}
+
+/// Says that a plan's link is the permission for the routes so far.
+pub fn secure_by_link(document: &mut OpenApi) {
+    for operation in operations(document) {
+        operation.security = Some(vec![SecurityRequirement::new(PLAN, [""; 0])]);
     }
 }
 

@@ -1,9 +1,9 @@
 //! `/uploads`: planning, watching, completing and aborting direct uploads.
 
-use axum::Json;
 use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::Serialize;
@@ -14,9 +14,11 @@ use super::images::KeyInPath;
 use super::request_host;
 use super::upload::{StoredImage, checksum_text};
 use crate::app::App;
-use crate::direct::begin::begin;
+use crate::auth::KeyName;
+use crate::direct::create::create;
 use crate::direct::plan::{Links, Wish, compare};
 use crate::direct::presign::{self, PartAnswer, PlanAnswer};
+use crate::direct::promote::over;
 use crate::direct::{Plan, plan};
 use crate::error::{Error, Result, respond};
 use crate::store::{ImageKey, Name, ObjectInfo, Part, PresignOptions, StoreError, Upload};
@@ -53,7 +55,8 @@ pub struct Status {
 }
 
 impl Status {
-    fn new(app: &App, plan: &Plan, state: UploadState) -> Self {
+    fn new(app: &App, linked: &Linked, state: UploadState) -> Self {
+        let Linked { plan, token } = linked;
         Status {
             s3_key: plan.key.to_string(),
             kind: if plan.upload().is_some() { "multipart" } else { "put" },
@@ -61,7 +64,7 @@ impl Status {
             size: plan.size,
             parts: None,
             expires_at: None,
-            links: plan.links(app.config.public_url.as_deref()),
+            links: plan.links(app.config.public_url.as_deref(), token),
         }
     }
 }
@@ -91,8 +94,11 @@ pub struct Unfinished {
     pub state: UploadState,
 }
 
-/// A plan from its link.
-pub struct Linked(Plan);
+/// A plan from its link, which is the permission to go on with it.
+pub struct Linked {
+    plan: Plan,
+    token: String,
+}
 
 impl FromRequestParts<App> for Linked {
     type Rejection = Error;
@@ -102,8 +108,16 @@ impl FromRequestParts<App> for Linked {
         let key = path.ok().and_then(|Path(key)| ImageKey::parse(&key)).ok_or(Error::NotFound)?;
         note(field::S3_KEY, key.as_str());
         let query: Result<Query<plan::Query>, QueryRejection> = Query::from_request_parts(parts, app).await;
-        let Query(query) = query.map_err(|problem| Error::InvalidRequest(problem.body_text()))?;
-        Ok(Linked(Plan::from_link(key, &query, &app.policy)?))
+        let Query(plan::Query { plan: token }) = query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
+        let (claims, kid) = app.tokens.read_plan(&token)?;
+        if let Some(kid) = kid {
+            note(field::API_KEY_NAME, kid.as_str());
+        }
+        let plan = Plan::from_claims(claims)?;
+        if plan.key != key {
+            return Err(Error::InvalidToken(Some("it is for another key".into())));
+        }
+        Ok(Linked { plan, token })
     }
 }
 
@@ -117,16 +131,20 @@ pub async fn plan(
     State(app): State<App>,
     uri: Uri,
     headers: HeaderMap,
+    key: Option<Extension<KeyName>>,
     wish: Result<Json<Wish>, JsonRejection>,
 ) -> Result<(StatusCode, Json<PlanAnswer>)> {
     let Json(wish) = wish.map_err(not_a_wish)?;
     let draft = wish.check(&app.policy)?;
     note(field::S3_KEY, draft.key.as_str());
     note(field::SIZE, draft.size);
-    let begun = begin(&app.store, app.uploads.tasks(), &app.config, draft).await?;
-    let (options, base) = (upload_link(&app, &uri, &headers), app.config.public_url.as_deref());
-    let answer = presign::sign(app.store.as_ref(), &begun.plan, &options, base).await.map_err(Error::Storage)?;
-    begun.told();
+    let pending = create(&app.store, app.uploads.tasks(), &app.config, draft).await?;
+    let kid = key.as_ref().map(|Extension(KeyName(name))| name.as_str());
+    let token = app.tokens.sign_plan(pending.plan.claims(), kid)?;
+    let links = pending.plan.links(app.config.public_url.as_deref(), &token);
+    let options = upload_link(&app, &uri, &headers);
+    let answer = presign::sign(app.store.as_ref(), &pending.plan, &options, links).await.map_err(Error::Storage)?;
+    pending.acknowledged();
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
@@ -157,21 +175,17 @@ fn unread(problem: BytesRejection) -> Error {
 #[utoipa::path(get, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "upload_status",
     params(KeyInPath, plan::Query),
     responses((status = 200, description = "How far it is.", body = Status), answers::Linked))]
-pub async fn status(
-    State(app): State<App>,
-    uri: Uri,
-    headers: HeaderMap,
-    Linked(plan): Linked,
-) -> Result<Json<Status>> {
+pub async fn status(State(app): State<App>, uri: Uri, headers: HeaderMap, linked: Linked) -> Result<Json<Status>> {
+    let plan = &linked.plan;
     if is_there(&app, &plan.image()).await? {
-        return Ok(Json(Status::new(&app, &plan, UploadState::Complete)));
+        return Ok(Json(Status::new(&app, &linked, UploadState::Complete)));
     }
     if let Some((upload, part_size)) = plan.upload()
         && let Some(held) = held_parts(&app, &upload).await?
     {
         let missing = compare(&held, plan.size, part_size).missing;
         let state = if held.is_empty() { UploadState::Waiting } else { UploadState::Uploading };
-        let mut status = Status::new(&app, &plan, state);
+        let mut status = Status::new(&app, &linked, state);
         let (options, wanted) = (upload_link(&app, &uri, &headers), |number| missing.contains(&number));
         let signed = presign::sign_parts(app.store.as_ref(), plan.size, &upload, part_size, wanted, &options).await;
         let (parts, expires_at) = signed.map_err(Error::Storage)?;
@@ -179,7 +193,7 @@ pub async fn status(
         status.expires_at = (!missing.is_empty()).then(|| presign::rfc3339(expires_at));
         return Ok(Json(status));
     }
-    Ok(Json(Status::new(&app, &plan, without_parts(&app, &plan).await?)))
+    Ok(Json(Status::new(&app, &linked, without_parts(&app, plan).await?)))
 }
 
 /// The parts of a multipart upload; none where it is over.
@@ -193,19 +207,25 @@ async fn held_parts(app: &App, upload: &Upload) -> Result<Option<Vec<Part>>> {
 
 /// How far an upload is that has no image, and no parts any more or never had any.
 async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
-    if is_there(app, &plan.incoming()).await? {
+    let arrived = app.verifier.find(&plan.incoming()).await?;
+    if arrived.as_ref().is_some_and(|arrived| arrived.marker.is_none()) {
         return Ok(UploadState::Verifying);
     }
     // It may have been promoted since the image was looked for.
     if is_there(app, &plan.image()).await? {
         return Ok(UploadState::Complete);
     }
-    if plan.upload().is_some() { Err(Error::NotFound) } else { Ok(UploadState::Waiting) }
+    match arrived.and_then(|arrived| arrived.marker) {
+        Some(marker) => Err(over(&marker)),
+        None if plan.upload().is_some() => Err(Error::NotFound),
+        None => Ok(UploadState::Waiting),
+    }
 }
 
 /// Makes what has arrived an image, after checking it as any other: a plan's `complete_url`.
 ///
-/// It may be asked again and again, and answers the same. What is refused here is deleted.
+/// It may be asked again and again, and answers the same. After an error that says what is wrong with the image, the upload
+/// is over: plan another one.
 #[utoipa::path(post, path = "/uploads/{s3_key}/complete", tag = DIRECT, operation_id = "complete_upload",
     params(KeyInPath, plan::Query),
     responses(
@@ -218,7 +238,7 @@ pub async fn complete(
     State(app): State<App>,
     uri: Uri,
     headers: HeaderMap,
-    Linked(plan): Linked,
+    Linked { plan, .. }: Linked,
 ) -> Result<Response, Response> {
     let name = plan.image();
     let outcome = match tokio::time::timeout(app.config.direct.complete_wait, app.promotions.complete(plan)).await {
@@ -256,18 +276,14 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
 #[utoipa::path(delete, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "abort_upload",
     params(KeyInPath, plan::Query),
     responses((status = 204, description = "Nothing is left."), answers::Abort))]
-pub async fn abort(State(app): State<App>, Linked(plan): Linked) -> Result<StatusCode, Response> {
+pub async fn abort(State(app): State<App>, Linked { plan, .. }: Linked) -> Result<StatusCode, Response> {
     let aborted = tokio::time::timeout(app.config.direct.complete_wait, app.promotions.abort(plan)).await;
     let aborted = aborted.map_err(|_| Error::Verifying.into_response())?;
     aborted.map(|()| StatusCode::NO_CONTENT).map_err(respond)
 }
 
 async fn is_there(app: &App, name: &Name) -> Result<bool> {
-    match app.store.head(name).await {
-        Ok(_) => Ok(true),
-        Err(StoreError::NotFound) => Ok(false),
-        Err(error) => Err(Error::Storage(error)),
-    }
+    Ok(app.verifier.find(name).await?.is_some())
 }
 
 fn upload_link(app: &App, uri: &Uri, headers: &HeaderMap) -> PresignOptions {

@@ -138,9 +138,7 @@ pub async fn url(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyP
     responses((status = 200, description = "It is gone.", body = Deleted), answers::Stored))]
 pub async fn delete(State(app): State<App>, key: KeyPath) -> Result<Json<Deleted>> {
     let name = image(key)?;
-    // S3 deletes what is not there without a word.
-    app.store.head(&name).await?;
-    app.store.delete(&name).await?;
+    app.verifier.delete(name.key()).await?;
     Ok(Json(Deleted { detail: format!("File '{}' deleted successfully", name.key()) }))
 }
 

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::spill::{Spill, SpillFile};
+use crate::error::Error;
 
 mod buffer;
 #[cfg(test)]
@@ -49,6 +50,9 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A client that takes longer than this to fill a part needs no memory to go on as fast as it does.
 const SLOW: Duration = Duration::from_secs(1);
+
+/// How long a verification waits for memory. It holds nothing meanwhile, and its client can ask again.
+const LEND_WAIT: Duration = Duration::from_secs(10);
 
 /// Leading bytes of spilled parts that are looked at, at once.
 const READERS: usize = 4;
@@ -88,6 +92,12 @@ impl Allowance {
     /// Whether less than a quarter is left.
     fn is_scarce(&self) -> bool {
         self.used() > self.total / 4 * 3
+    }
+
+    /// Waits for the bytes. Whoever waits must hold nothing that others wait for.
+    async fn wait_for(&self, bytes: u64) -> Option<OwnedSemaphorePermit> {
+        let steps = u32::try_from(bytes.div_ceil(STEP as u64)).ok()?;
+        tokio::time::timeout(LEND_WAIT, Arc::clone(&self.free).acquire_many_owned(steps)).await.ok()?.ok()
     }
 
     fn used(&self) -> u64 {
@@ -131,6 +141,18 @@ impl Budget {
                 state: Arc::new(state),
             }
         }))
+    }
+
+    /// Memory for what is read to be looked at, and belongs to no upload through this process; given back when the answer is
+    /// dropped. Waits for it, for a while.
+    ///
+    /// # Errors
+    /// 503 `over_capacity`.
+    pub async fn lend(&self, bytes: u64) -> Result<Option<OwnedSemaphorePermit>, Error> {
+        if bytes == 0 {
+            return Ok(None);
+        }
+        self.memory.wait_for(bytes).await.map(Some).ok_or(Error::OverCapacity(None))
     }
 
     /// Bytes of memory and of files in use.

@@ -69,6 +69,11 @@ impl Head for PartCutter {
     }
 }
 
+/// Bytes that are there already, as one object or part.
+pub fn payload(bytes: Bytes) -> Payload {
+    Payload { crc64: crc_fast::checksum(CRC, &bytes), len: bytes.len() as u64, content: Content::Memory(bytes) }
+}
+
 fn full(error: io::Error) -> Error {
     Error::OverCapacity(Some(error))
 }

@@ -23,12 +23,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::parts;
+use super::undo::{abort, retry};
 use super::uploader::Stored;
 use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
-
-/// Tries to abort an upload, and the pause before the second; it doubles.
-const ABORT_TRIES: u32 = 5;
-const ABORT_PAUSE: Duration = Duration::from_millis(200);
 
 /// What the task tells the request; a success also asks to be told that it was heard.
 pub(super) type Outcome = Result<(Stored, oneshot::Sender<()>), StoreError>;
@@ -108,11 +105,8 @@ impl Task {
             Leftover::Upload(upload) => (Some(upload), false),
             Leftover::Object(upload) => (upload, true),
         };
-        if let Some(upload) = upload
-            && let Err(error) = retry(|| self.store.abort_upload(&upload)).await
-        {
-            let error = &error as &dyn std::error::Error;
-            tracing::error!(s3_key = %self.name.key(), error, "an upload could not be aborted; sweep removes it");
+        if let Some(upload) = upload {
+            abort(self.store.as_ref(), &upload).await;
         }
         if object && let Err(error) = retry(|| self.store.delete(&self.name)).await {
             let error = &error as &dyn std::error::Error;
@@ -243,16 +237,4 @@ fn review(sent: &[Sent], taken: &[Part]) -> Result<Whole, StoreError> {
         }
     }
     Ok(parts::join(sent.iter().map(|part| (part.size, part.crc64))))
-}
-
-async fn retry<F: Future<Output = Result<(), StoreError>>>(mut call: impl FnMut() -> F) -> Result<(), StoreError> {
-    let mut pause = ABORT_PAUSE;
-    for _ in 1..ABORT_TRIES {
-        if call().await.is_ok() {
-            return Ok(());
-        }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
-    }
-    call().await
 }

@@ -81,6 +81,11 @@ impl Uploads {
         Uploader { cutter, share, commands, outcome }
     }
 
+    /// What all of them together may hold.
+    pub fn budget(&self) -> &Arc<Budget> {
+        &self.budget
+    }
+
     /// The tasks that must end before the process does.
     pub fn tasks(&self) -> &TaskTracker {
         &self.tasks

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::stream::BoxStream;
 use metrics::{Gauge, Histogram};
 use std::future::Future;
 use std::ops::Range;
@@ -10,8 +11,8 @@ use std::time::Instant;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use super::{
-    Leftover, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result, Store,
-    StoreError, Upload, Whole,
+    Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result,
+    Store, StoreError, Upload, Whole,
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, table};
 
@@ -26,7 +27,8 @@ enum Operation {
     ListParts,
     HeadObject,
     GetObject,
-    CopyObject,
+    UploadPartCopy,
+    ListMultipartUploads,
     DeleteObject,
     HeadBucket,
 }
@@ -133,8 +135,20 @@ impl Store for Measured {
         self.measure(Operation::GetObject, self.inner.read(name, range, etag)).await
     }
 
-    async fn copy(&self, from: &Name, to: &Name, etag: &str, metadata: &Metadata) -> Result<()> {
-        self.measure(Operation::CopyObject, self.inner.copy(from, to, etag, metadata)).await
+    async fn stream(&self, name: &Name, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+        self.measure(Operation::GetObject, self.inner.stream(name, etag)).await
+    }
+
+    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+        self.measure(Operation::UploadPartCopy, self.inner.copy_part(upload, from, source)).await
+    }
+
+    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>> {
+        self.measure(Operation::ListMultipartUploads, self.inner.uploads_of(name)).await
+    }
+
+    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+        self.measure(Operation::PutObject, self.inner.put_marker(name, marker, replaces)).await
     }
 
     async fn delete(&self, name: &Name) -> Result<()> {

@@ -8,28 +8,33 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload, MetadataDirective};
+use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload};
 use bytes::{Bytes, BytesMut};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use self::credentials::InUse;
 pub(crate) use self::errors::leaves_open;
-use self::errors::{classify, refused};
+use self::errors::{classify, of_upload, refused};
 pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, timeouts};
 use self::pattern::Pattern;
 use super::{
-    Leftover, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result, Store,
-    StoreError, Upload, Whole,
+    Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result,
+    Store, StoreError, Upload, Whole,
 };
 
 mod body;
+mod copy;
 mod credentials;
 mod errors;
 pub mod inspect;
+mod marker;
 mod options;
 mod pattern;
 mod presign;
@@ -37,12 +42,10 @@ mod sweep;
 mod trace;
 mod values;
 
-/// Complete and Copy move up to 5 GB inside the store before they answer.
+/// Complete and UploadPartCopy move up to 5 GB inside the store before they answer.
 const SLOW_CALL_FACTOR: u32 = 4;
 /// All but the unreserved characters (RFC 3986): what a signature wants encoded.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-/// What a copy source must have encoded.
-const COPY_SOURCE: &AsciiSet = &RESERVED.remove(b'/');
 
 /// One bucket of an S3.
 #[derive(Debug)]
@@ -57,6 +60,8 @@ pub struct S3Store {
     sse: Option<Sse>,
     attempt_timeout: Duration,
     in_use: InUse,
+    /// The store refuses the name under which Ceph reads a copy's condition.
+    ceph_condition_refused: AtomicBool,
     /// Known from the first URL that was presigned; none within where it is not of the usual kind.
     pattern: OnceLock<Option<Pattern>>,
 }
@@ -79,8 +84,14 @@ impl S3Store {
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
             in_use,
+            ceph_condition_refused: AtomicBool::new(false),
             pattern: OnceLock::new(),
         }
+    }
+
+    /// Whether this is AWS's own S3, which holds to every condition.
+    fn is_aws(&self) -> bool {
+        self.endpoint.is_none()
     }
 
     fn key(&self, name: &Name) -> String {
@@ -200,7 +211,7 @@ impl Store for S3Store {
             .set_checksum_crc64_nvme(crc64)
             .body(body::retryable(&body));
         let sent = call.customize().disable_payload_signing().send().await;
-        let sent = sent.map_err(|error| classify("UploadPart", error))?;
+        let sent = sent.map_err(|error| of_upload(classify("UploadPart", error)))?;
         // What S3 says it took, where it says so: the review compares it with what was sent.
         let taken = sent.checksum_crc64_nvme.as_deref().and_then(values::crc64_from_base64);
         Ok(Part { number, size: body.len, etag: sent.e_tag, crc64: taken.or(Some(body.crc64)) })
@@ -208,8 +219,16 @@ impl Store for S3Store {
 
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
         match self.send_complete(upload, parts, whole).await {
-            Err(error) if leaves_open(&error) => self.look(&upload.name, whole, error).await,
-            done => done,
+            Err(error) if leaves_open(&error) => {
+                let unused = matches!(error, StoreError::Precondition);
+                self.look(&upload.name, whole, error).await?;
+                if unused && let Err(error) = self.abort_upload(upload).await {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(s3_key = %upload.name.key(), error, "an upload that was not needed is left to the sweep");
+                }
+                Ok(())
+            }
+            done => done.map_err(of_upload),
         }
     }
 
@@ -222,7 +241,8 @@ impl Store for S3Store {
         let mut listed = call.into_paginator().items().send();
         let mut parts = Vec::new();
         while let Some(part) = listed.next().await {
-            parts.push(values::listed_part(&part.map_err(|error| classify("ListParts", error))?));
+            let part = part.map_err(|error| of_upload(classify("ListParts", error)))?;
+            parts.push(values::listed_part(&part));
         }
         parts.sort_by_key(|part| part.number);
         Ok(parts)
@@ -257,21 +277,36 @@ impl Store for S3Store {
         read.unwrap_or_else(|late| Err(StoreError::NoAnswer { operation: "GetObject", source: late.into() }))
     }
 
-    async fn copy(&self, from: &Name, to: &Name, etag: &str, metadata: &Metadata) -> Result<()> {
-        let source = format!("{}/{}", self.bucket, self.key(from));
-        let call = self.client.copy_object().bucket(&self.bucket).key(self.key(to));
-        let call = call
-            .copy_source(utf8_percent_encode(&source, COPY_SOURCE).to_string())
-            .copy_source_if_match(etag)
-            .if_none_match("*")
-            .metadata_directive(MetadataDirective::Replace)
-            .content_type(&metadata.content_type)
-            .set_metadata(values::user_metadata(metadata))
-            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
-            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
-            .set_checksum_algorithm((self.checksum == Checksum::Crc64Nvme).then_some(ChecksumAlgorithm::Crc64Nvme));
-        let sent = call.customize().config_override(self.slow_call()).send().await;
-        sent.map(drop).map_err(|error| classify("CopyObject", error))
+    async fn stream(&self, name: &Name, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).if_match(etag);
+        let object = call.send().await.map_err(|error| classify("GetObject", error))?;
+        if object.e_tag.as_deref().is_some_and(|now| now != etag) {
+            return Err(StoreError::Precondition);
+        }
+        // The SDK's timeouts end with the headers.
+        let pause = self.attempt_timeout;
+        let read = move |mut body: ByteStream| async move {
+            let next = tokio::time::timeout(pause, body.next()).await;
+            let lost = |source| StoreError::NoAnswer { operation: "GetObject", source };
+            let next = next.map_err(|late| lost(late.into()))?;
+            next.transpose().map(|bytes| bytes.map(|bytes| (bytes, body))).map_err(|error| lost(error.into()))
+        };
+        Ok(futures::stream::try_unfold(object.body, read).boxed())
+    }
+
+    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+        self.copy_whole(upload, from, source).await
+    }
+
+    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>> {
+        let key = self.key(name);
+        let found = self.multipart_uploads(&key).await?;
+        let ours = found.into_iter().filter(|upload| upload.key() == Some(&*key));
+        Ok(ours.filter_map(|upload| Some(Upload { name: name.clone(), id: upload.upload_id? })).collect())
+    }
+
+    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+        self.close_address(name, marker, replaces).await
     }
 
     async fn delete(&self, name: &Name) -> Result<()> {

@@ -33,9 +33,6 @@ fn guarded() -> Vec<(Method, String, &'static str)> {
     vec![
         (Method::POST, "/upload-image".to_owned(), "upload"),
         (Method::POST, "/uploads".to_owned(), "upload"),
-        (Method::GET, format!("/uploads/{image}"), "upload"),
-        (Method::DELETE, format!("/uploads/{image}"), "upload"),
-        (Method::POST, format!("/uploads/{image}/complete"), "upload"),
         (Method::DELETE, format!("/delete/{image}"), "delete"),
         (Method::GET, KEY.to_owned(), "read"),
         (Method::HEAD, KEY.to_owned(), "read"),

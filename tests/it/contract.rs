@@ -1,8 +1,11 @@
 //! What the service needs of a store, against every S3 there is: embedded, strict, and one named by the environment.
 
-use aws_sdk_s3::types::MetadataDirective;
-use image_store::store::{Metadata, Name, Part, PresignOptions, Presigned, PutConditions, StoreError, Upload, Whole};
+use futures::TryStreamExt;
+use image_store::store::{
+    Marker, Metadata, Name, ObjectInfo, Part, PresignOptions, Presigned, PutConditions, StoreError, Upload, Whole,
+};
 use reqwest::{Method, StatusCode};
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::support::backend::Backend;
@@ -46,8 +49,11 @@ contract! {
     a_complete_that_does_not_fit_is_refused,
     an_aborted_upload_is_gone,
     no_checksum_is_sent_to_a_store_that_knows_none,
-    a_copy_takes_new_metadata,
-    a_copy_of_what_has_changed_is_refused,
+    a_copied_part_takes_the_metadata_of_its_upload,
+    a_copied_part_of_what_has_changed_is_refused,
+    uploads_of_a_key_are_those_and_no_others,
+    a_marker_closes_an_address,
+    an_object_is_streamed_while_it_is_the_same,
     a_url_reads_an_object,
     a_url_writes_what_it_is_bound_to,
     a_url_writes_nothing_else,
@@ -208,34 +214,101 @@ async fn arrived(backend: &Backend, bytes: &bytes::Bytes) -> (Name, String) {
     (name, etag)
 }
 
-async fn a_copy_takes_new_metadata(backend: &Backend) {
-    let bytes = noise(7, 5_000);
-    let (from, etag) = arrived(backend, &bytes).await;
-    let to = image();
-    backend.store.copy(&from, &to, &etag, &png()).await.unwrap();
+async fn a_copied_part_takes_the_metadata_of_its_upload(backend: &Backend) {
+    let bytes = noise(7, PART + 1);
+    let (from, _) = arrived(backend, &bytes).await;
+    let (to, source) = (image(), backend.store.head(&from).await.unwrap());
+    let upload = backend.store.create_upload(&to, &png()).await.unwrap();
+    let part = backend.store.copy_part(&upload, &from, &source).await.unwrap();
+    assert_eq!((part.number, part.size), (1, PART as u64 + 1));
+    assert!(matches!(backend.store.head(&to).await, Err(StoreError::NotFound)), "invisible until it is complete");
+    let copied = Whole { size: source.size, crc64: part.crc64 };
+    backend.store.complete_upload(&upload, &[part], copied).await.unwrap();
 
     let head = backend.store.head(&to).await.unwrap();
-    assert_eq!((head.size, head.content_type.as_deref()), (5_000, Some("image/png")));
-    assert_eq!(head.dimensions, Some((640, 480)));
+    assert_eq!((head.size, head.content_type.as_deref()), (PART as u64 + 1, Some("image/png")));
+    assert_eq!((head.dimensions, head.marker), (Some((640, 480)), None));
     if backend.is_exact() {
         assert_eq!(head.crc64, Some(crc64(&bytes)));
-        let again = backend.store.copy(&from, &to, &etag, &png()).await;
-        assert!(matches!(again, Err(StoreError::Precondition)), "{again:?}");
+        let second = backend.store.create_upload(&to, &png()).await.unwrap();
+        let part = backend.store.copy_part(&second, &from, &source).await.unwrap();
+        let other = Whole { size: 1, crc64: None };
+        let late = backend.store.complete_upload(&second, &[part], other).await;
+        assert!(late.is_err(), "{late:?}");
+        backend.store.abort_upload(&second).await.unwrap();
     }
-    assert_eq!(backend.store.read(&to, 0..5_000, &head.etag.unwrap()).await.unwrap(), bytes);
+    assert_eq!(backend.store.read(&to, 0..PART as u64 + 1, &head.etag.unwrap()).await.unwrap(), bytes);
     backend.store.delete(&from).await.unwrap();
     backend.store.delete(&to).await.unwrap();
 }
 
-async fn a_copy_of_what_has_changed_is_refused(backend: &Backend) {
-    let (from, etag) = arrived(backend, &noise(8, 100)).await;
-    let to = image();
-    let other = backend.store.copy(&from, &to, "\"0123456789abcdef0123456789abcdef\"", &png()).await;
+async fn a_copied_part_of_what_has_changed_is_refused(backend: &Backend) {
+    let (from, etag) = arrived(backend, &noise(8, PART)).await;
+    let upload = backend.store.create_upload(&image(), &png()).await.unwrap();
+    let source = backend.store.head(&from).await.unwrap();
+    assert_eq!(source.etag.as_ref(), Some(&etag));
+    let other = ObjectInfo { etag: Some("\"0123456789abcdef0123456789abcdef\"".to_owned()), ..source.clone() };
+    let other = backend.store.copy_part(&upload, &from, &other).await;
     assert!(matches!(other, Err(StoreError::Precondition)), "{other:?}");
     backend.store.delete(&from).await.unwrap();
-    let gone = backend.store.copy(&from, &to, &etag, &png()).await;
+    let gone = backend.store.copy_part(&upload, &from, &source).await;
     assert!(matches!(gone, Err(StoreError::NotFound)), "{gone:?}");
-    assert!(matches!(backend.store.head(&to).await, Err(StoreError::NotFound)));
+    backend.store.abort_upload(&upload).await.unwrap();
+    let over = backend.store.copy_part(&upload, &from, &source).await;
+    assert!(matches!(over, Err(StoreError::NotFound | StoreError::NoSuchUpload)), "{over:?}");
+}
+
+async fn uploads_of_a_key_are_those_and_no_others(backend: &Backend) {
+    let (name, other) = (image(), image());
+    let mut ours = Vec::new();
+    for _ in 0..3 {
+        ours.push(backend.store.create_upload(&name, &png()).await.unwrap());
+    }
+    let incoming = Name::Incoming(name.key().clone());
+    let others = [
+        backend.store.create_upload(&other, &png()).await.unwrap(),
+        backend.store.create_upload(&incoming, &png()).await.unwrap(),
+    ];
+    let ids = |uploads: &[Upload]| uploads.iter().map(|upload| upload.id.clone()).collect::<HashSet<_>>();
+    let found = backend.store.uploads_of(&name).await.unwrap();
+    assert!(found.iter().all(|upload| upload.name == name));
+    assert_eq!(ids(&found), ids(&ours));
+    for upload in ours.iter().chain(&others) {
+        backend.store.abort_upload(upload).await.unwrap();
+    }
+    assert_eq!(backend.store.uploads_of(&name).await.unwrap(), []);
+}
+
+async fn a_marker_closes_an_address(backend: &Backend) {
+    let (name, etag) = arrived(backend, &noise(10, 100)).await;
+    let put = PutConditions { size: 3, content_type: "image/png".to_owned(), sha256: None };
+    let url = backend.store.presign_put(&name, &put, &for_a_minute()).await.unwrap();
+    let rejected = Marker::Rejected("invalid_file_type".to_owned());
+    if backend.is_exact() {
+        let other = backend.store.put_marker(&name, &rejected, Some("\"0123456789abcdef0123456789abcdef\"")).await;
+        assert!(matches!(other, Err(StoreError::Precondition)), "{other:?}");
+        assert_eq!(backend.store.head(&name).await.unwrap().etag, Some(etag.clone()));
+    }
+    backend.store.put_marker(&name, &rejected, Some(&etag)).await.unwrap();
+    let head = backend.store.head(&name).await.unwrap();
+    assert_eq!((head.size, head.marker), (0, Some(rejected)));
+    backend.store.put_marker(&name, &Marker::Withdrawn, None).await.unwrap();
+    assert_eq!(backend.store.head(&name).await.unwrap().marker, Some(Marker::Withdrawn));
+    if backend.is_exact() {
+        let late = send(Method::PUT, &url, bytes::Bytes::from_static(b"abc"), as_is).await;
+        assert_eq!(late.status(), StatusCode::PRECONDITION_FAILED);
+    }
+    backend.store.delete(&name).await.unwrap();
+}
+
+async fn an_object_is_streamed_while_it_is_the_same(backend: &Backend) {
+    let bytes = noise(11, 3_000_000);
+    let (name, etag) = arrived(backend, &bytes).await;
+    let read: Vec<bytes::Bytes> = backend.store.stream(&name, &etag).await.unwrap().try_collect().await.unwrap();
+    assert!(read.concat() == bytes, "other bytes");
+    let other = backend.store.stream(&name, "\"0123456789abcdef0123456789abcdef\"").await.err();
+    assert!(matches!(other, Some(StoreError::Precondition)), "{other:?}");
+    backend.store.delete(&name).await.unwrap();
 }
 
 /// Uses a URL with its headers as `change` leaves them.
@@ -389,9 +462,8 @@ async fn leftovers_are_what_is_unfinished(backend: &Backend) {
     }
     // Not named as the service names things: somebody else's.
     let foreign = format!("{}incoming/notes.txt", backend.options.prefix);
-    let copy = backend.client().copy_object().bucket(&backend.options.bucket).key(&foreign);
-    let source = format!("{}/{}", backend.options.bucket, finished.object_key(&backend.options.prefix));
-    copy.copy_source(source).metadata_directive(MetadataDirective::Copy).send().await.unwrap();
+    let put = backend.client().put_object().bucket(&backend.options.bucket).key(&foreign);
+    put.body(b"notes".to_vec().into()).send().await.unwrap();
 
     let leftovers = backend.store.leftovers().await.unwrap();
     let mut found: Vec<_> = leftovers.iter().map(|left| (left.object_key.clone(), left.upload_id.clone())).collect();

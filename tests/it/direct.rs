@@ -3,10 +3,12 @@
 mod aborted;
 mod doors;
 mod links;
+mod quirks;
 mod races;
 mod refused;
 mod status;
 mod store_fails;
+mod withdrawn;
 
 use futures::future::join_all;
 use reqwest::{Method, RequestBuilder, Response};
@@ -126,13 +128,12 @@ pub async fn abort(app: &TestApp, plan: &Plan) -> Response {
     app.client.delete(app.at(plan.link("abort_url"))).send().await.unwrap()
 }
 
-/// What nobody may see before it is an image: every route says that there is nothing.
+/// What nobody may see before it is an image: every route that reads says that there is nothing.
 async fn check_unreadable(app: &TestApp, key: &str) {
     for (method, path) in [
         (Method::GET, format!("/images/{key}")),
         (Method::HEAD, format!("/images/{key}")),
         (Method::GET, format!("/images/{key}/url")),
-        (Method::DELETE, format!("/delete/{key}")),
     ] {
         let found = app.client.request(method.clone(), app.at(&path)).send().await.unwrap();
         assert_eq!(found.status(), 404, "{method} {path}");

@@ -256,7 +256,7 @@ async fn a_reader_that_goes_away_leaves_nothing() {
 
 #[tokio::test]
 async fn conditions_that_are_ignored_are_told() {
-    const COPIED: &str = "<CopyObjectResult><ETag>\"1\"</ETag></CopyObjectResult>";
+    const COPIED: &str = "<CopyPartResult><ETag>\"1\"</ETag></CopyPartResult>";
     let (backend, faults) = behind_faults().await;
     faults.fail(Operation::Copy, 1..=1, Action::Answer(200, COPIED));
     // One for `put`, two for `put-once`.

@@ -97,13 +97,13 @@ async fn a_direct_upload_s_calls_too_but_not_what_its_client_is_told_to_send() {
     completed(&app, &single).await;
     send_parts(&app, parts.parts(), &png(7 * MIB), |_| true).await;
     completed(&app, &parts).await;
-    let planning = parent(app.faults(), &[Operation::Create]);
-    let second = parent(app.faults(), &[Operation::ListParts, Operation::Complete]);
-    assert_ne!(planning, second);
-    for promoting in [Operation::Get, Operation::Copy, Operation::Delete] {
-        let by = parents(app.faults(), promoting);
-        assert!(by.len() == 2 && by[0] != by[1] && by[1] == second, "two requests: {by:?}");
+    let [planning, first, second] = parents(app.faults(), Operation::Create).try_into().unwrap();
+    assert!(planning != first && planning != second && first != second, "three requests");
+    assert_eq!(parent(app.faults(), &[Operation::ListParts]), second);
+    for promoting in [Operation::Get, Operation::Copy] {
+        assert_eq!(parents(app.faults(), promoting), [&*first, &*second], "{promoting:?}");
     }
+    assert_eq!(parents(app.faults(), Operation::Complete), [&*first, &*second, &*second]);
     parents(app.faults(), Operation::Head);
     app.end(&[single.key(), parts.key()]).await;
 }

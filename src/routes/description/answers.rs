@@ -55,14 +55,19 @@ answers! {
         | Error::Storage(_),
     /// Of every route that takes a plan's link.
     Linked:
-        Error::InvalidFileType { .. }
-        | Error::InvalidRequest(_)
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
         | Error::NotFound
-        | Error::PayloadTooLarge { .. }
+        | Error::UploadOver { .. }
         | Error::Storage(_),
     /// Of `complete_url`.
     Complete:
-        Error::InvalidFileType { .. }
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::UploadOver { .. }
+        | Error::AlreadyComplete
+        | Error::OverCapacity(_)
+        | Error::InvalidFileType { .. }
         | Error::InvalidRequest(_)
         | Error::TooManyPixels { .. }
         | Error::NotFound
@@ -73,9 +78,8 @@ answers! {
         | Error::Storage(_),
     /// Of `abort_url`.
     Abort:
-        Error::InvalidFileType { .. }
-        | Error::InvalidRequest(_)
-        | Error::PayloadTooLarge { .. }
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
         | Error::AlreadyComplete
         | Error::Verifying
         | Error::NotFound

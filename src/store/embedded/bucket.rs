@@ -50,8 +50,18 @@ impl Bucket {
     }
 
     /// Renames a staged object to its key, unless something is there that must not be.
-    async fn publish(&self, staged: Staged, key: String, only_new: bool) -> S3Result<()> {
+    async fn publish(
+        &self,
+        staged: Staged,
+        key: String,
+        only_new: bool,
+        expected: Option<ETagCondition>,
+    ) -> S3Result<()> {
         let guard = self.0.keys.write(&key).await;
+        if expected.is_some() {
+            let found = self.e_tag(&key).await?.ok_or_else(|| s3_error!(NoSuchKey))?;
+            check_conditions(Some(&found), expected.as_ref(), None)?;
+        }
         if only_new && self.0.disk.object(&key).exists() {
             return Err(s3_error!(PreconditionFailed, "Object already exists"));
         }
@@ -60,6 +70,26 @@ impl Bucket {
             disk.publish(&staged, &key)
         })
         .await
+    }
+
+    /// The ETag of the object at `key`, which must be locked.
+    async fn e_tag(&self, key: &str) -> S3Result<Option<ETag>> {
+        if !self.0.disk.object(key).exists() {
+            return Ok(None);
+        }
+        let input = HeadObjectInput { bucket: BUCKET.to_owned(), key: key.to_owned(), ..Default::default() };
+        let request = S3Request {
+            input,
+            method: http::Method::HEAD,
+            uri: http::Uri::from_static("/"),
+            headers: http::HeaderMap::new(),
+            extensions: http::Extensions::new(),
+            credentials: None,
+            region: None,
+            service: None,
+            trailing_headers: None,
+        };
+        Ok(self.0.files.head_object(request).await?.output.e_tag)
     }
 
     /// Writes a body to the staging bucket, where s3s-fs checks it against every checksum that came with it.
@@ -141,16 +171,14 @@ impl S3 for Bucket {
 
     async fn put_object(&self, mut req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
         check(&req.input.bucket, &req.input.key)?;
-        if req.input.if_match.is_some() {
-            return Err(s3_error!(NotImplemented, "If-Match is not implemented here"));
-        }
         let key = req.input.key.clone();
+        let expected = req.input.if_match.take();
         let only_new = req.input.if_none_match.take().is_some_and(|condition| condition.is_any());
         if only_new && self.0.disk.object(&key).exists() {
             return Err(s3_error!(PreconditionFailed, "Object already exists"));
         }
         let (staged, response) = self.stage(req).await?;
-        self.publish(staged, key, only_new).await?;
+        self.publish(staged, key, only_new, expected).await?;
         Ok(response)
     }
 
@@ -216,7 +244,7 @@ impl S3 for Bucket {
                 let _source = bucket.0.keys.read(&source).await;
                 bucket.0.files.copy_object(req).await?
             };
-            bucket.publish(staged, key, only_new).await?;
+            bucket.publish(staged, key, only_new, None).await?;
             Ok(response)
         })
         .await
@@ -234,6 +262,14 @@ impl S3 for Bucket {
     async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
         check(&req.input.bucket, &req.input.key)?;
         self.take_part(req).await.map(S3Response::new)
+    }
+
+    async fn upload_part_copy(
+        &self,
+        req: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
+        check(&req.input.bucket, &req.input.key)?;
+        to_the_end(self.clone().copy_part(req)).await.map(S3Response::new)
     }
 
     async fn complete_multipart_upload(

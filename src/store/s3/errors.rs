@@ -35,6 +35,14 @@ where
     }
 }
 
+/// Ceph RGW says of an upload that is over that its key is not there.
+pub(super) fn of_upload(error: StoreError) -> StoreError {
+    match error {
+        StoreError::NotFound => StoreError::NoSuchUpload,
+        error => error,
+    }
+}
+
 /// For calls whose arguments cannot be built, and for what is wrong with an answer.
 pub(super) fn refused(operation: &'static str, source: impl Into<crate::error::BoxError>) -> StoreError {
     StoreError::Refused { operation, code: "InvalidCall".to_owned(), source: source.into() }

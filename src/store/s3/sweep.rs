@@ -9,13 +9,19 @@ use crate::store::{INCOMING, ImageKey, Leftover, Result, StoreError};
 
 impl S3Store {
     pub(super) async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        let found = self.multipart_uploads(&self.prefix).await?;
+        Ok(found.iter().filter_map(|upload| self.unfinished_upload(upload)).collect())
+    }
+
+    /// The unfinished uploads of all keys that begin with `prefix` (ListMultipartUploads, all pages).
+    pub(super) async fn multipart_uploads(&self, prefix: &str) -> Result<Vec<MultipartUpload>> {
         let mut found = Vec::new();
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
-            let call = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(&self.prefix);
+            let call = self.client.list_multipart_uploads().bucket(&self.bucket).prefix(prefix);
             let call = call.set_key_marker(key_marker).set_upload_id_marker(id_marker);
             let page = call.send().await.map_err(|error| classify("ListMultipartUploads", error))?;
-            found.extend(page.uploads().iter().filter_map(|upload| self.unfinished_upload(upload)));
+            found.extend(page.uploads.unwrap_or_default());
             (key_marker, id_marker) = (page.next_key_marker, page.next_upload_id_marker);
             if page.is_truncated != Some(true) || key_marker.is_none() {
                 return Ok(found);

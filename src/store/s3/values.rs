@@ -51,6 +51,7 @@ pub(super) fn object_info(head: &HeadObjectOutput) -> ObjectInfo {
         crc64: head.checksum_crc64_nvme().and_then(crc64_from_base64),
         sha256: head.checksum_sha256().and_then(sha256_from_base64),
         last_modified: head.last_modified().and_then(|at| SystemTime::try_from(*at).ok()),
+        marker: super::marker::marker(head.content_type(), head.metadata()),
     }
 }
 

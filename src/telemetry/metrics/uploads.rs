@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use super::{Metrics, table};
-use crate::direct::verify::Verified;
+use crate::direct::promote::Verified;
 use crate::error::{Error, Result};
 
 /// How an image came in.

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::event::Created;
 use super::{failure, within};
 use crate::app::App;
-use crate::direct::verify::{Expected, Verified};
+use crate::direct::plan::Expected;
+use crate::direct::promote::Verified;
 use crate::error::Error;
 use crate::store::{INCOMING, ImageKey};
 use crate::telemetry::metrics::Trigger;
@@ -71,7 +72,8 @@ async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
         Err(error) => error,
     };
     match error {
-        Error::NotFound => {
+        // A marker's own event says this, too.
+        Error::NotFound | Error::UploadOver { .. } => {
             tracing::info!(s3_key = %key, "nothing to promote: it is gone");
             Outcome::Gone
         }

@@ -5,15 +5,44 @@ use crate::support::app::png;
 use crate::support::faults::{Action, Operation};
 
 #[tokio::test]
-async fn a_copy_whose_answer_is_lost_is_a_success() {
+async fn a_copy_whose_answer_is_lost_is_made_again() {
+    let app = TestApp::behind_faults(&[]).await;
+    let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+    put(&app, &plan, &bytes).await;
+    app.faults().fail_all(Operation::Copy, Action::LoseAnswer);
+    refusal(complete(&app, &plan).await, 500, "storage_failed").await;
+    check_unreadable(&app, plan.key()).await;
+    app.faults().heal();
+    app.faults().fail_once(Operation::Copy, Action::LoseAnswer);
+    check_image(&app, &completed(&app, &plan).await, &bytes).await;
+    app.end(&[plan.key()]).await;
+}
+
+#[tokio::test]
+async fn an_image_whose_complete_is_not_answered_is_a_success() {
     for lost in [1..=1, 1..=usize::MAX] {
         let app = TestApp::behind_faults(&[]).await;
         let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
         put(&app, &plan, &bytes).await;
-        app.faults().fail(Operation::Copy, lost, Action::LoseAnswer);
+        app.faults().fail(Operation::Complete, lost, Action::LoseAnswer);
         check_image(&app, &completed(&app, &plan).await, &bytes).await;
         app.end(&[plan.key()]).await;
     }
+}
+
+#[tokio::test]
+async fn a_verdict_is_given_also_if_the_upload_cannot_be_closed() {
+    let app = TestApp::behind_faults(&[]).await;
+    let plan = plan(&app, 1_000).await;
+    put(&app, &plan, &[b'x'; 1_000]).await;
+    app.faults().fail_all(Operation::Put, Action::Status(500));
+    for _ in 0..2 {
+        refusal(complete(&app, &plan).await, 400, "invalid_file_type").await;
+    }
+    app.faults().heal();
+    refusal(complete(&app, &plan).await, 400, "invalid_file_type").await;
+    refusal(complete(&app, &plan).await, 404, "not_found").await;
+    app.end(&[]).await;
 }
 
 #[tokio::test]
@@ -67,11 +96,11 @@ async fn a_failing_copy_fails_a_complete_and_no_later_one() {
 }
 
 #[tokio::test]
-async fn a_source_that_could_not_be_deleted_is_by_the_next_complete() {
+async fn a_source_that_could_not_be_closed_is_by_the_next_complete() {
     let app = TestApp::behind_faults(&[]).await;
     let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
     put(&app, &plan, &bytes).await;
-    app.faults().fail_all(Operation::Delete, Action::Status(500));
+    app.faults().fail_all(Operation::Put, Action::Status(500));
     check_image(&app, &completed(&app, &plan).await, &bytes).await;
     assert_eq!(app.objects().await.len(), 2);
     app.faults().heal();

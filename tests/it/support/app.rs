@@ -4,9 +4,9 @@ use clap::Parser;
 use image_store::app::App;
 use image_store::config::{Cli, Config};
 use image_store::sink::spill::Spill;
-use image_store::store::Store;
 use image_store::store::embedded::{Embedded, EmbeddedOptions};
 use image_store::store::s3::{S3Options, S3Store};
+use image_store::store::{MARKER_TYPE, Store};
 use image_store::transport::server;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -134,10 +134,19 @@ impl TestApp {
         (self.embedded.access_key.clone(), self.embedded.secret_key.clone())
     }
 
-    /// Keys of all objects, whatever their prefix.
+    /// Keys of all objects, whatever their prefix. Without the markers of direct uploads that are over, which are swept.
     pub async fn objects(&self) -> BTreeSet<String> {
         let listed = self.sdk.list_objects_v2().bucket(&self.bucket).send().await.unwrap();
-        listed.contents().iter().map(|object| object.key().unwrap().to_owned()).collect()
+        let mut keys = BTreeSet::new();
+        for key in listed.contents().iter().map(|object| object.key().unwrap()) {
+            let head = self.sdk.head_object().bucket(&self.bucket).key(key).send().await.unwrap();
+            if head.content_type() != Some(MARKER_TYPE) {
+                keys.insert(key.to_owned());
+            } else {
+                assert!(key.contains("incoming/") && head.content_length() == Some(0), "{key} is no marker");
+            }
+        }
+        keys
     }
 
     /// Lets other requests and calls to the store come and go, so that whoever could go on has gone on.

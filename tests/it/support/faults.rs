@@ -54,8 +54,8 @@ impl Operation {
         match method.as_str() {
             "POST" if has("uploads") => Operation::Create,
             "POST" if has("uploadId") => Operation::Complete,
-            "PUT" if has("partNumber") => Operation::UploadPart,
             "PUT" if headers.contains_key("x-amz-copy-source") => Operation::Copy,
+            "PUT" if has("partNumber") => Operation::UploadPart,
             "PUT" => Operation::Put,
             "DELETE" if has("uploadId") => Operation::Abort,
             "DELETE" => Operation::Delete,
@@ -139,6 +139,12 @@ impl Faults {
     /// Has `action` happen to every call of `operation` from now on.
     pub fn fail_all(&self, operation: Operation, action: Action) {
         self.fail(operation, self.calls(operation) + 1..=usize::MAX, action);
+    }
+
+    /// Has `action` happen to the next call of `operation`.
+    pub fn fail_once(&self, operation: Operation, action: Action) {
+        let next = self.calls(operation) + 1;
+        self.fail(operation, next..=next, action);
     }
 
     /// Drops all rules. The counts stay.

@@ -9,7 +9,7 @@ use s3s::auth::SimpleAuth;
 use s3s::dto::*;
 use s3s::service::S3ServiceBuilder;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
@@ -19,6 +19,23 @@ const BUCKET: &str = "strict";
 const KEYS: (&str, &str) = ("STRICTACCESSKEY", "strict-secret-key");
 const SMALLEST_PART: usize = 5 * 1024 * 1024;
 const PAGE: usize = 2;
+
+/// Where other stores differ from AWS. Each is of a store that was probed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Quirk {
+    /// Ceph RGW ignores `x-amz-copy-source-if-match` and reads `x-amz-copy-if-match`.
+    CephCopyCondition,
+    /// moto ignores the condition of a copy under either name.
+    NoCopyCondition,
+    /// Garage copies nothing under 5 MiB as a part.
+    NoSmallCopies,
+    /// Ceph RGW says of an upload that is over that its key is not there.
+    ListPartsNoSuchKey,
+    /// Ceph RGW and moto do not check a SHA-256 that was signed into a presigned PUT, and do not keep it.
+    NoSha256,
+    /// With SSE-KMS an ETag is no MD5: a part's is never its source's.
+    OpaqueEtags,
+}
 
 /// The running S3.
 pub struct Strict {
@@ -49,6 +66,7 @@ struct State {
     completed: HashMap<String, (String, String)>,
     calls: HashMap<&'static str, usize>,
     serial: usize,
+    quirks: HashSet<Quirk>,
 }
 
 #[derive(Clone)]
@@ -93,6 +111,11 @@ impl Strict {
         }
     }
 
+    /// From now on it behaves in this way, too.
+    pub fn take_up(&self, quirk: Quirk) {
+        self.bucket.state().quirks.insert(quirk);
+    }
+
     /// The keys of all objects, in order.
     pub fn objects(&self) -> Vec<String> {
         self.bucket.state().objects.keys().cloned().collect()
@@ -127,10 +150,26 @@ impl Bucket {
 }
 
 impl State {
-    fn etag(&mut self, parts: Option<usize>) -> String {
+    fn has(&self, quirk: Quirk) -> bool {
+        self.quirks.contains(&quirk)
+    }
+
+    /// Of an object or a part that came in one piece: its MD5.
+    fn etag(&mut self, bytes: &[u8]) -> String {
+        if self.has(Quirk::OpaqueEtags) { self.fresh() } else { md5(bytes) }
+    }
+
+    /// Never the same twice.
+    fn fresh(&mut self) -> String {
         self.serial += 1;
-        let suffix = parts.map(|parts| format!("-{parts}")).unwrap_or_default();
-        format!("{:032x}{suffix}", self.serial)
+        format!("{:032x}", self.serial)
+    }
+
+    fn check_match(&self, key: &str, condition: Option<&ETagCondition>) -> S3Result<()> {
+        if condition.is_some() && !matches(&self.found(key)?.etag, condition) {
+            return Err(s3_error!(PreconditionFailed));
+        }
+        Ok(())
     }
 
     fn found(&self, key: &str) -> S3Result<&Stored> {
@@ -148,6 +187,15 @@ impl State {
         let upload = self.uploads.get_mut(id).filter(|upload| upload.key == key);
         upload.ok_or_else(|| s3_error!(NoSuchUpload))
     }
+}
+
+fn md5(bytes: &[u8]) -> String {
+    let digest = s3s::crypto::Checksum::finalize({
+        let mut hash = s3s::crypto::Md5::default();
+        s3s::crypto::Checksum::update(&mut hash, bytes);
+        hash
+    });
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The base64 of the big-endian CRC64NVME.
@@ -214,16 +262,18 @@ impl S3 for Bucket {
         self.called("PutObject", &input.bucket)?.check_new(&input.key, only_new)?;
         let bytes = read(input.body, input.content_length).await?;
         check_digest("CRC64NVME", input.checksum_crc64nvme.as_ref(), || crc64(&bytes))?;
-        check_digest("SHA256", input.checksum_sha256.as_ref(), || sha256(&bytes))?;
         let mut state = self.state();
+        let sent_sha256 = input.checksum_sha256.filter(|_| !state.has(Quirk::NoSha256));
+        check_digest("SHA256", sent_sha256.as_ref(), || sha256(&bytes))?;
         state.check_new(&input.key, only_new)?;
-        let etag = state.etag(None);
+        state.check_match(&input.key, input.if_match.as_ref())?;
+        let etag = state.etag(&bytes);
         let stored = Stored {
             bytes,
             content_type: input.content_type,
             metadata: input.metadata.unwrap_or_default(),
             etag: etag.clone(),
-            sha256: input.checksum_sha256,
+            sha256: sent_sha256,
             modified: SystemTime::now(),
         };
         state.objects.insert(input.key, stored);
@@ -273,30 +323,39 @@ impl S3 for Bucket {
         Ok(S3Response::with_status(DeleteObjectOutput::default(), http::StatusCode::NO_CONTENT))
     }
 
-    async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+    async fn upload_part_copy(
+        &self,
+        req: S3Request<UploadPartCopyInput>,
+    ) -> S3Result<S3Response<UploadPartCopyOutput>> {
         let input = req.input;
-        let mut state = self.called("CopyObject", &input.bucket)?;
+        let mut state = self.called("UploadPartCopy", &input.bucket)?;
         let CopySource::Bucket { bucket, key, .. } = &input.copy_source else {
             return Err(s3_error!(NotImplemented));
         };
         if **bucket != *BUCKET {
             return Err(s3_error!(NoSuchBucket));
         }
-        let mut copy = state.found(key)?.clone();
-        if !matches(&copy.etag, input.copy_source_if_match.as_ref()) {
+        let source = state.found(key)?.clone();
+        let ceph = req.headers.get("x-amz-copy-if-match").and_then(|value| value.to_str().ok());
+        let holds = if state.has(Quirk::CephCopyCondition) {
+            ceph.is_none_or(|etag| etag.trim_matches('"') == source.etag)
+        } else {
+            state.has(Quirk::NoCopyCondition) || matches(&source.etag, input.copy_source_if_match.as_ref())
+        };
+        if !holds {
             return Err(s3_error!(PreconditionFailed));
         }
-        let only_new = req.headers.get("if-none-match").is_some_and(|value| value == "*");
-        state.check_new(&input.key, only_new)?;
-        if input.metadata_directive.is_some_and(|directive| directive.as_str() == MetadataDirective::REPLACE) {
-            (copy.content_type, copy.metadata) = (input.content_type, input.metadata.unwrap_or_default());
+        if state.has(Quirk::NoSmallCopies) && source.bytes.len() < SMALLEST_PART {
+            return Err(s3_error!(EntityTooSmall, "The source of a part is too small"));
         }
-        // A copy is given the checksum that is asked for, and CRC64NVME where none is.
-        copy.sha256 = None;
-        (copy.etag, copy.modified) = (state.etag(None), SystemTime::now());
-        let result = CopyObjectResult { e_tag: Some(ETag::Strong(copy.etag.clone())), ..Default::default() };
-        state.objects.insert(input.key, copy);
-        Ok(S3Response::new(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() }))
+        let etag = state.etag(&source.bytes);
+        let checksum = crc64(&source.bytes);
+        let upload = state.upload(&input.upload_id, &input.key)?;
+        let checksum = upload.checksum.then_some(checksum);
+        upload.parts.insert(input.part_number, PartData { bytes: source.bytes, etag: etag.clone() });
+        let result =
+            CopyPartResult { e_tag: Some(ETag::Strong(etag)), checksum_crc64nvme: checksum, ..Default::default() };
+        Ok(S3Response::new(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() }))
     }
 
     async fn create_multipart_upload(
@@ -313,7 +372,7 @@ impl S3 for Bucket {
         if kind.is_some_and(|kind| kind != ChecksumType::FULL_OBJECT || algorithm.is_none()) {
             return Err(s3_error!(InvalidRequest, "CRC64NVME is of the full object"));
         }
-        let id = format!("upload-{}", state.etag(None));
+        let id = format!("upload-{}", state.fresh());
         let upload = Unfinished {
             key: input.key.clone(),
             content_type: input.content_type,
@@ -343,7 +402,7 @@ impl S3 for Bucket {
         let bytes = read(input.body, input.content_length).await?;
         check_digest("CRC64NVME", input.checksum_crc64nvme.as_ref(), || crc64(&bytes))?;
         let mut state = self.state();
-        let etag = state.etag(None);
+        let etag = state.etag(&bytes);
         let part = PartData { bytes, etag: etag.clone() };
         state.upload(&input.upload_id, &input.key)?.parts.insert(input.part_number, part);
         Ok(S3Response::new(UploadPartOutput { e_tag: Some(ETag::Strong(etag)), ..Default::default() }))
@@ -381,7 +440,11 @@ impl S3 for Bucket {
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         let input = req.input;
         let mut state = self.called("ListParts", &input.bucket)?;
-        let upload = state.upload(&input.upload_id, &input.key)?;
+        let no_such_key = state.has(Quirk::ListPartsNoSuchKey);
+        let upload = match state.upload(&input.upload_id, &input.key) {
+            Err(_) if no_such_key => return Err(s3_error!(NoSuchKey)),
+            upload => upload?,
+        };
         let after = input.part_number_marker.unwrap_or_default();
         let listed = upload.parts.range(after + 1..).map(|(number, part)| Part {
             part_number: Some(*number),
@@ -468,7 +531,7 @@ fn complete(state: &mut State, input: &CompleteMultipartUploadInput) -> S3Result
         return Err(s3_error!(InvalidRequest, "The upload was created with another checksum"));
     }
     check_digest("CRC64NVME", input.checksum_crc64nvme.as_ref(), || crc64(&bytes))?;
-    let etag = state.etag(Some(named.len()));
+    let etag = format!("{}-{}", state.fresh(), named.len());
     let stored = Stored {
         bytes,
         content_type: upload.content_type,

@@ -3,6 +3,7 @@
 
 use s3s::dto::*;
 use s3s::{S3, S3Error, S3Request, S3Result, s3_error};
+use tokio_util::io::ReaderStream;
 
 use super::super::disk::{BUCKET, Disk, STAGING, Staged};
 use super::super::uploads::{self, PartRecord};
@@ -56,6 +57,32 @@ impl Bucket {
         })
     }
 
+    pub(super) async fn copy_part(self, req: S3Request<UploadPartCopyInput>) -> S3Result<UploadPartCopyOutput> {
+        let CopySource::Bucket { bucket, key: source, .. } = req.input.copy_source.clone() else {
+            return Err(s3_error!(NotImplemented));
+        };
+        super::check(&bucket, &source)?;
+        let lock = self.0.keys.read(&source).await;
+        let e_tag = self.e_tag(&source).await?.ok_or_else(|| s3_error!(NoSuchKey))?;
+        super::check_conditions(Some(&e_tag), req.input.copy_source_if_match.as_ref(), None)?;
+        let file = tokio::fs::File::open(self.0.disk.object(&source)).await.map_err(S3Error::internal_error)?;
+        drop(lock);
+        let length = file.metadata().await.map_err(S3Error::internal_error)?.len();
+        let body = StreamingBlob::wrap(ReaderStream::with_capacity(file, super::READ_SIZE));
+        let part = req.map_input(|copy| UploadPartInput {
+            bucket: copy.bucket,
+            key: copy.key,
+            upload_id: copy.upload_id,
+            part_number: copy.part_number,
+            body: Some(body),
+            content_length: i64::try_from(length).ok(),
+            ..Default::default()
+        });
+        let taken = self.take_part(part).await?;
+        let result = CopyPartResult { e_tag: taken.e_tag, ..Default::default() };
+        Ok(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() })
+    }
+
     pub(super) async fn complete(
         self,
         mut req: S3Request<CompleteMultipartUploadInput>,
@@ -81,7 +108,7 @@ impl Bucket {
         if let Some(crc64) = crc64 {
             self.0.disk.note_crc64(&staged, crc64).map_err(S3Error::internal_error)?;
         }
-        self.publish(staged, key.clone(), only_new).await?;
+        self.publish(staged, key.clone(), only_new, None).await?;
         self.0.disk.forget_upload(&id).map_err(S3Error::internal_error)?;
         Ok(CompleteMultipartUploadOutput {
             bucket: Some(BUCKET.to_owned()),

@@ -1,0 +1,56 @@
+//! Beginning a direct upload. A multipart upload begins here, and ends here too if its client never gets the plan.
+
+use std::sync::Arc;
+use tokio::sync::oneshot;
+use tokio_util::task::TaskTracker;
+
+use super::plan::{Door, Draft, Plan, part_size};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::sink::undo::UndoOnDrop;
+use crate::store::{Metadata, Name, Store};
+use crate::telemetry::trace;
+
+/// A plan that its client does not have yet. Dropped before [`PendingPlan::acknowledged`], its upload is aborted.
+pub struct PendingPlan {
+    pub plan: Plan,
+    upload: Option<UndoOnDrop>,
+}
+
+impl PendingPlan {
+    /// The client has the plan: from now on its upload is the client's business, and then the sweep's.
+    pub fn acknowledged(self) {
+        self.upload.into_iter().for_each(UndoOnDrop::disarm);
+    }
+}
+
+/// Turns a draft into a plan, by its size.
+///
+/// `tasks` is waited for when the process ends.
+pub async fn create(store: &Arc<dyn Store>, tasks: &TaskTracker, config: &Config, draft: Draft) -> Result<PendingPlan> {
+    let put_max = config.direct.put_max;
+    let Draft { key, size, format, sha256 } = draft;
+    if size <= put_max {
+        return Ok(PendingPlan { plan: Plan { key, size, format, door: Door::Put { sha256 } }, upload: None });
+    }
+    if sha256.is_some() {
+        return Err(Error::InvalidRequest(format!(
+            "sha256 can be checked up to {put_max} bytes only: S3 has it for a single PUT and not for parts"
+        )));
+    }
+    let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };
+    let name = Name::Incoming(key.clone());
+    let (sender, receiver) = oneshot::channel();
+    let (store, tracker) = (Arc::clone(store), tasks.clone());
+    // On a task of its own: this future is dropped when its client goes, and an upload whose id nothing knows could not be
+    // aborted. If nothing receives what is sent, it is dropped, and that aborts it.
+    tasks.spawn(trace::carried(async move {
+        let created = store.create_upload(&name, &metadata).await;
+        let _ = sender.send(created.map(|upload| (upload.id.clone(), UndoOnDrop::new(store, tracker, upload))));
+    }));
+    let created = receiver.await.map_err(|gone| Error::Internal(gone.into()))?;
+    let (upload_id, upload) = created.map_err(Error::Storage)?;
+    let part_size = part_size(size, config.sink.part_size as u64);
+    let plan = Plan { key, size, format, door: Door::Multipart { upload_id, part_size } };
+    Ok(PendingPlan { plan, upload: Some(upload) })
+}

@@ -1,0 +1,93 @@
+//! Copying inside the store, by an upload that stays invisible until it is completed and can be revoked until then.
+
+use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyOutput;
+use percent_encoding::{AsciiSet, utf8_percent_encode};
+use std::sync::atomic::Ordering;
+
+use super::errors::{classify, refused};
+use super::{RESERVED, S3Store, values};
+use crate::store::{Name, ObjectInfo, Part, Result, Store, StoreError, Upload};
+
+/// What a copy source must have encoded.
+const COPY_SOURCE: &AsciiSet = &RESERVED.remove(b'/');
+/// The name under which Ceph RGW reads the condition: it ignores `x-amz-copy-source-if-match`.
+const CEPH_CONDITION: &str = "x-amz-copy-if-match";
+/// An ETag that no object has, to see whether a store honours the condition.
+const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
+
+impl S3Store {
+    /// UploadPartCopy, and a look at the result: some stores ignore the condition, and then the part may be of other bytes.
+    pub(super) async fn copy_whole(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+        let etag = source.etag.as_deref().ok_or_else(|| refused("UploadPartCopy", "the source has no ETag"))?;
+        let copied = self.send_copy(upload, 1, from, etag).await?.copy_part_result;
+        let crc64 = copied.as_ref().and_then(|copied| values::crc64_from_base64(copied.checksum_crc64_nvme()?));
+        let part = Part { number: 1, size: source.size, etag: copied.and_then(|copied| copied.e_tag), crc64 };
+        if self.is_aws() || self.is_of_source(upload, from, &part, etag).await? {
+            return Ok(part);
+        }
+        Err(StoreError::Precondition)
+    }
+
+    async fn send_copy(&self, upload: &Upload, number: u32, from: &Name, etag: &str) -> Result<UploadPartCopyOutput> {
+        let ceph = !self.is_aws() && !self.ceph_condition_refused.load(Ordering::Relaxed);
+        match self.send_copy_if(upload, number, from, etag, ceph).await {
+            // A store that does not take the other name; a source that it refuses to copy is refused again.
+            Err(error) if ceph && error.is_unsupported() => {
+                let copied = self.send_copy_if(upload, number, from, etag, false).await?;
+                self.ceph_condition_refused.store(true, Ordering::Relaxed);
+                Ok(copied)
+            }
+            done => done,
+        }
+    }
+
+    async fn send_copy_if(
+        &self,
+        upload: &Upload,
+        number: u32,
+        from: &Name,
+        etag: &str,
+        ceph: bool,
+    ) -> Result<UploadPartCopyOutput> {
+        let source = format!("{}/{}", self.bucket, self.key(from));
+        let call = self
+            .client
+            .upload_part_copy()
+            .bucket(&self.bucket)
+            .key(self.key(&upload.name))
+            .upload_id(&upload.id)
+            .part_number(values::part_number(number))
+            .copy_source(utf8_percent_encode(&source, COPY_SOURCE).to_string())
+            .copy_source_if_match(etag);
+        let mut call = call.customize().config_override(self.slow_call());
+        if ceph {
+            let etag = etag.to_owned();
+            call = call.mutate_request(move |request| {
+                request.headers_mut().insert(CEPH_CONDITION, etag.clone());
+            });
+        }
+        call.send().await.map_err(|error| classify("UploadPartCopy", error))
+    }
+
+    /// Whether a copied part is of the bytes that had the ETag `etag`.
+    ///
+    /// The ETag of a part is its MD5, as that of a single PUT is. An object of several parts has another kind of ETag: it
+    /// is the plan's own, because an upload is completed once, unless a marker has replaced it, which has another size.
+    async fn is_of_source(&self, upload: &Upload, from: &Name, part: &Part, etag: &str) -> Result<bool> {
+        let unquoted = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
+        let (wanted, found) = (unquoted(etag), unquoted(part.etag.as_deref().unwrap_or_default()));
+        if wanted.contains('-') {
+            let held = self.list_parts(upload).await?;
+            return Ok(held.iter().any(|held| held.number == part.number && held.size == part.size));
+        }
+        if wanted == found {
+            return Ok(true);
+        }
+        // Where encryption makes ETags that are no MD5, they differ always: then the condition must be what holds.
+        match self.send_copy(upload, 2, from, NO_ETAG).await {
+            Err(StoreError::Precondition) => Ok(true),
+            Err(error @ (StoreError::NoAnswer { .. } | StoreError::NoSuchUpload)) => Err(error),
+            _ => Ok(false),
+        }
+    }
+}
