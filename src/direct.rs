@@ -9,6 +9,8 @@ pub mod plan;
 pub mod presign;
 pub mod promote;
 pub mod promotions;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 
 pub use plan::{Door, Plan};

@@ -1,0 +1,444 @@
+//! A store in memory whose every call waits for its turn, and whose answers can be lost.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
+
+use crate::store::{
+    Content, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions,
+    Result, Store, StoreError, Upload, Whole,
+};
+
+/// Random numbers that a seed decides (SplitMix64).
+pub(super) struct Random(u64);
+
+impl Random {
+    pub(super) fn new(seed: u64) -> Self {
+        Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(super) fn one_in(&mut self, many: u64) -> bool {
+        self.next().is_multiple_of(many)
+    }
+
+    pub(super) fn choose(&mut self, among: &[usize]) -> Option<usize> {
+        let at = self.next() as usize;
+        (!among.is_empty()).then(|| among[at % among.len()])
+    }
+}
+
+/// Which answers are lost.
+pub(super) struct Faults(Option<Random>);
+
+/// What becomes of a call that changes something.
+enum Fate {
+    Answered,
+    /// It takes effect, and the answer is lost.
+    Lost,
+    /// It never arrives.
+    Dropped,
+    /// The answer is given up, and it takes effect later.
+    Late,
+}
+
+impl Faults {
+    pub(super) fn none() -> Self {
+        Faults(None)
+    }
+
+    pub(super) fn drawn(seed: u64) -> Self {
+        Faults(Some(Random::new(seed ^ 0xfa17)))
+    }
+
+    fn draw(&mut self) -> Fate {
+        match self.0.as_mut().map(|random| random.next() % 45) {
+            Some(0) => Fate::Lost,
+            Some(1) => Fate::Dropped,
+            Some(2) => Fate::Late,
+            _ => Fate::Answered,
+        }
+    }
+}
+
+#[derive(Clone, Default)]
+struct Object {
+    bytes: Vec<u8>,
+    marker: Option<Marker>,
+}
+
+impl Object {
+    fn etag(&self) -> String {
+        let marker = if self.marker.is_some() { "m" } else { "" };
+        format!("\"{:016x}{marker}\"", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &self.bytes))
+    }
+}
+
+struct Unfinished {
+    name: Name,
+    parts: BTreeMap<u32, Vec<u8>>,
+}
+
+/// What a call reads and what it changes, in bits: objects and the uploads of objects, each final or under `incoming/`.
+#[derive(Clone, Copy, Default)]
+struct Touched {
+    read: u8,
+    changed: u8,
+}
+
+impl Touched {
+    fn object(name: &Name) -> u8 {
+        if matches!(name, Name::Image(_)) { 1 } else { 2 }
+    }
+
+    fn uploads(name: &Name) -> u8 {
+        Touched::object(name) << 2
+    }
+
+    fn reading(read: u8) -> Self {
+        Touched { read, changed: 0 }
+    }
+
+    fn changing(changed: u8) -> Self {
+        Touched { read: 0, changed }
+    }
+
+    /// Whether two calls in a row have the same effects and answers in either order.
+    fn commutes(self, other: Touched) -> bool {
+        self.changed & (other.read | other.changed) == 0 && other.changed & self.read == 0
+    }
+}
+
+type Effect = Box<dyn FnOnce(&mut State) + Send>;
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Object>,
+    uploads: BTreeMap<String, Unfinished>,
+    serial: usize,
+    overwritten: bool,
+}
+
+struct Scheduler {
+    state: State,
+    /// What each actor's next call touches. Empty while it is not about to call.
+    next: Vec<Option<Touched>>,
+    faults: Faults,
+    late: Vec<Effect>,
+}
+
+#[derive(Clone)]
+pub(super) struct Shared(Arc<Mutex<Scheduler>>);
+
+impl Shared {
+    pub(super) fn new(actors: usize, faults: Faults) -> Self {
+        let scheduler = Scheduler { state: State::default(), next: vec![None; actors], faults, late: Vec::new() };
+        Shared(Arc::new(Mutex::new(scheduler)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Scheduler> {
+        self.0.lock().unwrap()
+    }
+
+    /// A multipart upload whose parts have arrived: its id.
+    pub(super) fn lay_parts(&self, name: &Name, bytes: &[u8]) -> String {
+        let parts = BTreeMap::from([(1, bytes.to_vec())]);
+        self.lock().state.uploads.insert("plan".to_owned(), Unfinished { name: name.clone(), parts });
+        "plan".to_owned()
+    }
+
+    pub(super) fn is_waiting(&self, actor: usize) -> bool {
+        self.lock().next[actor].is_some()
+    }
+
+    pub(super) fn commute(&self, one: usize, other: usize) -> bool {
+        let next = &self.lock().next;
+        next[one].zip(next[other]).is_some_and(|(one, other)| one.commutes(other))
+    }
+
+    pub(super) fn object(&self, name: &Name) -> Option<Vec<u8>> {
+        self.lock().state.objects.get(&name.object_key("")).map(|object| object.bytes.clone())
+    }
+
+    pub(super) fn open_uploads(&self, name: &Name) -> usize {
+        self.lock().state.uploads.values().filter(|upload| upload.name == *name).count()
+    }
+
+    pub(super) fn was_overwritten(&self) -> bool {
+        self.lock().state.overwritten
+    }
+
+    /// Perhaps an effect whose caller has given up.
+    pub(super) fn land_late(&self, random: &mut Random) {
+        let mut scheduler = self.lock();
+        if !scheduler.late.is_empty() && random.one_in(4) {
+            let effect = scheduler.late.remove(0);
+            effect(&mut scheduler.state);
+        }
+    }
+}
+
+impl State {
+    fn write(&mut self, name: &Name, object: Object, only_new: bool) -> Result<()> {
+        let key = name.object_key("");
+        if only_new && self.objects.contains_key(&key) {
+            return Err(StoreError::Precondition);
+        }
+        self.overwritten |= matches!(name, Name::Image(_)) && self.objects.contains_key(&key);
+        self.objects.insert(key, object);
+        Ok(())
+    }
+
+    fn get(&self, name: &Name) -> Result<Object> {
+        self.objects.get(&name.object_key("")).cloned().ok_or(StoreError::NotFound)
+    }
+
+    fn get_if(&self, name: &Name, etag: &str) -> Result<Object> {
+        self.get(name).and_then(|object| if object.etag() == etag { Ok(object) } else { Err(StoreError::Precondition) })
+    }
+
+    fn upload(&mut self, upload: &Upload) -> Result<&mut Unfinished> {
+        self.uploads.get_mut(&upload.id).ok_or(StoreError::NoSuchUpload)
+    }
+}
+
+/// One actor's way to the store.
+#[derive(Clone)]
+pub(super) struct Memory {
+    shared: Shared,
+    actor: usize,
+}
+
+impl Memory {
+    pub(super) fn new(shared: &Shared, actor: usize) -> Self {
+        Memory { shared: shared.clone(), actor }
+    }
+
+    async fn turn(&self, touched: Touched) {
+        let mut asked = false;
+        poll_fn(|_| {
+            let next = &mut self.shared.lock().next[self.actor];
+            *next = (!asked).then_some(touched);
+            if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
+    async fn read_state<T>(&self, read: u8, look: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+        self.turn(Touched::reading(read)).await;
+        look(&mut self.shared.lock().state)
+    }
+
+    async fn change<T>(&self, changed: u8, change: impl FnOnce(&mut State) -> Result<T> + Send + 'static) -> Result<T> {
+        self.turn(Touched::changing(changed)).await;
+        let scheduler = &mut *self.shared.lock();
+        let lost = || StoreError::NoAnswer { operation: "test", source: "lost".into() };
+        match scheduler.faults.draw() {
+            Fate::Answered => change(&mut scheduler.state),
+            Fate::Lost => {
+                let _ = change(&mut scheduler.state);
+                Err(lost())
+            }
+            Fate::Dropped => Err(lost()),
+            Fate::Late => {
+                scheduler.late.push(Box::new(|state| drop(change(state))));
+                Err(lost())
+            }
+        }
+    }
+
+    /// The plan's presigned PUT, which signs `If-None-Match: *`.
+    pub(super) async fn put_by_url(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+        self.turn(Touched::changing(Touched::object(name))).await;
+        let object = Object { bytes: bytes.to_vec(), marker: None };
+        self.shared.lock().state.write(name, object, true)
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    async fn put(&self, name: &Name, _: &Metadata, body: Payload) -> Result<()> {
+        let touched = Touched::object(name);
+        let Content::Memory(bytes) = body.content else { unreachable!() };
+        let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
+        self.change(touched, move |state| state.write(&name, object, true)).await
+    }
+
+    async fn create_upload(&self, name: &Name, _: &Metadata) -> Result<Upload> {
+        let touched = Touched::uploads(name);
+        let name = name.clone();
+        self.change(touched, move |state| {
+            state.serial += 1;
+            let id = format!("u{}", state.serial);
+            state.uploads.insert(id.clone(), Unfinished { name: name.clone(), parts: BTreeMap::new() });
+            Ok(Upload { name, id })
+        })
+        .await
+    }
+
+    async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
+        let touched = Touched::uploads(&upload.name);
+        let Content::Memory(bytes) = body.content else { unreachable!() };
+        let (upload, size) = (upload.clone(), body.len);
+        self.change(touched, move |state| {
+            state.upload(&upload)?.parts.insert(number, bytes.to_vec());
+            Ok(Part { number, size, etag: None, crc64: None })
+        })
+        .await
+    }
+
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
+        let touched = Touched::uploads(&upload.name) | Touched::object(&upload.name);
+        let (upload, numbers) = (upload.clone(), parts.iter().map(|part| part.number).collect::<Vec<_>>());
+        let only_new = matches!(upload.name, Name::Image(_));
+        self.change(touched, move |state| {
+            let held = &state.upload(&upload)?.parts;
+            let bytes: Vec<u8> = numbers.iter().filter_map(|number| held.get(number)).flatten().copied().collect();
+            if bytes.len() as u64 != whole.size {
+                return Err(StoreError::Refused {
+                    operation: "test",
+                    code: "InvalidPart".to_owned(),
+                    source: "".into(),
+                });
+            }
+            state.write(&upload.name, Object { bytes, marker: None }, only_new)?;
+            state.uploads.remove(&upload.id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn abort_upload(&self, upload: &Upload) -> Result<()> {
+        let touched = Touched::uploads(&upload.name);
+        let id = upload.id.clone();
+        self.change(touched, move |state| {
+            state.uploads.remove(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
+        self.read_state(Touched::uploads(&upload.name), |state| {
+            let parts = state.upload(upload)?.parts.iter();
+            let part = |(number, bytes): (&u32, &Vec<u8>)| Part {
+                number: *number,
+                size: bytes.len() as u64,
+                etag: None,
+                crc64: None,
+            };
+            Ok(parts.map(part).collect())
+        })
+        .await
+    }
+
+    async fn head(&self, name: &Name) -> Result<ObjectInfo> {
+        self.read_state(Touched::object(name), |state| {
+            let object = state.get(name)?;
+            Ok(ObjectInfo {
+                size: object.bytes.len() as u64,
+                etag: Some(object.etag()),
+                content_type: None,
+                dimensions: None,
+                crc64: None,
+                sha256: None,
+                last_modified: None,
+                marker: object.marker,
+            })
+        })
+        .await
+    }
+
+    async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes> {
+        self.read_state(Touched::object(name), |state| {
+            let bytes = state.get_if(name, etag)?.bytes;
+            let end = bytes.len().min(range.end as usize);
+            Ok(Bytes::copy_from_slice(&bytes[(range.start as usize).min(end)..end]))
+        })
+        .await
+    }
+
+    async fn stream(&self, _: &Name, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+        unreachable!("no plan here has a digest")
+    }
+
+    /// Its source is read when it begins, and its part is there when it ends.
+    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+        let touched = Touched::uploads(&upload.name);
+        let etag = source.etag.clone().unwrap();
+        let bytes = self.read_state(Touched::object(from), |state| Ok(state.get_if(from, &etag)?.bytes)).await?;
+        let (upload, size) = (upload.clone(), bytes.len() as u64);
+        self.change(touched, move |state| {
+            state.upload(&upload)?.parts.insert(1, bytes);
+            Ok(Part { number: 1, size, etag: None, crc64: None })
+        })
+        .await
+    }
+
+    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>> {
+        self.read_state(Touched::uploads(name), |state| {
+            let ours = state.uploads.iter().filter(|(_, upload)| upload.name == *name);
+            Ok(ours.map(|(id, upload)| Upload { name: upload.name.clone(), id: id.clone() }).collect())
+        })
+        .await
+    }
+
+    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+        let touched = Touched::object(name);
+        let (name, replaces) = (name.clone(), replaces.map(str::to_owned));
+        let object = Object { bytes: Vec::new(), marker: Some(marker.clone()) };
+        self.change(touched, move |state| {
+            if let Some(etag) = replaces {
+                state.get_if(&name, &etag)?;
+            }
+            state.write(&name, object, false)
+        })
+        .await
+    }
+
+    async fn delete(&self, name: &Name) -> Result<()> {
+        let touched = Touched::object(name);
+        let key = name.object_key("");
+        self.change(touched, move |state| {
+            state.objects.remove(&key);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        unreachable!()
+    }
+
+    async fn remove_leftover(&self, _: &Leftover) -> Result<()> {
+        unreachable!()
+    }
+
+    async fn presign_get(&self, _: &Name, _: &PresignOptions) -> Result<Presigned> {
+        unreachable!()
+    }
+
+    async fn presign_put(&self, _: &Name, _: &PutConditions, _: &PresignOptions) -> Result<Presigned> {
+        unreachable!()
+    }
+
+    async fn presign_part(&self, _: &Upload, _: u32, _: u64, _: &PresignOptions) -> Result<Presigned> {
+        unreachable!()
+    }
+}
