@@ -53,9 +53,11 @@ pub struct S3Store {
     client: Client,
     bucket: String,
     prefix: String,
+    /// In effect; None: AWS by region.
     endpoint: Option<String>,
     public_endpoint: Option<String>,
     host_follows_request: bool,
+    /// In effect: never [`Checksum::Auto`].
     checksum: Checksum,
     sse: Option<Sse>,
     attempt_timeout: Duration,
@@ -72,15 +74,15 @@ impl S3Store {
     /// Unlike the SDK's default chain it does not ask the instance's metadata service for a region.
     pub async fn connect(options: S3Options) -> S3Store {
         let in_use = InUse::default();
-        let config = client_config(&options, &in_use).await;
+        let (config, endpoint) = client_config(&options, &in_use).await;
         S3Store {
             client: Client::from_conf(config.build()),
             bucket: options.bucket,
             prefix: options.prefix,
-            endpoint: options.endpoint,
+            checksum: options.checksum.resolve(endpoint.as_deref()),
+            endpoint,
             public_endpoint: options.public_endpoint,
             host_follows_request: options.host_follows_request,
-            checksum: options.checksum,
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
             in_use,

@@ -11,6 +11,7 @@ mod docs;
 #[cfg(feature = "doctor")]
 mod doctor;
 mod embedded;
+mod environment;
 mod failing_store;
 mod faulty;
 mod hardening;

@@ -18,7 +18,7 @@ pub struct Process {
     lines: Vec<String>,
 }
 
-fn binary() -> Command {
+pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
     command.env_remove("S3_BUCKET").env("PORT", "0").env("EMBEDDED_S3_PORT", "0");
     command
@@ -45,7 +45,7 @@ impl Process {
     }
 
     /// Starts `command`, and waits until it has printed `greeting` lines.
-    fn spawn(mut command: Command, greeting: usize) -> Self {
+    pub fn spawn(mut command: Command, greeting: usize) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = Vec::new();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
