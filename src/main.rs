@@ -95,7 +95,7 @@ fn run(config: Config, task: Task) -> Outcome {
         let code = match task {
             Task::Serve => serve(config, &backend).await?,
             Task::Function => function(config, &backend).await?,
-            Task::Sweep { age } => clean(backend.store.as_ref(), age).await?,
+            Task::Sweep { age } => clean(backend.store.as_ref(), age).await,
             #[cfg(feature = "doctor")]
             Task::Doctor { json } => image_store::doctor::doctor(&config, &backend, json, stop_signal()?).await?,
         };
@@ -177,10 +177,10 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn clean(store: &dyn Store, age: std::time::Duration) -> Outcome {
-    let swept = sweep::sweep(store, age).await?;
-    println!("aborted {} unfinished uploads, deleted {} unverified objects", swept.uploads, swept.objects);
-    Ok(if swept.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+async fn clean(store: &dyn Store, age: std::time::Duration) -> ExitCode {
+    let swept = sweep::sweep(store, age).await;
+    println!("{swept}");
+    if swept.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

@@ -260,10 +260,20 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the bucket answers (HeadBucket). Never writes.
     async fn ping(&self) -> Result<()>;
 
-    /// Unfinished multipart uploads and objects under `incoming/`, below the prefix, all pages.
-    async fn leftovers(&self) -> Result<Vec<Leftover>>;
+    /// Unfinished multipart uploads below the prefix (ListMultipartUploads, all pages).
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>>;
 
-    /// Removes one of [`Store::leftovers`].
+    /// Objects under `incoming/` below the prefix (ListObjectsV2, all pages).
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>>;
+
+    /// All that a sweep looks at: [`Store::unfinished_uploads`], then [`Store::unverified_objects`].
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        let mut found = self.unfinished_uploads().await?;
+        found.extend(self.unverified_objects().await?);
+        Ok(found)
+    }
+
+    /// Removes one of them.
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()>;
 
     /// A URL that reads an object (presigned GetObject).

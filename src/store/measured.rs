@@ -159,8 +159,12 @@ impl Store for Measured {
         self.measure(Operation::HeadBucket, self.inner.ping()).await
     }
 
-    async fn leftovers(&self) -> Result<Vec<Leftover>> {
-        self.inner.leftovers().await
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        self.inner.unfinished_uploads().await
+    }
+
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
+        self.inner.unverified_objects().await
     }
 
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()> {

@@ -324,10 +324,12 @@ impl Store for S3Store {
         }
     }
 
-    async fn leftovers(&self) -> Result<Vec<Leftover>> {
-        let mut found = self.unfinished_uploads().await?;
-        found.extend(self.unverified_objects().await?);
-        Ok(found)
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        self.list_unfinished_uploads().await
+    }
+
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
+        self.list_unverified_objects().await
     }
 
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()> {
