@@ -118,6 +118,9 @@ fn runtime(task: &Task) -> tokio::runtime::Builder {
     builder
 }
 
+/// At the end, what calls whose answers were lost may have done is looked for once more, for this long.
+const LAST_LOOKS: std::time::Duration = std::time::Duration::from_secs(5);
+
 async fn function(config: Config, backend: &Backend) -> Outcome {
     let app = App::new(config, Arc::clone(&backend.store), None);
     transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
@@ -141,7 +144,9 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
     }
     raise_file_limit();
     let app = App::new(config, Arc::clone(&backend.store), spill);
-    let clean = transport::server::serve(listener, app, server, stop_signal()?).await;
+    let clean = transport::server::serve(listener, app.clone(), server, stop_signal()?).await;
+    // Not a reason to call the end unclean: nothing says that anything is there.
+    let _ = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude()).await;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

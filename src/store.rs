@@ -16,6 +16,7 @@ use crate::format::ImageInfo;
 pub mod embedded;
 pub mod measured;
 mod name;
+pub mod reconcile;
 pub mod s3;
 
 pub use name::{INCOMING, ImageKey, Name};
@@ -66,6 +67,14 @@ pub struct Upload {
     pub name: Name,
     /// S3's `UploadId`. Whoever knows it can go on with the upload: never logged.
     pub id: String,
+}
+
+/// An upload that was created, perhaps not alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedUpload {
+    pub upload: Upload,
+    /// Whether the answer to an earlier attempt was lost, so that another upload of the name may have been created.
+    pub perhaps_others: bool,
 }
 
 /// A part S3 has taken. Part numbers count from 1.
@@ -209,6 +218,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Starts a multipart upload (CreateMultipartUpload).
     async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload>;
+
+    /// As [`Store::create_upload`], and says whether there may be others; for [`reconcile::Reconciler::create_upload`].
+    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+        let upload = self.create_upload(name, metadata).await?;
+        Ok(CreatedUpload { upload, perhaps_others: false })
+    }
 
     /// Sends one part (UploadPart). `number` counts from 1.
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part>;

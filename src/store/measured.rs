@@ -11,8 +11,8 @@ use std::time::Instant;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use super::{
-    Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result,
-    Store, StoreError, Upload, Whole,
+    CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
+    PutConditions, Result, Store, StoreError, Upload, Whole,
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, table};
 
@@ -24,11 +24,11 @@ enum Operation {
     UploadPart,
     CompleteMultipartUpload,
     AbortMultipartUpload,
+    ListMultipartUploads,
     ListParts,
     HeadObject,
     GetObject,
     UploadPartCopy,
-    ListMultipartUploads,
     DeleteObject,
     HeadBucket,
 }
@@ -108,6 +108,10 @@ impl Store for Measured {
 
     async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
         self.measure(Operation::CreateMultipartUpload, self.inner.create_upload(name, metadata)).await
+    }
+
+    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+        self.measure(Operation::CreateMultipartUpload, self.inner.create_only_upload(name, metadata)).await
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {

@@ -16,6 +16,7 @@ mod failing_store;
 mod faulty;
 mod hardening;
 mod lambda;
+mod lost_answers;
 mod metrics;
 mod page;
 mod process;

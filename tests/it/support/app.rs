@@ -167,6 +167,7 @@ impl TestApp {
     /// Stops the service. Fails where the store holds an unfinished upload, or objects other than `expected`.
     pub async fn end(mut self, expected: &[&str]) {
         self.settled().await;
+        self.app.uploads.reconciler().conclude().await;
         let leftovers = self.store.leftovers().await.unwrap();
         let open: Vec<_> = leftovers.iter().filter(|leftover| leftover.upload_id.is_some()).collect();
         assert!(open.is_empty(), "unfinished uploads are left: {open:?}");
