@@ -5,6 +5,7 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use image_store::app::App;
@@ -53,7 +54,7 @@ enum Task {
     /// Serve as a Lambda function.
     Function,
     Sweep {
-        age: std::time::Duration,
+        age: Duration,
     },
     #[cfg(feature = "doctor")]
     Doctor {
@@ -119,9 +120,13 @@ fn runtime(task: &Task) -> tokio::runtime::Builder {
 }
 
 /// At the end, what calls whose answers were lost may have done is looked for once more, for this long.
-const LAST_LOOKS: std::time::Duration = std::time::Duration::from_secs(5);
+const LAST_LOOKS: Duration = Duration::from_secs(5);
+
+/// A function's first invocation has the little processor time there is for itself.
+const PROBE_DELAY: Duration = Duration::from_secs(1);
 
 async fn function(config: Config, backend: &Backend) -> Outcome {
+    image_store::probe::start(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
     transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
     Ok(ExitCode::SUCCESS)
@@ -143,6 +148,9 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
         tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
     }
     raise_file_limit();
+    if !backend.is_embedded() {
+        image_store::probe::start(Arc::clone(&backend.s3), Duration::ZERO);
+    }
     let app = App::new(config, Arc::clone(&backend.store), spill);
     let clean = transport::server::serve(listener, app.clone(), server, stop_signal()?).await;
     // Not a reason to call the end unclean: nothing says that anything is there.
@@ -182,7 +190,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn clean(store: &dyn Store, age: std::time::Duration) -> ExitCode {
+async fn clean(store: &dyn Store, age: Duration) -> ExitCode {
     let swept = sweep::sweep(store, age).await;
     println!("{swept}");
     if swept.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

@@ -5,10 +5,9 @@ use std::time::{Duration, SystemTime};
 use super::advice::root;
 use super::report::{Finding, Outcome};
 use super::subject::Subject;
+use crate::probe::SKEW_LIMIT;
 use crate::store::{ImageKey, Name, StoreError};
 
-/// S3 refuses what is signed with a clock that differs by more.
-const SKEW_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Far above what a network and whole seconds make.
 const SKEW_SEEN: Duration = Duration::from_secs(30);
 

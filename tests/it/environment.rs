@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::process::{Process, binary};
 use super::support::app::{TestApp, fixture};
-use super::support::faults::Operation;
+use super::support::faults::{Action, Operation};
 
 /// The service on the store of `app`, which it finds through `variables` and the profile `config`.
 fn on_store_of(app: &TestApp, folder: &TempDir, config: &str, variables: &[(&str, &str)]) -> Process {
@@ -93,6 +93,49 @@ async fn links_end_with_the_credentials_that_sign_them() {
     process.terminate();
     assert!(process.end().await.0.success());
     app.end(&[&key]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_rejects_its_probe_is_one_warning_and_delays_nothing() {
+    let app = TestApp::behind_faults(&[]).await;
+    let mut keys = Vec::new();
+    for (action, warnings, lists) in
+        [(Action::Status(403), 1, 1), (Action::SetHeader("x-other", "1"), 0, 0), (Action::Hang, 0, 0)]
+    {
+        app.faults().heal();
+        app.faults().fail_all(Operation::HeadBucket, action);
+        let denied = Action::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
+        app.faults().fail_all(Operation::ListObjects, denied);
+        let (asked, listed) = (app.faults().calls(Operation::HeadBucket), app.faults().calls(Operation::ListObjects));
+        let written = app.faults().calls(Operation::Put);
+        let process = Process::on_store_of(&app, &["--log-format=json"]);
+        app.faults().wait_for(Operation::HeadBucket, asked + 1).await;
+        app.faults().wait_for(Operation::ListObjects, listed + lists).await;
+        keys.push(upload(&process).await["s3_key"].as_str().unwrap().to_owned());
+        process.terminate();
+        let (status, log) = process.end().await;
+        assert!(status.success(), "{log}");
+        assert_eq!(log.matches("run `image-store doctor`").count(), warnings, "{action:?}: {log}");
+        assert_eq!(app.faults().calls(Operation::Put), written + 1, "only the upload's");
+    }
+    app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+/// The SDK signs its own calls by the store's clock then, and presigned URLs by this machine's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_wrong_is_a_warning() {
+    let app = TestApp::behind_faults(&[]).await;
+    let long_ago = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(3600));
+    app.faults().fail_all(Operation::HeadBucket, Action::SetHeader("date", long_ago.leak()));
+    let process = Process::on_store_of(&app, &[]);
+    app.faults().wait_for(Operation::HeadBucket, 1).await;
+    let health = format!("http://{}/readyz", process.address);
+    // Its status is of no interest: the embedded store's clock is right. It comes well after the probe's answer.
+    reqwest::get(health).await.unwrap();
+    process.terminate();
+    let (_, log) = process.end().await;
+    assert!(log.contains("this machine's clock is wrong: run `image-store doctor`"), "{log}");
+    app.end(&[]).await;
 }
 
 #[test]
