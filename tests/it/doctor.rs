@@ -98,7 +98,7 @@ async fn the_embedded_store_is_well() {
     command.env("CORS_ALLOW_ORIGIN", "https://page.example").env("PUBLIC_URL", "https://images.example.com/up");
     let report = Report::of(command).await;
     assert!(report.lines.iter().all(|line| line["verdict"] == "ok"), "{:#?}", report.lines);
-    assert_eq!((report.code, report.lines.len()), (0, 22));
+    assert_eq!((report.code, report.lines.len()), (0, 26));
     assert_eq!(stray_files(data.path()), Vec::<String>::new());
 }
 
@@ -140,7 +140,7 @@ async fn every_call_that_is_denied_is_told_with_its_permission_and_leaves_nothin
         (Operation::Copy, "copy", "s3:PutObject"),
         (Operation::Create, "multipart", "s3:PutObject"),
         (Operation::UploadPart, "multipart", "s3:PutObject"),
-        (Operation::ListParts, "multipart", "s3:ListMultipartUploadParts"),
+        (Operation::ListParts, "list-parts", "s3:ListMultipartUploadParts"),
         (Operation::Complete, "multipart", "s3:PutObject"),
     ] {
         let (backend, faults) = behind_faults().await;
@@ -174,7 +174,7 @@ async fn what_cannot_be_removed_is_named() {
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!((report.code, report.failed()), (1, vec!["delete", "abort", "cleanup"]));
     let (objects, uploads) = (backend.strict_s3().objects(), backend.strict_s3().open_uploads());
-    assert!(objects.len() > 2 && uploads.len() == 1, "{objects:?} {uploads:?}");
+    assert!(objects.len() > 2 && uploads.len() == 3, "{objects:?} {uploads:?}");
     assert_eq!(backend.objects().await.len(), objects.len(), "all pages are read");
     for key in objects.iter().chain(&uploads) {
         report.says("cleanup", "fail", key);
@@ -269,6 +269,71 @@ async fn conditions_that_are_ignored_are_told() {
 }
 
 #[tokio::test]
+async fn an_upload_that_does_not_end_once_is_told() {
+    const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>";
+    // After one of `multipart`: `complete-once`, and of `ends-once` the one after an abort.
+    for (nth, check, verdict, words) in [
+        (2, "complete-once", "warn", "If-None-Match is ignored at Complete"),
+        (4, "ends-once", "fail", "completed after it had been aborted"),
+    ] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail(Operation::Complete, nth..=nth, Action::Answer(200, COMPLETED));
+        let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+        report.says(check, verdict, words);
+        assert_eq!(report.code, i32::from(verdict == "fail"), "{:#?}", report.lines);
+        report.says("cleanup", "ok", "nothing");
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn parts_that_cannot_be_listed_are_no_fault_of_multipart() {
+    const NO_KEY: Action = Action::Answer(404, "<Error><Code>NoSuchKey</Code></Error>");
+    let (backend, faults) = behind_faults().await;
+    faults.fail_all(Operation::ListParts, Action::Answer(501, "<Error><Code>NotImplemented</Code></Error>"));
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!((report.failed(), report.verdict("multipart")), (vec!["list-parts"], "ok"), "{:#?}", report.lines);
+    report.says("list-parts", "fail", "DIRECT_PUT_MAX=5GB");
+    report.says("presigned-part", "skip", "needs list-parts");
+    backend.check_clean().await;
+
+    // Ceph's words for an upload that was aborted.
+    let (backend, faults) = behind_faults().await;
+    faults.fail(Operation::ListParts, 2..=2, NO_KEY);
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!((report.failed(), report.verdict("abort")), (vec![], "ok"), "{:#?}", report.lines);
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn uploads_that_cannot_be_listed_are_told_apart_from_objects() {
+    let (backend, faults) = behind_faults().await;
+    faults.fail_all(Operation::ListUploads, Action::Answer(200, "<ListBucketResult></ListBucketResult>"));
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!(report.failed(), ["list"], "{:#?}", report.lines);
+    report.says("list", "fail", "unfinished uploads cannot be listed");
+    backend.check_clean().await;
+}
+
+/// Only what is sent can be what a store does not know.
+#[tokio::test]
+async fn a_fix_names_settings_in_effect() {
+    const UNKNOWN: &str = "<Error><Code>InvalidRequest</Code></Error>";
+    for (checksum, sse, named) in [
+        ("crc64nvme", "none", "try S3_CHECKSUM=none\""),
+        ("crc64nvme", "AES256", "try S3_CHECKSUM=none, then S3_SSE=none\""),
+        ("auto", "none", "does not offer this call"),
+    ] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail_all(Operation::Create, Action::Answer(400, UNKNOWN));
+        let settings = [("S3_CHECKSUM", checksum), ("S3_SSE", sse)];
+        let report = Report::of(doctor(&backend, &faults.endpoint, &settings)).await;
+        report.says("multipart", "fail", named);
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
 async fn only_a_refusal_of_its_digest_refuses_a_wrong_checksum() {
     const OTHER_NAME: &str = "<Error><Code>XAmzContentChecksumMismatch</Code></Error>";
     for (action, verdict, words) in [
@@ -302,16 +367,19 @@ async fn an_object_that_was_refused_and_is_there_is_told() {
 
 #[tokio::test]
 async fn presigned_urls_are_tried_from_outside() {
-    // The sample, the sample again, the longer body.
-    for (nth, verdict, words) in
-        [(1, "fail", "403 AccessDenied"), (2, "warn", "a second time"), (3, "warn", "Content-Length")]
-    {
+    // The sample, the sample again, the longer body, and one with another SHA-256 than was signed.
+    for (nth, check, verdict, words) in [
+        (1, "presigned-put", "fail", "403 AccessDenied"),
+        (2, "presigned-put", "warn", "a second time"),
+        (3, "presigned-put", "warn", "Content-Length"),
+        (4, "sha256", "warn", "a wrong SHA-256 is taken"),
+    ] {
         let (backend, faults) = behind_faults().await;
         let action = if nth == 1 { DENIED } else { Action::Answer(200, "") };
         faults.fail(Operation::Put, nth..=nth, action);
         let outside = [("S3_PUBLIC_ENDPOINT_URL", faults.endpoint.as_str())];
         let report = Report::of(doctor(&backend, &backend.endpoint, &outside)).await;
-        report.says("presigned-put", verdict, words);
+        report.says(check, verdict, words);
         assert_eq!(report.code, i32::from(verdict == "fail"));
         let sent = &faults.headers(Operation::Put)[0];
         assert_eq!(
