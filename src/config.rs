@@ -15,6 +15,7 @@ use crate::auth::{Keys, Secret};
 use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::s3::{Checksum, Sse};
+use crate::telemetry;
 use parse::{absolute_url, formats, number, origins, prefix, size};
 
 /// S3's limit on the number of parts of one upload.
@@ -176,6 +177,7 @@ impl Config {
             log_json: problems
                 .take("LOG_FORMAT", parse::choice(&settings.log_format, &[("text", false), ("json", true)])),
         };
+        problems.take("RUST_LOG", telemetry::filter().map(drop));
         config.check_together(&mut problems);
         if problems.0.is_empty() { Ok(config) } else { Err(problems.0) }
     }

@@ -10,6 +10,10 @@ use crate::format::Format;
 
 /// S3 signs URLs for no longer.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// S3's keys have at most 1,024 bytes; the rest is for what the service names below the prefix.
+///
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
+const MAX_PREFIX: usize = 900;
 /// Longer is a mistake, and sums of durations must not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -83,6 +87,9 @@ pub fn formats(text: &str) -> Parsed<Vec<Format>> {
 pub fn prefix(text: &str) -> Parsed<String> {
     let whole = text.is_empty() || (text.ends_with('/') && !text.starts_with('/') && !text.contains("//"));
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.!*'()".contains(&byte));
+    if text.len() > MAX_PREFIX {
+        return Err(format!("has {} characters; S3's keys leave room for {MAX_PREFIX}", text.len()));
+    }
     if whole && plain && !text.split('/').any(|part| part == "." || part == "..") {
         return Ok(text.to_owned());
     }
@@ -211,6 +218,7 @@ mod tests {
         for bad in ["a", "/", "/a/", "a//b/", "../", "ä/", "a b/"] {
             assert!(prefix(bad).is_err(), "{bad}");
         }
+        assert!(prefix(&"a/".repeat(450)).is_ok() && prefix(&"a/".repeat(451)).is_err());
     }
 
     #[test]

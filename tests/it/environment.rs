@@ -148,6 +148,7 @@ fn settings_that_are_lost_without_a_bucket_are_reported_together() {
         .env("S3_SSE", "AES256")
         .env("API_KEYS", "")
         .env("COMPLETE_WAIT", "0")
+        .env("RUST_LOG", "image_store=loud")
         .env("CORS_ALLOW_ORIGIN", "https://Page.example/")
         .output()
         .unwrap();
@@ -161,6 +162,7 @@ fn settings_that_are_lost_without_a_bucket_are_reported_together() {
         "S3_SSE: requires S3_BUCKET",
         "API_KEYS: ",
         "COMPLETE_WAIT: ",
+        "RUST_LOG: 'image_store=loud' ",
         "CORS_ALLOW_ORIGIN: 'https://Page.example/' never matches; browsers send 'https://page.example'",
     ] {
         assert!(told.contains(setting), "{setting} in {told}");
