@@ -16,6 +16,9 @@ use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
 use utoipa_axum::routes;
 
 pub mod headers;
+mod readiness;
+
+use self::readiness::Readiness;
 
 use crate::auth::tokens::Tokens;
 use crate::auth::{self, Scope};
@@ -46,6 +49,7 @@ pub struct App {
     pub verifier: Verifier,
     pub promotions: Promotions,
     pub tokens: Tokens,
+    pub readiness: Readiness,
     pub metrics: Metrics,
     draining: Arc<AtomicBool>,
 }
@@ -67,6 +71,7 @@ impl App {
             uploads,
             tokens,
             config: Arc::new(config),
+            readiness: Readiness::new(Arc::clone(&store)),
             store,
             metrics,
             draining: Arc::default(),

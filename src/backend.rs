@@ -89,10 +89,7 @@ impl Backend {
             let (dir, port) = (store.data_dir.display(), store.embedded_port);
             format!("cannot start the embedded S3 (DATA_DIR={dir}, EMBEDDED_S3_PORT={port}): {error}")
         })?;
-        let options = S3Options {
-            public_endpoint: store.public_endpoint.clone(),
-            ..embedded.s3_options(&store.prefix, store.timeout)
-        };
+        let options = embedded.s3_options(&store.prefix, store.timeout);
         let place = format!("the embedded S3 in {} ({})", store.data_dir.display(), embedded.endpoint);
         let s3 = Arc::new(S3Store::connect(options).await);
         let store = Arc::clone(&s3) as Arc<dyn Store>;
@@ -115,8 +112,6 @@ async fn sweep_now_and_then(store: Arc<dyn Store>) {
     let mut hourly = tokio::time::interval(std::time::Duration::from_secs(3600));
     loop {
         hourly.tick().await;
-        if let Err(error) = crate::sweep::sweep(store.as_ref(), crate::sweep::AGE).await {
-            tracing::warn!(error = &error as &dyn Error, "the embedded store could not be swept");
-        }
+        crate::sweep::sweep(store.as_ref(), crate::sweep::AGE).await;
     }
 }

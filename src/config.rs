@@ -15,6 +15,7 @@ use crate::auth::{Keys, Secret};
 use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::s3::{Checksum, Sse};
+use crate::telemetry;
 use parse::{absolute_url, formats, number, origins, prefix, size};
 
 /// S3's limit on the number of parts of one upload.
@@ -27,8 +28,6 @@ const MAX_PART_SIZE: u64 = 5 << 30;
 const MAX_OBJECT_SIZE: u64 = 5_000_000_000;
 /// Bytes.
 const MIN_TOKEN_SECRET: usize = 32;
-/// S3 signs nothing for longer.
-const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Where it is not set; used only as far as the system allows.
 const SPILL_BUDGET: &str = "4GiB";
 const SPILL_DIR: &str = "/var/tmp";
@@ -144,6 +143,11 @@ impl Problems {
         })
     }
 
+    /// A setting that is unset, or an absolute URL.
+    fn url(&mut self, setting: &str, text: Option<&str>) -> Option<String> {
+        self.take(setting, text.map(absolute_url).transpose())
+    }
+
     fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {
             self.0.push(problem());
@@ -165,12 +169,15 @@ impl Config {
             direct: Direct::read(settings, &mut problems),
             auth: Auth::read(settings, &mut problems),
             policy: read_policy(settings, &mut problems),
-            read_url_ttl: problems.take("READ_URL_TTL", duration(&settings.read_url_ttl)),
-            public_url: problems.take("PUBLIC_URL", absolute_url(settings.public_url.as_deref())),
-            cors_origins: problems.take("CORS_ALLOW_ORIGIN", origins(settings.cors_allow_origin.as_deref())),
+            read_url_ttl: problems.take("READ_URL_TTL", parse::url_ttl(&settings.read_url_ttl)),
+            // Templates set these two to nothing where they are not wanted, which is harmless.
+            public_url: problems.url("PUBLIC_URL", settings.public_url.as_deref().filter(|url| !url.is_empty())),
+            cors_origins: problems
+                .take("CORS_ALLOW_ORIGIN", origins(settings.cors_allow_origin.as_deref().unwrap_or_default())),
             log_json: problems
                 .take("LOG_FORMAT", parse::choice(&settings.log_format, &[("text", false), ("json", true)])),
         };
+        problems.take("RUST_LOG", telemetry::filter().map(drop));
         config.check_together(&mut problems);
         if problems.0.is_empty() { Ok(config) } else { Err(problems.0) }
     }
@@ -178,6 +185,10 @@ impl Config {
     /// The rules that span settings.
     fn check_together(&self, problems: &mut Problems) {
         let (part_size, max) = (self.sink.part_size as u64, self.policy.max_upload_size);
+        // Of a value that could not be read, that is all there is to say.
+        if part_size == 0 {
+            return;
+        }
         problems.check(max <= MAX_PARTS.saturating_mul(part_size), || {
             format!("MAX_UPLOAD_SIZE: {max} bytes do not fit {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
         });
@@ -188,14 +199,6 @@ impl Config {
         let scan = self.policy.header_scan_limit as u64;
         problems.check(scan <= part_size, || {
             format!("HEADER_SCAN_LIMIT: {scan} bytes do not fit one part of PART_SIZE ({part_size} bytes)")
-        });
-        for (setting, ttl) in [("READ_URL_TTL", self.read_url_ttl), ("UPLOAD_URL_TTL", self.direct.url_ttl)] {
-            problems.check((Duration::from_secs(1)..=MAX_TTL).contains(&ttl), || {
-                format!("{setting}: must be between 1s and 7 days, S3's limit")
-            });
-        }
-        problems.check(cfg!(feature = "embedded") || self.store.bucket.is_some(), || {
-            "S3_BUCKET: is needed, this binary was built without the embedded S3".to_owned()
         });
     }
 }
@@ -220,28 +223,66 @@ impl Server {
 
 impl Store {
     fn read(settings: &Settings, problems: &mut Problems) -> Store {
-        let endpoint = problems.take("AWS_ENDPOINT_URL_S3", absolute_url(settings.s3_endpoint_url.as_deref()));
-        let auto = if endpoint.is_some() { Checksum::None } else { Checksum::Crc64Nvme };
-        let checksums = [("auto", auto), ("crc64nvme", Checksum::Crc64Nvme), ("none", Checksum::None)];
+        let endpoint = settings.s3_endpoint_url.as_deref().filter(|endpoint| !is_ignored(endpoint));
+        let checksums = [("auto", Checksum::Auto), ("crc64nvme", Checksum::Crc64Nvme), ("none", Checksum::None)];
         let kms = Sse::Kms { key_id: settings.s3_sse_kms_key_id.clone() };
         let sse = [("none", None), ("AES256", Some(Sse::Aes256)), ("aws:kms", Some(kms))];
-        problems.check(settings.s3_sse_kms_key_id.is_none() || settings.s3_sse == "aws:kms", || {
-            "S3_SSE_KMS_KEY_ID: goes with S3_SSE=aws:kms".to_owned()
-        });
-        let public = settings.s3_public_endpoint_url.as_deref();
-        Store {
-            bucket: settings.s3_bucket.clone().filter(|bucket| !bucket.is_empty()),
+        let store = Store {
+            bucket: problems.take("S3_BUCKET", settings.s3_bucket.as_deref().map(parse::bucket).transpose()),
             prefix: problems.take("S3_PREFIX", prefix(&settings.s3_prefix)),
-            endpoint,
-            public_endpoint: problems.take("S3_PUBLIC_ENDPOINT_URL", absolute_url(public)),
+            endpoint: problems.url("AWS_ENDPOINT_URL_S3", endpoint),
+            public_endpoint: problems.url("S3_PUBLIC_ENDPOINT_URL", settings.s3_public_endpoint_url.as_deref()),
             force_path_style: problems.take("S3_FORCE_PATH_STYLE", parse::switch(&settings.s3_force_path_style)),
             checksum: problems.take("S3_CHECKSUM", parse::choice(&settings.s3_checksum, &checksums)),
             sse: problems.take("S3_SSE", parse::choice(&settings.s3_sse, &sse)),
             timeout: problems.take("S3_TIMEOUT", parse::some_time(&settings.s3_timeout)),
             data_dir: settings.data_dir.clone(),
             embedded_port: problems.take("EMBEDDED_S3_PORT", number(&settings.embedded_s3_port)),
+        };
+        store.check_key(settings, problems);
+        if settings.s3_bucket.is_none() {
+            store.check_embedded(settings, problems);
+        }
+        store
+    }
+
+    fn check_key(&self, settings: &Settings, problems: &mut Problems) {
+        let Some(key) = &settings.s3_sse_kms_key_id else { return };
+        problems.check(!key.is_empty(), || {
+            "S3_SSE_KMS_KEY_ID: is empty; name a key, or unset it to use the account's own".to_owned()
+        });
+        problems.check(matches!(self.sse, Some(Sse::Kms { .. })), || {
+            "S3_SSE_KMS_KEY_ID: is used only with S3_SSE=aws:kms".to_owned()
+        });
+    }
+
+    /// Without a bucket there is the embedded S3, which has none of what these settings are about: whoever sets one of them
+    /// means a bucket, and would not find the images there.
+    fn check_embedded(&self, settings: &Settings, problems: &mut Problems) {
+        if cfg!(not(feature = "embedded")) {
+            return problems.0.push("S3_BUCKET: is required, this binary was built without the embedded S3".to_owned());
+        }
+        for (setting, is_set) in [
+            ("AWS_ENDPOINT_URL_S3", self.endpoint.is_some()),
+            ("S3_PUBLIC_ENDPOINT_URL", settings.s3_public_endpoint_url.is_some()),
+            ("S3_FORCE_PATH_STYLE", self.force_path_style),
+            ("S3_CHECKSUM", self.checksum != Checksum::Auto),
+            ("S3_SSE", self.sse.is_some()),
+        ] {
+            problems.check(!is_set, || {
+                format!("{setting}: requires S3_BUCKET; without it images are kept in the embedded S3 in DATA_DIR")
+            });
         }
     }
+}
+
+/// Whether `endpoint` comes from the environment while that also says that endpoints are not to be taken from there.
+///
+/// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>
+fn is_ignored(endpoint: &str) -> bool {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").eq_ignore_ascii_case("true")
+        && variable("AWS_ENDPOINT_URL_S3") == endpoint
 }
 
 impl Sink {
@@ -250,7 +291,8 @@ impl Sink {
         let spill_budget = settings.spill_budget.as_deref().unwrap_or(SPILL_BUDGET);
         Sink {
             part_size: problems.take("PART_SIZE", usize::try_from(part_size)),
-            part_concurrency: problems.take("PART_CONCURRENCY", parse::positive(&settings.part_concurrency)),
+            part_concurrency: problems
+                .take("PART_CONCURRENCY", parse::count(&settings.part_concurrency, 1..=MAX_PARTS as usize)),
             spill_budget: problems.take("SPILL_BUDGET", size(spill_budget, 0..=u64::MAX)),
             spill_dir: settings.spill_dir.clone().unwrap_or_else(|| SPILL_DIR.into()),
             spill_chosen: settings.spill_budget.is_some() || settings.spill_dir.is_some(),
@@ -264,8 +306,8 @@ impl Direct {
     fn read(settings: &Settings, problems: &mut Problems) -> Direct {
         Direct {
             put_max: problems.take("DIRECT_PUT_MAX", size(&settings.direct_put_max, 1..=MAX_OBJECT_SIZE)),
-            url_ttl: problems.take("UPLOAD_URL_TTL", duration(&settings.upload_url_ttl)),
-            complete_wait: problems.take("COMPLETE_WAIT", duration(&settings.complete_wait)),
+            url_ttl: problems.take("UPLOAD_URL_TTL", parse::url_ttl(&settings.upload_url_ttl)),
+            complete_wait: problems.take("COMPLETE_WAIT", parse::some_time(&settings.complete_wait)),
         }
     }
 }
@@ -321,7 +363,7 @@ mod tests {
         assert_eq!(config.sink.part_size, 5 << 20);
         assert_eq!(config.policy.max_upload_size, 5_000_000_000);
         assert_eq!(config.policy.formats, [Format::Jpeg, Format::Png, Format::Gif, Format::Bmp]);
-        assert_eq!(config.store.checksum, Checksum::Crc64Nvme);
+        assert_eq!(config.store.checksum, Checksum::Auto);
     }
 
     #[test]
@@ -359,9 +401,61 @@ mod tests {
         assert_eq!(read(&["--s3-bucket=b", "--max-upload-size=5000000001"]).unwrap_err().len(), 1);
     }
 
+    /// The settings that `problems` are about.
+    fn named(problems: &[String]) -> Vec<&str> {
+        problems.iter().map(|problem| problem.split(':').next().unwrap()).collect()
+    }
+
     #[test]
-    fn an_endpoint_switches_the_automatic_checksum_off() {
-        let config = read(&["--s3-bucket=b", "--s3-endpoint-url=http://127.0.0.1:9000"]).unwrap();
-        assert_eq!(config.store.checksum, Checksum::None);
+    fn what_only_a_bucket_has_requires_one() {
+        let flags = [
+            "--s3-endpoint-url=http://127.0.0.1:9000",
+            "--s3-public-endpoint-url=https://s3.example",
+            "--s3-force-path-style=true",
+            "--s3-checksum=none",
+            "--s3-sse=AES256",
+        ];
+        let settings =
+            ["AWS_ENDPOINT_URL_S3", "S3_PUBLIC_ENDPOINT_URL", "S3_FORCE_PATH_STYLE", "S3_CHECKSUM", "S3_SSE"];
+        if cfg!(feature = "embedded") {
+            assert_eq!(named(&read(&flags).unwrap_err()), settings);
+            assert!(read(&["--s3-checksum=auto", "--s3-sse=none", "--s3-force-path-style=false"]).is_ok());
+        }
+        assert!(read(&[["--s3-bucket=b"].as_slice(), &flags].concat()).is_ok());
+    }
+
+    #[test]
+    fn what_is_set_to_nothing_is_an_error_where_it_would_lose_something() {
+        for (flags, setting) in [
+            (["--s3-bucket=", "--s3-force-path-style=true"], "S3_BUCKET"),
+            (["--s3-bucket=b", "--api-keys="], "API_KEYS"),
+            (["--s3-bucket=b", "--s3-endpoint-url="], "AWS_ENDPOINT_URL_S3"),
+            (["--s3-bucket=b", "--s3-public-endpoint-url="], "S3_PUBLIC_ENDPOINT_URL"),
+        ] {
+            assert_eq!(named(&read(&flags).unwrap_err()), [setting]);
+        }
+        let kms = ["--s3-bucket=b", "--s3-sse=AWS:KMS", "--s3-sse-kms-key-id="];
+        assert_eq!(named(&read(&kms).unwrap_err()), ["S3_SSE_KMS_KEY_ID"]);
+        let nothing = read(&["--s3-bucket=b", "--cors-allow-origin=", "--public-url=", "--s3-prefix="]).unwrap();
+        assert_eq!((nothing.cors_origins.len(), nothing.public_url), (0, None));
+    }
+
+    #[test]
+    fn values_that_can_never_work_are_errors() {
+        for (flag, setting) in [
+            ("--complete-wait=0", "COMPLETE_WAIT"),
+            ("--cors-allow-origin=https://a.example/", "CORS_ALLOW_ORIGIN"),
+            ("--public-url=https://user:secret@a.example", "PUBLIC_URL"),
+            ("--s3-endpoint-url=https://a.example?x", "AWS_ENDPOINT_URL_S3"),
+            ("--s3-bucket=s3://b", "S3_BUCKET"),
+            ("--s3-sse-kms-key-id=key", "S3_SSE_KMS_KEY_ID"),
+            ("--read-url-ttl=8days", "READ_URL_TTL"),
+            ("--part-concurrency=10001", "PART_CONCURRENCY"),
+            ("--part-size=much", "PART_SIZE"),
+        ] {
+            let problems = read(&["--s3-bucket=b", flag]).unwrap_err();
+            assert_eq!(named(&problems), [setting], "{problems:?}");
+            assert!(!problems[0].contains("secret"), "{problems:?}");
+        }
     }
 }

@@ -168,7 +168,7 @@ impl Error {
             Error::Storage(StoreError::NotFound),
             Error::OverCapacity(None),
             Error::Deadline,
-            Error::NotReady { reason: "the store does not answer", source: None },
+            Error::NotReady { reason: "no answer from the store", source: None },
             Error::PartsMissing { parts: vec![2, 3] },
             Error::PartsUnexpected { parts: vec![7] },
             Error::AlreadyComplete,

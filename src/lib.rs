@@ -18,6 +18,7 @@ pub mod auth;
 pub mod direct;
 pub mod healthcheck;
 pub mod ingest;
+pub mod probe;
 pub mod routes;
 pub mod sink;
 pub mod store;

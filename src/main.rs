@@ -5,6 +5,7 @@ use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use image_store::app::App;
@@ -53,7 +54,7 @@ enum Task {
     /// Serve as a Lambda function.
     Function,
     Sweep {
-        age: std::time::Duration,
+        age: Duration,
     },
     #[cfg(feature = "doctor")]
     Doctor {
@@ -95,7 +96,7 @@ fn run(config: Config, task: Task) -> Outcome {
         let code = match task {
             Task::Serve => serve(config, &backend).await?,
             Task::Function => function(config, &backend).await?,
-            Task::Sweep { age } => clean(backend.store.as_ref(), age).await?,
+            Task::Sweep { age } => clean(backend.store.as_ref(), age).await,
             #[cfg(feature = "doctor")]
             Task::Doctor { json } => image_store::doctor::doctor(&config, &backend, json, stop_signal()?).await?,
         };
@@ -118,7 +119,14 @@ fn runtime(task: &Task) -> tokio::runtime::Builder {
     builder
 }
 
+/// At the end, what calls whose answers were lost may have done is looked for once more, for this long.
+const LAST_LOOKS: Duration = Duration::from_secs(5);
+
+/// A function's first invocation has the little processor time there is for itself.
+const PROBE_DELAY: Duration = Duration::from_secs(1);
+
 async fn function(config: Config, backend: &Backend) -> Outcome {
+    image_store::probe::start(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
     transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
     Ok(ExitCode::SUCCESS)
@@ -140,8 +148,13 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
         tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
     }
     raise_file_limit();
+    if !backend.is_embedded() {
+        image_store::probe::start(Arc::clone(&backend.s3), Duration::ZERO);
+    }
     let app = App::new(config, Arc::clone(&backend.store), spill);
-    let clean = transport::server::serve(listener, app, server, stop_signal()?).await;
+    let clean = transport::server::serve(listener, app.clone(), server, stop_signal()?).await;
+    // Not a reason to call the end unclean: nothing says that anything is there.
+    let _ = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude()).await;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -177,10 +190,10 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn clean(store: &dyn Store, age: std::time::Duration) -> Outcome {
-    let swept = sweep::sweep(store, age).await?;
-    println!("aborted {} unfinished uploads, deleted {} unverified objects", swept.uploads, swept.objects);
-    Ok(if swept.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+async fn clean(store: &dyn Store, age: Duration) -> ExitCode {
+    let swept = sweep::sweep(store, age).await;
+    println!("{swept}");
+    if swept.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use crate::format::ImageInfo;
 pub mod embedded;
 pub mod measured;
 mod name;
+pub mod reconcile;
 pub mod s3;
 
 pub use name::{INCOMING, ImageKey, Name};
@@ -66,6 +67,14 @@ pub struct Upload {
     pub name: Name,
     /// S3's `UploadId`. Whoever knows it can go on with the upload: never logged.
     pub id: String,
+}
+
+/// An upload that was created, perhaps not alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedUpload {
+    pub upload: Upload,
+    /// Whether the answer to an earlier attempt was lost, so that another upload of the name may have been created.
+    pub perhaps_others: bool,
 }
 
 /// A part S3 has taken. Part numbers count from 1.
@@ -210,6 +219,12 @@ pub trait Store: Send + Sync + 'static {
     /// Starts a multipart upload (CreateMultipartUpload).
     async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload>;
 
+    /// As [`Store::create_upload`], and says whether there may be others; for [`reconcile::Reconciler::create_upload`].
+    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+        let upload = self.create_upload(name, metadata).await?;
+        Ok(CreatedUpload { upload, perhaps_others: false })
+    }
+
     /// Sends one part (UploadPart). `number` counts from 1.
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part>;
 
@@ -260,10 +275,20 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the bucket answers (HeadBucket). Never writes.
     async fn ping(&self) -> Result<()>;
 
-    /// Unfinished multipart uploads and objects under `incoming/`, below the prefix, all pages.
-    async fn leftovers(&self) -> Result<Vec<Leftover>>;
+    /// Unfinished multipart uploads below the prefix (ListMultipartUploads, all pages).
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>>;
 
-    /// Removes one of [`Store::leftovers`].
+    /// Objects under `incoming/` below the prefix (ListObjectsV2, all pages).
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>>;
+
+    /// All that a sweep looks at: [`Store::unfinished_uploads`], then [`Store::unverified_objects`].
+    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+        let mut found = self.unfinished_uploads().await?;
+        found.extend(self.unverified_objects().await?);
+        Ok(found)
+    }
+
+    /// Removes one of them.
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()>;
 
     /// A URL that reads an object (presigned GetObject).

@@ -2,15 +2,17 @@
 //!
 //! On AWS the bucket's lifecycle rules do this; elsewhere `image-store sweep` does, and the embedded store by itself.
 
+use std::error::Error;
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use crate::store::{Result, Store};
+use crate::store::{Leftover, Store};
 
 /// How old something must be before it counts as left behind.
 pub const AGE: Duration = Duration::from_secs(24 * 3600);
 
 /// What a sweep did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Multipart uploads aborted.
     pub uploads: usize,
@@ -18,28 +20,61 @@ pub struct Swept {
     pub objects: usize,
     /// What could not be removed; each was logged.
     pub failed: usize,
+    /// What the store did not list, so that some of it may be left; each was logged.
+    pub unlisted: Vec<&'static str>,
+}
+
+impl Swept {
+    /// Whether nothing is left that is old enough.
+    pub fn is_complete(&self) -> bool {
+        self.failed == 0 && self.unlisted.is_empty()
+    }
+
+    async fn remove(&mut self, store: &dyn Store, leftovers: impl Iterator<Item = &Leftover>) {
+        for leftover in leftovers {
+            match store.remove_leftover(leftover).await {
+                Ok(()) if leftover.upload_id.is_some() => self.uploads += 1,
+                Ok(()) => self.objects += 1,
+                Err(error) => {
+                    self.failed += 1;
+                    let error = &error as &dyn Error;
+                    tracing::error!(object = leftover.object_key, error, "a leftover could not be removed");
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Swept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "aborted {} unfinished uploads, deleted {} unverified objects", self.uploads, self.objects)?;
+        if self.failed > 0 {
+            write!(f, "; {} could not be removed", self.failed)?;
+        }
+        if !self.unlisted.is_empty() {
+            write!(f, "; could not list {}", self.unlisted.join(" and "))?;
+        }
+        Ok(())
+    }
 }
 
 /// Aborts unfinished uploads and deletes objects under `incoming/` that are older than `age`.
 ///
-/// # Errors
-/// Where the store cannot say what it holds. What cannot be removed is counted and the rest goes on.
-pub async fn sweep(store: &dyn Store, age: Duration) -> Result<Swept> {
+/// What cannot be listed or removed is counted, and the rest goes on: some stores cannot list uploads.
+pub async fn sweep(store: &dyn Store, age: Duration) -> Swept {
     let mut swept = Swept::default();
     let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-    for leftover in store.leftovers().await? {
-        if leftover.since > before {
-            continue;
-        }
-        match store.remove_leftover(&leftover).await {
-            Ok(()) if leftover.upload_id.is_some() => swept.uploads += 1,
-            Ok(()) => swept.objects += 1,
+    for (what, listed) in [
+        ("unfinished uploads", store.unfinished_uploads().await),
+        ("unverified objects", store.unverified_objects().await),
+    ] {
+        match listed {
+            Ok(found) => swept.remove(store, found.iter().filter(|leftover| leftover.since <= before)).await,
             Err(error) => {
-                swept.failed += 1;
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(object = leftover.object_key, error, "a leftover could not be removed");
+                swept.unlisted.push(what);
+                tracing::error!(what, error = &error as &dyn Error, "the store could not list what may be left behind");
             }
         }
     }
-    Ok(swept)
+    swept
 }

@@ -40,9 +40,21 @@ const SILENT: [&str; 6] = [
     "aws_sigv4=warn",
 ];
 
-/// Logs to standard error, filtered by `RUST_LOG` (default: info).
+/// What `RUST_LOG` lets through; `info` if it is unset or empty.
+///
+/// # Errors
+/// The value cannot be read: after the setting's name.
+pub fn filter() -> Result<EnvFilter, String> {
+    let text = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.trim().is_empty());
+    let text = text.as_deref().unwrap_or(DEFAULT_FILTER);
+    text.parse().map_err(|error| format!("'{text}' is not a filter like info or image_store=debug ({error})"))
+}
+
+const DEFAULT_FILTER: &str = "info";
+
+/// Logs to standard error, filtered by `RUST_LOG`.
 pub fn init(json: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let filter = SILENT.iter().filter_map(|directive| directive.parse().ok()).fold(filter, EnvFilter::add_directive);
     let registry = tracing_subscriber::registry().with(filter);
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);

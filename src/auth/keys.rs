@@ -94,10 +94,10 @@ impl Keys {
     /// One line for each thing that is wrong. None holds a key, or what may be one in the wrong place.
     pub fn read(bare: Option<&Secret>, file: Option<&Path>) -> Result<Keys, Vec<String>> {
         let mut reader = Reader::default();
-        if let Some(Secret(text)) = bare.filter(|secret| !secret.0.trim().is_empty()) {
+        if let Some(Secret(text)) = bare {
             reader.bare(text);
         }
-        if let Some(path) = file.filter(|path| !path.as_os_str().is_empty()) {
+        if let Some(path) = file {
             match std::fs::read_to_string(path) {
                 Ok(text) => reader.file(&text),
                 Err(error) => reader.problems.push(format!("{FILE}: {} cannot be read ({error})", path.display())),
@@ -225,7 +225,8 @@ mod tests {
     fn read(bare: &str, file: &str) -> Result<Keys, Vec<String>> {
         let mut named = tempfile::NamedTempFile::new().unwrap();
         named.write_all(file.as_bytes()).unwrap();
-        Keys::read(Some(&Secret::from(bare.to_owned())), (!file.is_empty()).then(|| named.path()))
+        let bare = (!bare.is_empty()).then(|| Secret::from(bare.to_owned()));
+        Keys::read(bare.as_ref(), (!file.is_empty()).then(|| named.path()))
     }
 
     #[test]
@@ -257,6 +258,8 @@ mod tests {
     #[test]
     fn a_list_without_keys_does_not_switch_protection_off() {
         assert_eq!(read(" , ", "").unwrap_err(), ["API_KEYS: holds no key"]);
+        let nothing = Secret::from(String::new());
+        assert_eq!(Keys::read(Some(&nothing), None).unwrap_err(), ["API_KEYS: holds no key"]);
         assert_eq!(read("", "# none yet\n").unwrap_err(), ["API_KEYS_FILE: holds no key"]);
         let missing = Keys::read(None, Some(Path::new("there/is/none"))).unwrap_err();
         assert!(missing[0].starts_with("API_KEYS_FILE: there/is/none cannot be read"), "{missing:?}");

@@ -4,8 +4,18 @@ use bytesize::ByteSize;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
+use url::Url;
 
 use crate::format::Format;
+
+/// S3 signs URLs for no longer.
+const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// S3's keys have at most 1,024 bytes; the rest is for what the service names below the prefix.
+///
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
+const MAX_PREFIX: usize = 900;
+/// Longer is a mistake, and sums of durations must not overflow.
+const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub type Parsed<T> = Result<T, String>;
 
@@ -15,6 +25,15 @@ pub fn number<T: FromStr>(text: &str) -> Parsed<T> {
 
 pub fn positive(text: &str) -> Parsed<usize> {
     number(text).and_then(|value| if value > 0 { Ok(value) } else { Err("must be at least 1".to_owned()) })
+}
+
+/// A count within `range`.
+pub fn count(text: &str, range: RangeInclusive<usize>) -> Parsed<usize> {
+    let value = number(text)?;
+    if range.contains(&value) {
+        return Ok(value);
+    }
+    Err(format!("{value} is not between {} and {}", range.start(), range.end()))
 }
 
 /// Bytes, bare or with a unit, within `range`.
@@ -29,10 +48,10 @@ pub fn size(text: &str, range: RangeInclusive<u64>) -> Parsed<u64> {
 /// Bare: seconds.
 pub fn duration(text: &str) -> Parsed<Duration> {
     let text = text.trim();
-    if let Ok(seconds) = text.parse() {
-        return Ok(Duration::from_secs(seconds));
-    }
-    humantime::parse_duration(text).map_err(|_| format!("'{text}' is not a duration like 30s"))
+    let seconds = text.parse().map(Duration::from_secs);
+    let parsed = seconds.or_else(|_| humantime::parse_duration(text));
+    let duration = parsed.map_err(|_| format!("'{text}' is not a duration like 30s"))?;
+    if duration > MAX_DURATION { Err(format!("'{text}' is more than 100 years")) } else { Ok(duration) }
 }
 
 /// A duration that is not zero.
@@ -68,39 +87,109 @@ pub fn formats(text: &str) -> Parsed<Vec<Format>> {
 pub fn prefix(text: &str) -> Parsed<String> {
     let whole = text.is_empty() || (text.ends_with('/') && !text.starts_with('/') && !text.contains("//"));
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.!*'()".contains(&byte));
+    if text.len() > MAX_PREFIX {
+        return Err(format!("has {} characters; S3's keys leave room for {MAX_PREFIX}", text.len()));
+    }
     if whole && plain && !text.split('/').any(|part| part == "." || part == "..") {
         return Ok(text.to_owned());
     }
     Err(format!("'{text}' must be empty or like a/b/, of letters, digits and -_.!*'()"))
 }
 
-/// An http(s) URL without query, its trailing slash taken off.
-pub fn absolute_url(text: Option<&str>) -> Parsed<Option<String>> {
-    let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    let uri: http::Uri = text.parse().map_err(|_| format!("'{text}' is not a URL"))?;
-    let web = matches!(uri.scheme_str(), Some("http" | "https")) && uri.host().is_some_and(|host| !host.is_empty());
-    if web && uri.query().is_none() {
-        return Ok(Some(text.trim_end_matches('/').to_owned()));
+/// An `http` or `https` URL of a host and perhaps a path, in its normal form and without a trailing slash.
+///
+/// Credentials in it would reach logs and clients; a query or a fragment would be lost where a path is appended.
+pub fn absolute_url(text: &str) -> Parsed<String> {
+    let shown = shown(text);
+    let url = web_url(text).ok_or_else(|| format!("{shown} is not a URL like https://example.com"))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!("{shown} holds credentials; remove them, they are not used"));
     }
-    Err(format!("'{text}' is not an http:// or https:// URL without a query"))
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!("{shown} has a query or a fragment; remove it"));
+    }
+    Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-/// Origins as browsers send them (scheme, host, port, no slash), or `*` alone.
-pub fn origins(text: Option<&str>) -> Parsed<Vec<String>> {
-    let mut origins = Vec::new();
-    for origin in text.unwrap_or_default().split(',').map(str::trim).filter(|origin| !origin.is_empty()) {
-        if origin != "*" && absolute_url(Some(origin))?.is_none_or(|url| url != origin || url.matches('/').count() != 2)
-        {
-            return Err(format!("'{origin}' is not an origin like https://example.com"));
-        }
-        origins.push(origin.to_owned());
+/// A URL as it is written: the WHATWG parser also repairs, which would hide a mistake.
+fn web_url(text: &str) -> Option<Url> {
+    let (scheme, rest) = text.split_once("://")?;
+    let web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
+    let plain = rest.chars().all(|char| !char.is_whitespace() && !char.is_control() && char != '\\');
+    (web && plain && !rest.starts_with('/')).then(|| Url::parse(text).ok())?
+}
+
+/// `text` in quotes, without what may be a secret in a URL: credentials, query and fragment.
+fn shown(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, _)| text.split_at(scheme.len() + 3));
+    let public = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("…@{host}"));
+    let end = public.find(['?', '#']).map_or(public.len(), |at| at + 1);
+    let cut = if end < public.len() { "…" } else { "" };
+    format!("'{scheme}{}{cut}'", &public[..end])
+}
+
+/// Origins exactly as browsers send them, or `*` alone.
+///
+/// A browser's `Origin` is the ASCII serialization of RFC 6454, 6.2: scheme and host in lower case, no default port, no
+/// path. Any other text never equals it.
+pub fn origins(text: &str) -> Parsed<Vec<String>> {
+    let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let wrong: Vec<String> = names.iter().filter_map(|name| never_sent(name)).collect();
+    if !wrong.is_empty() {
+        return Err(wrong.join("; "));
     }
-    if origins.len() > 1 && origins.iter().any(|origin| origin == "*") {
+    if names.len() > 1 && names.contains(&"*") {
         return Err("* stands alone".to_owned());
     }
-    Ok(origins)
+    if names.is_empty() && !text.trim().is_empty() {
+        return Err("names no origin".to_owned());
+    }
+    Ok(names.into_iter().map(str::to_owned).collect())
+}
+
+/// Why no browser sends `origin`; None if one may, and for `*`.
+fn never_sent(origin: &str) -> Option<String> {
+    let shown = shown(origin);
+    if origin == "*" {
+        return None;
+    }
+    if origin == "null" {
+        return Some("'null' is sent by every sandboxed and local page and names none; use * to allow them all".into());
+    }
+    let Some(url) = web_url(origin) else {
+        return Some(format!("{shown} is not an origin like https://example.com"));
+    };
+    if origin.contains('*') {
+        return Some(format!("{shown} would be compared as it stands; list each origin, or use * alone"));
+    }
+    let sent = url.origin().ascii_serialization();
+    (sent != origin).then(|| format!("{shown} never matches; browsers send '{sent}'"))
+}
+
+/// A bucket's name, or an access point's ARN. Stores differ in their rules, so only what no store takes is an error.
+pub fn bucket(text: &str) -> Parsed<String> {
+    if text.is_empty() {
+        return Err("is empty; name a bucket, or unset it to use the embedded S3".to_owned());
+    }
+    let plain = text.chars().all(|char| !char.is_whitespace() && !char.is_control());
+    if plain && (text.starts_with("arn:") || !text.contains(['/', '?', '#'])) {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "{} is not a bucket's name (a prefix goes into S3_PREFIX, an address into AWS_ENDPOINT_URL_S3)",
+        shown(text)
+    ))
+}
+
+/// How long a presigned URL works: whole seconds, at most what S3 signs for.
+///
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html> (X-Amz-Expires)
+pub fn url_ttl(text: &str) -> Parsed<Duration> {
+    let ttl = duration(text)?;
+    if (Duration::from_secs(1)..=MAX_TTL).contains(&ttl) {
+        return Ok(Duration::from_secs(ttl.as_secs()));
+    }
+    Err(format!("'{text}' is not between 1s and 7 days, S3's limit"))
 }
 
 #[cfg(test)]
@@ -118,6 +207,7 @@ mod tests {
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert!(duration("-1s").is_err());
         assert!(some_time("0").is_err());
+        assert!(duration("18446744073709551615").is_err());
     }
 
     #[test]
@@ -128,16 +218,103 @@ mod tests {
         for bad in ["a", "/", "/a/", "a//b/", "../", "ä/", "a b/"] {
             assert!(prefix(bad).is_err(), "{bad}");
         }
+        assert!(prefix(&"a/".repeat(450)).is_ok() && prefix(&"a/".repeat(451)).is_err());
     }
 
     #[test]
-    fn origins_are_exact() {
-        let two = vec!["https://a.example".to_owned(), "http://localhost:3000".to_owned()];
-        assert_eq!(origins(Some("https://a.example, http://localhost:3000")), Ok(two));
-        assert_eq!(origins(Some("*")), Ok(vec!["*".to_owned()]));
-        assert_eq!(origins(None), Ok(vec![]));
-        for bad in ["a.example", "https://a.example/", "https://a.example/x", "*,https://a.example"] {
-            assert!(origins(Some(bad)).is_err(), "{bad}");
+    fn origins_are_those_that_browsers_send() {
+        let good = "https://a.example, http://localhost:3000,http://[::1]:8080,https://xn--bcher-kva.example";
+        assert_eq!(origins(good).unwrap().len(), 4);
+        assert_eq!(origins("*"), Ok(vec!["*".to_owned()]));
+        assert_eq!(origins(""), Ok(vec![]));
+        for (bad, why) in [
+            ("a.example", "is not an origin"),
+            ("//a.example", "is not an origin"),
+            ("ftp://a.example", "is not an origin"),
+            ("https:a.example", "is not an origin"),
+            ("https://", "is not an origin"),
+            ("https://a.example:port", "is not an origin"),
+            ("null", "sandboxed"),
+            ("https://*.example", "as it stands"),
+            ("https://a.example/", "browsers send 'https://a.example'"),
+            ("https://a.example/x", "browsers send 'https://a.example'"),
+            ("https://a.example?", "browsers send 'https://a.example'"),
+            ("https://a.example:443", "browsers send 'https://a.example'"),
+            ("http://a.example:80", "browsers send 'http://a.example'"),
+            ("http://a.example:", "browsers send 'http://a.example'"),
+            ("http://a.example:08080", "browsers send 'http://a.example:8080'"),
+            ("HTTPS://a.example", "browsers send 'https://a.example'"),
+            ("https://A.example", "browsers send 'https://a.example'"),
+            ("https://b\u{fc}cher.example", "browsers send 'https://xn--bcher-kva.example'"),
+            ("http://[0:0::1]", "browsers send 'http://[::1]'"),
+            ("http://127.1", "browsers send 'http://127.0.0.1'"),
+            ("*,https://a.example", "stands alone"),
+            (" , ", "names no origin"),
+        ] {
+            let problem = origins(bad).unwrap_err();
+            assert!(problem.contains(why), "{bad}: {problem}");
+        }
+        let both = origins("https://a.example/,https://b.example,https://C.example").unwrap_err();
+        assert!(both.contains("'https://a.example/'") && both.contains("'https://C.example'"), "{both}");
+    }
+
+    #[test]
+    fn urls_have_a_host_and_perhaps_a_path_and_nothing_else() {
+        for (good, normal) in [
+            ("https://a.example", "https://a.example"),
+            ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
+            ("https://A.example/Up/", "https://a.example/Up"),
+        ] {
+            assert_eq!(absolute_url(good).as_deref(), Ok(normal));
+        }
+        for bad in [
+            "",
+            "a.example",
+            "ftp://a.example",
+            "http://",
+            "http:///x",
+            "http://a b",
+            "http://a.example:99999",
+            "https://a.example?x=1",
+            "https://a.example#top",
+            " https://a.example",
+        ] {
+            assert!(absolute_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn no_secret_in_a_url_is_shown() {
+        for bad in
+            ["http://user:hunter2@a.example/x", "htp://u:hunter2@a", "https://a.example?token=hunter2", "u:hunter2@a"]
+        {
+            let problem = absolute_url(bad).unwrap_err();
+            assert!(!problem.contains("hunter2") && problem.contains('a'), "{problem}");
+            assert!(!origins(bad).unwrap_err().contains("hunter2"), "{bad}");
+        }
+        assert!(
+            absolute_url("http://user:hunter2@a.example/x")
+                .unwrap_err()
+                .contains("'http://…@a.example/x' holds credentials")
+        );
+    }
+
+    #[test]
+    fn a_bucket_is_a_name_and_no_address() {
+        for good in ["photos", "my.bucket_1", "tenant:photos", "arn:aws:s3:eu-north-1:123:accesspoint/photos"] {
+            assert_eq!(bucket(good), Ok(good.to_owned()));
+        }
+        for bad in ["", " photos", "photos/a", "s3://photos", "https://photos.s3.amazonaws.com"] {
+            assert!(bucket(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn urls_live_for_whole_seconds() {
+        assert_eq!(url_ttl("1500ms"), Ok(Duration::from_secs(1)));
+        assert_eq!(url_ttl("7days"), Ok(MAX_TTL));
+        for bad in ["0", "999ms", "7days 1s", "soon"] {
+            assert!(url_ttl(bad).is_err(), "{bad}");
         }
     }
 }

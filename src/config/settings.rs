@@ -100,7 +100,7 @@ pub struct Settings {
     /// Address the bucket in the path and not in the host name: true or false
     #[arg(long, env = "S3_FORCE_PATH_STYLE", global = true, value_name = "BOOL", default_value = "false")]
     pub s3_force_path_style: String,
-    /// Checksum S3 verifies: auto (crc64nvme unless an endpoint is set), crc64nvme or none
+    /// Checksum S3 verifies: auto (crc64nvme unless an endpoint other than AWS's is configured), crc64nvme or none
     #[arg(long, env = "S3_CHECKSUM", global = true, value_name = "KIND", default_value = "auto")]
     pub s3_checksum: String,
     /// Server-side encryption asked for: none (the bucket's default), AES256 or aws:kms

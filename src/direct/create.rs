@@ -8,6 +8,8 @@ use super::plan::{Door, Draft, Plan, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sink::undo::UndoOnDrop;
+use crate::store::reconcile::Reconciler;
+use crate::store::s3::leaves_open;
 use crate::store::{Metadata, Name, Store};
 use crate::telemetry::trace;
 
@@ -27,7 +29,13 @@ impl PendingPlan {
 /// Turns a draft into a plan, by its size.
 ///
 /// `tasks` is waited for when the process ends.
-pub async fn create(store: &Arc<dyn Store>, tasks: &TaskTracker, config: &Config, draft: Draft) -> Result<PendingPlan> {
+pub async fn create(
+    store: &Arc<dyn Store>,
+    reconciler: &Reconciler,
+    tasks: &TaskTracker,
+    config: &Config,
+    draft: Draft,
+) -> Result<PendingPlan> {
     let put_max = config.direct.put_max;
     let Draft { key, size, format, sha256 } = draft;
     if size <= put_max {
@@ -41,12 +49,16 @@ pub async fn create(store: &Arc<dyn Store>, tasks: &TaskTracker, config: &Config
     let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };
     let name = Name::Incoming(key.clone());
     let (sender, receiver) = oneshot::channel();
-    let (store, tracker) = (Arc::clone(store), tasks.clone());
+    let (store, reconciler, tracker) = (Arc::clone(store), reconciler.clone(), tasks.clone());
     // On a task of its own: this future is dropped when its client goes, and an upload whose id nothing knows could not be
     // aborted. If nothing receives what is sent, it is dropped, and that aborts it.
     tasks.spawn(trace::carried(async move {
-        let created = store.create_upload(&name, &metadata).await;
+        let created = reconciler.create_upload(&name, &metadata).await;
+        let is_open = created.as_ref().is_err_and(leaves_open);
         let _ = sender.send(created.map(|upload| (upload.id.clone(), UndoOnDrop::new(store, tracker, upload))));
+        if is_open {
+            reconciler.created_none(&name).await;
+        }
     }));
     let created = receiver.await.map_err(|gone| Error::Internal(gone.into()))?;
     let (upload_id, upload) = created.map_err(Error::Storage)?;

@@ -4,7 +4,7 @@ use std::error::Error;
 
 use crate::config::Config;
 use crate::store::StoreError;
-use crate::store::s3::Sse;
+use crate::store::s3::{Checksum, S3Store, Sse};
 
 /// The error, with its root cause where S3 named none itself.
 pub fn told(error: &StoreError) -> String {
@@ -26,12 +26,31 @@ pub fn root(mut error: &dyn Error) -> String {
 }
 
 /// What to do about an error met by a call that takes `permission` (one or more of S3's actions, and on what).
-pub fn fix(config: &Config, error: &StoreError, permission: &str) -> String {
+pub fn fix(config: &Config, s3: &S3Store, error: &StoreError, permission: &str) -> String {
     match error {
-        StoreError::NoAnswer { .. } => reach(config),
+        StoreError::NoAnswer { source, .. } => reach(s3.endpoint(), &root(source.as_ref())),
         StoreError::Refused { code, .. } if is_denied(code) => format!("allow {permission}{}", key_permission(config)),
+        StoreError::Refused { code, .. } if is_unknown_request(code) => without_extras(config, s3),
         StoreError::Refused { code, .. } => of_code(code).to_owned(),
         _ => "look what answers for the store, and try again".to_owned(),
+    }
+}
+
+/// The store does not know something about the call.
+fn is_unknown_request(code: &str) -> bool {
+    matches!(code, "NotImplemented" | "InvalidRequest" | "InvalidArgument" | "501")
+}
+
+/// Only what is sent can be what it does not know.
+fn without_extras(config: &Config, s3: &S3Store) -> String {
+    let extras = [
+        (s3.checksum() != Checksum::None).then_some("S3_CHECKSUM=none"),
+        config.store.sse.is_some().then_some("S3_SSE=none"),
+    ];
+    let extras: Vec<&str> = extras.into_iter().flatten().collect();
+    match extras[..] {
+        [] => "the store does not offer this call, or not like this: see its documentation, or use another".to_owned(),
+        _ => format!("the store does not know what this call asks for: try {}", extras.join(", then ")),
     }
 }
 
@@ -56,8 +75,8 @@ fn of_code(code: &str) -> &'static str {
             "set AWS_REGION to the bucket's region"
         }
         "RequestTimeTooSkewed" => "set this machine's clock (NTP)",
-        "NotImplemented" | "InvalidRequest" | "InvalidArgument" | "501" => {
-            "the store does not know what this call asks for: try S3_CHECKSUM=none, and S3_SSE=none"
+        code if code.starts_with("KMS.") => {
+            "see that the key S3_SSE_KMS_KEY_ID is there, enabled, and in the bucket's region"
         }
         "SlowDown" | "InternalError" | "ServiceUnavailable" | "500" | "502" | "503" | "504" => {
             "the store is in trouble or overloaded: try again"
@@ -66,17 +85,22 @@ fn of_code(code: &str) -> &'static str {
     }
 }
 
-/// No answer, or none that could be read.
-fn reach(config: &Config) -> String {
-    match &config.store.endpoint {
-        Some(endpoint) => format!(
-            "see that AWS_ENDPOINT_URL_S3 ({endpoint}) is an S3 and can be reached from here (where the bucket is no host \
-             name: S3_FORCE_PATH_STYLE=true)"
-        ),
-        None => {
-            "see that S3 can be reached from here; set AWS_REGION, or AWS_ENDPOINT_URL_S3 for another store".to_owned()
-        }
+/// No answer, or none that could be read; `cause` is what it comes from in the end.
+fn reach(endpoint: Option<&str>, cause: &str) -> String {
+    let Some(endpoint) = endpoint else {
+        return "see that S3 can be reached from here; set AWS_REGION, or AWS_ENDPOINT_URL_S3 for another store"
+            .to_owned();
+    };
+    // The bucket is a part of the host name, which only some stores' DNS has.
+    if cause.contains("lookup") || cause.contains("resolve") {
+        return format!(
+            "set S3_FORCE_PATH_STYLE=true if the bucket is no host name below {endpoint}; else correct the endpoint"
+        );
     }
+    format!(
+        "see that the endpoint {endpoint} is an S3 and can be reached from here (it comes from AWS_ENDPOINT_URL_S3, \
+         AWS_ENDPOINT_URL or the profile's endpoint_url)"
+    )
 }
 
 /// With a KMS key, S3 refuses what the key does not allow by the same code.
@@ -84,5 +108,19 @@ fn key_permission(config: &Config) -> &'static str {
     match config.store.sse {
         Some(Sse::Kms { .. }) => ", and kms:GenerateDataKey and kms:Decrypt on the key",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_not_found_may_be_the_bucket_s() {
+        let unknown = "failed to lookup address information: Name or service not known";
+        assert!(reach(Some("http://s3.local:9000"), unknown).contains("S3_FORCE_PATH_STYLE=true"));
+        let refused = reach(Some("http://s3.local:9000"), "Connection refused (os error 111)");
+        assert!(refused.contains("http://s3.local:9000") && !refused.contains("S3_FORCE_PATH_STYLE"), "{refused}");
+        assert!(reach(None, unknown).contains("AWS_REGION"));
     }
 }

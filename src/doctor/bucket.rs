@@ -2,13 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::advice::root;
+use super::advice::{is_denied, root, told};
 use super::report::{Finding, Outcome};
 use super::subject::Subject;
+use crate::probe::SKEW_LIMIT;
 use crate::store::{ImageKey, Name, StoreError};
 
-/// S3 refuses what is signed with a clock that differs by more.
-const SKEW_LIMIT: Duration = Duration::from_secs(15 * 60);
 /// Far above what a network and whole seconds make.
 const SKEW_SEEN: Duration = Duration::from_secs(30);
 
@@ -78,9 +77,17 @@ pub async fn bucket(subject: &Subject<'_>) -> Outcome {
 
 /// What `image-store sweep` needs.
 pub async fn list(subject: &Subject<'_>) -> Outcome {
-    let listed = subject.store.leftovers().await;
-    let found = listed.map_err(subject.failed_on_bucket("s3:ListBucket and s3:ListBucketMultipartUploads"))?;
-    let uploads = found.iter().filter(|leftover| leftover.upload_id.is_some()).count();
-    let objects = found.len() - uploads;
-    Ok(format!("{uploads} unfinished uploads and {objects} unverified objects are there"))
+    let objects = subject.store.unverified_objects().await;
+    let objects = objects.map_err(subject.failed_on_bucket("s3:ListBucket"))?.len();
+    match subject.store.unfinished_uploads().await {
+        Ok(uploads) => Ok(format!("{} unfinished uploads and {objects} unverified objects are there", uploads.len())),
+        Err(StoreError::Refused { code, .. }) if is_denied(&code) => Err(Finding::fail(
+            "unfinished uploads may not be listed (AccessDenied)",
+            "allow s3:ListBucketMultipartUploads on the bucket",
+        )),
+        Err(error) => Err(Finding::fail(
+            format!("unfinished uploads cannot be listed: {}", told(&error)),
+            "use another store: what a lost answer or a killed process leaves of an upload cannot be found here",
+        )),
+    }
 }

@@ -53,7 +53,7 @@ pub async fn get(subject: &Subject<'_>) -> Outcome {
 
 pub async fn checksum(subject: &Subject<'_>) -> Outcome {
     if subject.s3.checksum() == Checksum::None {
-        return Ok("none is sent (S3_CHECKSUM=none, or auto with an endpoint)".to_owned());
+        return Ok("none is sent (S3_CHECKSUM=none, or auto with an endpoint other than AWS's)".to_owned());
     }
     let name = subject.put_sample().await?;
     let kept = find(subject, &name).await?.crc64;

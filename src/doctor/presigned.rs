@@ -1,5 +1,7 @@
 //! Presigned URLs, used as a client would.
 
+use sha2::{Digest, Sha256};
+
 use super::objects::{find, says};
 use super::outside::{Reply, origin};
 use super::report::{Finding, Outcome};
@@ -24,6 +26,20 @@ pub async fn put(subject: &Subject<'_>) -> Outcome {
         ));
     }
     Ok(format!("taken by {}; refused a second time, and with another Content-Length", origin(&signed)))
+}
+
+/// The SHA-256 of a plan, which a PUT signs: that of other bytes.
+pub async fn sha256(subject: &Subject<'_>) -> Outcome {
+    let name = subject.scratch.incoming();
+    let wrong = Sha256::digest(LONGER).into();
+    let signed = sign_put_of(subject, &name, Some(wrong)).await?;
+    if refused(&subject.outside.put(&signed, SAMPLE).await?)? {
+        return Ok("a PUT of other bytes than were signed is refused".to_owned());
+    }
+    Err(Finding::warn(
+        "a PUT with a wrong SHA-256 is taken: the store does not check it",
+        "nothing: the service reads such an upload once to check it, which takes its time; plans without sha256 do not",
+    ))
 }
 
 /// What direct uploads in parts need.
@@ -64,7 +80,11 @@ pub async fn get(subject: &Subject<'_>) -> Outcome {
 }
 
 pub async fn sign_put(subject: &Subject<'_>, name: &Name) -> Result<Presigned, Finding> {
-    let conditions = PutConditions { size: SAMPLE.len() as u64, content_type: unverified().content_type, sha256: None };
+    sign_put_of(subject, name, None).await
+}
+
+async fn sign_put_of(subject: &Subject<'_>, name: &Name, sha256: Option<[u8; 32]>) -> Result<Presigned, Finding> {
+    let conditions = PutConditions { size: SAMPLE.len() as u64, content_type: unverified().content_type, sha256 };
     let signed = subject.store.presign_put(name, &conditions, &subject.presigning()).await;
     signed.map_err(subject.failed("s3:PutObject"))
 }

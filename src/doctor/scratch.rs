@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::s3::leaves_open;
-use crate::store::{ImageKey, Leftover, Metadata, Name, Result, Store, StoreError, Upload};
+use crate::store::{ImageKey, Metadata, Name, Result, Store, StoreError, Upload};
 
 /// Names are noted before anything is sent, because a call that fails may have had its effect.
 #[derive(Debug, Default)]
@@ -15,8 +15,8 @@ pub struct Scratch(Mutex<Made>);
 struct Made {
     names: Vec<Name>,
     uploads: Vec<Upload>,
-    /// Uploads that were asked for and whose ids never came.
-    unknown: usize,
+    /// Names for which uploads may have been created whose ids never came.
+    doubtful: Vec<Name>,
 }
 
 impl Scratch {
@@ -40,29 +40,32 @@ impl Scratch {
 
     /// A multipart upload for a name from here.
     pub async fn upload(&self, store: &dyn Store, name: &Name, metadata: &Metadata) -> Result<Upload> {
-        self.made().unknown += 1;
-        let created = store.create_upload(name, metadata).await;
+        self.made().doubtful.push(name.clone());
+        let created = store.create_only_upload(name, metadata).await;
         let mut made = self.made();
-        match &created {
-            Ok(upload) => made.uploads.push(upload.clone()),
-            Err(error) if leaves_open(error) => return created,
-            Err(_) => {}
+        let is_doubtful = match &created {
+            Ok(created) => {
+                made.uploads.push(created.upload.clone());
+                created.perhaps_others
+            }
+            Err(error) => leaves_open(error),
+        };
+        if !is_doubtful {
+            made.doubtful.retain(|doubtful| doubtful != name);
         }
-        made.unknown -= 1;
-        created
+        created.map(|created| created.upload)
     }
 
     /// Removes everything, and says what of it may still be there, by its key in the bucket.
     pub async fn clear(&self, store: &dyn Store, prefix: &str) -> BTreeMap<String, StoreError> {
-        let Made { names, uploads, unknown } = std::mem::take(&mut *self.made());
-        let (names, uploads) = (&names, &uploads);
+        let Made { names, uploads, doubtful } = std::mem::take(&mut *self.made());
+        let (names, uploads, doubtful) = (&names, &uploads, &doubtful);
         let mut left = BTreeMap::new();
         // Aborted first: an upload may not become an object once that was deleted.
         left.extend(failed(uploads, prefix, |upload| &upload.name, |upload| store.abort_upload(upload)).await);
         left.extend(failed(names, prefix, |name| name, |name| remove(store, name)).await);
-        if unknown > 0 {
-            left.extend(sweep(store, names, prefix).await);
-        }
+        let unknown = failed(doubtful, prefix, |name| name, |name| abort_all(store, name)).await;
+        left.extend(unknown.into_iter().map(|(key, error)| (format!("{key} as an unfinished upload"), error)));
         left
     }
 }
@@ -88,15 +91,10 @@ async fn remove(store: &dyn Store, name: &Name) -> Result<()> {
     }
 }
 
-/// Removes uploads whose ids never came: they are found by their keys.
-async fn sweep(store: &dyn Store, names: &[Name], prefix: &str) -> Vec<(String, StoreError)> {
-    let keys: Vec<String> = names.iter().map(|name| name.object_key(prefix)).collect();
-    let leftovers = match store.leftovers().await {
-        Ok(leftovers) => leftovers,
-        Err(error) => return vec![(format!("{prefix}… (an unfinished upload)"), error)],
-    };
-    let ours: Vec<&Leftover> = leftovers.iter().filter(|leftover| keys.contains(&leftover.object_key)).collect();
-    let results = join_all(ours.iter().map(|leftover| store.remove_leftover(leftover))).await;
-    let errors = ours.iter().zip(results).filter_map(|(leftover, result)| Some((leftover, result.err()?)));
-    errors.map(|(leftover, error)| (leftover.object_key.clone(), error)).collect()
+/// Aborts uploads whose ids never came.
+async fn abort_all(store: &dyn Store, name: &Name) -> Result<()> {
+    for upload in store.uploads_of(name).await? {
+        store.abort_upload(&upload).await?;
+    }
+    Ok(())
 }

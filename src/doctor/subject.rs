@@ -75,7 +75,7 @@ impl<'a> Subject<'a> {
 
     /// A call did not do what it must, which takes `permission`.
     pub fn refusal(&self, error: &StoreError, permission: &str) -> Finding {
-        Finding::fail(told(error), fix(self.config, error, permission))
+        Finding::fail(told(error), fix(self.config, self.s3, error, permission))
     }
 
     /// As the plans of direct uploads sign.

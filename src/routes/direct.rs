@@ -138,7 +138,7 @@ pub async fn plan(
     let draft = wish.check(&app.policy)?;
     note(field::S3_KEY, draft.key.as_str());
     note(field::SIZE, draft.size);
-    let pending = create(&app.store, app.uploads.tasks(), &app.config, draft).await?;
+    let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft).await?;
     let kid = key.as_ref().map(|Extension(KeyName(name))| name.as_str());
     let token = app.tokens.sign_plan(pending.plan.claims(), kid)?;
     let links = pending.plan.links(app.config.public_url.as_deref(), &token);

@@ -52,7 +52,8 @@ pub struct ImageLink {
     /// Pixels; null of an object that did not come through this service.
     #[schema(required, examples(3024))]
     pub height: Option<u32>,
-    /// When `url` ends, RFC 3339; temporary credentials may end it sooner.
+    /// When `url` ends, RFC 3339: after `READ_URL_TTL`, or with the credentials that signed it if they say that they end
+    /// earlier (those of a Lambda function do not).
     #[schema(format = DateTime, examples("2026-11-22T13:00:00Z"))]
     pub expires_at: String,
 }

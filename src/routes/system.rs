@@ -5,7 +5,6 @@ use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use http::header;
 use serde::Serialize;
-use std::time::Duration;
 use utoipa::ToSchema;
 
 use super::description::{SERVICE, answers};
@@ -13,9 +12,6 @@ use crate::app::App;
 use crate::error::{Error, Result};
 use crate::policy::MAX_SIDE;
 use crate::transport::Invocation;
-
-/// The store must answer a readiness probe within this time.
-const READY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a client may send, and how.
 #[derive(Debug, Serialize, ToSchema)]
@@ -109,7 +105,8 @@ pub async fn healthz() -> Json<Health> {
 
 /// Whether the process takes work, and the bucket answers.
 ///
-/// 503 also while it is stopping. It never writes.
+/// 503 also while it is stopping. The bucket is asked at most every two seconds, whoever calls how often; it is never
+/// written to.
 #[utoipa::path(get, path = "/readyz", tag = SERVICE,
     responses(
         (status = 200, description = "They do.", body = Health, example = json!({ "status": "ready" })),
@@ -119,9 +116,6 @@ pub async fn readyz(State(app): State<App>) -> Result<Json<Health>> {
     if app.is_draining() {
         return Err(Error::NotReady { reason: "it is stopping", source: None });
     }
-    match tokio::time::timeout(READY_TIMEOUT, app.store.ping()).await {
-        Ok(Ok(())) => Ok(Json(Health { status: "ready" })),
-        Ok(Err(error)) => Err(Error::NotReady { reason: "the store refuses", source: Some(error.into()) }),
-        Err(late) => Err(Error::NotReady { reason: "the store does not answer", source: Some(late.into()) }),
-    }
+    app.readiness.check().await?;
+    Ok(Json(Health { status: "ready" }))
 }

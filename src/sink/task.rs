@@ -10,6 +10,7 @@
 //! | the request goes away | the same, at once, also while parts are in flight |
 //! | it goes away while the object is being made | lets that finish, then deletes the object nobody was told of |
 //! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
+//! | a call's answer is lost | undoes what the call may have done, now and if it appears later ([`Reconciler`]) |
 //!
 //! On Lambda a request goes away when the invocation's time runs out. There "lets that finish" has an end of its own
 //! (`patience`), so that what comes after it is still done before the process is frozen.
@@ -25,6 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::parts;
 use super::undo::{abort, retry};
 use super::uploader::Stored;
+use crate::store::reconcile::{LateEffect, Reconciler};
+use crate::store::s3::leaves_open;
 use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
 
 /// What the task tells the request; a success also asks to be told that it was heard.
@@ -52,14 +55,32 @@ impl From<StoreError> for Stop {
 /// What may be in the store when an upload is over, and must go if its client does not hear of a success.
 enum Leftover {
     Nothing,
+    /// An upload whose id is not known: the answer to creating it was lost.
+    LateUpload,
     Upload(Upload),
     /// The object and, where completing failed, perhaps its upload instead.
     Object(Option<Upload>),
+    /// The same, also after it was removed: the answer to the call that makes it was lost.
+    LateObject(Option<Upload>),
+}
+
+impl Leftover {
+    /// Of a call that would have made the object, and failed.
+    fn after(error: &StoreError, upload: Option<Upload>) -> Self {
+        match error {
+            // Another's object is there. If it were this upload's, an answer would have been lost, and the error another.
+            StoreError::Precondition => upload.map_or(Leftover::Nothing, Leftover::Upload),
+            error if leaves_open(error) => Leftover::LateObject(upload),
+            _ => Leftover::Object(upload),
+        }
+    }
 }
 
 /// The store's half of an upload.
 pub(super) struct Task {
     pub(super) store: Arc<dyn Store>,
+    pub(super) reconciler: Reconciler,
+    /// Drawn at random for this upload: whatever appears there is this upload's, and may be undone.
     pub(super) name: Name,
     pub(super) metadata: Metadata,
     /// How long a PutObject may go on whose request was given up; none: to its end.
@@ -100,10 +121,12 @@ impl Task {
 
     /// Removes what nobody was told of.
     async fn clean_up(&self, leftover: Leftover) {
+        let late = matches!(leftover, Leftover::LateObject(_));
         let (upload, object) = match leftover {
             Leftover::Nothing => return,
+            Leftover::LateUpload => return self.reconciler.created_none(&self.name).await,
             Leftover::Upload(upload) => (Some(upload), false),
-            Leftover::Object(upload) => (upload, true),
+            Leftover::Object(upload) | Leftover::LateObject(upload) => (upload, true),
         };
         if let Some(upload) = upload {
             abort(self.store.as_ref(), &upload).await;
@@ -112,17 +135,25 @@ impl Task {
             let error = &error as &dyn std::error::Error;
             tracing::error!(s3_key = %self.name.key(), error, "an object nobody was told of could not be deleted");
         }
+        if late {
+            self.reconciler.watch(LateEffect::Object(self.name.clone()));
+        }
     }
 
     async fn put(&self, only: Payload, done: &mut oneshot::Sender<Outcome>) -> (Result<Stored, Stop>, Leftover) {
         let stored = Stored { size: only.len, crc64: only.crc64 };
         let put = tokio::select! {
             biased;
-            put = self.put_in_turn(only) => put.map(|()| stored).map_err(Stop::Failed),
-            () = self.given_up(done) => Err(Stop::Abandoned),
+            put = self.put_in_turn(only) => put,
+            () = self.given_up(done) => return (Err(Stop::Abandoned), Leftover::LateObject(None)),
         };
-        // Also where it failed: its answer may have been what was lost.
-        (put, Leftover::Object(None))
+        match put {
+            Ok(()) => (Ok(stored), Leftover::Object(None)),
+            Err(error) => {
+                let leftover = Leftover::after(&error, None);
+                (Err(Stop::Failed(error)), leftover)
+            }
+        }
     }
 
     /// Resolves where a call is not to be waited for any more.
@@ -142,16 +173,22 @@ impl Task {
         done: &mut oneshot::Sender<Outcome>,
     ) -> (Result<Stored, Stop>, Leftover) {
         // Not raced against the request: an upload whose id nobody heard could not be aborted.
-        let upload = match self.store.create_upload(&self.name, &self.metadata).await {
+        let upload = match self.reconciler.create_upload(&self.name, &self.metadata).await {
             Ok(upload) => upload,
-            Err(error) => return (Err(Stop::Failed(error)), Leftover::Nothing),
+            Err(error) => {
+                let leftover = if leaves_open(&error) { Leftover::LateUpload } else { Leftover::Nothing };
+                return (Err(Stop::Failed(error)), leftover);
+            }
         };
         let sent = self.send_parts(&upload, first, commands, done).await;
         let reviewed = sent.and_then(|(sent, taken)| Ok((review(&sent, &taken)?, taken)));
         match reviewed {
             Err(stop) => (Err(stop), Leftover::Upload(upload)),
             Ok((whole, taken)) => match self.store.complete_upload(&upload, &taken, whole).await {
-                Err(error) => (Err(Stop::Failed(error)), Leftover::Object(Some(upload))),
+                Err(error) => {
+                    let leftover = Leftover::after(&error, Some(upload));
+                    (Err(Stop::Failed(error)), leftover)
+                }
                 Ok(()) => {
                     let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
                     (Ok(stored), Leftover::Object(None))

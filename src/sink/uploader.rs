@@ -13,6 +13,7 @@ use super::spill::Spill;
 use super::task::{Command, Outcome, Task};
 use crate::config;
 use crate::error::{Error, Result};
+use crate::store::reconcile::Reconciler;
 use crate::store::{Metadata, Name, Store};
 use crate::telemetry::trace;
 
@@ -29,6 +30,7 @@ pub struct Stored {
 #[derive(Clone)]
 pub struct Uploads {
     store: Arc<dyn Store>,
+    reconciler: Reconciler,
     budget: Arc<Budget>,
     patience: Option<Duration>,
     tasks: TaskTracker,
@@ -44,7 +46,8 @@ impl Uploads {
         let spill = spill.map(|spill| (config.spill_budget, spill));
         let budget = Budget::new(config.memory_for_parts(), spill, config.part_size, config.part_concurrency);
         let files = Arc::new(Semaphore::new(FILES_AT_ONCE));
-        Uploads { store, budget, patience: config.patience, tasks: TaskTracker::new(), files }
+        let reconciler = Reconciler::new(Arc::clone(&store));
+        Uploads { store, reconciler, budget, patience: config.patience, tasks: TaskTracker::new(), files }
     }
 
     /// Room for an upload of at most `expected` bytes, before any of them is read.
@@ -70,13 +73,14 @@ impl Uploads {
     }
 
     /// Prepares an upload of what `opening` has and of what follows; nothing is sent before a part is full or the stream
-    /// has ended.
+    /// has ended. `name` must have been drawn at random for it: what fails is undone, whatever lies there.
     pub fn start(&self, name: Name, metadata: Metadata, opening: Opening) -> Uploader {
         let Opening { cutter, share } = opening;
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
         let (store, files) = (Arc::clone(&self.store), Arc::clone(&self.files));
-        let task = Task { store, name, metadata, patience: self.patience, files };
+        let reconciler = self.reconciler.clone();
+        let task = Task { store, reconciler, name, metadata, patience: self.patience, files };
         self.tasks.spawn(trace::carried(task.run(receiver, done)));
         Uploader { cutter, share, commands, outcome }
     }
@@ -96,7 +100,15 @@ impl Uploads {
         self.tasks.len()
     }
 
+    /// Looks for what calls may do whose answers were lost.
+    pub fn reconciler(&self) -> &Reconciler {
+        &self.reconciler
+    }
+
     /// Waits until every upload is over. None should be started meanwhile.
+    ///
+    /// What lost calls may still do is not waited for ([`Reconciler::conclude`]): on Lambda it is looked for in the
+    /// invocations to come.
     pub async fn finished(&self) {
         self.tasks.close();
         self.tasks.wait().await;

@@ -11,8 +11,8 @@ use std::time::Instant;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use super::{
-    Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result,
-    Store, StoreError, Upload, Whole,
+    CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
+    PutConditions, Result, Store, StoreError, Upload, Whole,
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, table};
 
@@ -24,11 +24,11 @@ enum Operation {
     UploadPart,
     CompleteMultipartUpload,
     AbortMultipartUpload,
+    ListMultipartUploads,
     ListParts,
     HeadObject,
     GetObject,
     UploadPartCopy,
-    ListMultipartUploads,
     DeleteObject,
     HeadBucket,
 }
@@ -110,6 +110,10 @@ impl Store for Measured {
         self.measure(Operation::CreateMultipartUpload, self.inner.create_upload(name, metadata)).await
     }
 
+    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+        self.measure(Operation::CreateMultipartUpload, self.inner.create_only_upload(name, metadata)).await
+    }
+
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
         let _in_flight = self.part_in_flight();
         self.measure(Operation::UploadPart, self.inner.upload_part(upload, number, body)).await
@@ -159,8 +163,12 @@ impl Store for Measured {
         self.measure(Operation::HeadBucket, self.inner.ping()).await
     }
 
-    async fn leftovers(&self) -> Result<Vec<Leftover>> {
-        self.inner.leftovers().await
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        self.inner.unfinished_uploads().await
+    }
+
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
+        self.inner.unverified_objects().await
     }
 
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()> {

@@ -18,6 +18,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use self::attempts::Attempts;
 use self::credentials::InUse;
 pub(crate) use self::errors::leaves_open;
 use self::errors::{classify, of_upload, refused};
@@ -25,10 +26,11 @@ pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, timeouts};
 use self::pattern::Pattern;
 use super::{
-    Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Result,
-    Store, StoreError, Upload, Whole,
+    CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
+    PutConditions, Result, Store, StoreError, Upload, Whole,
 };
 
+mod attempts;
 mod body;
 mod copy;
 mod credentials;
@@ -53,9 +55,11 @@ pub struct S3Store {
     client: Client,
     bucket: String,
     prefix: String,
+    /// In effect; None: AWS by region.
     endpoint: Option<String>,
     public_endpoint: Option<String>,
     host_follows_request: bool,
+    /// In effect: never [`Checksum::Auto`].
     checksum: Checksum,
     sse: Option<Sse>,
     attempt_timeout: Duration,
@@ -72,15 +76,15 @@ impl S3Store {
     /// Unlike the SDK's default chain it does not ask the instance's metadata service for a region.
     pub async fn connect(options: S3Options) -> S3Store {
         let in_use = InUse::default();
-        let config = client_config(&options, &in_use).await;
+        let (config, endpoint) = client_config(&options, &in_use).await;
         S3Store {
             client: Client::from_conf(config.build()),
             bucket: options.bucket,
             prefix: options.prefix,
-            endpoint: options.endpoint,
+            checksum: options.checksum.resolve(endpoint.as_deref()),
+            endpoint,
             public_endpoint: options.public_endpoint,
             host_follows_request: options.host_follows_request,
-            checksum: options.checksum,
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
             in_use,
@@ -125,8 +129,28 @@ impl S3Store {
             .set_checksum_crc64_nvme(self.crc64(body.crc64))
             .if_none_match("*")
             .body(body::retryable(body));
-        let sent = call.customize().disable_payload_signing().send().await;
-        sent.map(drop).map_err(|error| classify("PutObject", error))
+        let attempts = Attempts::watch();
+        let sent = call.customize().disable_payload_signing().interceptor(attempts.clone()).send().await;
+        sent.map(drop).map_err(|error| attempts.classify("PutObject", error))
+    }
+
+    async fn send_create(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+        let checksums = self.parts_have_checksums(name);
+        let call = self.client.create_multipart_upload().bucket(&self.bucket).key(self.key(name));
+        let call = call
+            .content_type(&metadata.content_type)
+            .set_metadata(values::user_metadata(metadata))
+            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
+            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
+            .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc64Nvme))
+            .set_checksum_type(checksums.then_some(ChecksumType::FullObject));
+        let attempts = Attempts::watch();
+        let created = call.customize().interceptor(attempts.clone()).send().await;
+        let created = created.map_err(|error| attempts.classify("CreateMultipartUpload", error))?;
+        // As good as no answer: there may be an upload.
+        let no_id = || StoreError::NoAnswer { operation: "CreateMultipartUpload", source: "no upload id in it".into() };
+        let id = created.upload_id.ok_or_else(no_id)?;
+        Ok(CreatedUpload { upload: Upload { name: name.clone(), id }, perhaps_others: attempts.unanswered() })
     }
 
     async fn send_complete(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
@@ -141,8 +165,9 @@ impl S3Store {
             .set_checksum_crc64_nvme(crc64.map(values::crc64_to_base64))
             .set_if_none_match(matches!(upload.name, Name::Image(_)).then(|| "*".to_owned()))
             .mpu_object_size(values::length(whole.size));
-        let sent = call.customize().config_override(self.slow_call()).send().await;
-        sent.map(drop).map_err(|error| classify("CompleteMultipartUpload", error))
+        let attempts = Attempts::watch();
+        let call = call.customize().config_override(self.slow_call()).interceptor(attempts.clone());
+        call.send().await.map(drop).map_err(|error| attempts.classify("CompleteMultipartUpload", error))
     }
 
     /// After an answer that leaves the effect open: success if the object is there as it was sent, else that answer.
@@ -186,20 +211,11 @@ impl Store for S3Store {
     }
 
     async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
-        let checksums = self.parts_have_checksums(name);
-        let call = self.client.create_multipart_upload().bucket(&self.bucket).key(self.key(name));
-        let call = call
-            .content_type(&metadata.content_type)
-            .set_metadata(values::user_metadata(metadata))
-            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
-            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
-            .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc64Nvme))
-            .set_checksum_type(checksums.then_some(ChecksumType::FullObject));
-        let created = call.send().await.map_err(|error| classify("CreateMultipartUpload", error))?;
-        // As good as no answer: there may be an upload.
-        let no_id = || StoreError::NoAnswer { operation: "CreateMultipartUpload", source: "no upload id in it".into() };
-        let id = created.upload_id.ok_or_else(no_id)?;
-        Ok(Upload { name: name.clone(), id })
+        self.send_create(name, metadata).await.map(|created| created.upload)
+    }
+
+    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+        self.send_create(name, metadata).await
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
@@ -322,10 +338,12 @@ impl Store for S3Store {
         }
     }
 
-    async fn leftovers(&self) -> Result<Vec<Leftover>> {
-        let mut found = self.unfinished_uploads().await?;
-        found.extend(self.unverified_objects().await?);
-        Ok(found)
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        self.list_unfinished_uploads().await
+    }
+
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
+        self.list_unverified_objects().await
     }
 
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()> {

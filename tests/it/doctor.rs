@@ -10,6 +10,7 @@ use super::support::backend::{Backend, stray_files};
 use super::support::faults::{Action, Faults, Operation};
 
 mod configured;
+mod uploads;
 
 const DENIED: Action = Action::Status(403);
 
@@ -98,7 +99,7 @@ async fn the_embedded_store_is_well() {
     command.env("CORS_ALLOW_ORIGIN", "https://page.example").env("PUBLIC_URL", "https://images.example.com/up");
     let report = Report::of(command).await;
     assert!(report.lines.iter().all(|line| line["verdict"] == "ok"), "{:#?}", report.lines);
-    assert_eq!((report.code, report.lines.len()), (0, 22));
+    assert_eq!((report.code, report.lines.len()), (0, 26));
     assert_eq!(stray_files(data.path()), Vec::<String>::new());
 }
 
@@ -140,7 +141,7 @@ async fn every_call_that_is_denied_is_told_with_its_permission_and_leaves_nothin
         (Operation::Copy, "copy", "s3:PutObject"),
         (Operation::Create, "multipart", "s3:PutObject"),
         (Operation::UploadPart, "multipart", "s3:PutObject"),
-        (Operation::ListParts, "multipart", "s3:ListMultipartUploadParts"),
+        (Operation::ListParts, "list-parts", "s3:ListMultipartUploadParts"),
         (Operation::Complete, "multipart", "s3:PutObject"),
     ] {
         let (backend, faults) = behind_faults().await;
@@ -174,7 +175,7 @@ async fn what_cannot_be_removed_is_named() {
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!((report.code, report.failed()), (1, vec!["delete", "abort", "cleanup"]));
     let (objects, uploads) = (backend.strict_s3().objects(), backend.strict_s3().open_uploads());
-    assert!(objects.len() > 2 && uploads.len() == 1, "{objects:?} {uploads:?}");
+    assert!(objects.len() > 2 && uploads.len() == 3, "{objects:?} {uploads:?}");
     assert_eq!(backend.objects().await.len(), objects.len(), "all pages are read");
     for key in objects.iter().chain(&uploads) {
         report.says("cleanup", "fail", key);
@@ -302,16 +303,19 @@ async fn an_object_that_was_refused_and_is_there_is_told() {
 
 #[tokio::test]
 async fn presigned_urls_are_tried_from_outside() {
-    // The sample, the sample again, the longer body.
-    for (nth, verdict, words) in
-        [(1, "fail", "403 AccessDenied"), (2, "warn", "a second time"), (3, "warn", "Content-Length")]
-    {
+    // The sample, the sample again, the longer body, and one with another SHA-256 than was signed.
+    for (nth, check, verdict, words) in [
+        (1, "presigned-put", "fail", "403 AccessDenied"),
+        (2, "presigned-put", "warn", "a second time"),
+        (3, "presigned-put", "warn", "Content-Length"),
+        (4, "sha256", "warn", "a wrong SHA-256 is taken"),
+    ] {
         let (backend, faults) = behind_faults().await;
         let action = if nth == 1 { DENIED } else { Action::Answer(200, "") };
         faults.fail(Operation::Put, nth..=nth, action);
         let outside = [("S3_PUBLIC_ENDPOINT_URL", faults.endpoint.as_str())];
         let report = Report::of(doctor(&backend, &backend.endpoint, &outside)).await;
-        report.says("presigned-put", verdict, words);
+        report.says(check, verdict, words);
         assert_eq!(report.code, i32::from(verdict == "fail"));
         let sent = &faults.headers(Operation::Put)[0];
         assert_eq!(

@@ -154,10 +154,44 @@ async fn a_store_that_fails_is_told_to_a_client_that_would_send_on() {
 #[tokio::test]
 async fn readiness_is_503_while_the_store_is_out_of_reach() {
     let (app, faults) = start().await;
+    let ready = async || told(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
     faults.fail_all(Operation::HeadBucket, Action::Status(503));
-    let (status, answer) = told(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
+    let (status, answer) = ready().await;
     assert_eq!((status, answer["code"].as_str().unwrap()), (503, "not_ready"));
+    assert_eq!(answer["detail"], "The service is not ready: the store refuses");
     faults.heal();
-    assert_eq!(app.client.get(app.at("/readyz")).send().await.unwrap().status(), 200);
+    // The result is used again for a while, and not for long.
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while ready().await.0 != 200 {
+        assert!(Instant::now() < deadline, "it is ready again within 5 s");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
     app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn readiness_asks_the_store_once_for_all_who_ask_at_once() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::HeadBucket, Action::Hold);
+    let asked = futures::future::join_all((0..50).map(|_| app.client.get(app.at("/readyz")).send()));
+    let release = async {
+        faults.wait_for(Operation::HeadBucket, 1).await;
+        faults.release();
+    };
+    let (answers, ()) = tokio::join!(asked, release);
+    assert!(answers.into_iter().all(|answer| answer.unwrap().status() == 200));
+    assert_eq!(faults.calls(Operation::HeadBucket), 1);
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_store_that_hangs_is_no_answer() {
+    for action in [Action::Hang, Action::Break] {
+        let (app, faults) = start().await;
+        faults.fail_all(Operation::HeadBucket, action);
+        let (status, answer) = told(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
+        assert_eq!((status, answer["code"].as_str().unwrap()), (503, "not_ready"));
+        assert_eq!(answer["detail"], "The service is not ready: no answer from the store");
+        app.end(&[]).await;
+    }
 }

@@ -109,6 +109,24 @@ async fn a_store_that_keeps_refusing_is_named() {
     backend.check_clean().await;
 }
 
+/// The first attempt may still have its effect, whatever the last one is answered.
+#[tokio::test]
+async fn an_attempt_without_an_answer_is_not_forgotten() {
+    let (backend, faults, store) = behind_faults().await;
+    for (last, operation) in [(403, Operation::Put), (503, Operation::Put), (403, Operation::Create)] {
+        let first = faults.calls(operation) + 1;
+        faults.fail(operation, first..=first, Action::Break);
+        faults.fail_all(operation, Action::Status(last));
+        let failed = match operation {
+            Operation::Put => store.put(&image(), &png(), payload(&noise(8, 10))).await,
+            _ => store.create_upload(&image(), &png()).await.map(drop),
+        };
+        assert!(matches!(failed, Err(StoreError::NoAnswer { .. })), "{operation:?} {last}: {failed:?}");
+        faults.heal();
+    }
+    backend.check_clean().await;
+}
+
 #[tokio::test]
 async fn a_store_that_hangs_ends_in_no_answer() {
     let backend = Backend::strict().await;

@@ -11,10 +11,12 @@ mod docs;
 #[cfg(feature = "doctor")]
 mod doctor;
 mod embedded;
+mod environment;
 mod failing_store;
 mod faulty;
 mod hardening;
 mod lambda;
+mod lost_answers;
 mod metrics;
 mod page;
 mod process;

@@ -226,7 +226,7 @@ async fn what_clients_make_up_makes_no_new_series() {
 #[tokio::test]
 async fn it_is_for_this_machine_and_for_keys() {
     for (keys, status, code, detail) in [
-        ("--api-keys=", 403, "forbidden", "This is for the service's operators"),
+        ("--public-read=false", 403, "forbidden", "This is for the service's operators"),
         (
             "--api-keys=right",
             401,

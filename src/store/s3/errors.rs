@@ -55,11 +55,22 @@ pub(super) fn refused(operation: &'static str, source: impl Into<crate::error::B
 pub(crate) fn leaves_open(error: &StoreError) -> bool {
     match error {
         StoreError::NoAnswer { .. } | StoreError::NoSuchUpload | StoreError::Precondition => true,
-        StoreError::Refused { code, .. } => {
-            matches!(code.as_str(), "InternalError" | "ServiceUnavailable" | "500" | "502" | "503" | "504")
-        }
+        StoreError::Refused { code, .. } => is_open_code(code),
         StoreError::NotFound | StoreError::Differs(_) => false,
     }
+}
+
+/// The same of one attempt, by its status (None: no answer) and S3's error code.
+pub(super) fn is_open(status: Option<u16>, code: Option<&str>) -> bool {
+    match (status, code) {
+        (None | Some(200..=299), None) => true,
+        (_, Some(code)) => is_open_code(code),
+        (Some(status), None) => is_open_code(&status.to_string()),
+    }
+}
+
+fn is_open_code(code: &str) -> bool {
+    matches!(code, "InternalError" | "ServiceUnavailable" | "500" | "502" | "503" | "504")
 }
 
 #[cfg(test)]
@@ -97,6 +108,16 @@ mod tests {
         assert_eq!(code(answered(403, Some("AccessDenied"))), "AccessDenied");
         assert_eq!(code(answered(404, Some("NoSuchBucket"))), "NoSuchBucket");
         assert_eq!(code(answered(503, Some("SlowDown"))), "SlowDown");
+    }
+
+    #[test]
+    fn an_attempt_is_open_without_an_answer_and_after_a_server_s_error() {
+        for (status, code) in [(None, None), (Some(200), None), (Some(200), Some("InternalError")), (Some(504), None)] {
+            assert!(is_open(status, code), "{status:?} {code:?}");
+        }
+        for (status, code) in [(Some(412), None), (Some(503), Some("SlowDown")), (Some(403), Some("AccessDenied"))] {
+            assert!(!is_open(status, code), "{status:?} {code:?}");
+        }
     }
 
     #[test]

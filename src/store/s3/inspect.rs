@@ -54,8 +54,14 @@ impl S3Store {
         self.client.config().region().map(AsRef::as_ref).unwrap_or_default()
     }
 
+    /// The checksum that is sent, never [`Checksum::Auto`].
     pub fn checksum(&self) -> Checksum {
         self.checksum
+    }
+
+    /// Where requests go; None: AWS by region.
+    pub fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
     }
 
     /// Asks for the bucket (HeadBucket).

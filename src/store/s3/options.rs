@@ -1,17 +1,19 @@
 //! How to reach a bucket, and the SDK's configuration for it.
 
-use aws_config::BehaviorVersion;
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::config::{
     Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
     StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::types::ServerSideEncryption;
+use aws_types::service_config::ServiceConfigKey;
 use std::time::Duration;
+use url::Url;
 
 use super::credentials::{InUse, Noting};
 use super::trace::Traced;
@@ -47,7 +49,9 @@ pub struct S3Options {
 /// The checksum sent with bodies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
+    /// [`Checksum::Crc64Nvme`] for AWS, [`Checksum::None`] for other endpoints, which may reject it.
     #[default]
+    Auto,
     Crc64Nvme,
     /// For stores that know none of AWS's.
     None,
@@ -83,8 +87,38 @@ pub(super) fn timeouts(attempt: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_TIMEOUT).operation_attempt_timeout(attempt).build()
 }
 
-/// The SDK's configuration. Reads the environment and the profile; sends nothing.
-pub(super) async fn client_config(options: &S3Options, in_use: &InUse) -> Builder {
+impl Checksum {
+    /// What is sent to a store at `endpoint` (None: AWS by region).
+    pub(super) fn resolve(self, endpoint: Option<&str>) -> Checksum {
+        match self {
+            Checksum::Auto if endpoint.is_none_or(is_aws) => Checksum::Crc64Nvme,
+            Checksum::Auto => Checksum::None,
+            chosen => chosen,
+        }
+    }
+}
+
+/// The domains of AWS's partitions, for endpoints that name one of its own (a VPC's, say).
+const AWS_DOMAINS: [&str; 4] = [".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws"];
+
+fn is_aws(endpoint: &str) -> bool {
+    let url = Url::parse(endpoint).ok();
+    url.as_ref().and_then(Url::host_str).is_some_and(|host| AWS_DOMAINS.iter().any(|domain| host.ends_with(domain)))
+}
+
+/// The endpoint that the SDK takes from its environment and its profile, by its own rules; None if neither names one.
+///
+/// In this order: `AWS_ENDPOINT_URL_S3`, the profile's `services` section, `AWS_ENDPOINT_URL`, the profile's
+/// `endpoint_url`; none of them under `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS`.
+/// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>
+fn configured_endpoint(shared: &SdkConfig) -> Option<String> {
+    let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url");
+    let of_s3 = shared.service_config().zip(key.build().ok()).and_then(|(config, key)| config.load_config(key));
+    of_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
+}
+
+/// The SDK's configuration, and the endpoint in it. Reads the environment and the profile; sends nothing.
+pub(super) async fn client_config(options: &S3Options, in_use: &InUse) -> (Builder, Option<String>) {
     let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())
@@ -101,12 +135,34 @@ pub(super) async fn client_config(options: &S3Options, in_use: &InUse) -> Builde
     }
     let shared = loader.load().await;
     let mut config = Builder::from(&shared).force_path_style(options.force_path_style).interceptor(Traced);
-    if let Some(endpoint) = &options.endpoint {
+    let endpoint = options.endpoint.clone().or_else(|| configured_endpoint(&shared));
+    if let Some(endpoint) = &endpoint {
         config = config.endpoint_url(endpoint);
     }
     if let Some(inner) = shared.credentials_provider() {
         let noting = Noting { inner, in_use: in_use.clone() };
         config = config.credentials_provider(SharedCredentialsProvider::new(noting));
     }
-    config
+    (config, endpoint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_automatic_checksum_is_for_aws() {
+        for aws in [
+            None,
+            Some("https://s3.eu-north-1.amazonaws.com"),
+            Some("https://vpce-1.s3.cn-north-1.vpce.amazonaws.com.cn"),
+        ] {
+            assert_eq!(Checksum::Auto.resolve(aws), Checksum::Crc64Nvme, "{aws:?}");
+        }
+        for other in ["http://127.0.0.1:9000", "https://amazonaws.com.example", "https://notamazonaws.com"] {
+            assert_eq!(Checksum::Auto.resolve(Some(other)), Checksum::None, "{other}");
+            assert_eq!(Checksum::Crc64Nvme.resolve(Some(other)), Checksum::Crc64Nvme, "{other}");
+        }
+        assert_eq!(Checksum::None.resolve(None), Checksum::None);
+    }
 }

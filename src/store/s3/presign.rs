@@ -21,7 +21,7 @@ impl S3Store {
             return signed;
         }
         let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).customize();
-        let (window, expires_at) = window(start, options)?;
+        let (window, expires_at) = self.window(start, options)?;
         let request = self.addressed(call, options).presigned(window).await;
         let request = request.map_err(|error| classify("GetObject", error))?;
         self.learn(&request, name, options);
@@ -42,7 +42,7 @@ impl S3Store {
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
             .if_none_match("*");
-        let (window, expires_at) = window(this_second()?, options)?;
+        let (window, expires_at) = self.window(this_second()?, options)?;
         let request = self.addressed(call.customize(), options).presigned(window).await;
         Ok(self.presigned(request.map_err(|error| classify("PutObject", error))?, expires_at))
     }
@@ -64,7 +64,7 @@ impl S3Store {
         }
         let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
         let call = call.part_number(part_number(number)).content_length(length(size));
-        let (window, expires_at) = window(start, options)?;
+        let (window, expires_at) = self.window(start, options)?;
         let request = self.addressed(call.customize(), options).presigned(window).await;
         let request = request.map_err(|error| classify("UploadPart", error))?;
         self.learn(&request, &upload.name, options);
@@ -76,8 +76,9 @@ impl S3Store {
     fn sign(&self, call: Call<'_>, start: SystemTime, options: &PresignOptions) -> Option<Result<Presigned>> {
         let pattern = self.pattern.get()?.as_ref().filter(|_| !self.follows(options))?;
         let credentials = self.in_use.get(start)?;
-        let expires_at = earlier(start + options.ttl, credentials.expiry());
-        let signed = pattern.sign(credentials, call, start, options.ttl);
+        let ttl = whole_seconds(options);
+        let expires_at = earlier(start + ttl, credentials.expiry());
+        let signed = pattern.sign(credentials, call, start, ttl);
         Some(signed.map(|url| Presigned { url, headers: call.headers.to_vec(), expires_at }))
     }
 
@@ -88,12 +89,21 @@ impl S3Store {
         }
     }
 
+    /// From `start` on, and when that ends, as far as the credentials are known before the SDK signs.
+    fn window(&self, start: SystemTime, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
+        let ttl = whole_seconds(options);
+        let window = PresigningConfig::builder().start_time(start).expires_in(ttl).build();
+        let known = self.in_use.get(start).and_then(|credentials| credentials.expiry());
+        Ok((window.map_err(|error| refused("presign", error))?, earlier(start + ttl, known)))
+    }
+
     /// Whether the URL is to have the host name of the request, so that no two need be alike.
     fn follows(&self, options: &PresignOptions) -> bool {
         self.host_follows_request && options.host.is_some()
     }
 
-    /// Read after signing: only then are the credentials that signed known.
+    /// The credentials are read once more after signing, which may have taken others. Of two kinds in turn either may have
+    /// signed, and the end that comes first holds for both.
     fn presigned(&self, request: PresignedRequest, expires_at: SystemTime) -> Presigned {
         Presigned {
             url: request.uri().to_owned(),
@@ -131,10 +141,9 @@ fn this_second() -> Result<SystemTime> {
     Ok(UNIX_EPOCH + Duration::from_secs(now.as_secs()))
 }
 
-/// From `start` on, and when that ends.
-fn window(start: SystemTime, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
-    let window = PresigningConfig::builder().start_time(start).expires_in(options.ttl).build();
-    Ok((window.map_err(|error| refused("presign", error))?, start + options.ttl))
+/// How long a URL works: a signature has whole seconds here, too.
+fn whole_seconds(options: &PresignOptions) -> Duration {
+    Duration::from_secs(options.ttl.as_secs())
 }
 
 /// `endpoint` with the host name of `host` (which may carry a port of its own) and the endpoint's port.

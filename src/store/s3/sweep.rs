@@ -8,7 +8,7 @@ use super::errors::classify;
 use crate::store::{INCOMING, ImageKey, Leftover, Result, StoreError};
 
 impl S3Store {
-    pub(super) async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+    pub(super) async fn list_unfinished_uploads(&self) -> Result<Vec<Leftover>> {
         let found = self.multipart_uploads(&self.prefix).await?;
         Ok(found.iter().filter_map(|upload| self.unfinished_upload(upload)).collect())
     }
@@ -29,7 +29,7 @@ impl S3Store {
         }
     }
 
-    pub(super) async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
+    pub(super) async fn list_unverified_objects(&self) -> Result<Vec<Leftover>> {
         let call = self.client.list_objects_v2().bucket(&self.bucket).prefix(format!("{}{INCOMING}", self.prefix));
         let mut pages = call.into_paginator().send();
         let mut found = Vec::new();

@@ -157,7 +157,7 @@ async fn a_prefix_is_the_service_s_own_business() {
 #[tokio::test]
 async fn urls_and_links_have_the_addresses_that_are_configured() {
     let public = ["--s3-public-endpoint-url=https://s3.example:9443", "--public-url=https://images.example/up"];
-    let app = TestApp::with(&[SMALL[0], public[0], public[1]]).await;
+    let app = TestApp::with(&[SMALL[0], "--s3-bucket=images", public[0], public[1]]).await;
     let small = plan(&app, 100).await;
     assert!(small.link("url").starts_with("https://s3.example:9443/images/incoming/"), "{}", small.0);
     let large = plan(&app, 6 * MIB + 1).await;

@@ -6,7 +6,7 @@ use image_store::config::{Cli, Config};
 use image_store::sink::spill::Spill;
 use image_store::store::embedded::{Embedded, EmbeddedOptions};
 use image_store::store::s3::{S3Options, S3Store};
-use image_store::store::{MARKER_TYPE, Store};
+use image_store::store::{ImageKey, MARKER_TYPE, Store};
 use image_store::transport::server;
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -152,7 +152,8 @@ impl TestApp {
     /// Lets other requests and calls to the store come and go, so that whoever could go on has gone on.
     pub async fn go_round(&self) {
         for _ in 0..20 {
-            assert_eq!(self.client.get(self.at("/readyz")).send().await.unwrap().status(), 200);
+            let missing = self.at(&format!("/images/{}", ImageKey::random("png")));
+            assert_eq!(self.client.head(missing).send().await.unwrap().status(), 404);
         }
     }
 
@@ -166,6 +167,7 @@ impl TestApp {
     /// Stops the service. Fails where the store holds an unfinished upload, or objects other than `expected`.
     pub async fn end(mut self, expected: &[&str]) {
         self.settled().await;
+        self.app.uploads.reconciler().conclude().await;
         let leftovers = self.store.leftovers().await.unwrap();
         let open: Vec<_> = leftovers.iter().filter(|leftover| leftover.upload_id.is_some()).collect();
         assert!(open.is_empty(), "unfinished uploads are left: {open:?}");

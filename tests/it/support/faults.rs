@@ -13,7 +13,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Either, Full};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use std::ops::RangeInclusive;
@@ -92,6 +92,9 @@ pub enum Action {
     Delay(Duration),
     /// Forwarded when [`Faults::release`] is called.
     Hold,
+    /// The body is read, and forwarded when [`Faults::release`] is called, also if its sender has given up by then. Nothing
+    /// is answered.
+    Late,
 }
 
 #[derive(Clone, Debug)]
@@ -207,6 +210,15 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             shared.released.subscribe().wait_for(|released| *released).await?;
             forward(&shared.upstream, request).await
         }
+        Some(Action::Late) => {
+            let (head, body) = request.into_parts();
+            let request = Request::from_parts(head, Full::from(body.collect().await?.to_bytes()));
+            tokio::spawn(async move {
+                shared.released.subscribe().wait_for(|released| *released).await?;
+                forward(&shared.upstream, request).await?.into_body().collect().await
+            });
+            std::future::pending().await
+        }
         Some(Action::Hang) => std::future::pending().await,
         Some(Action::Break) => Err("broken on purpose".into()),
         Some(Action::LoseAnswer) => {
@@ -230,7 +242,10 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
     }
 }
 
-async fn forward(upstream: &str, request: Request<Incoming>) -> Result<Answer, BoxError> {
+async fn forward<B>(upstream: &str, request: Request<B>) -> Result<Answer, BoxError>
+where
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
     let stream = TcpStream::connect(upstream).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;

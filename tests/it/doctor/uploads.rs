@@ -1,0 +1,69 @@
+//! Multipart uploads on stores that do not all that S3 does.
+
+use super::{Report, behind_faults, doctor};
+use crate::support::faults::{Action, Operation};
+
+#[tokio::test]
+async fn an_upload_that_does_not_end_once_is_told() {
+    const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>";
+    // After one of `multipart`: `complete-once`, and of `ends-once` the one after an abort.
+    for (nth, check, verdict, words) in [
+        (2, "complete-once", "warn", "If-None-Match is ignored at Complete"),
+        (4, "ends-once", "fail", "completed after it had been aborted"),
+    ] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail(Operation::Complete, nth..=nth, Action::Answer(200, COMPLETED));
+        let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+        report.says(check, verdict, words);
+        assert_eq!(report.code, i32::from(verdict == "fail"), "{:#?}", report.lines);
+        report.says("cleanup", "ok", "nothing");
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn parts_that_cannot_be_listed_are_no_fault_of_multipart() {
+    const NO_KEY: Action = Action::Answer(404, "<Error><Code>NoSuchKey</Code></Error>");
+    let (backend, faults) = behind_faults().await;
+    faults.fail_all(Operation::ListParts, Action::Answer(501, "<Error><Code>NotImplemented</Code></Error>"));
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!((report.failed(), report.verdict("multipart")), (vec!["list-parts"], "ok"), "{:#?}", report.lines);
+    report.says("list-parts", "fail", "DIRECT_PUT_MAX=5GB");
+    report.says("presigned-part", "skip", "needs list-parts");
+    backend.check_clean().await;
+
+    // Ceph's words for an upload that was aborted.
+    let (backend, faults) = behind_faults().await;
+    faults.fail(Operation::ListParts, 2..=2, NO_KEY);
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!((report.failed(), report.verdict("abort")), (vec![], "ok"), "{:#?}", report.lines);
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn uploads_that_cannot_be_listed_are_told_apart_from_objects() {
+    let (backend, faults) = behind_faults().await;
+    faults.fail_all(Operation::ListUploads, Action::Answer(200, "<ListBucketResult></ListBucketResult>"));
+    let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
+    assert_eq!(report.failed(), ["list"], "{:#?}", report.lines);
+    report.says("list", "fail", "unfinished uploads cannot be listed");
+    backend.check_clean().await;
+}
+
+/// Only what is sent can be what a store does not know.
+#[tokio::test]
+async fn a_fix_names_settings_in_effect() {
+    const UNKNOWN: &str = "<Error><Code>InvalidRequest</Code></Error>";
+    for (checksum, sse, named) in [
+        ("crc64nvme", "none", "try S3_CHECKSUM=none\""),
+        ("crc64nvme", "AES256", "try S3_CHECKSUM=none, then S3_SSE=none\""),
+        ("auto", "none", "does not offer this call"),
+    ] {
+        let (backend, faults) = behind_faults().await;
+        faults.fail_all(Operation::Create, Action::Answer(400, UNKNOWN));
+        let settings = [("S3_CHECKSUM", checksum), ("S3_SSE", sse)];
+        let report = Report::of(doctor(&backend, &faults.endpoint, &settings)).await;
+        report.says("multipart", "fail", named);
+        backend.check_clean().await;
+    }
+}

@@ -1,0 +1,179 @@
+//! Calls whose answers are lost: what they did, or do after they were given up, does not stay.
+
+use image_store::store::reconcile::Reconciler;
+use image_store::store::{Store, StoreError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::process::Process;
+use super::support::app::{TestApp, png as image_file};
+use super::support::backend::Backend;
+use super::support::faults::{Action, Faults, Operation};
+use super::support::samples::{image, incoming, png};
+
+const MIB: usize = 1 << 20;
+const TIMEOUT: &str = "--s3-timeout=300ms";
+
+async fn status(answer: reqwest::Response) -> (u16, serde_json::Value) {
+    (answer.status().as_u16(), answer.json().await.unwrap())
+}
+
+/// A store behind faults on each S3, and a reconciler for it.
+async fn behind_faults() -> Vec<(Backend, Faults, Arc<dyn Store>, Reconciler)> {
+    let mut all = Vec::new();
+    for backend in [Backend::strict().await, Backend::embedded().await] {
+        let faults = Faults::before(&backend.endpoint).await;
+        let endpoint = faults.endpoint.clone();
+        let store = backend.store_with(|options| {
+            options.endpoint = Some(endpoint);
+            options.attempt_timeout = Duration::from_millis(500);
+        });
+        let store = store.await;
+        let reconciler = Reconciler::new(Arc::clone(&store));
+        all.push((backend, faults, store, reconciler));
+    }
+    all
+}
+
+#[tokio::test]
+async fn of_several_creates_one_upload_stays() {
+    for (backend, faults, store, reconciler) in behind_faults().await {
+        for name in [image(), incoming()] {
+            let first = faults.calls(Operation::Create) + 1;
+            faults.fail(Operation::Create, first..=first + 1, Action::LoseAnswer);
+            let upload = reconciler.create_upload(&name, &png()).await.unwrap();
+            assert_eq!(backend.open_uploads().await.min(2), 2, "the calls whose answers were lost made uploads");
+            reconciler.conclude().await;
+            assert_eq!(store.uploads_of(&name).await.unwrap(), std::slice::from_ref(&upload));
+            store.abort_upload(&upload).await.unwrap();
+        }
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn a_create_that_was_answered_lists_nothing() {
+    for (backend, faults, store, reconciler) in behind_faults().await {
+        let name = image();
+        faults.fail(Operation::Create, 1..=1, Action::Status(503));
+        let upload = reconciler.create_upload(&name, &png()).await.unwrap();
+        reconciler.conclude().await;
+        assert_eq!((faults.calls(Operation::Create), faults.calls(Operation::ListUploads)), (2, 0));
+        store.abort_upload(&upload).await.unwrap();
+        backend.check_clean().await;
+    }
+}
+
+#[tokio::test]
+async fn creates_without_an_answer_leave_no_upload() {
+    for action in [Action::LoseAnswer, Action::Hang, Action::Late] {
+        for (backend, faults, _, reconciler) in behind_faults().await {
+            let name = image();
+            faults.fail_all(Operation::Create, action);
+            let failed = reconciler.create_upload(&name, &png()).await;
+            assert!(matches!(failed, Err(StoreError::NoAnswer { .. })), "{failed:?}");
+            reconciler.created_none(&name).await;
+            if matches!(action, Action::Late) {
+                assert_eq!(faults.calls(Operation::Abort), 0, "none is there yet");
+                faults.release();
+                faults.wait_for(Operation::Abort, 3).await;
+            }
+            reconciler.conclude().await;
+            backend.check_clean().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_upload_whose_create_gets_no_answer_leaves_nothing() {
+    let app = TestApp::behind_faults(&[TIMEOUT]).await;
+    app.faults().fail_all(Operation::Create, Action::LoseAnswer);
+    let (status, answer) = status(app.upload("a.png", image_file(12 * MIB)).await).await;
+    assert_eq!((status, &answer["code"]), (500, &"storage_failed".into()));
+    app.settled().await;
+    assert!(app.store.unfinished_uploads().await.unwrap().is_empty(), "before anything else is waited for");
+    assert_eq!(app.faults().calls(Operation::Abort), 3);
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_upload_and_a_plan_that_are_created_at_the_second_attempt_are_the_only_ones() {
+    let app = TestApp::behind_faults(&[TIMEOUT, "--direct-put-max=1MiB"]).await;
+    app.faults().fail(Operation::Create, 1..=1, Action::LoseAnswer);
+    let (code, answer) = status(app.upload("a.png", image_file(12 * MIB)).await).await;
+    assert_eq!(code, 200, "{answer}");
+    app.faults().wait_for(Operation::Abort, 1).await;
+
+    app.faults().fail(Operation::Create, 3..=3, Action::LoseAnswer);
+    let wish = serde_json::json!({ "filename": "a.png", "size": 12 * MIB });
+    let (code, plan) = status(app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap()).await;
+    assert_eq!(code, 201, "{plan}");
+    app.faults().wait_for(Operation::Abort, 2).await;
+    app.app.uploads.reconciler().conclude().await;
+    let left = app.store.unfinished_uploads().await.unwrap();
+    assert_eq!(left.len(), 1, "the plan's own: {left:?}");
+    let aborted = app.client.delete(app.at(plan["abort_url"].as_str().unwrap())).send().await.unwrap();
+    assert_eq!(aborted.status(), 204);
+    app.end(&[answer["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn a_put_that_lands_after_it_was_given_up_does_not_stay() {
+    let app = TestApp::behind_faults(&[TIMEOUT]).await;
+    app.faults().fail_all(Operation::Put, Action::Late);
+    let (status, answer) = status(app.upload("a.png", image_file(MIB)).await).await;
+    assert_eq!((status, &answer["code"]), (500, &"storage_failed".into()));
+    app.settled().await;
+    assert_eq!(app.faults().calls(Operation::Delete), 1, "at once");
+    app.faults().release();
+    // Only what is there is deleted again.
+    app.faults().wait_for(Operation::Delete, 2).await;
+    app.end(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_landed_at_shutdown_is_removed_before_the_process_ends() {
+    let app = TestApp::behind_faults(&[]).await;
+    let process = Process::on_store_of(&app, &[TIMEOUT]);
+    app.faults().fail_all(Operation::Put, Action::Late);
+    let client = reqwest::Client::new();
+    let url = format!("http://{}/upload-image", process.address);
+    let post = client.post(url).header("content-type", "image/png").body(image_file(MIB));
+    assert_eq!(post.send().await.unwrap().status(), 500);
+    app.faults().wait_for(Operation::Delete, 1).await;
+    app.faults().release();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    // One of the regular looks may be faster.
+    while app.objects().await.is_empty() && app.faults().calls(Operation::Delete) < 2 {
+        assert!(Instant::now() < deadline, "it lands");
+    }
+    process.terminate();
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{log}");
+    assert!(log.contains("appeared after its upload had failed"), "{log}");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_complete_that_lands_after_it_was_given_up_does_not_stay() {
+    let app = TestApp::behind_faults(&[TIMEOUT]).await;
+    app.faults().fail_all(Operation::Complete, Action::Late);
+    assert_eq!(status(app.upload("a.png", image_file(12 * MIB)).await).await.0, 500);
+    app.faults().release();
+    app.settled().await;
+    app.end(&[]).await;
+}
+
+/// Another's object is there: nothing of this upload is.
+#[tokio::test]
+async fn a_failed_precondition_deletes_nothing() {
+    const EXISTS: &str = "<Error><Code>PreconditionFailed</Code></Error>";
+    for (operation, size) in [(Operation::Put, MIB), (Operation::Complete, 12 * MIB)] {
+        let app = TestApp::behind_faults(&[TIMEOUT]).await;
+        app.faults().fail_all(operation, Action::Answer(412, EXISTS));
+        assert_eq!(status(app.upload("a.png", image_file(size)).await).await.0, 500);
+        app.settled().await;
+        assert_eq!(app.faults().calls(Operation::Delete), 0, "{operation:?}");
+        app.end(&[]).await;
+    }
+}
