@@ -38,8 +38,10 @@ answers! {
         | Error::TooManyPixels { .. }
         | Error::TruncatedBody(_)
         | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
         | Error::PayloadTooLarge { .. }
         | Error::UnsupportedMediaType
+        | Error::ContentEncoding
         | Error::Storage(_)
         | Error::OverCapacity(_),
     /// Of routes that name an image.
@@ -50,6 +52,7 @@ answers! {
         | Error::InvalidRequest(_)
         | Error::TruncatedBody(_)
         | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
         | Error::PayloadTooLarge { .. }
         | Error::NotJson
         | Error::Storage(_),
