@@ -169,12 +169,7 @@ async fn serve(listener: TcpListener, service: Cors<S3Service>, stopped: Cancell
     }
 }
 
-fn serve_connection(
-    builder: &Builder,
-    connections: &GracefulShutdown,
-    stream: TcpStream,
-    service: Cors<S3Service>,
-) {
+fn serve_connection(builder: &Builder, connections: &GracefulShutdown, stream: TcpStream, service: Cors<S3Service>) {
     // Small answers would else wait for the peer's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));

@@ -6,8 +6,8 @@
 //! so a few connections more are accepted. The service reads one request of each, answers `/healthz`, rejects everything
 //! else, and closes them.
 //!
-//! Those few are not waited for either: a newer one ends the oldest. Clients that connect and send nothing are ended as fast
-//! as they come, and a health check, which sends its request at once, is answered before its turn comes.
+//! Those few are not waited for either: newer ones end the older half of them. Clients that connect and send nothing are ended
+//! as fast as they come, and a health check, which sends its request at once, is answered before its turn comes.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -42,7 +42,7 @@ impl ConnectionLimiter {
         ConnectionLimiter { regular: semaphore(regular), extra: semaphore(extra), running: VecDeque::new() }
     }
 
-    /// Admits a connection that was just accepted, at the cost of the oldest extra one where that is the only way.
+    /// Admits a connection that was just accepted, at the cost of older extra ones if that is the only way.
     pub(super) async fn admit(&mut self) -> Admission {
         if let Ok(permit) = Arc::clone(&self.regular).try_acquire_owned() {
             return Admission::Regular(permit);
@@ -51,20 +51,18 @@ impl ConnectionLimiter {
             if let Ok(permit) = Arc::clone(&self.extra).try_acquire_owned() {
                 return Admission::Extra(permit);
             }
-            self.end_oldest();
-            // It is dropped by the runtime in a moment, its descriptor with it.
+            self.end_older_half();
+            // They are dropped by the runtime in a moment, their descriptors with them.
             if let Ok(permit) = Arc::clone(&self.extra).acquire_owned().await {
                 return Admission::Extra(permit);
             }
         }
     }
 
-    fn end_oldest(&mut self) {
-        while let Some(oldest) = self.running.pop_front() {
-            if !oldest.is_finished() {
-                return oldest.abort();
-            }
-        }
+    /// Not one by one: each time the runtime must get round to it.
+    fn end_older_half(&mut self) {
+        let half = self.running.len().div_ceil(2);
+        self.running.drain(..half).for_each(|oldest| oldest.abort());
     }
 
     /// Runs an extra connection, which must hold its permit.
@@ -108,11 +106,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_newer_connection_beyond_the_limit_ends_the_oldest_one() {
-        let (mut limiter, mut connections) = (ConnectionLimiter::new(1, 2), JoinSet::new());
+    async fn newer_connections_beyond_the_limit_end_older_ones() {
+        let (mut limiter, mut connections) = (ConnectionLimiter::new(1, 4), JoinSet::new());
         let _held = limiter.admit().await;
         let mut ends = Vec::new();
-        for _ in 0..5 {
+        for _ in 0..6 {
             let permit = extra(limiter.admit().await);
             let (alive, ended) = oneshot::channel::<()>();
             limiter.run_extra(&mut connections, async move {
@@ -121,11 +119,11 @@ mod tests {
             });
             ends.push(ended);
         }
-        let mut newest = ends.split_off(3);
+        let mut newest = ends.split_off(2);
         for ended in ends {
             assert!(ended.await.is_err(), "it was dropped");
         }
         assert!(newest.iter_mut().all(|ended| ended.try_recv() == Err(oneshot::error::TryRecvError::Empty)));
-        assert_eq!(limiter.running.len(), 2);
+        assert_eq!(limiter.running.len(), 4);
     }
 }

@@ -14,7 +14,7 @@ const OF_THE_SERVICE: &[u8] = b"\r\nx-request-id:";
 /// What is to be sent in place of `written`, if that is an answer of hyper's own and nothing else.
 pub(super) fn answer_instead_of(written: &[u8]) -> Option<Vec<u8>> {
     let error = match written.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()? {
-        b"400" => Error::InvalidRequest("The request is not valid HTTP/1.1 (RFC 9112)".to_owned()),
+        b"400" => Error::InvalidRequest("The request's head is malformed (RFC 9112)".to_owned()),
         b"414" | b"431" => Error::HeadTooLarge { limit: MAX_HEAD },
         _ => return None,
     };
