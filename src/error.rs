@@ -70,7 +70,7 @@ pub enum Error {
     NoRoute,
     #[error("This route does not take that method")]
     MethodNotAllowed,
-    #[error("The request's head is longer than {limit} bytes; send fewer or shorter headers")]
+    #[error("The request's head is longer than {limit} bytes, or has over 100 headers; send less of them")]
     HeadTooLarge { limit: usize },
     #[error("Send the body with a Content-Length, or with Transfer-Encoding: chunked and no other coding")]
     TransferEncoding,

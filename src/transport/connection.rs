@@ -74,7 +74,8 @@ impl Service {
     }
 
     async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        let expects_continue = request.headers().contains_key(header::EXPECT);
+        let expected = request.headers().get(header::EXPECT);
+        let expects_continue = expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let length = head::content_length(request.headers());
         let (mut parts, body) = request.into_parts();
         let body = RequestBody::new(body, length, self.limits, expects_continue, self.metrics.received());

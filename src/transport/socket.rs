@@ -40,6 +40,19 @@ impl Watched {
 }
 
 impl Socket {
+    /// A read that does not fill the buffer has taken all there was (epoll(7)), so the socket is no longer ready, and the
+    /// next read need not ask the system to find that out. tokio's own streams do the same.
+    fn read(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+        let nothing = || io::Error::from(io::ErrorKind::WouldBlock);
+        let (space, mut read) = (buf.remaining(), Err(nothing()));
+        let _ = self.stream.try_io(Interest::READABLE, || {
+            read = self.stream.try_read_buf(buf);
+            let took_all = read.as_ref().is_ok_and(|bytes| (1..space).contains(bytes));
+            if took_all { Err(nothing()) } else { Ok(()) }
+        });
+        read
+    }
+
     fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         loop {
             ready!(self.stream.poll_write_ready(cx))?;
@@ -55,7 +68,7 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.stream.try_read_buf(buf) {
+            match self.read(buf) {
                 // The readiness was that of bytes that are taken already.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read.map(drop)),
