@@ -352,6 +352,8 @@ mod tests {
             "--cors-allow-origin=example.com",
             "--s3-prefix=/a",
             "--read-url-ttl=8days",
+            "--min-upload-rate=fast",
+            "--trusted-proxies=10.0.0.0/8,proxy",
         ])
         .unwrap_err();
         for setting in [
@@ -363,6 +365,8 @@ mod tests {
             "CORS_ALLOW_ORIGIN",
             "S3_PREFIX",
             "READ_URL_TTL",
+            "MIN_UPLOAD_RATE",
+            "TRUSTED_PROXIES",
         ] {
             assert!(problems.iter().any(|line| line.starts_with(&format!("{setting}:"))), "{setting} in {problems:#?}");
         }

@@ -154,7 +154,7 @@ fn raise_file_limit() -> u64 {
     let mut limit = getrlimit(Resource::Nofile);
     let before = limit.current;
     limit.current = limit.maximum;
-    match setrlimit(Resource::Nofile, limit.clone()) {
+    match setrlimit(Resource::Nofile, limit) {
         Ok(()) => limit.maximum.unwrap_or(u64::MAX),
         Err(error) => {
             tracing::warn!(%error, "the limit of open files could not be raised");

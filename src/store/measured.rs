@@ -198,3 +198,45 @@ impl Store for Measured {
         self.inner.presign_part(upload, number, size, options).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::config::{Cli, Config};
+    use clap::Parser;
+    use futures::FutureExt;
+    use std::cell::Cell;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn no_more_calls_are_made_at_once_than_may_be() {
+        let config = Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
+        let store = Backend::open(&config).await.unwrap().store;
+        let (measured, begun) = (Measured::new(store, &Metrics::new(), 2), Cell::new(0));
+        let call = || {
+            let (end, ended) = oneshot::channel::<()>();
+            let work = async {
+                begun.set(begun.get() + 1);
+                Ok(ended.await.is_ok())
+            };
+            (end, Box::pin(measured.measure(Operation::HeadObject, work)))
+        };
+        let (mut calls, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let (end, call) = call();
+            ends.push(end);
+            calls.push(call);
+        }
+        assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+        assert_eq!(begun.get(), 2);
+        drop(ends.remove(0));
+        calls.remove(0).await.unwrap();
+        assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+        assert_eq!(begun.get(), 3);
+        // A call that nobody waits for any more makes way, too.
+        drop(calls.remove(0));
+        assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+        assert_eq!(begun.get(), 4);
+    }
+}

@@ -36,8 +36,11 @@ fn is_reg_name(name: &[u8]) -> bool {
         bytes.next().is_some_and(u8::is_ascii_hexdigit) && bytes.next().is_some_and(u8::is_ascii_hexdigit)
     };
     while let Some(byte) = bytes.next() {
-        let plain = byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
-        if !plain && !(*byte == b'%' && is_escape(&mut bytes)) {
+        let valid = match byte {
+            b'%' => is_escape(&mut bytes),
+            other => other.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(other),
+        };
+        if !valid {
             return false;
         }
     }

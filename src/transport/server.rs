@@ -108,17 +108,18 @@ impl Connections {
         let counted = self.metrics.connection();
         match admission {
             Admission::Regular(permit) => {
-                let http = self.graceful.watch(http);
+                let (http, held) = (self.graceful.watch(http), (counted, permit));
                 self.running.spawn(async move {
                     serve_regular(http, socket).await;
-                    drop((permit, counted));
+                    drop(held);
                 });
             }
             Admission::Extra(permit) => {
                 self.warn();
+                let held = (counted, permit);
                 self.limiter.run_extra(&mut self.running, async move {
                     serve_extra(http, socket).await;
-                    drop((permit, counted));
+                    drop(held);
                 });
             }
         }

@@ -42,7 +42,7 @@ impl Watched {
 impl Socket {
     /// A read that does not fill the buffer has taken all there was (epoll(7)), so the socket is no longer ready, and the
     /// next read need not ask the system to find that out. tokio's own streams do the same.
-    fn read(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
+    fn receive(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
         let nothing = || io::Error::from(io::ErrorKind::WouldBlock);
         let (space, mut read) = (buf.remaining(), Err(nothing()));
         let _ = self.stream.try_io(Interest::READABLE, || {
@@ -68,7 +68,7 @@ impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         loop {
             ready!(self.stream.poll_read_ready(cx))?;
-            match self.read(buf) {
+            match self.receive(buf) {
                 // The readiness was that of bytes that are taken already.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => return Poll::Ready(read.map(drop)),
