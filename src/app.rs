@@ -25,7 +25,7 @@ use crate::auth::{self, Scope};
 use crate::config::{self, Config};
 use crate::direct::Promotions;
 use crate::direct::verify::Verifier;
-use crate::error::Error;
+use crate::error::{Error, respond};
 use crate::policy::Policy;
 use crate::routes::{description, direct, docs, images, page, system, upload};
 use crate::sink::Uploads;
@@ -34,7 +34,7 @@ use crate::store::measured::Measured;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry::metrics::{TimedOut, table};
 use crate::telemetry::{self, Metrics, trace};
-use crate::transport::Invocation;
+use crate::transport::{Invocation, Rejected, request};
 
 /// Bytes of a request's path and query. The longest that anybody is given, a plan's link, is well below 1 KiB.
 const MAX_URI: usize = 8 << 10;
@@ -57,7 +57,7 @@ pub struct App {
 impl App {
     pub fn new(config: Config, store: Arc<dyn Store>, spill: Option<Spill>) -> Self {
         let metrics = Metrics::new();
-        let store: Arc<dyn Store> = Arc::new(Measured::new(store, &metrics));
+        let store: Arc<dyn Store> = Arc::new(Measured::new(store, &metrics, config.store.max_calls));
         let policy = Arc::new(config.policy.clone());
         let uploads = Uploads::new(Arc::clone(&store), &config.sink, spill);
         let tasks = uploads.tasks().clone();
@@ -125,9 +125,12 @@ impl App {
             .method_not_allowed_fallback(async || Error::MethodNotAllowed)
             .layer(middleware::from_fn_with_state(self.config.server.request_timeout, deadline))
             .layer(middleware::from_fn(limit_uri))
+            .layer(middleware::from_fn(reject))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(cors(&self.config.cors_origins))
-            .layer(middleware::from_fn_with_state(self.metrics.clone(), telemetry::observe_request));
+            .layer(middleware::from_fn(reject_preflight))
+            .layer(middleware::from_fn_with_state(self.metrics.clone(), telemetry::observe_request))
+            .layer(middleware::from_fn_with_state(self.config.server.trusted_proxies.clone(), request::add_facts));
         headers::protected(routes).with_state(self.clone())
     }
 }
@@ -191,6 +194,19 @@ async fn deadline(State(limit): State<Duration>, mut request: Request, next: Nex
             Error::Deadline.into_response()
         }
     }
+}
+
+/// Answers what the transport rejects, so that such an answer is like any other.
+async fn reject(request: Request, next: Next) -> Response {
+    match request.extensions().get() {
+        Some(Rejected(error)) => respond(Arc::clone(error)),
+        None => next.run(request).await,
+    }
+}
+
+/// The same for what CORS would answer by itself.
+async fn reject_preflight(request: Request, next: Next) -> Response {
+    if request.method() == Method::OPTIONS { reject(request, next).await } else { next.run(request).await }
 }
 
 async fn limit_uri(request: Request, next: Next) -> Response {

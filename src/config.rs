@@ -5,9 +5,11 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod descriptors;
 mod parse;
 mod settings;
 
+pub use descriptors::Descriptors;
 pub use parse::duration;
 pub use settings::{Cli, Command, Settings};
 
@@ -16,6 +18,7 @@ use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::s3::{Checksum, Sse};
 use crate::telemetry;
+use crate::transport::request::TrustedProxies;
 use parse::{absolute_url, formats, number, origins, prefix, size};
 
 /// S3's limit on the number of parts of one upload.
@@ -55,8 +58,13 @@ pub struct Config {
 pub struct Server {
     pub host: IpAddr,
     pub port: u16,
+    pub trusted_proxies: TrustedProxies,
     pub max_connections: usize,
+    /// Connections beyond those: see [`Descriptors`].
+    pub extra_connections: usize,
     pub body_idle_timeout: Duration,
+    /// Bytes per second; 0: any.
+    pub min_upload_rate: u64,
     pub request_timeout: Duration,
     pub shutdown_timeout: Duration,
 }
@@ -73,6 +81,8 @@ pub struct Store {
     pub checksum: Checksum,
     pub sse: Option<Sse>,
     pub timeout: Duration,
+    /// Calls that are made at once; not a setting: see [`Descriptors`].
+    pub max_calls: usize,
     pub data_dir: PathBuf,
     pub embedded_port: u16,
 }
@@ -88,6 +98,8 @@ pub struct Sink {
     /// Bytes; 0: nothing spills.
     pub spill_budget: u64,
     pub spill_dir: PathBuf,
+    /// Files that may spill at once; not a setting: see [`Descriptors`].
+    pub spill_files: usize,
     /// Either of these was set: it is an error then that nothing can spill.
     pub spill_chosen: bool,
     /// How long a PutObject may go on whose request was given up; none: to its end. Not a setting, the transport's choice.
@@ -209,12 +221,15 @@ impl Server {
         if let Err(problem) = unspecified {
             problems.check(false, || format!("HOST: '{}' {problem}", settings.host));
         }
-        let positive = parse::positive;
+        let (positive, proxies) = (parse::positive, parse::networks(settings.trusted_proxies.as_deref()));
         Server {
             host: unspecified.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             port: problems.take("PORT", number(&settings.port)),
+            trusted_proxies: TrustedProxies::new(&problems.take("TRUSTED_PROXIES", proxies)),
             max_connections: problems.take("MAX_CONNECTIONS", positive(&settings.max_connections)),
+            extra_connections: Descriptors::EXTRA_CONNECTIONS,
             body_idle_timeout: problems.take("BODY_IDLE_TIMEOUT", parse::some_time(&settings.body_idle_timeout)),
+            min_upload_rate: problems.take("MIN_UPLOAD_RATE", size(&settings.min_upload_rate, 0..=u64::MAX)),
             request_timeout: problems.take("REQUEST_TIMEOUT", parse::some_time(&settings.request_timeout)),
             shutdown_timeout: problems.take("SHUTDOWN_TIMEOUT", duration(&settings.shutdown_timeout)),
         }
@@ -236,6 +251,7 @@ impl Store {
             checksum: problems.take("S3_CHECKSUM", parse::choice(&settings.s3_checksum, &checksums)),
             sse: problems.take("S3_SSE", parse::choice(&settings.s3_sse, &sse)),
             timeout: problems.take("S3_TIMEOUT", parse::some_time(&settings.s3_timeout)),
+            max_calls: Descriptors::MAX_CALLS,
             data_dir: settings.data_dir.clone(),
             embedded_port: problems.take("EMBEDDED_S3_PORT", number(&settings.embedded_s3_port)),
         };
@@ -294,6 +310,7 @@ impl Sink {
             part_concurrency: problems
                 .take("PART_CONCURRENCY", parse::count(&settings.part_concurrency, 1..=MAX_PARTS as usize)),
             spill_budget: problems.take("SPILL_BUDGET", size(spill_budget, 0..=u64::MAX)),
+            spill_files: Descriptors::MAX_SPILL_FILES,
             spill_dir: settings.spill_dir.clone().unwrap_or_else(|| SPILL_DIR.into()),
             spill_chosen: settings.spill_budget.is_some() || settings.spill_dir.is_some(),
             memory_budget: problems.take("MEMORY_BUDGET", size(&settings.memory_budget, 1..=u64::MAX)),
@@ -377,6 +394,8 @@ mod tests {
             "--cors-allow-origin=example.com",
             "--s3-prefix=/a",
             "--read-url-ttl=8days",
+            "--min-upload-rate=fast",
+            "--trusted-proxies=10.0.0.0/8,proxy",
         ])
         .unwrap_err();
         for setting in [
@@ -388,6 +407,8 @@ mod tests {
             "CORS_ALLOW_ORIGIN",
             "S3_PREFIX",
             "READ_URL_TTL",
+            "MIN_UPLOAD_RATE",
+            "TRUSTED_PROXIES",
         ] {
             assert!(problems.iter().any(|line| line.starts_with(&format!("{setting}:"))), "{setting} in {problems:#?}");
         }

@@ -45,6 +45,10 @@ pub enum Error {
     TruncatedBody(#[source] Option<BoxError>),
     #[error("Nothing arrived for {seconds} s; send the body faster or upload directly with POST /uploads")]
     ClientTooSlow { seconds: u64 },
+    #[error(
+        "The body arrives at less than {min_rate} bytes per second; send it faster or upload directly with POST /uploads"
+    )]
+    BelowMinRate { min_rate: u64 },
     #[error("Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>")]
     Unauthorized,
     /// Its source is what the operators may do about it.
@@ -66,6 +70,10 @@ pub enum Error {
     NoRoute,
     #[error("This route does not take that method")]
     MethodNotAllowed,
+    #[error("The request's head is longer than {limit} bytes, or has over 100 headers; send less of them")]
+    HeadTooLarge { limit: usize },
+    #[error("Send the body with a Content-Length, or with Transfer-Encoding: chunked and no other coding")]
+    TransferEncoding,
     #[error("The address is longer than {limit} bytes; use the links of the service's answers as they are")]
     UriTooLong { limit: usize },
     #[error(
@@ -74,12 +82,17 @@ pub enum Error {
     PayloadTooLarge { limit: u64 },
     #[error("Send multipart/form-data with a field named 'file', or the image itself with Content-Type: image/*")]
     UnsupportedMediaType,
+    /// A Content-Encoding.
+    #[error("Send the image as it is, without Content-Encoding")]
+    ContentEncoding,
     #[error("Send application/json")]
     NotJson,
     #[error("The image could not be stored; try again")]
     Storage(#[source] StoreError),
     #[error("Too many uploads at once; try again, or upload directly with POST /uploads")]
     OverCapacity(#[source] Option<std::io::Error>),
+    #[error("Too many connections at once; try again")]
+    TooManyConnections,
     #[error("The request took longer than it may; try again")]
     Deadline,
     #[error("The service is not ready: {reason}")]
@@ -117,18 +130,21 @@ impl Error {
             Error::InvalidRequest(_) => "invalid_request",
             Error::TooManyPixels { .. } => "too_many_pixels",
             Error::TruncatedBody(_) => "truncated_body",
-            Error::ClientTooSlow { .. } => "client_too_slow",
+            Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => "client_too_slow",
             Error::Unauthorized => "unauthorized",
             Error::Forbidden { .. } | Error::LocalOnly(_) => "forbidden",
             Error::InvalidToken(_) => "invalid_token",
             Error::ExpiredToken => "expired_token",
             Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
+            Error::HeadTooLarge { .. } => "head_too_large",
+            Error::TransferEncoding => "unsupported_transfer_encoding",
             Error::UriTooLong { .. } => "uri_too_long",
             Error::PayloadTooLarge { .. } => "payload_too_large",
             Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
+            Error::ContentEncoding => "unsupported_content_encoding",
             Error::Storage(_) => "storage_failed",
-            Error::OverCapacity(_) => "over_capacity",
+            Error::OverCapacity(_) | Error::TooManyConnections => "over_capacity",
             Error::Deadline => "deadline",
             Error::NotReady { .. } => "not_ready",
             Error::PartsMissing { .. } => "parts_missing",
@@ -152,6 +168,7 @@ impl Error {
             Error::TooManyPixels { width: 70_000, height: 10, limit: "each side may have at most 65535".to_owned() },
             Error::TruncatedBody(None),
             Error::ClientTooSlow { seconds: 30 },
+            Error::BelowMinRate { min_rate: 1024 },
             Error::Unauthorized,
             Error::LocalOnly("".into()),
             Error::Forbidden { scope: "upload" },
@@ -161,12 +178,16 @@ impl Error {
             Error::UploadOver { reason: "The upload was aborted".to_owned() },
             Error::NoRoute,
             Error::MethodNotAllowed,
+            Error::HeadTooLarge { limit: 32 << 10 },
+            Error::TransferEncoding,
             Error::UriTooLong { limit: 8 << 10 },
             Error::PayloadTooLarge { limit: 5_000_000_000 },
             Error::UnsupportedMediaType,
+            Error::ContentEncoding,
             Error::NotJson,
             Error::Storage(StoreError::NotFound),
             Error::OverCapacity(None),
+            Error::TooManyConnections,
             Error::Deadline,
             Error::NotReady { reason: "no answer from the store", source: None },
             Error::PartsMissing { parts: vec![2, 3] },
@@ -189,11 +210,13 @@ impl Error {
             | Error::InvalidRequest(_)
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
-            Error::ClientTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
+            Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => StatusCode::REQUEST_TIMEOUT,
             Error::Unauthorized | Error::InvalidToken(_) | Error::ExpiredToken => StatusCode::UNAUTHORIZED,
             Error::Forbidden { .. } | Error::LocalOnly(_) => StatusCode::FORBIDDEN,
             Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Error::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Error::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
             Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::PartsMissing { .. }
@@ -201,8 +224,10 @@ impl Error {
             | Error::AlreadyComplete
             | Error::Verifying
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
-            Error::UnsupportedMediaType | Error::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Error::OverCapacity(_) | Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Error::UnsupportedMediaType | Error::ContentEncoding | Error::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Error::OverCapacity(_) | Error::TooManyConnections | Error::Deadline | Error::NotReady { .. } => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -289,6 +314,10 @@ pub fn respond(error: Arc<Error>) -> Response {
     }
     if error.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if matches!(*error, Error::ContentEncoding) {
+        // RFC 9110 15.5.16: what would have been taken.
+        response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     response.extensions_mut().insert(Logged(error));
     response

@@ -132,7 +132,10 @@ async fn function(config: Config, backend: &Backend) -> Outcome {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(config: Config, backend: &Backend) -> Outcome {
+async fn serve(mut config: Config, backend: &Backend) -> Outcome {
+    if let Some(warning) = config.keep_to_descriptors(raise_file_limit()) {
+        tracing::warn!("{warning}");
+    }
     let server = config.server.clone();
     let spill = open_spill(&config.sink)?;
     let listener = transport::server::listen((server.host, server.port).into())
@@ -147,7 +150,6 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
     if config.auth.keys.is_empty() && !address.ip().is_loopback() {
         tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
     }
-    raise_file_limit();
     if !backend.is_embedded() {
         image_store::probe::start(Arc::clone(&backend.s3), Duration::ZERO);
     }
@@ -158,13 +160,19 @@ async fn serve(config: Config, backend: &Backend) -> Outcome {
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Connections, calls to S3 and spilled parts are files, and the usual soft limit of 1,024 is for programs that use select(2).
-fn raise_file_limit() {
+/// Raises the soft limit of open files to the hard one, and returns it. The usual soft limit of 1,024 is for programs that use
+/// select(2).
+fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
+    let before = limit.current;
     limit.current = limit.maximum;
-    if let Err(error) = setrlimit(Resource::Nofile, limit) {
-        tracing::warn!(%error, "the limit of open files could not be raised");
+    match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "the limit of open files could not be raised");
+            before.unwrap_or(u64::MAX)
+        }
     }
 }
 

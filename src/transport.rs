@@ -7,10 +7,19 @@ use tokio::time::Instant;
 use crate::error::Error;
 use crate::policy::Policy;
 
+mod authority;
 pub mod body;
+mod connection;
+mod head;
 pub mod lambda;
-mod places;
+mod limiter;
+mod malformed;
+mod pace;
+pub mod request;
 pub mod server;
+mod socket;
+
+pub use pace::PaceLimits;
 
 /// In a request's extensions: the other end of its connection, as the accepted socket has it. None on Lambda.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +31,10 @@ impl Peer {
         self.0.to_canonical().is_loopback()
     }
 }
+
+/// In the extensions of a request whose head is not to be looked at any further: what it is answered.
+#[derive(Clone, Debug)]
+pub struct Rejected(pub Arc<Error>);
 
 /// In a request's extensions where it came as a Lambda event: what the event says that a plain HTTP request does not.
 #[derive(Clone, Debug)]

@@ -1,6 +1,8 @@
 //! How the text of one setting becomes its value; the errors go after the setting's name.
 
 use bytesize::ByteSize;
+use ipnet::IpNet;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -192,9 +194,34 @@ pub fn url_ttl(text: &str) -> Parsed<Duration> {
     Err(format!("'{text}' is not between 1s and 7 days, S3's limit"))
 }
 
+/// Addresses and networks (CIDR), comma-separated.
+pub fn networks(text: Option<&str>) -> Parsed<Vec<IpNet>> {
+    let names = text.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
+    names.map(network).collect()
+}
+
+fn network(text: &str) -> Parsed<IpNet> {
+    let address = || text.parse().ok().map(|address: IpAddr| IpNet::from(address.to_canonical()));
+    text.parse()
+        .ok()
+        .or_else(address)
+        .ok_or_else(|| format!("'{text}' is neither an IP address nor a network like 10.0.0.0/8"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_are_addresses_with_or_without_a_length() {
+        let read = |text| networks(Some(text)).map(|found| found.iter().map(IpNet::to_string).collect::<Vec<_>>());
+        assert_eq!(read("10.0.0.0/8, 192.0.2.7,::1").unwrap(), ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
+        assert_eq!(read("0.0.0.0/0,2001:db8::/32").unwrap(), ["0.0.0.0/0", "2001:db8::/32"]);
+        assert_eq!(read(" , ").unwrap(), [""; 0]);
+        for wrong in ["10.0.0.0/33", "proxy", "*", "10.0.0", "10.0.0.1:80"] {
+            assert!(read(wrong).unwrap_err().starts_with(&format!("'{wrong}'")), "{wrong}");
+        }
+    }
 
     #[test]
     fn sizes_and_durations_have_units() {

@@ -57,12 +57,18 @@ pub struct Settings {
     /// Origins whose pages may call this service, comma-separated, or * (unset: none)
     #[arg(long, env = "CORS_ALLOW_ORIGIN", global = true, value_name = "ORIGINS")]
     pub cors_allow_origin: Option<String>,
-    /// Connections served at once; more wait, and eight from this machine do not
+    /// Proxies whose Forwarded or X-Forwarded-* headers are believed: addresses or networks, comma-separated (unset: none)
+    #[arg(long, env = "TRUSTED_PROXIES", global = true, value_name = "NETWORKS")]
+    pub trusted_proxies: Option<String>,
+    /// Connections served at once; beyond them only /healthz is answered
     #[arg(long, env = "MAX_CONNECTIONS", global = true, value_name = "COUNT", default_value = "1024")]
     pub max_connections: String,
     /// A request's body may pause this long (duration)
     #[arg(long, env = "BODY_IDLE_TIMEOUT", global = true, value_name = "DURATION", default_value = "30s")]
     pub body_idle_timeout: String,
+    /// A request's body must arrive at least so fast on average, in bytes per second; 0: at any rate (size)
+    #[arg(long, env = "MIN_UPLOAD_RATE", global = true, value_name = "SIZE", default_value = "1KiB")]
+    pub min_upload_rate: String,
     /// A request may take this long in all (duration)
     #[arg(long, env = "REQUEST_TIMEOUT", global = true, value_name = "DURATION", default_value = "1h")]
     pub request_timeout: String,

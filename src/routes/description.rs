@@ -40,7 +40,9 @@ const JSON: &str = "application/json";
         description = "Takes images and keeps them in S3. Sizes are bytes, dimensions pixels, times RFC 3339 in UTC.\n\n\
             Every error is JSON, `{\"detail\": \"<for people>\", \"code\": \"<for programs>\"}`. Beside what the routes \
             list, any path that is none of them is 404 `not_found`, a method a route does not take 405 \
-            `method_not_allowed`, and a path and query over 8 KiB 414 `uri_too_long`."
+            `method_not_allowed`, a path and query over 8 KiB 414 `uri_too_long`, and a head over 32 KiB 431 \
+            `head_too_large`. A head that breaks the rules of HTTP/1.1 is 400 `invalid_request`, and a transfer coding \
+            other than one `chunked` 501 `unsupported_transfer_encoding`."
     ),
     tags(
         (name = IMAGES, description = "Upload through the service, read, delete."),
@@ -97,7 +99,8 @@ pub fn finish(document: OpenApi, app: &App) -> Document {
 fn whole(mut document: OpenApi, app: &App) -> Value {
     document.servers = app.config.public_url.as_ref().map(|url| vec![Server::new(url)]);
     for operation in operations(&mut document) {
-        answers::add(&mut operation.responses.responses, [Error::Internal("".into()), Error::Deadline]);
+        let anywhere = [Error::Internal("".into()), Error::Deadline, Error::TooManyConnections];
+        answers::add(&mut operation.responses.responses, anywhere);
         operation.responses.responses.values_mut().filter_map(inline).for_each(headers::request_id);
     }
     for item in document.paths.paths.values_mut() {

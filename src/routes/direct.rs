@@ -163,8 +163,10 @@ fn not_a_wish(problem: JsonRejection) -> Error {
 fn unread(problem: BytesRejection) -> Error {
     let mut source = std::error::Error::source(&problem);
     while let Some(error) = source {
-        if let Some(Error::ClientTooSlow { seconds }) = error.downcast_ref() {
-            return Error::ClientTooSlow { seconds: *seconds };
+        match error.downcast_ref() {
+            Some(Error::ClientTooSlow { seconds }) => return Error::ClientTooSlow { seconds: *seconds },
+            Some(Error::BelowMinRate { min_rate }) => return Error::BelowMinRate { min_rate: *min_rate },
+            _ => {}
         }
         source = error.source();
     }

@@ -23,6 +23,7 @@ use crate::store::{ImageKey, Name};
 use crate::telemetry::metrics::{Door, TimedOut, UploadWatch};
 use crate::telemetry::{field, note};
 use crate::transport::Invocation;
+use crate::transport::body::Started;
 
 /// What a form may be longer than its file: the other fields it may hold, and every field's head.
 const FORM_ALLOWANCE: u64 = 2 << 20;
@@ -108,10 +109,13 @@ async fn store(
     timed_out: TimedOut,
 ) -> Result<StoredImage> {
     // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
+    check_encoding(headers)?;
     let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
     let (door, length) = (door(&kind), content_length(headers));
     refuse_too_large(&policy, door, length)?;
     let watch = UploadWatch::new(&app.metrics, door, timed_out);
+    app.uploads.check_capacity(length)?;
+    let body = Started::wait(body).await;
     let mut opening = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
@@ -163,6 +167,13 @@ fn answer(name: &Name, info: ImageInfo, stored: Stored, url: String) -> StoredIm
 /// `crc64nvme:` and the big-endian bytes in base64, as S3 writes it.
 pub fn checksum_text(crc64: u64) -> String {
     format!("crc64nvme:{}", STANDARD.encode(crc64.to_be_bytes()))
+}
+
+/// A coded image is no image: nothing here would decode it, and no reader would (RFC 9110 8.4).
+fn check_encoding(headers: &HeaderMap) -> Result<()> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes().trim_ascii());
+    let mut others = codings.filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+    others.next().map_or(Ok(()), |_| Err(Error::ContentEncoding))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

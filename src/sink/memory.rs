@@ -1,7 +1,8 @@
 //! What uploads may hold, and what keeps them from waiting for each other.
 //!
-//! Before its body is read, an upload is given a [`Share`] of the [`Budget`]: room for one part, or for the whole file where
-//! that is smaller. The room is memory; where that is taken, a file on disk ([`super::spill`]), made and filled up
+//! When the first byte of its body is there, an upload is given a [`Share`] of the [`Budget`]: room for one part, or for the
+//! whole file where that is smaller. A client that sends nothing holds nothing. Before the body is asked for, the budget is
+//! looked at, so that no client sends what there is no room for. The room is memory; where that is taken, a file on disk ([`super::spill`]), made and filled up
 //! beforehand so that the disk cannot run full in the middle; where that is taken too, the upload is refused.
 //!
 //! An upload keeps one room as long as it lives. While a part of it is on its way it borrows what is free for the next one,
@@ -89,6 +90,10 @@ impl Allowance {
         Arc::clone(&self.free).try_acquire_many_owned(steps).ok()
     }
 
+    fn has_free(&self, bytes: usize) -> bool {
+        self.free.available_permits() >= bytes.div_ceil(STEP)
+    }
+
     /// Whether less than a quarter is left.
     fn is_scarce(&self) -> bool {
         self.used() > self.total / 4 * 3
@@ -119,13 +124,25 @@ impl Budget {
         })
     }
 
+    /// Whether [`Budget::admit`] would find something free now.
+    pub fn has_free(&self, expected: Option<u64>) -> bool {
+        let size = self.size_for(expected);
+        let in_files = |(allowance, spill): &(Allowance, Spill)| allowance.has_free(size) && spill.may_make();
+        self.memory.has_free(size) || self.spill.as_ref().is_some_and(in_files)
+    }
+
+    /// Bytes to reserve for an upload of at most `expected` bytes.
+    fn size_for(&self, expected: Option<u64>) -> usize {
+        let expected = expected.and_then(|bytes| usize::try_from(bytes).ok());
+        expected.unwrap_or(self.part_size).clamp(1, self.part_size)
+    }
+
     /// Room for an upload of at most `expected` bytes; none where there is no more.
     ///
     /// # Errors
     /// Where a file should have been made and could not be.
     pub async fn admit(self: &Arc<Self>, expected: Option<u64>) -> io::Result<Option<Share>> {
-        let expected = expected.and_then(|bytes| usize::try_from(bytes).ok());
-        let size = expected.unwrap_or(self.part_size).clamp(1, self.part_size);
+        let size = self.size_for(expected);
         let room = match self.memory.take(size) {
             Some(permit) => Some(Room::Memory(permit)),
             None => self.spill_room(size).await?,
@@ -168,7 +185,8 @@ impl Budget {
     async fn spill_room(&self, size: usize) -> io::Result<Option<Room>> {
         let Some((allowance, spill)) = &self.spill else { return Ok(None) };
         let Some(permit) = allowance.take(size) else { return Ok(None) };
-        Ok(Some(Room::File { file: Arc::new(spill.make(size).await?), _charged: permit }))
+        let file = spill.make(size).await?;
+        Ok(file.map(|file| Room::File { file: Arc::new(file), _charged: permit }))
     }
 
     fn allocate(&self, size: usize) -> Vec<u8> {

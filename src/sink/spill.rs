@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::memory::Buffer;
 use crate::store::ReadAt;
@@ -17,6 +18,8 @@ const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 #[derive(Clone, Debug)]
 pub struct Spill {
     folder: PathBuf,
+    /// Files there may be at once.
+    files: Arc<Semaphore>,
 }
 
 /// `SPILL_DIR` is no folder for parts.
@@ -38,7 +41,12 @@ impl Spill {
     pub fn open(folder: &Path) -> io::Result<Spill> {
         std::fs::create_dir_all(folder)?;
         make(folder, 1)?;
-        Ok(Spill { folder: folder.to_owned() })
+        Ok(Spill { folder: folder.to_owned(), files: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) })
+    }
+
+    /// The same with at most `files` files at once.
+    pub fn limited_to(self, files: usize) -> Spill {
+        Spill { files: Arc::new(Semaphore::new(files.min(Semaphore::MAX_PERMITS))), ..self }
     }
 
     /// What `SPILL_BUDGET` and `SPILL_DIR` come to: none where nothing may spill.
@@ -65,37 +73,48 @@ impl Spill {
         rustix::fs::statfs(&self.folder).is_ok_and(|stat| stat.f_type == TMPFS)
     }
 
-    /// A file with room for `size` bytes.
-    pub(super) async fn make(&self, size: usize) -> io::Result<SpillFile> {
+    /// Whether one more file may be made now.
+    pub(super) fn may_make(&self) -> bool {
+        self.files.available_permits() > 0
+    }
+
+    /// A file that holds `size` bytes. `None` if there are as many files as there may be.
+    pub(super) async fn make(&self, size: usize) -> io::Result<Option<SpillFile>> {
+        let Ok(permit) = Arc::clone(&self.files).try_acquire_owned() else { return Ok(None) };
         let folder = self.folder.clone();
-        tokio::task::spawn_blocking(move || make(&folder, size)).await.map_err(io::Error::other)?
+        let made = tokio::task::spawn_blocking(move || make(&folder, size)).await.map_err(io::Error::other)?;
+        made.map(|file| Some(SpillFile { file, _permit: permit }))
     }
 }
 
-fn make(folder: &Path, size: usize) -> io::Result<SpillFile> {
+fn make(folder: &Path, size: usize) -> io::Result<File> {
     let file = tempfile::tempfile_in(folder)?;
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
         // Some network file systems cannot promise room; writing there may fail later.
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(SpillFile(file)),
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(file),
         Err(full) => Err(full.into()),
     }
 }
 
 /// A file for one part.
 #[derive(Debug)]
-pub(super) struct SpillFile(File);
+pub(super) struct SpillFile {
+    file: File,
+    /// Given back after the file is closed.
+    _permit: OwnedSemaphorePermit,
+}
 
 impl SpillFile {
     pub(super) async fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> io::Result<()> {
         let file = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || file.0.write_all_at(&bytes, offset));
+        let written = tokio::task::spawn_blocking(move || file.file.write_all_at(&bytes, offset));
         written.await.map_err(io::Error::other)?
     }
 
     /// Blocks.
     pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut bytes = BytesMut::zeroed(len);
-        self.0.read_exact_at(&mut bytes, offset)?;
+        self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes.freeze())
     }
 }
@@ -139,6 +158,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::open(folder.path()).unwrap();
         assert!(spill.make(1 << 50).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn there_are_no_more_files_than_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        let spill = Spill::open(folder.path()).unwrap().limited_to(2);
+        let mut files = vec![spill.make(1).await.unwrap().unwrap(), spill.make(1).await.unwrap().unwrap()];
+        assert!(!spill.may_make() && spill.make(1).await.unwrap().is_none());
+        files.pop();
+        assert!(spill.may_make() && spill.make(1).await.unwrap().is_some());
     }
 
     #[test]

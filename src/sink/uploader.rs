@@ -43,14 +43,23 @@ const FILES_AT_ONCE: usize = 64;
 impl Uploads {
     /// `spill` is where parts go that find no memory.
     pub fn new(store: Arc<dyn Store>, config: &config::Sink, spill: Option<Spill>) -> Self {
-        let spill = spill.map(|spill| (config.spill_budget, spill));
+        let spill = spill.map(|spill| (config.spill_budget, spill.limited_to(config.spill_files)));
         let budget = Budget::new(config.memory_for_parts(), spill, config.part_size, config.part_concurrency);
         let files = Arc::new(Semaphore::new(FILES_AT_ONCE));
         let reconciler = Reconciler::new(Arc::clone(&store));
         Uploads { store, reconciler, budget, patience: config.patience, tasks: TaskTracker::new(), files }
     }
 
-    /// Room for an upload of at most `expected` bytes, before any of them is read.
+    /// Whether there is room for an upload of at most `expected` bytes. To be asked before its body is: nothing is reserved
+    /// yet, since its client may never send anything.
+    ///
+    /// # Errors
+    /// 503 `over_capacity` if neither memory nor disk has any.
+    pub fn check_capacity(&self, expected: Option<u64>) -> Result<()> {
+        if self.budget.has_free(expected) { Ok(()) } else { Err(Error::OverCapacity(None)) }
+    }
+
+    /// Room for an upload of at most `expected` bytes, to be reserved when the first of them is there.
     ///
     /// # Errors
     /// 503 `over_capacity` where neither memory nor disk has any.

@@ -4,8 +4,8 @@
 //! differs from AWS. CORS is answered as by a bucket that is configured for direct uploads.
 
 use http::{HeaderName, HeaderValue, Method, header};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use s3s::auth::SimpleAuth;
@@ -148,8 +148,8 @@ fn cors(origins: &[String]) -> io::Result<CorsLayer> {
 
 async fn serve(listener: TcpListener, service: Cors<S3Service>, stopped: CancellationToken) {
     let connections = GracefulShutdown::new();
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -169,19 +169,14 @@ async fn serve(listener: TcpListener, service: Cors<S3Service>, stopped: Cancell
     }
 }
 
-fn serve_connection(
-    builder: &auto::Builder<TokioExecutor>,
-    connections: &GracefulShutdown,
-    stream: TcpStream,
-    service: Cors<S3Service>,
-) {
+fn serve_connection(builder: &Builder, connections: &GracefulShutdown, stream: TcpStream, service: Cors<S3Service>) {
     // Small answers would else wait for the peer's delayed acknowledgement.
     let _ = stream.set_nodelay(true);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
-    let connection = connections.watch(connection.into_owned());
+    let connection = connections.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = connection.await {
-            tracing::debug!(error, "a connection to the embedded store broke");
+            tracing::debug!(%error, "a connection to the embedded store broke");
         }
     });
 }

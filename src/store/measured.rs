@@ -1,4 +1,4 @@
-//! A store whose calls are counted and timed.
+//! A store whose calls are counted, timed, and so many at once and no more.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
+use tokio::sync::Semaphore;
 
 use super::{
     CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
@@ -40,20 +41,27 @@ pub struct Measured {
     /// Of the calls that succeeded, by operation: those are many.
     ok: [Histogram; Operation::COUNT],
     in_flight: Gauge,
+    /// Calls that may still be made at once.
+    calls: Semaphore,
 }
 
 impl Measured {
-    pub fn new(inner: Arc<dyn Store>, metrics: &Metrics) -> Self {
+    /// At most `max_calls` calls are made at once: each is a connection to the store. No call waits for another one's permit
+    /// while it holds one, and calls end by their timeouts, so those that wait get their turn.
+    pub fn new(inner: Arc<dyn Store>, metrics: &Metrics, max_calls: usize) -> Self {
         let ok = |operation: Operation| metrics.histogram(&table::CALL_DURATION, &[operation.into(), OK]);
         Measured {
             inner,
             ok: std::array::from_fn(|place| ok(Operation::VARIANTS[place])),
             in_flight: metrics.gauge(&table::PARTS_IN_FLIGHT, &[]),
             metrics: metrics.clone(),
+            calls: Semaphore::new(max_calls.clamp(1, Semaphore::MAX_PERMITS)),
         }
     }
 
     async fn measure<T>(&self, operation: Operation, call: impl Future<Output = Result<T>>) -> Result<T> {
+        // It is never closed.
+        let _permit = self.calls.acquire().await.ok();
         let mut running = Running { measured: self, operation, began: Instant::now(), outcome: DROPPED };
         let done = call.await;
         running.outcome = done.as_ref().map_or_else(outcome, |_| OK);
@@ -196,5 +204,47 @@ impl Store for Measured {
         options: &PresignOptions,
     ) -> Result<Presigned> {
         self.inner.presign_part(upload, number, size, options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::Backend;
+    use crate::config::{Cli, Config};
+    use clap::Parser;
+    use futures::FutureExt;
+    use std::cell::Cell;
+    use tokio::sync::oneshot;
+
+    #[tokio::test]
+    async fn no_more_calls_are_made_at_once_than_may_be() {
+        let config = Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
+        let store = Backend::open(&config).await.unwrap().store;
+        let (measured, begun) = (Measured::new(store, &Metrics::new(), 2), Cell::new(0));
+        let call = || {
+            let (end, ended) = oneshot::channel::<()>();
+            let work = async {
+                begun.set(begun.get() + 1);
+                Ok(ended.await.is_ok())
+            };
+            (end, Box::pin(measured.measure(Operation::HeadObject, work)))
+        };
+        let (mut calls, mut ends) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let (end, call) = call();
+            ends.push(end);
+            calls.push(call);
+        }
+        assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+        assert_eq!(begun.get(), 2);
+        drop(ends.remove(0));
+        calls.remove(0).await.unwrap();
+        assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+        assert_eq!(begun.get(), 3);
+        // A call that nobody waits for any more makes way, too.
+        drop(calls.remove(0));
+        assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
+        assert_eq!(begun.get(), 4);
     }
 }

@@ -14,6 +14,7 @@ use super::metrics::{Metrics, table};
 use super::trace::{self, TraceContext};
 use crate::error::{Error, Logged};
 use crate::transport::Invocation;
+use crate::transport::request::RequestFacts;
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -45,6 +46,7 @@ fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceCo
         id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         route,
+        client = Empty,
         s3_key = Empty,
         content_type = Empty,
         size = Empty,
@@ -53,6 +55,9 @@ fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceCo
         trace_id = Empty,
         span_id = Empty,
     );
+    if let Some(client) = request.extensions().get().and_then(|facts: &RequestFacts| facts.client) {
+        span.record("client", tracing::field::display(client));
+    }
     if let Some(invocation) = request.extensions().get::<Invocation>() {
         span.record("lambda_request_id", &invocation.request_id);
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::support::app::{TestApp, png, until};
 use super::support::faults::{Action, Operation};
-use super::support::raw::{RawClient, form, head};
+use super::support::raw::{RawClient, form, head, s3_key};
 
 const MIB: usize = 1 << 20;
 
@@ -143,49 +143,131 @@ async fn an_embedded_link_leads_to_the_host_the_client_asked() {
     client.send(&body).await;
     let answer = client.read_to_end().await;
     assert!(answer.contains("\"url\":\"http://localhost:"), "{answer}");
-    let key = answer.split("\"s3_key\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
-    app.end(&[&key]).await;
+    app.end(&[&s3_key(&answer)]).await;
+}
+
+const HEALTH: &str = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
+
+/// As many connections as there may be, each with an answer already.
+async fn take_connections(app: &TestApp, count: usize) -> Vec<RawClient> {
+    let mut served = Vec::new();
+    for _ in 0..count {
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(HEALTH).await;
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{answer}");
+        served.push(client);
+    }
+    served
 }
 
 #[tokio::test]
-async fn no_more_connections_are_served_than_configured() {
+async fn beyond_the_connection_limit_only_health_is_answered() {
     let app = TestApp::with(&["--max-connections=2"]).await;
-    let get = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
-    let (began, mut served) = (Instant::now(), Vec::new());
-    // And the eight that are for this machine.
-    for _ in 0..2 + 8 {
-        let mut client = RawClient::connect(app.address()).await;
-        client.send(get).await;
-        assert!(client.read_answer().await.starts_with("HTTP/1.1 200"));
-        served.push(client);
+    let mut served = take_connections(&app, 2).await;
+    let mut healthy = RawClient::connect(app.address()).await;
+    healthy.send(HEALTH).await;
+    let answer = healthy.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    let body = form("a.png", &png(MIB));
+    let limits = "GET /limits HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned();
+    for request in [limits, head(body.len(), ""), head(body.len(), "expect: 100-continue\r\n")] {
+        let mut late = RawClient::connect(app.address()).await;
+        late.send(request).await;
+        let answer = late.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("\"over_capacity\""), "{answer}");
+        assert!(answer.contains("connection: close") && answer.contains("retry-after: 1"), "{answer}");
     }
-    assert!(began.elapsed() < Duration::from_secs(5), "at once: those that do nothing are closed after 10 s");
-    let mut last = RawClient::connect(app.address()).await;
-    last.send(get).await;
-    let early = tokio::time::timeout(Duration::from_millis(200), last.read_answer()).await;
-    assert!(early.is_err(), "it waits while the others are open");
     drop(served.pop());
-    assert!(last.read_answer().await.starts_with("HTTP/1.1 200"));
-    drop((last, served));
-    until("uploads are over", || app.app.uploads.open() == 0).await;
+    until("a place is free", || app.scrape("image_store_connections_open") == 1.0).await;
+    served.extend(take_connections(&app, 1).await);
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn http_2_takes_uploads_and_refuses_early() {
-    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
-    let client = reqwest::Client::builder().http2_prior_knowledge().build().unwrap();
-    let post = |body: Vec<u8>| {
-        let part = reqwest::multipart::Part::bytes(body).file_name("a.png");
-        client.post(app.at("/upload-image")).multipart(reqwest::multipart::Form::new().part("file", part)).send()
+async fn health_is_answered_at_once_however_many_connections_beyond_the_limit_say_nothing() {
+    let app = TestApp::with(&["--max-connections=1"]).await;
+    let served = take_connections(&app, 1).await;
+    let mut silent = Vec::new();
+    for _ in 0..100 {
+        silent.push(RawClient::connect(app.address()).await);
+    }
+    let mut healthy = RawClient::connect(app.address()).await;
+    healthy.send(HEALTH).await;
+    let answer = healthy.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(app.scrape("image_store_connections_open") <= 1.0 + 32.0);
+    until("those that say nothing are closed", || app.scrape("image_store_connections_open") <= 1.0).await;
+    drop((served, silent));
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_http_2_preface_ends_the_connection() {
+    let app = TestApp::start().await;
+    let mut client = RawClient::connect(app.address()).await;
+    client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
+    let answer = client.read_to_end().await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4") || answer.starts_with("HTTP/1.1 505"), "{answer}");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn clients_that_send_nothing_hold_nothing() {
+    // One upload's worth.
+    let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=0"]).await;
+    let mut silent = Vec::new();
+    for _ in 0..30 {
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(head(20 * MIB, "expect: 100-continue\r\n")).await;
+        assert_eq!(client.read_answer().await, "HTTP/1.1 100 Continue\r\n\r\n", "there is something free");
+        silent.push(client);
+    }
+    assert_eq!(app.app.uploads.used(), (0, 0));
+    let stored: serde_json::Value = app.upload("a.png", png(6 * MIB)).await.json().await.unwrap();
+    drop(silent);
+    app.end(&[stored["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn where_nothing_is_free_no_body_is_asked_for() {
+    let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=0"]).await;
+    let first = hold_all_memory(&app).await;
+    let mut late = RawClient::connect(app.address()).await;
+    late.send(head(MIB, "expect: 100-continue\r\n")).await;
+    let answer = late.read_to_end().await;
+    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "no 100 before it: {answer}");
+    assert!(answer.contains("over_capacity"), "{answer}");
+    drop(first);
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_body_that_ends_early_is_an_error_in_every_framing() {
+    let app = TestApp::start().await;
+    let post = |path: &str, content_type: &str, framing: &str| {
+        format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\n{framing}\r\n\r\n")
     };
-    let answer = post(png(5 * MIB + 1)).await.unwrap();
-    assert_eq!((answer.version(), answer.status().as_u16()), (reqwest::Version::HTTP_2, 200));
-    let answer: serde_json::Value = answer.json().await.unwrap();
-    assert!(answer["url"].as_str().unwrap().starts_with("http://127.0.0.1:"), "{answer}");
-    assert_eq!(post(png(40 * MIB)).await.unwrap().status().as_u16(), 413);
-    assert_eq!(post(vec![b'x'; 2 * MIB]).await.unwrap().status().as_u16(), 400);
-    app.end(&[answer["s3_key"].as_str().unwrap()]).await;
+    let image = png(1000);
+    let chunk = [b"3e8\r\n", &image[..], b"\r\n"].concat();
+    let wish = br#"{"filename":"a.png","size":1000}"#;
+    let json_chunk = [format!("{:x}\r\n", wish.len()).as_bytes(), wish, b"\r\n"].concat();
+    for (head, body) in [
+        (post("/upload-image", "image/png", "content-length: 1001"), &image[..]),
+        (post("/upload-image", "image/png", "transfer-encoding: chunked"), &chunk),
+        (post("/upload-image", "image/png", "transfer-encoding: chunked"), &[&chunk[..], b"5\r\nab"].concat()),
+        (post("/upload-image", "image/png", "transfer-encoding: chunked"), &[&chunk[..], b"0\r\n"].concat()),
+        (post("/uploads", "application/json", "content-length: 33"), wish),
+        (post("/uploads", "application/json", "transfer-encoding: chunked"), &json_chunk),
+    ] {
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(&head).await;
+        client.send(body).await;
+        client.finish().await;
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("truncated_body"), "{head}{answer}");
+    }
+    app.end(&[]).await;
 }
 
 #[tokio::test]
@@ -208,10 +290,9 @@ async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over()
     first.send(&body[6 * MIB..]).await;
     let answer = first.read_answer().await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let key = |text: &str| text.split("\"s3_key\":\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     app.settled().await;
     let second = app.upload("b.png", png(6 * MIB)).await.text().await.unwrap();
-    app.end(&[&key(&answer), &key(&second)]).await;
+    app.end(&[&s3_key(&answer), &s3_key(&second)]).await;
 }
 
 /// A client that stops in the middle of its upload, and holds all of 10 MiB that are parts'.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::support::app::{TestApp, png};
 use super::support::faults::{Action, Faults, Operation};
-use super::support::raw::{RawClient, form, head};
+use super::support::raw::{RawClient, form, head, s3_key};
 
 const MIB: usize = 1 << 20;
 
@@ -117,7 +117,7 @@ async fn a_client_that_leaves_while_parts_hang_is_noticed_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_the_object_is_made_leaves_none() {
+async fn a_client_that_resets_while_the_object_is_made_leaves_none() {
     for (operation, size) in [(Operation::Put, MIB), (Operation::Complete, 12 * MIB)] {
         let (app, faults) = start().await;
         faults.fail_all(operation, Action::Delay(Duration::from_millis(300)));
@@ -126,10 +126,45 @@ async fn a_client_that_leaves_while_the_object_is_made_leaves_none() {
         client.send(head(body.len(), "")).await;
         client.send(&body).await;
         faults.wait_for(operation, 1).await;
-        drop(client);
+        client.reset();
         faults.wait_for(Operation::Delete, 1).await;
         app.end(&[]).await;
     }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_its_half_while_the_object_is_made_is_answered() {
+    for (operation, size) in [(Operation::Put, MIB), (Operation::Complete, 12 * MIB)] {
+        let (app, faults) = start().await;
+        faults.fail_all(operation, Action::Hold);
+        let body = form("a.png", &png(size));
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(head(body.len(), "")).await;
+        client.send(&body).await;
+        client.finish().await;
+        faults.wait_for(operation, 1).await;
+        faults.release();
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        app.end(&[&s3_key(&answer)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_both_halves_after_its_whole_request_has_only_lost_its_answer() {
+    let (app, faults) = start().await;
+    faults.fail_all(Operation::Put, Action::Hold);
+    let body = form("a.png", &png(MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body).await;
+    faults.wait_for(Operation::Put, 1).await;
+    drop(client);
+    faults.release();
+    app.settled().await;
+    let stored: Vec<String> = app.objects().await.into_iter().collect();
+    assert_eq!(stored.len(), 1, "what was sent whole is stored");
+    app.end(&[&stored[0]]).await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! What browsers are told with every answer, and what a request's head may be.
 
-use reqwest::{Client, Method, StatusCode, header};
+use reqwest::{Method, StatusCode, header};
 use std::time::{Duration, Instant};
 
 use super::support::app::{TestApp, fixture};
@@ -73,26 +73,23 @@ async fn the_page_keeps_its_policy_and_images_may_be_shown_anywhere() {
 }
 
 #[tokio::test]
-async fn a_long_address_is_told_so_by_both_protocols() {
+async fn a_long_address_is_told_so() {
     let app = TestApp::start().await;
-    let http2 = Client::builder().http2_prior_knowledge().build().unwrap();
-    for client in [&app.client, &http2] {
-        let get = async |length: usize| {
-            let path = format!("/limits?{}", "a".repeat(length - "/limits?".len()));
-            client.get(app.at(&path)).header(header::ORIGIN, ORIGIN).send().await.unwrap()
-        };
-        assert_eq!(get(8192).await.status(), StatusCode::OK);
-        let refused = get(8193).await;
-        assert_eq!(refused.status(), StatusCode::URI_TOO_LONG);
-        assert_eq!(value(&refused, "access-control-allow-origin"), ORIGIN);
-        let told: serde_json::Value = refused.json().await.unwrap();
-        assert_eq!(told["code"], "uri_too_long");
-        assert!(told["detail"].as_str().unwrap().contains("8192 bytes"), "{told}");
-    }
+    let get = async |length: usize| {
+        let path = format!("/limits?{}", "a".repeat(length - "/limits?".len()));
+        app.client.get(app.at(&path)).header(header::ORIGIN, ORIGIN).send().await.unwrap()
+    };
+    assert_eq!(get(8192).await.status(), StatusCode::OK);
+    let refused = get(8193).await;
+    assert_eq!(refused.status(), StatusCode::URI_TOO_LONG);
+    assert_eq!(value(&refused, "access-control-allow-origin"), ORIGIN);
+    let told: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!(told["code"], "uri_too_long");
+    assert!(told["detail"].as_str().unwrap().contains("8192 bytes"), "{told}");
     app.end(&[]).await;
 }
 
-/// Sends a head over HTTP/1; returns the status, once the connection is closed or 200.
+/// Sends a head; returns the status, once the connection is closed or 200.
 async fn status_of(app: &TestApp, target: &str, headers: &str) -> String {
     let began = Instant::now();
     let mut client = RawClient::connect(app.address()).await;
@@ -104,7 +101,7 @@ async fn status_of(app: &TestApp, target: &str, headers: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_head_too_large_for_http_1_is_refused_at_once() {
+async fn a_head_too_large_is_refused_at_once() {
     let app = TestApp::start().await;
     let many = |count: usize| (1..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
     let long = |length: usize| format!("x-long: {}\r\n", "a".repeat(length));
@@ -132,24 +129,83 @@ async fn the_body_behind_a_head_too_large_is_read_on_so_that_the_answer_arrives(
     app.end(&[]).await;
 }
 
+/// Sends all of `request`; the whole answer, once the connection is closed.
+async fn answer_to(app: &TestApp, request: &str) -> String {
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(request).await;
+    client.read_to_end().await
+}
+
 #[tokio::test]
-async fn a_head_too_large_for_http_2_is_refused_at_once_and_the_connection_goes_on() {
+async fn a_request_must_name_one_valid_host() {
     let app = TestApp::start().await;
-    let client = Client::builder().http2_prior_knowledge().build().unwrap();
-    let get = async |bytes: usize| {
-        let began = Instant::now();
-        let request = client.get(app.at("/healthz")).header("x-long", "a".repeat(bytes));
-        let status = request.send().await.unwrap().status().as_u16();
-        assert!(began.elapsed() < AT_ONCE);
-        status
-    };
-    assert_eq!(get(30 << 10).await, 200);
-    assert_eq!(get(33 << 10).await, 431);
-    assert_eq!(get(10).await, 200);
-    // What is far too much is not even looked at: the connection ends.
-    let far_too_much = client.get(app.at("/healthz")).header("x-long", "a".repeat(1 << 20)).send();
-    let ended = tokio::time::timeout(AT_ONCE, far_too_much).await.expect("an end at once");
-    assert!(ended.is_err(), "{ended:?}");
-    assert_eq!(get(10).await, 200);
+    for bad in
+        ["", "host: a\r\nhost: a\r\n", "host:\r\n", "host: a b\r\n", "host: a/b\r\n", "host: u@a\r\n", "host: a:b\r\n"]
+    {
+        for method in ["GET", "OPTIONS"] {
+            let answer = answer_to(&app, &format!("{method} /healthz HTTP/1.1\r\n{bad}\r\n")).await;
+            assert!(answer.starts_with("HTTP/1.1 400"), "{bad}{answer}");
+            assert!(answer.contains("\"invalid_request\"") && answer.contains("connection: close"), "{bad}{answer}");
+        }
+    }
+    for good in ["HTTP/1.0\r\n", "HTTP/1.0\r\nhost: a\r\n", "HTTP/1.1\r\nhost: [::1]:80\r\nconnection: close\r\n"] {
+        let answer = answer_to(&app, &format!("GET /healthz {good}\r\n")).await;
+        assert!(answer.contains(" 200 OK"), "{good}{answer}");
+    }
     app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn no_transfer_coding_but_one_chunked_is_taken() {
+    let app = TestApp::start().await;
+    let post = |framing: &str| {
+        let head = "POST /uploads HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+        format!("{head}{framing}\r\n2\r\n{{}}\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+    };
+    for (coding, code) in [
+        ("transfer-encoding: gzip, chunked\r\n", "unsupported_transfer_encoding"),
+        ("transfer-encoding: chunked, chunked\r\n", "unsupported_transfer_encoding"),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", "unsupported_transfer_encoding"),
+        ("transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n", "unsupported_transfer_encoding"),
+        ("transfer-encoding: gzip\r\n", "invalid_request"),
+        ("transfer-encoding: chunked, gzip\r\n", "invalid_request"),
+        ("transfer-encoding: identity\r\n", "invalid_request"),
+        ("transfer-encoding:\x0bchunked\r\n", "invalid_request"),
+        ("content-length: 2\r\ncontent-length: 3\r\n", "invalid_request"),
+        ("content-length: 2, 2\r\n", "invalid_request"),
+        ("content-length: +2\r\n", "invalid_request"),
+        ("content-length: -1\r\n", "invalid_request"),
+        ("not a header\r\n", "invalid_request"),
+    ] {
+        let answer = answer_to(&app, &post(coding)).await;
+        assert!(answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.1 501"), "{coding}{answer}");
+        assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{coding}{answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "nothing behind it is a request: {coding}{answer}");
+    }
+    // RFC 9112 6.3: the transfer coding counts, and the connection is closed.
+    for both in
+        ["content-length: 4\r\ntransfer-encoding: chunked\r\n", "transfer-encoding: chunked\r\ncontent-length: 4\r\n"]
+    {
+        let answer = answer_to(&app, &post(both)).await;
+        assert!(answer.contains("\"invalid_request\"") && answer.contains("connection: close"), "{both}{answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{both}{answer}");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_coded_image_is_not_taken() {
+    let app = TestApp::start().await;
+    let post = |coding: &str| {
+        let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
+        post.header("content-encoding", coding).body(fixture("plain.png")).send()
+    };
+    for coding in ["gzip", "br", "gzip, identity", "aws-chunked", ""] {
+        let refused = post(coding).await.unwrap();
+        assert_eq!((refused.status().as_u16(), value(&refused, "accept-encoding")), (415, "identity"), "{coding}");
+        let told: serde_json::Value = refused.json().await.unwrap();
+        assert_eq!(told["code"], "unsupported_content_encoding");
+    }
+    let stored: serde_json::Value = post("Identity").await.unwrap().json().await.unwrap();
+    app.end(&[stored["s3_key"].as_str().unwrap()]).await;
 }

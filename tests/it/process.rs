@@ -44,6 +44,15 @@ impl Process {
         Process::spawn(command, 1)
     }
 
+    /// As [`Process::start`], with at most `descriptors` open files.
+    pub fn start_limited(data: &Path, flags: &[&str], descriptors: u64) -> Self {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")]);
+        command.arg(env!("CARGO_BIN_EXE_image-store")).args(flags);
+        command.env_remove("S3_BUCKET").env("PORT", "0").env("EMBEDDED_S3_PORT", "0").env("DATA_DIR", data);
+        Process::spawn(command, 2)
+    }
+
     /// Starts `command`, and waits until it has printed `greeting` lines.
     pub fn spawn(mut command: Command, greeting: usize) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -176,6 +185,23 @@ async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
     assert!(!log.contains("X-Amz"), "no presigned URL in the log");
 }
 
+#[tokio::test]
+async fn the_log_has_the_address_of_the_client_behind_a_trusted_proxy() {
+    for (proxies, logged) in [("127.0.0.0/8", "192.0.2.7"), ("10.0.0.0/8", "127.0.0.1")] {
+        let data = TempDir::new().unwrap();
+        let process = Process::start(data.path(), &["--log-format=json", "--trusted-proxies", proxies]);
+        let get = reqwest::Client::new().get(format!("http://{}/limits", process.address));
+        let get = get.header("x-forwarded-for", "198.51.100.1, 192.0.2.7").header("connection", "close");
+        assert_eq!(get.send().await.unwrap().status(), 200);
+        process.terminate();
+        let (_, log) = process.end().await;
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let clients: Vec<_> =
+            lines.filter(|line| line["status"] == 200).map(|line| line["span"]["client"].clone()).collect();
+        assert_eq!(clients, [logged], "{log}");
+    }
+}
+
 #[test]
 fn a_wrong_configuration_is_told_whole_and_exits_with_2() {
     let output = binary().args(["--part-size=1", "--max-pixels=many", "--log-format=xml"]).output().unwrap();
@@ -254,6 +280,49 @@ async fn healthcheck_is_answered_while_clients_have_every_connection() {
     process.terminate();
     assert!(process.end().await.0.success());
     drop(idle);
+}
+
+/// This process opens as many connections as the service it tests refuses.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+}
+
+#[tokio::test]
+async fn a_crowd_of_connections_leaves_health_and_admitted_uploads_alone() {
+    raise_file_limit();
+    let data = TempDir::new().unwrap();
+    let process = Process::start_limited(data.path(), &["--shutdown-timeout=0"], 512);
+    let body = form("a.png", &png(12 * MIB));
+    let mut uploads = Vec::new();
+    for _ in 0..8 {
+        let mut client = RawClient::connect(&process.address).await;
+        client.send(head(body.len(), "")).await;
+        client.send(&body[..6 * MIB]).await;
+        uploads.push(client);
+    }
+    until_parts_are_stored(data.path()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..700 {
+        crowd.push(RawClient::connect(&process.address).await);
+    }
+    for _ in 0..5 {
+        assert_eq!(health(&process.address), (Some(0), String::new()));
+    }
+    for client in &mut uploads {
+        client.send(&body[6 * MIB..]).await;
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        assert_eq!(health(&process.address), (Some(0), String::new()));
+    }
+    process.terminate();
+    let (status, log) = process.end().await;
+    assert!(status.success(), "{status}: {log}");
+    assert!(log.contains("224 connections are served at once"), "{log}");
+    assert!(!log.contains("could not be accepted") && !log.contains("Too many open files"), "{log}");
+    drop((crowd, uploads));
 }
 
 #[test]

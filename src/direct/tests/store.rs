@@ -422,7 +422,11 @@ impl Store for Memory {
         Ok(())
     }
 
-    async fn leftovers(&self) -> Result<Vec<Leftover>> {
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        unreachable!()
+    }
+
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
         unreachable!()
     }
 

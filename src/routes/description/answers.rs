@@ -38,8 +38,10 @@ answers! {
         | Error::TooManyPixels { .. }
         | Error::TruncatedBody(_)
         | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
         | Error::PayloadTooLarge { .. }
         | Error::UnsupportedMediaType
+        | Error::ContentEncoding
         | Error::Storage(_)
         | Error::OverCapacity(_),
     /// Of routes that name an image.
@@ -50,6 +52,7 @@ answers! {
         | Error::InvalidRequest(_)
         | Error::TruncatedBody(_)
         | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
         | Error::PayloadTooLarge { .. }
         | Error::NotJson
         | Error::Storage(_),
@@ -98,7 +101,8 @@ pub fn add(responses: &mut Responses, errors: impl IntoIterator<Item = Error>) {
             headers::of_error(response, &error);
             let content = response.content.entry("application/json".to_owned()).or_insert_with(refusal);
             if let RefOr::T(content) = content {
-                content.examples.insert(error.code().to_owned(), example(&error).into());
+                // Of several errors with one code the first one is the route's own.
+                content.examples.entry(error.code().to_owned()).or_insert_with(|| example(&error).into());
             }
         }
     }

@@ -22,6 +22,10 @@ pub fn of_error(response: &mut Response, error: &Error) {
         let after = header(Type::Integer, "Seconds after which it is worth asking again.", json!(seconds));
         response.headers.insert("Retry-After".to_owned(), after.into());
     }
+    if matches!(error, Error::ContentEncoding) {
+        let taken = header(Type::String, "Of `unsupported_content_encoding`: what is accepted.", json!("identity"));
+        response.headers.insert("Accept-Encoding".to_owned(), taken.into());
+    }
     if error.status() == StatusCode::UNAUTHORIZED {
         let wanted = header(Type::String, "How a key is sent.", json!("Bearer"));
         response.headers.insert("WWW-Authenticate".to_owned(), wanted.into());

@@ -151,6 +151,32 @@ async fn where_memory_is_taken_parts_are_kept_in_files_and_refused_where_those_a
 }
 
 #[tokio::test]
+async fn what_is_free_shows_without_being_taken() {
+    let budget = spilling(1, 1, 4);
+    assert!(budget.has_free(None) && budget.has_free(Some(1)));
+    assert_eq!(budget.used(), (0, 0));
+    let _memory = budget.admit(None).await.unwrap().unwrap();
+    assert!(budget.has_free(None), "a file");
+    let file = budget.admit(Some(1)).await.unwrap().unwrap();
+    assert!(!budget.has_free(None) && budget.has_free(Some(STEP as u64)));
+    drop(file);
+    let _file = budget.admit(None).await.unwrap().unwrap();
+    assert!(!budget.has_free(Some(1)));
+}
+
+#[tokio::test]
+async fn where_no_more_files_may_be_open_bytes_are_of_no_use() {
+    let spill = Spill::open(&std::env::temp_dir()).unwrap().limited_to(1);
+    let budget = Budget::new(PART as u64, Some((10 * PART as u64, spill)), PART, 4);
+    let _memory = budget.admit(None).await.unwrap().unwrap();
+    let file = budget.admit(Some(1)).await.unwrap().unwrap();
+    assert!(!budget.has_free(Some(1)) && budget.admit(Some(1)).await.unwrap().is_none());
+    assert_eq!(budget.used().1, STEP as u64, "nothing is charged for a file there is not");
+    drop(file);
+    assert!(budget.has_free(Some(1)));
+}
+
+#[tokio::test]
 async fn a_part_s_first_bytes_can_be_looked_at_wherever_it_is() {
     let budget = spilling(1, 1, 4);
     let mut shares = Vec::new();

@@ -109,7 +109,7 @@ impl UploadWatch {
         match error {
             // Whether a connection's end is seen here or drops the request is chance.
             Error::TruncatedBody(_) => self.reason_unheard(),
-            Error::ClientTooSlow { .. } => "client_too_slow",
+            Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => "client_too_slow",
             Error::Storage(_) => "store_failed",
             Error::OverCapacity(_) => "over_capacity",
             Error::Deadline => "deadline",

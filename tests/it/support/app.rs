@@ -149,6 +149,13 @@ impl TestApp {
         keys
     }
 
+    /// A gauge without labels, as a scrape would show it.
+    pub fn scrape(&self, gauge: &str) -> f64 {
+        let text = self.app.scrape();
+        let line = text.lines().find_map(|line| line.strip_prefix(gauge)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {gauge} in {text}")).parse().unwrap()
+    }
+
     /// Lets other requests and calls to the store come and go, so that whoever could go on has gone on.
     pub async fn go_round(&self) {
         for _ in 0..20 {

@@ -26,6 +26,12 @@ pub fn form(file_name: &str, bytes: &[u8]) -> Vec<u8> {
     form
 }
 
+/// The key in the answer to an upload.
+pub fn s3_key(answer: &str) -> String {
+    let key = answer.split("\"s3_key\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    key.unwrap_or_else(|| panic!("no key in {answer}")).to_owned()
+}
+
 pub struct RawClient(TcpStream);
 
 impl RawClient {
@@ -40,6 +46,16 @@ impl RawClient {
     /// Like [`RawClient::send`], where the other side may stop listening.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.0.write_all(bytes.as_ref()).await
+    }
+
+    /// Says that it sends no more, and still reads.
+    pub async fn finish(&mut self) {
+        self.0.shutdown().await.unwrap();
+    }
+
+    /// Breaks the connection off, as a process that is killed with unread data does.
+    pub fn reset(self) {
+        rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
     }
 
     /// Everything until the other side closes, within 20 s.

@@ -1,0 +1,96 @@
+//! What may be open at once: the process' file descriptors, shared among those that need them.
+//!
+//! Connections, calls to the store and spilled parts are descriptors, and clients decide how many of them are wanted. Each
+//! kind has a share of its own, so that a crowd of one kind takes nothing from the others: what was admitted can go on.
+
+use super::Config;
+
+/// The shares of a process' descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptors {
+    /// Clients' connections.
+    pub connections: usize,
+    /// Connections beyond those, on which only `/healthz` is answered.
+    pub extra_connections: usize,
+    /// Calls to the store.
+    pub calls: usize,
+    /// Parts that lie in files.
+    pub spill_files: usize,
+}
+
+impl Descriptors {
+    /// More connections beyond the limit answer no health check sooner.
+    pub(super) const EXTRA_CONNECTIONS: usize = 32;
+    /// Calls wait for a store and not for each other where there are descriptors enough.
+    pub(super) const MAX_CALLS: usize = 4096;
+    pub(super) const MAX_SPILL_FILES: usize = 4096;
+
+    /// What a call may have open: its connection, and one more, since a connection that was begun for a call goes on when
+    /// another became free in the meantime. With the embedded store the second is the other end of the first.
+    const PER_CALL: usize = 2;
+
+    /// The shares of `limit` descriptors: half for connections, a quarter for calls, an eighth for spilled parts. The last
+    /// eighth is for what there is few of: the listener, standard streams, name lookups, the embedded store's files.
+    pub fn share(limit: u64) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let extra_connections = Self::EXTRA_CONNECTIONS.min(limit / 16).max(1);
+        Descriptors {
+            connections: (limit / 2).saturating_sub(extra_connections).max(1),
+            extra_connections,
+            calls: (limit / 4 / Self::PER_CALL).clamp(1, Self::MAX_CALLS),
+            spill_files: (limit / 8).min(Self::MAX_SPILL_FILES),
+        }
+    }
+}
+
+impl Config {
+    /// Keeps to `limit` open descriptors; the warning that goes with it where that is less than the settings want.
+    pub fn keep_to_descriptors(&mut self, limit: u64) -> Option<String> {
+        let shares = Descriptors::share(limit);
+        let wanted = self.server.max_connections;
+        self.server.max_connections = wanted.min(shares.connections);
+        self.server.extra_connections = shares.extra_connections;
+        self.store.max_calls = shares.calls;
+        self.sink.spill_files = shares.spill_files;
+        (shares.connections < wanted).then(|| {
+            let served = shares.connections;
+            format!(
+                "MAX_CONNECTIONS={wanted} needs more than the {limit} open files that the process may have (ulimit -Hn): \
+                 {served} connections are served at once"
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cli;
+    use clap::Parser;
+
+    fn sum(shares: Descriptors) -> usize {
+        let Descriptors { connections, extra_connections, calls, spill_files } = shares;
+        connections + extra_connections + calls * Descriptors::PER_CALL + spill_files
+    }
+
+    #[test]
+    fn the_shares_leave_an_eighth() {
+        for limit in [64, 256, 512, 1024, 4096, 1 << 20, u64::MAX] {
+            let shares = Descriptors::share(limit);
+            assert!(sum(shares) as u64 <= limit - limit / 8, "{limit}: {shares:?}");
+        }
+        let small = Descriptors { connections: 224, extra_connections: 32, calls: 64, spill_files: 64 };
+        assert_eq!(Descriptors::share(512), small);
+    }
+
+    #[test]
+    fn a_small_limit_of_the_system_goes_before_the_settings() {
+        let read = || Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
+        let mut config = read();
+        assert!(config.keep_to_descriptors(512).unwrap().contains("224 connections"));
+        assert_eq!((config.server.max_connections, config.store.max_calls, config.sink.spill_files), (224, 64, 64));
+        let mut config = read();
+        assert_eq!(config.keep_to_descriptors(4096), None);
+        assert_eq!(config.server.max_connections, 1024);
+    }
+}
