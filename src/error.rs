@@ -9,6 +9,7 @@ use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+use crate::format::Format;
 use crate::store::StoreError;
 
 /// What went wrong with a request. `Display` is the public `detail`.
@@ -16,12 +17,20 @@ use crate::store::StoreError;
 #[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Error {
     #[error("No file uploaded")]
-    NoFile,
-    /// The name's extension or the leading bytes are not of an allowed format.
+    NoFile {
+        /// The names of the fields that the form had. None if there was no form.
+        fields: Option<Vec<String>>,
+    },
+    /// The name's extension or the leading bytes are not of an allowed format. Made by
+    /// [`Policy::invalid_type`](crate::policy::Policy::invalid_type).
     #[error("Invalid file type")]
     InvalidFileType {
-        /// What the bytes look like, where they look like anything.
+        /// What the bytes look like, if they look like anything.
         detected: Option<&'static str>,
+        /// The short names of the allowed formats.
+        accepted: Vec<&'static str>,
+        /// The limit that ended the search for the dimensions.
+        limit: Option<ScanLimit>,
     },
     #[error("The form could not be read: {0}")]
     MalformedForm(String),
@@ -68,12 +77,22 @@ pub enum Error {
     MethodNotAllowed,
     #[error("The address is longer than {limit} bytes; use the links of the service's answers as they are")]
     UriTooLong { limit: usize },
-    #[error(
-        "Images of more than {limit} bytes are not taken here; larger ones, where allowed, go through POST /uploads"
-    )]
+    /// For every way in.
+    #[error("The image exceeds the limit of {limit} bytes")]
     PayloadTooLarge { limit: u64 },
+    /// For the service itself. Direct uploads may be larger, on Lambda.
+    #[error(
+        "The image exceeds the limit of {limit} bytes for uploads through the service; larger images, if they are allowed, \
+         go through POST /uploads"
+    )]
+    StreamTooLarge { limit: u64 },
     #[error("Send multipart/form-data with a field named 'file', or the image itself with Content-Type: image/*")]
     UnsupportedMediaType,
+    #[error(
+        "The file's Content-Transfer-Encoding is not supported: send its bytes as they are (binary), or as base64 or \
+         quoted-printable"
+    )]
+    UnsupportedTransferEncoding,
     #[error("Send application/json")]
     NotJson,
     #[error("The image could not be stored; try again")]
@@ -102,6 +121,34 @@ pub enum Error {
     Internal(#[source] BoxError),
 }
 
+/// The setting that says how far into an image its dimensions are looked for, and what of the image lies behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanLimit {
+    /// Bytes.
+    pub bytes: u64,
+    /// The image's format, if its dimensions lie at a known place behind the limit, where a direct upload's are read.
+    pub format: Option<Format>,
+}
+
+impl ScanLimit {
+    const SETTING: &str = "HEADER_SCAN_LIMIT";
+
+    fn hint(self) -> String {
+        let (setting, bytes) = (ScanLimit::SETTING, self.bytes);
+        match self.format {
+            Some(Format::Tiff) => format!(
+                "The directory of this TIFF is behind its first {bytes} bytes ({setting}): TIFFs with their directory at \
+                 the end are supported through direct uploads (POST /uploads)"
+            ),
+            Some(_) => format!(
+                "The dimensions of this image are behind its first {bytes} bytes ({setting}): such images are supported \
+                 through direct uploads (POST /uploads)"
+            ),
+            None => format!("The image's dimensions are not within its first {bytes} bytes ({setting})"),
+        }
+    }
+}
+
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -109,7 +156,7 @@ impl Error {
     /// The stable, machine-readable name of this error.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::NoFile => "no_file",
+            Error::NoFile { .. } => "no_file",
             Error::InvalidFileType { .. } => "invalid_file_type",
             Error::MalformedForm(_) => "malformed_form",
             Error::InvalidBase64 => "invalid_base64",
@@ -125,8 +172,10 @@ impl Error {
             Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
             Error::UriTooLong { .. } => "uri_too_long",
-            Error::PayloadTooLarge { .. } => "payload_too_large",
-            Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
+            Error::PayloadTooLarge { .. } | Error::StreamTooLarge { .. } => "payload_too_large",
+            Error::UnsupportedMediaType | Error::UnsupportedTransferEncoding | Error::NotJson => {
+                "unsupported_media_type"
+            }
             Error::Storage(_) => "storage_failed",
             Error::OverCapacity(_) => "over_capacity",
             Error::Deadline => "deadline",
@@ -143,8 +192,8 @@ impl Error {
     /// One of each, for the API's description.
     pub fn examples() -> Vec<Error> {
         vec![
-            Error::NoFile,
-            Error::InvalidFileType { detected: Some("webp") },
+            Error::NoFile { fields: Some(vec!["photo".to_owned()]) },
+            Error::InvalidFileType { detected: Some("webp"), accepted: vec!["jpeg", "png"], limit: None },
             Error::MalformedForm("it has no closing boundary".to_owned()),
             Error::InvalidBase64,
             Error::MangledBody,
@@ -163,7 +212,9 @@ impl Error {
             Error::MethodNotAllowed,
             Error::UriTooLong { limit: 8 << 10 },
             Error::PayloadTooLarge { limit: 5_000_000_000 },
+            Error::StreamTooLarge { limit: 4_694_016 },
             Error::UnsupportedMediaType,
+            Error::UnsupportedTransferEncoding,
             Error::NotJson,
             Error::Storage(StoreError::NotFound),
             Error::OverCapacity(None),
@@ -181,7 +232,7 @@ impl Error {
     /// The HTTP status that goes with [`Error::code`].
     pub fn status(&self) -> StatusCode {
         match self {
-            Error::NoFile
+            Error::NoFile { .. }
             | Error::InvalidFileType { .. }
             | Error::MalformedForm(_)
             | Error::InvalidBase64
@@ -195,15 +246,28 @@ impl Error {
             Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
-            Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::PayloadTooLarge { .. } | Error::StreamTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::PartsMissing { .. }
             | Error::PartsUnexpected { .. }
             | Error::AlreadyComplete
             | Error::Verifying
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
-            Error::UnsupportedMediaType | Error::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Error::UnsupportedMediaType | Error::UnsupportedTransferEncoding | Error::NotJson => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Error::OverCapacity(_) | Error::Deadline | Error::NotReady { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What else there is to say to people, beside the `detail` that the service this one replaces gave already.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::NoFile { fields: Some(_) } => {
+                Some("Send the image in a form field named 'file', as a file that is not empty".to_owned())
+            }
+            Error::InvalidFileType { limit, .. } => limit.map(ScanLimit::hint),
+            _ => None,
         }
     }
 
@@ -244,27 +308,72 @@ pub struct Refusal {
     /// Which error it is, for programs. Codes do not change.
     #[schema(schema_with = codes)]
     pub code: &'static str,
-    /// Of `invalid_file_type`: the format the bytes have, where they were recognised.
+    /// Of `invalid_file_type`: the format the bytes have, if they were recognised.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("webp"))]
     pub detected: Option<&'static str>,
+    /// Of `invalid_file_type`: the formats that are allowed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, value_type = Vec<String>, examples("jpeg"))]
+    pub accepted: Option<Vec<&'static str>>,
+    /// Of `invalid_file_type`: the limit that ended the search for the image's dimensions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub limit: Option<SearchLimit>,
+    /// Of `no_file`: the names of the fields that the form had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("photo"))]
+    pub fields: Option<Vec<String>>,
     /// Of `parts_missing` and `parts_unexpected`: the numbers of the parts.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples(2))]
     pub parts: Option<Vec<u32>>,
+    /// More about what to do, for people. The wording may change.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("Send the image in a form field named 'file', as a file that is not empty"))]
+    pub hint: Option<String>,
+}
+
+/// A limit, and the setting to change it by.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SearchLimit {
+    /// The setting's name.
+    #[schema(examples("HEADER_SCAN_LIMIT"))]
+    pub setting: &'static str,
+    /// Its value.
+    #[schema(examples(5_242_880))]
+    pub bytes: u64,
+}
+
+impl From<ScanLimit> for SearchLimit {
+    fn from(limit: ScanLimit) -> Self {
+        SearchLimit { setting: ScanLimit::SETTING, bytes: limit.bytes }
+    }
 }
 
 impl From<&Error> for Refusal {
     fn from(error: &Error) -> Self {
-        let detected = match error {
-            Error::InvalidFileType { detected } => *detected,
-            _ => None,
+        let mut refusal = Refusal {
+            detail: error.to_string(),
+            code: error.code(),
+            detected: None,
+            accepted: None,
+            limit: None,
+            fields: None,
+            parts: None,
+            hint: error.hint(),
         };
-        let parts = match error {
-            Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => Some(parts.clone()),
-            _ => None,
-        };
-        Refusal { detail: error.to_string(), code: error.code(), detected, parts }
+        match error {
+            Error::InvalidFileType { detected, accepted, limit } => {
+                refusal.detected = *detected;
+                refusal.accepted = Some(accepted.clone());
+                refusal.limit = limit.map(SearchLimit::from);
+            }
+            Error::NoFile { fields } => refusal.fields.clone_from(fields),
+            Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => refusal.parts = Some(parts.clone()),
+            _ => {}
+        }
+        refusal
     }
 }
 

@@ -13,7 +13,7 @@ use super::parts;
 use super::report::Failure;
 use super::stream::by_extension;
 use super::trouble::{Trouble, retry_after};
-use crate::ingest::sniff::{Sniff, inspect};
+use crate::ingest::sniff::{Known, Sniff, inspect};
 
 /// Plans made for one file: a PUT's URL that has expired cannot be signed again, only planned again.
 const PLANS: usize = 3;
@@ -88,7 +88,7 @@ async fn wish(job: &Job<'_>) -> Result<serde_json::Value, Failure> {
         let mut head = Vec::new();
         let file = tokio::fs::File::open(job.path).await.map_err(Trouble::File)?;
         file.take(HEAD).read_to_end(&mut head).await.map_err(Trouble::File)?;
-        if let Sniff::Image(info) = inspect(&head, true) {
+        if let Sniff::Image(info) = inspect(Known::whole(&head)) {
             wish["content_type"] = info.format.content_type().into();
         }
     }

@@ -78,7 +78,7 @@ impl Wish {
         let named = policy.check_name(&self.filename)?;
         let declared = self.content_type.as_deref().map(|declared| declared_format(declared, policy)).transpose()?;
         let extension = named.map(|(_, extension)| extension);
-        let format = declared.or(named.map(|(format, _)| format)).ok_or(Error::InvalidFileType { detected: None })?;
+        let format = declared.or(named.map(|(format, _)| format)).ok_or_else(|| policy.invalid_type(None))?;
         if self.size == 0 {
             return Err(Error::InvalidRequest("size must be at least 1 byte".to_owned()));
         }
@@ -100,7 +100,7 @@ fn whole<'de, D: Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
 fn declared_format(content_type: &str, policy: &Policy) -> Result<Format> {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let format = Format::from_content_type(essence).filter(|format| policy.allows(*format));
-    format.ok_or(Error::InvalidFileType { detected: None })
+    format.ok_or_else(|| policy.invalid_type(None))
 }
 
 /// The part size for a file of `size` bytes: `least`, or larger so that there are at most 100 parts.

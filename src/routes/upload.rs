@@ -179,5 +179,5 @@ fn door(kind: &BodyKind) -> Door {
 /// Refuses what says itself that it is too large, before its body is asked for.
 fn refuse_too_large(policy: &Policy, door: Door, length: Option<u64>) -> Result<()> {
     let allowance = if door == Door::Form { FORM_ALLOWANCE } else { 0 };
-    policy.check_size(length.unwrap_or_default().saturating_sub(allowance))
+    policy.check_stream_size(length.unwrap_or_default().saturating_sub(allowance))
 }

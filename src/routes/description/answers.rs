@@ -30,7 +30,7 @@ macro_rules! answers {
 answers! {
     /// Of `POST /upload-image`.
     Upload:
-        Error::NoFile
+        Error::NoFile { .. }
         | Error::InvalidFileType { .. }
         | Error::MalformedForm(_)
         | Error::InvalidBase64
@@ -38,7 +38,7 @@ answers! {
         | Error::TooManyPixels { .. }
         | Error::TruncatedBody(_)
         | Error::ClientTooSlow { .. }
-        | Error::PayloadTooLarge { .. }
+        | Error::StreamTooLarge { .. }
         | Error::UnsupportedMediaType
         | Error::Storage(_)
         | Error::OverCapacity(_),
