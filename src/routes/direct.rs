@@ -1,6 +1,6 @@
 //! `/uploads`: planning, watching, completing and aborting direct uploads.
 
-use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::description::{DIRECT, answers};
 use super::images::KeyInPath;
+use super::json::JsonBody;
 use super::request_host;
 use super::upload::{StoredImage, checksum_text};
 use crate::app::App;
@@ -24,8 +25,6 @@ use crate::error::{Error, Result, respond};
 use crate::store::{ImageKey, Name, ObjectInfo, Part, PresignOptions, StoreError, Upload};
 use crate::telemetry::{field, note};
 
-/// What a wish may be long, in bytes.
-pub const LONGEST_WISH: usize = 16 << 10;
 /// How soon a client that was told `verifying` may ask again, in seconds.
 const ASK_AGAIN: u32 = 2;
 
@@ -132,9 +131,8 @@ pub async fn plan(
     uri: Uri,
     headers: HeaderMap,
     key: Option<Extension<KeyName>>,
-    wish: Result<Json<Wish>, JsonRejection>,
+    JsonBody(wish): JsonBody<Wish>,
 ) -> Result<(StatusCode, Json<PlanAnswer>)> {
-    let Json(wish) = wish.map_err(not_a_wish)?;
     let draft = wish.check(&app.policy)?;
     note(field::S3_KEY, draft.key.as_str());
     note(field::SIZE, draft.size);
@@ -146,29 +144,6 @@ pub async fn plan(
     let answer = presign::sign(app.store.as_ref(), &pending.plan, &options, links).await.map_err(Error::Storage)?;
     pending.acknowledged();
     Ok((StatusCode::CREATED, Json(answer)))
-}
-
-fn not_a_wish(problem: JsonRejection) -> Error {
-    match problem {
-        JsonRejection::MissingJsonContentType(_) => Error::NotJson,
-        JsonRejection::BytesRejection(problem) if problem.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Error::InvalidRequest(format!("the description of an upload may have {LONGEST_WISH} bytes"))
-        }
-        JsonRejection::BytesRejection(problem) => unread(problem),
-        problem => Error::InvalidRequest(problem.body_text()),
-    }
-}
-
-/// The transport's own error where it lies inside another; else the body was cut short.
-fn unread(problem: BytesRejection) -> Error {
-    let mut source = std::error::Error::source(&problem);
-    while let Some(error) = source {
-        if let Some(Error::ClientTooSlow { seconds }) = error.downcast_ref() {
-            return Error::ClientTooSlow { seconds: *seconds };
-        }
-        source = error.source();
-    }
-    Error::TruncatedBody(Some(problem.into()))
 }
 
 /// What has arrived, and fresh URLs for the parts that have not: a plan's `status_url`.

@@ -30,7 +30,7 @@ fn name_formats(bodies: &mut Map<String, Value>, policy: &Policy) {
 fn rules(policy: &Policy, put_max: u64) -> Value {
     let extensions = extensions(policy);
     let types: Vec<&str> = policy.formats.iter().map(|format| format.content_type()).collect();
-    let types_or_none: Vec<Option<&str>> = types.iter().copied().map(Some).chain([None]).collect();
+    let types_or_none: Vec<Option<&str>> = types.iter().copied().map(Some).chain([Some(""), None]).collect();
     json!({
         "properties": {
             "filename": { "pattern": format!(r"(^|[/\\])([^./\\]*|[^/\\]*\.({extensions}))$") },
