@@ -316,9 +316,8 @@ pub struct Refusal {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Vec<String>, examples("jpeg"))]
     pub accepted: Option<Vec<&'static str>>,
-    /// Of `invalid_file_type`: the limit that ended the search for the image's dimensions.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false)]
+    #[schema(value_type = SearchLimit, required = false)]
     pub limit: Option<SearchLimit>,
     /// Of `no_file`: the names of the fields that the form had.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -334,8 +333,9 @@ pub struct Refusal {
     pub hint: Option<String>,
 }
 
-/// A limit, and the setting to change it by.
+/// Of `invalid_file_type`: the limit that ended the search for the image's dimensions, and its setting.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(examples(json!({ "setting": "HEADER_SCAN_LIMIT", "bytes": 5_242_880 })))]
 pub struct SearchLimit {
     /// The setting's name.
     #[schema(examples("HEADER_SCAN_LIMIT"))]

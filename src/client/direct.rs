@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
 use super::answer::{Door, Headers, Image, Plan, Progress, Status};
+use super::compare;
 use super::http::Link;
 use super::job::Job;
 use super::parts;
@@ -60,7 +61,7 @@ pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
 /// Goes on with an upload of an earlier run.
 ///
 /// # Errors
-/// Where it is not this file's, is over, or could not be sent.
+/// If it is not this file's, is over, or could not be sent.
 pub async fn resume(job: &Job<'_>, status_url: &str) -> Result<Image, Failure> {
     let link = job.http.given(status_url)?;
     let status: Status = job.ask(Method::GET, &link, None).await?.json()?;
@@ -75,10 +76,15 @@ pub async fn resume(job: &Job<'_>, status_url: &str) -> Result<Image, Failure> {
             job.report.say("nothing has arrived, and a single PUT cannot be signed again: starting over");
             return upload(job).await;
         }
-        (_, Some(parts)) => parts::send(&session, parts).await?,
+        (_, Some(parts)) => {
+            compare::parts(job, &parts).await?;
+            parts::send(&session, parts).await?;
+        }
         (_, None) => job.report.bar.set_position(job.size),
     }
-    session.finish().await
+    let image = session.finish().await?;
+    compare::image(job, &image).await?;
+    Ok(image)
 }
 
 async fn wish(job: &Job<'_>) -> Result<serde_json::Value, Failure> {
@@ -144,7 +150,7 @@ impl<'a> Session<'a> {
         loop {
             let answer = self.job.ask(Method::POST, &self.complete, None).await?;
             if answer.status != StatusCode::ACCEPTED {
-                return answer.json();
+                return answer.image();
             }
             if Instant::now() > deadline {
                 return Err(Trouble::Unclear("the service is still looking at it".to_owned()));

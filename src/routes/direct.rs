@@ -22,6 +22,7 @@ use crate::direct::presign::{self, PartAnswer, PlanAnswer};
 use crate::direct::promote::over;
 use crate::direct::{Plan, plan};
 use crate::error::{Error, Result, respond};
+use crate::store::s3::Sse;
 use crate::store::{ImageKey, Name, ObjectInfo, Part, PresignOptions, StoreError, Upload};
 use crate::telemetry::{field, note};
 
@@ -163,12 +164,22 @@ pub async fn status(State(app): State<App>, uri: Uri, headers: HeaderMap, linked
         let mut status = Status::new(&app, &linked, state);
         let (options, wanted) = (upload_link(&app, &uri, &headers), |number| missing.contains(&number));
         let signed = presign::sign_parts(app.store.as_ref(), plan.size, &upload, part_size, wanted, &options).await;
-        let (parts, expires_at) = signed.map_err(Error::Storage)?;
+        let (mut parts, expires_at) = signed.map_err(Error::Storage)?;
+        if !matches!(app.config.store.sse, Some(Sse::Kms { .. })) {
+            add_etags(&mut parts, &held);
+        }
         status.parts = Some(parts);
         status.expires_at = (!missing.is_empty()).then(|| presign::rfc3339(expires_at));
         return Ok(Json(status));
     }
     Ok(Json(Status::new(&app, &linked, without_parts(&app, plan).await?)))
+}
+
+/// By these a client sees whether what has arrived is what it would send.
+fn add_etags(parts: &mut [PartAnswer], held: &[Part]) {
+    for part in parts.iter_mut().filter(|part| part.url.is_none()) {
+        part.etag = held.iter().find(|held| held.number == part.part_number).and_then(|held| held.etag.clone());
+    }
 }
 
 /// The parts of a multipart upload; none where it is over.
