@@ -1,6 +1,6 @@
 //! The service without its transport: state, routes, and what holds for every request.
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 mod cors;
@@ -23,7 +23,7 @@ use crate::direct::Promotions;
 use crate::direct::verify::Verifier;
 use crate::error::Error;
 use crate::policy::Policy;
-use crate::routes::{description, direct, docs, images, json, page, system, upload};
+use crate::routes::{description, direct, docs, images, page, system, upload};
 use crate::sink::Uploads;
 use crate::sink::spill::Spill;
 use crate::store::measured::Measured;
@@ -143,7 +143,7 @@ fn operating() -> OpenApiRouter<App> {
 fn uploading() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(upload::upload))
-        .routes(routes!(direct::plan).layer(DefaultBodyLimit::max(json::MAX_JSON)))
+        .routes(routes!(direct::plan))
 }
 
 /// What a plan's links are for: they are the permission.

@@ -27,6 +27,7 @@ pub mod sniff;
 pub(crate) mod tests;
 mod transfer_encoding;
 
+pub(crate) use body::meaning as error_from_body;
 pub use content_type::BodyKind;
 
 use body::Data;

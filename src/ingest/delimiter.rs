@@ -50,10 +50,10 @@ impl Delimiter {
 
     /// Takes the next piece off the front of `chunk`; none where all of that was taken and tells no more.
     pub(super) fn split(&mut self, chunk: &mut Bytes) -> Option<Piece> {
-        if self.matched > 0 {
-            if let Some(decided) = self.go_on(chunk) {
-                return decided;
-            }
+        if self.matched > 0
+            && let Some(decided) = self.go_on(chunk)
+        {
+            return decided;
         }
         let data = match self.finder.find(chunk) {
             Some(0) => {

@@ -28,14 +28,14 @@ pub(super) enum Decoder {
 
 impl Decoder {
     /// # Errors
-    /// [`Error::UnsupportedTransferEncoding`] for any encoding that RFC 2045 does not define.
+    /// [`Error::ContentTransferEncoding`] for any encoding that RFC 2045 does not define.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self> {
         let Some(encoding) = headers.get(CONTENT_TRANSFER_ENCODING) else { return Ok(Decoder::Identity) };
         match encoding.as_bytes().trim_ascii().to_ascii_lowercase().as_slice() {
             b"" | b"binary" | b"8bit" | b"7bit" => Ok(Decoder::Identity),
             b"base64" => Ok(Decoder::Base64(Base64::default())),
             b"quoted-printable" => Ok(Decoder::QuotedPrintable(QuotedPrintable::default())),
-            _ => Err(Error::UnsupportedTransferEncoding),
+            _ => Err(Error::ContentTransferEncoding),
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
         assert!(matches!(of("BASE64"), Ok(Decoder::Base64(_))));
         assert!(matches!(of("Quoted-Printable"), Ok(Decoder::QuotedPrintable(_))));
         for name in ["x-uuencode", "gzip", "base65"] {
-            assert!(matches!(of(name), Err(Error::UnsupportedTransferEncoding)), "{name}");
+            assert!(matches!(of(name), Err(Error::ContentTransferEncoding)), "{name}");
         }
     }
 

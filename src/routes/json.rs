@@ -1,16 +1,16 @@
 //! JSON bodies of requests, with errors that are for clients.
 
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
 use axum::extract::{FromRequest, Request};
-use http::{StatusCode, header};
+use http::header;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use crate::error::{Error, Result};
+use crate::error::{BoxError, Error, Result};
+use crate::ingest::error_from_body;
 
 /// Bytes of a JSON body, at most.
-pub const MAX_JSON: usize = 16 << 10;
+const MAX_JSON: usize = 16 << 10;
 
 /// A request's body, read as JSON.
 ///
@@ -20,12 +20,12 @@ pub struct JsonBody<T>(pub T);
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Error;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self> {
+    async fn from_request(request: Request, _state: &S) -> Result<Self> {
         let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if !content_type.is_some_and(is_json) {
             return Err(Error::NotJson);
         }
-        let body = Bytes::from_request(request, state).await.map_err(unread)?;
+        let body = Limited::new(request.into_body(), MAX_JSON).collect().await.map_err(unread)?.to_bytes();
         serde_json::from_slice(&body).map(JsonBody).map_err(|error| Error::InvalidRequest(explained(&error)))
     }
 }
@@ -43,25 +43,18 @@ fn explained(error: &serde_json::Error) -> String {
     }
 }
 
-/// The error for a body that was not read: ours that lies inside another, else that it was cut short.
-fn unread(problem: BytesRejection) -> Error {
-    if problem.status() == StatusCode::PAYLOAD_TOO_LARGE {
+fn unread(error: BoxError) -> Error {
+    if error.is::<LengthLimitError>() {
         return Error::InvalidRequest(format!("the JSON in the body is longer than {MAX_JSON} bytes"));
     }
-    let mut source = std::error::Error::source(&problem);
-    while let Some(error) = source {
-        if let Some(Error::ClientTooSlow { seconds }) = error.downcast_ref() {
-            return Error::ClientTooSlow { seconds: *seconds };
-        }
-        source = error.source();
-    }
-    Error::TruncatedBody(Some(problem.into()))
+    error_from_body(error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::direct::plan::Wish;
+    use axum::body::Body;
 
     async fn read(content_type: &str, body: &'static str) -> Result<JsonBody<Wish>> {
         let request = Request::post("/").header(header::CONTENT_TYPE, content_type).body(body.into()).unwrap();
@@ -89,6 +82,17 @@ mod tests {
                 assert!(!text.contains(rust), "{body}: {text}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_read_to_its_end() {
+        let read = async |chunk: Result<Vec<u8>, Error>| {
+            let body = Body::from_stream(futures::stream::iter([chunk]));
+            let request = Request::post("/").header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
+            JsonBody::<Wish>::from_request(request, &()).await.err().unwrap()
+        };
+        assert_eq!(read(Ok(vec![b' '; MAX_JSON + 1])).await.code(), "invalid_request");
+        assert!(matches!(read(Err(Error::ClientTooSlow { seconds: 7 })).await, Error::ClientTooSlow { seconds: 7 }));
     }
 
     #[tokio::test]

@@ -40,6 +40,7 @@ answers! {
         | Error::ClientTooSlow { .. }
         | Error::StreamTooLarge { .. }
         | Error::UnsupportedMediaType
+        | Error::ContentTransferEncoding
         | Error::Storage(_)
         | Error::OverCapacity(_),
     /// Of routes that name an image.
