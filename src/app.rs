@@ -141,9 +141,7 @@ fn operating() -> OpenApiRouter<App> {
 }
 
 fn uploading() -> OpenApiRouter<App> {
-    OpenApiRouter::default()
-        .routes(routes!(upload::upload))
-        .routes(routes!(direct::plan))
+    OpenApiRouter::default().routes(routes!(upload::upload)).routes(routes!(direct::plan))
 }
 
 /// What a plan's links are for: they are the permission.

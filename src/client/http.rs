@@ -65,7 +65,7 @@ impl Answer {
     /// A stored image.
     ///
     /// # Errors
-    /// Where it is not what the service answers.
+    /// If it is not what the service answers.
     pub fn image(&self) -> Result<Image, Trouble> {
         let image: Image = self.json()?;
         let has = |field| image.get(field).is_some_and(Value::is_string);

@@ -83,7 +83,7 @@ pub struct PartAnswer {
     #[schema(schema_with = exact_headers)]
     pub headers: Option<BTreeMap<String, String>>,
     /// The store's ETag of a part that has arrived: the MD5 of its bytes in hexadecimal, in quotes. It is left out if
-    /// `S3_SSE` is `aws:kms`, where it is no MD5.
+    /// `S3_SSE` is `aws:kms`, because it is no MD5 then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("\"9a0364b9e99bb480dd25e1f0284c8555\""))]
     pub etag: Option<String>,

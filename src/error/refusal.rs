@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::{Error, ScanLimit};
 
-/// What a client is told of an error: the body of every answer that is one.
+/// The body of every answer that is an error.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
 pub struct Refusal {

@@ -12,7 +12,7 @@ pub(super) struct Delimiter {
     finder: Finder<'static>,
     /// How many bytes of it the chunks so far end with, those before them included.
     matched: usize,
-    /// How many of these came before the data: nobody is owed them if they turn out to be none of the delimiter's.
+    /// How many of these came before the data: they are no data if they turn out to be none of the delimiter's.
     before: usize,
 }
 

@@ -75,7 +75,7 @@ mod tests {
             ("{", "not valid JSON"),
             ("", "not valid JSON"),
         ] {
-            let Err(error) = read("application/json", body).await else { panic!("{body} is taken") };
+            let Err(error) = read("application/json", body).await else { panic!("{body} is accepted") };
             let text = error.to_string();
             assert!(text.contains(named), "{body}: {text}");
             for rust in ["Wish", "struct", "u64", "Option", "target type", "deserialize"] {

@@ -28,7 +28,7 @@ from pathlib import Path
 from PIL import Image, ImageFile
 
 FORMATS = "jpg,png,gif,bmp,webp,avif,heic,tiff"
-# Pillow's names, where they are others. An MPO is a JPEG with more JPEGs behind it.
+# Pillow's names that differ. An MPO is a JPEG with more JPEGs behind it.
 NAMES = {"MPO": "jpeg", "HEIF": "heic"}
 # Compressed images that the corpus has to exhaust memory with.
 Image.MAX_IMAGE_PIXELS = 1 << 28

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::support::{Server, serve};
 
-/// Something else at every address but `prefix`, where the service is. It counts its requests.
+/// A server that has the service below `prefix` and something else at every other address, which counts its requests.
 async fn elsewhere(app: &TestApp, prefix: &str) -> (Server, Arc<AtomicUsize>) {
     let strange = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&strange);
