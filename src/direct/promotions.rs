@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 
 use super::plan::Plan;
 use super::verify::{HasWaiters, Verifier};
 use crate::error::Error;
 use crate::store::{ImageKey, ObjectInfo};
+use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Door, Metrics, Trigger};
 use crate::telemetry::trace;
 
@@ -24,7 +24,7 @@ pub type Outcome<T> = Result<T, Arc<Error>>;
 pub struct Promotions {
     verifier: Verifier,
     running: Arc<Mutex<HashMap<ImageKey, Running>>>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     metrics: Metrics,
 }
 
@@ -60,7 +60,7 @@ impl Waiting {
 
 impl Promotions {
     /// `tasks` is waited for when the process ends.
-    pub fn new(verifier: Verifier, tasks: TaskTracker, metrics: Metrics) -> Self {
+    pub fn new(verifier: Verifier, tasks: Tasks, metrics: Metrics) -> Self {
         Promotions { verifier, running: Arc::default(), tasks, metrics }
     }
 
