@@ -104,7 +104,7 @@ impl Promotions {
         }
         let started = Running { work: work.clone(), ended: Arc::new(watch::Sender::new(None)) };
         let waiting = started.join();
-        self.tasks.spawn(trace::carried(self.clone().work(work.clone(), Arc::clone(&started.ended))));
+        self.tasks.spawn_detached(trace::carried(self.clone().work(work.clone(), Arc::clone(&started.ended))));
         running.insert(work.key().clone(), started);
         waiting
     }
@@ -139,10 +139,14 @@ impl Promotions {
     }
 }
 
-/// Whether a task that was begun before its caller came may have looked too early.
+/// Whether a task that was begun before its caller came may have looked too early, or failed for a reason that has passed: the
+/// process may have been frozen in the middle of its call.
 fn is_outdated(outcome: &Outcome<Image>) -> bool {
     outcome.as_ref().is_err_and(|error| {
-        matches!(**error, Error::NotFound | Error::PartsMissing { .. } | Error::PartsUnexpected { .. })
+        matches!(
+            **error,
+            Error::NotFound | Error::PartsMissing { .. } | Error::PartsUnexpected { .. } | Error::Storage(_)
+        )
     })
 }
 
