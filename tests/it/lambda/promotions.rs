@@ -1,0 +1,85 @@
+//! Direct uploads: the answer in time, whatever a promotion takes, and what becomes of the promotion then.
+
+use super::*;
+
+/// Far longer than a test waits: what is answered was not waiting for its deadline.
+const LONG: Duration = Duration::from_secs(600);
+
+/// A direct upload that has arrived: its key and its `complete_url`.
+async fn arrived(setup: &Setup) -> (String, String) {
+    let mut event = request("function_url", "POST", "/uploads");
+    set_header(&mut event, "content-type", "application/json");
+    event["body"] = r#"{"filename": "a.png", "size": 5000}"#.into();
+    let plan = body(&setup.function.invoke(&event).await.response());
+    let mut put = setup.app.client.put(plan["url"].as_str().unwrap()).body(png(5_000));
+    for (name, value) in plan["headers"].as_object().unwrap() {
+        put = put.header(name, value.as_str().unwrap());
+    }
+    assert_eq!(put.send().await.unwrap().status(), 200);
+    (plan["s3_key"].as_str().unwrap().to_owned(), plan["complete_url"].as_str().unwrap().to_owned())
+}
+
+fn complete(url: &str) -> Value {
+    request("function_url", "POST", &format!("/{}", url.trim_start_matches('/')))
+}
+
+fn verifying(answer: &Value) {
+    assert_eq!((&answer["statusCode"], &body(answer)["state"]), (&202.into(), &"verifying".into()), "{answer}");
+    assert!(!header(answer, "retry-after").is_empty());
+}
+
+#[tokio::test]
+async fn a_promotion_that_was_cut_off_delays_nothing_and_its_event_finishes_it() {
+    let setup = Setup::with_environment(&[("COMPLETE_WAIT", "1s"), ("S3_TIMEOUT", "60s")]).await;
+    let faults = setup.app.faults();
+    let (key, url) = arrived(&setup).await;
+    faults.fail(Operation::Copy, 1..=1, Action::Hold);
+    verifying(&setup.function.begin(&complete(&url), LONG).outcome().await.response());
+    assert_eq!(faults.calls(Operation::Copy), 1, "it was under way");
+    setup.function.freeze();
+    setup.function.thaw();
+
+    let next = setup.function.begin(&request("function_url", "GET", "/healthz"), LONG).outcome().await;
+    assert_eq!(next.response()["statusCode"], 200);
+    let event = setup.function.begin(&created(&[&format!("incoming/{key}")]), LONG).outcome().await;
+    assert_eq!(event.response()["promoted"], 1);
+    faults.release();
+    let answer = setup.function.begin(&complete(&url), LONG).outcome().await.response();
+    assert_eq!((&answer["statusCode"], &body(&answer)["s3_key"]), (&200.into(), &key.as_str().into()), "{answer}");
+    let log = setup.end(&[&key]).await;
+    assert!(!log.contains("could not be cleaned up"), "{log}");
+}
+
+#[tokio::test]
+async fn a_complete_is_answered_while_there_is_time_whatever_complete_wait_says() {
+    let setup = Setup::with_environment(&[("COMPLETE_WAIT", "60s"), ("S3_TIMEOUT", "60s")]).await;
+    let faults = setup.app.faults();
+    let (key, url) = arrived(&setup).await;
+    faults.fail(Operation::Copy, 1..=1, Action::Hold);
+    verifying(&setup.function.invoke_within(&complete(&url), Duration::from_secs(4)).await.response());
+    faults.release();
+    let answer = setup.function.invoke(&complete(&url)).await.response();
+    assert_eq!(answer["statusCode"], 200, "{answer}");
+    setup.end(&[&key]).await;
+}
+
+#[tokio::test]
+async fn what_a_frozen_promotion_failed_of_is_no_error_of_the_next_complete() {
+    let setup = Setup::with_environment(&[("COMPLETE_WAIT", "1s"), ("S3_TIMEOUT", "1s")]).await;
+    let faults = setup.app.faults();
+    let (key, url) = arrived(&setup).await;
+    // Every try of the first promotion's call.
+    faults.fail(Operation::Copy, 1..=3, Action::Hang);
+    verifying(&setup.function.invoke(&complete(&url)).await.response());
+    setup.function.freeze();
+    setup.function.thaw();
+    let mut answer = Value::Null;
+    for _ in 0..60 {
+        answer = setup.function.invoke(&complete(&url)).await.response();
+        if answer["statusCode"] != 202 {
+            break;
+        }
+    }
+    assert_eq!((&answer["statusCode"], &body(&answer)["s3_key"]), (&200.into(), &key.as_str().into()), "{answer}");
+    setup.end(&[&key]).await;
+}
