@@ -102,7 +102,8 @@ async fn shut_down_gracefully(app: App, stop: CancellationToken) {
         app.metrics.start_cutting_off();
         stop.cancel();
         if timeout(SHUTDOWN_TIME, app.uploads.finished()).await.is_err() {
-            tracing::error!(uploads = app.uploads.open(), "uploads could not be cleaned up in time");
+            let tasks = app.uploads.open();
+            tracing::error!(tasks, "uploads could not be undone, or promotions not finished, in time");
         }
     };
     // On a task of its own: it panics where the extension cannot be registered, and the function works without.

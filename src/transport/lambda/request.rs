@@ -142,7 +142,8 @@ fn headers(payload: &mut Payload<'_>) -> HeaderMap {
     for (name, values) in several.unwrap_or_else(|| apart(single)) {
         let Ok(name) = HeaderName::try_from(name) else { continue };
         for value in values.into_iter().filter_map(|value| HeaderValue::try_from(value).ok()) {
-            headers.append(name.clone(), value);
+            // More than a map can hold are left out, too.
+            let _ = headers.try_append(name.clone(), value);
         }
     }
     let cookies = payload.cookies.take().filter(|cookies| !cookies.is_empty());

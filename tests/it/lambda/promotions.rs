@@ -83,3 +83,21 @@ async fn what_a_frozen_promotion_failed_of_is_no_error_of_the_next_complete() {
     assert_eq!((&answer["statusCode"], &body(&answer)["s3_key"]), (&200.into(), &key.as_str().into()), "{answer}");
     setup.end(&[&key]).await;
 }
+
+#[tokio::test]
+async fn an_object_that_takes_all_the_time_does_not_use_up_that_of_the_others() {
+    let setup = Setup::with_environment(&[("S3_TIMEOUT", "60s")]).await;
+    let faults = setup.app.faults();
+    let keys = [0; 3].map(|_| format!("{}.png", Uuid::new_v4()));
+    for key in &keys {
+        setup.put(&format!("incoming/{key}"), png(5_000)).await;
+    }
+    let event = created(&keys.each_ref().map(|key| format!("incoming/{key}")).each_ref().map(String::as_str));
+    faults.fail(Operation::Copy, 1..=1, Action::Hold);
+    let failed = setup.function.invoke_within(&event, Duration::from_secs(4)).await.error();
+    assert_eq!(failed["errorType"], "PromotionFailed", "{failed}");
+    assert!(failed["errorMessage"].as_str().unwrap().starts_with("1 of 3 objects"), "{failed}");
+    faults.release();
+    assert_eq!(setup.function.invoke(&event).await.response()["promoted"], 3);
+    setup.end(&keys.each_ref().map(String::as_str)).await;
+}
