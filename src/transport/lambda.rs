@@ -6,16 +6,15 @@
 //!        └─ any other: an error of the invocation ───────────────────────────────────────────────┘
 //! ```
 //!
-//! Lambda freezes the process after an answer, so an invocation ends only when everything that it started is over
-//! ([`invocation`]). On Managed Instances the process is never frozen and has several invocations at once, which share one
-//! [`App`] and so one memory budget. lambda_http is not used: it holds a body three times, panics on invalid base64 and puts
+//! Lambda may freeze the process after an answer, so an invocation ends only when the uploads that it has started are
+//! completed or aborted ([`invocation`]). On Managed Instances the process is never frozen and has several invocations at
+//! once, which share one [`App`] and so one memory budget. lambda_http is not used: it holds a body three times, panics on invalid base64 and puts
 //! a REST API's stage before the path.
 
 use lambda_runtime::{Diagnostic, LambdaEvent, Runtime, service_fn};
 use std::env;
 use std::time::Duration;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
 use self::event::Event;
 use self::invocation::Function;
@@ -87,23 +86,18 @@ fn number(name: &str) -> Option<u32> {
 /// # Errors
 /// Where the Runtime API cannot be reached any more.
 pub async fn serve(app: App) -> Result<(), BoxError> {
-    let stop = CancellationToken::new();
-    shut_down_gracefully(app.clone(), stop.clone()).await;
-    let function = Function::new(app, stop);
+    let function = Function::new(app);
+    shut_down_gracefully(function.clone()).await;
     Runtime::new(service_fn(move |event: LambdaEvent<Event>| function.clone().answer(event.payload, event.context)))
         .run_concurrent()
         .await
 }
 
 /// Lambda sends SIGTERM only where an extension is registered; without one the process is just killed.
-async fn shut_down_gracefully(app: App, stop: CancellationToken) {
+async fn shut_down_gracefully(function: Function) {
     let hook = move || async move {
-        app.start_draining();
-        app.metrics.start_cutting_off();
-        stop.cancel();
-        if timeout(SHUTDOWN_TIME, app.uploads.finished()).await.is_err() {
-            let tasks = app.uploads.open();
-            tracing::error!(tasks, "uploads could not be undone, or promotions not finished, in time");
+        if timeout(SHUTDOWN_TIME, function.shut_down()).await.is_err() {
+            tracing::error!("what was under way could not be undone or finished in time; sweep and S3's events do it");
         }
     };
     // On a task of its own: it panics where the extension cannot be registered, and the function works without.

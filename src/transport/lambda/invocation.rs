@@ -4,8 +4,9 @@ use axum::Router;
 use lambda_runtime::{Context, Diagnostic};
 use serde::Serialize;
 use std::time::{Duration, SystemTime};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::event::Event;
@@ -36,31 +37,53 @@ pub enum Answer {
 pub struct Function {
     app: App,
     router: Router,
+    running: TaskTracker,
     stop: CancellationToken,
 }
 
 impl Function {
-    /// `stop` ends what is under way with an error.
-    pub fn new(app: App, stop: CancellationToken) -> Self {
-        Function { router: app.router(), app, stop }
+    pub fn new(app: App) -> Self {
+        Function { router: app.router(), app, running: TaskTracker::new(), stop: CancellationToken::new() }
+    }
+
+    /// Ends every invocation with an error, and waits until everything is undone or finished.
+    pub async fn shut_down(&self) {
+        self.app.start_draining();
+        self.app.metrics.start_cutting_off();
+        self.stop.cancel();
+        self.running.close();
+        self.running.wait().await;
+        self.app.uploads.finished().await;
     }
 
     /// Answers an event, and returns when what it has started is completed or aborted. A promotion that was answered 202
     /// goes on by itself: S3's event finishes what is cut off when the process is frozen.
     pub async fn answer(self, event: Event, context: Context) -> Result<Answer, Diagnostic> {
-        let deadline = Instant::now() + time_left(context.deadline(), SystemTime::now());
-        let ends = deadline.checked_sub(RESERVE).unwrap_or(deadline);
-        let scope = Scope::default();
-        let answer = match event {
-            Event::Http(event) => scope.run(self.http(*event, context.request_id, ends)).await.map(Answer::Http),
-            Event::Objects(created) => {
-                scope.run(objects::promote_all(&self.app, created, ends)).await.map(Answer::Objects)
-            }
-            Event::Unknown(reason) => Err(failure("UnknownEvent", reason)),
+        let running = self.running.clone();
+        let invocation = async move {
+            let deadline = Instant::now() + time_left(context.deadline(), SystemTime::now());
+            let scope = Scope::default();
+            let answer = scope.run(self.answer_or_stop(event, context.request_id, deadline)).await;
+            clean_up(&scope, deadline).await;
+            self.app.metrics.upkeep();
+            answer
         };
-        clean_up(&scope, deadline).await;
-        self.app.metrics.upkeep();
-        answer
+        running.track_future(invocation).await
+    }
+
+    async fn answer_or_stop(&self, event: Event, id: String, deadline: Instant) -> Result<Answer, Diagnostic> {
+        let ends = deadline.checked_sub(RESERVE).unwrap_or(deadline);
+        let answer = async {
+            match event {
+                Event::Http(event) => self.http(*event, id, ends).await.map(Answer::Http),
+                Event::Objects(created) => objects::promote_all(&self.app, created, ends).await.map(Answer::Objects),
+                Event::Unknown(reason) => Err(failure("UnknownEvent", reason)),
+            }
+        };
+        tokio::select! {
+            answer = answer => answer,
+            () = self.stop.cancelled() => Err(failure("Stopping", "the function is being shut down".to_owned())),
+        }
     }
 
     async fn http(&self, event: HttpEvent, request_id: String, ends: Instant) -> Result<HttpAnswer, Diagnostic> {
@@ -71,17 +94,16 @@ impl Function {
         let max_stream = shape.max_stream();
         parts.extensions.insert(Invocation { request_id, ends, max_stream, as_text: body.is_text() });
         let request = http::Request::from_parts(parts, axum::body::Body::new(body));
-        // The router ends the request at `ends` itself; this is for SIGTERM, and should a response's body not end.
         let response = async {
             let Ok(response) = self.router.clone().oneshot(request).await;
             HttpAnswer::of(response, shape, head).await
         };
-        // Also where `ends` was over before it began: the answer is the router's.
+        // The router ends the request at `ends` itself; this is for a response whose body does not end. It is later than
+        // now also if `ends` was over before the invocation began: the answer is the router's then, too.
         let too_late = ends.max(Instant::now()) + ANSWER_TIME;
-        tokio::select! {
-            answer = response => answer.map_err(|error| failure("BrokenAnswer", error.to_string())),
-            () = self.stop.cancelled() => Err(failure("Stopping", "the function is being shut down".to_owned())),
-            () = sleep_until(too_late) => Err(failure("Deadline", "the answer did not end".to_owned())),
+        match timeout_at(too_late, response).await {
+            Ok(answer) => answer.map_err(|error| failure("BrokenAnswer", error.to_string())),
+            Err(_) => Err(failure("Deadline", "the answer did not end".to_owned())),
         }
     }
 }

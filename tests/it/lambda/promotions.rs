@@ -101,3 +101,16 @@ async fn an_object_that_takes_all_the_time_does_not_use_up_that_of_the_others() 
     assert_eq!(setup.function.invoke(&event).await.response()["promoted"], 3);
     setup.end(&keys.each_ref().map(String::as_str)).await;
 }
+
+#[tokio::test]
+async fn sigterm_undoes_a_promotion_by_event() {
+    let setup = Setup::start().await;
+    let faults = setup.app.faults();
+    let incoming = format!("incoming/{}.png", Uuid::new_v4());
+    setup.put(&incoming, png(5_000)).await;
+    faults.fail_all(Operation::Copy, Action::Hang);
+    let _unanswered = setup.function.begin(&created(&[&incoming]), LONG);
+    faults.wait_for(Operation::Copy, 1).await;
+    let log = setup.end(&[&incoming]).await;
+    assert!(log.contains("Graceful shutdown completed") && !log.contains("could not"), "{log}");
+}
