@@ -23,6 +23,8 @@ pub enum Event {
 pub struct Created {
     /// As in the event: URL-encoded, `+` for a space.
     pub encoded_key: String,
+    /// Bytes.
+    pub size: Option<u64>,
 }
 
 /// Every kind of event at once: which it is shows in the fields it has.
@@ -85,6 +87,7 @@ struct RecordS3 {
 #[derive(Deserialize)]
 struct RecordObject {
     key: Option<String>,
+    size: Option<u64>,
 }
 
 const KNOWN: &str =
@@ -137,8 +140,9 @@ impl Record {
     fn created(&self) -> Option<Created> {
         // Also as configured by a notification that is older than `s3:`.
         let name = self.event_name.as_deref()?.trim_start_matches("s3:");
-        let encoded_key = self.s3.as_ref()?.object.as_ref()?.key.clone()?;
-        name.starts_with("ObjectCreated:").then_some(Created { encoded_key })
+        let object = self.s3.as_ref()?.object.as_ref()?;
+        let created = Created { encoded_key: object.key.clone()?, size: object.size };
+        name.starts_with("ObjectCreated:").then_some(created)
     }
 }
 

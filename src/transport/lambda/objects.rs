@@ -25,7 +25,7 @@ use crate::telemetry::metrics::Trigger;
 pub struct Promoted {
     pub promoted: usize,
     pub refused: usize,
-    /// Already gone, or none of the service's.
+    /// Already gone, a marker, or none of the service's.
     pub skipped: usize,
 }
 
@@ -61,6 +61,10 @@ enum Outcome {
 }
 
 async fn outcome(app: &App, object: Created, ends: Instant) -> Outcome {
+    // A marker, and so the end of a promotion: no plan is for an empty file.
+    if object.size == Some(0) {
+        return Outcome::Skipped;
+    }
     match target(&object.encoded_key, &app.config.store.prefix) {
         Target::Upload(key) => promote_one(app, &key, ends).await,
         Target::Other => {
@@ -88,7 +92,7 @@ async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
         Err(error) => error,
     };
     match error {
-        // A marker's own event says this, too.
+        // Deleted, withdrawn or promoted since.
         Error::NotFound | Error::UploadOver { .. } => {
             tracing::info!(s3_key = %key, "nothing to promote: it is gone");
             Outcome::Skipped
