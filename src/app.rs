@@ -34,10 +34,13 @@ use crate::store::measured::Measured;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry::metrics::{TimedOut, table};
 use crate::telemetry::{self, Metrics};
-use crate::transport::{Invocation, Rejected, request};
+use crate::transport::{Deadline, Invocation, Rejected, request};
 
 /// Bytes of a request's path and query. The longest that anybody is given, a plan's link, is well below 1 KiB.
 const MAX_URI: usize = 8 << 10;
+
+/// No request takes longer, whatever the settings say, so that its end can be computed.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Everything a handler needs. Cheap to clone.
 #[derive(Clone)]
@@ -180,12 +183,14 @@ fn pages() -> Router<App> {
 
 /// Ends a request that takes too long in all, however steadily it goes on; on Lambda also while there is time to undo it.
 async fn deadline(State(limit): State<Duration>, mut request: Request, next: Next) -> Response {
-    let ends = request.extensions().get().map(|invocation: &Invocation| invocation.ends);
-    let limit = ends.map_or(limit, |ends| limit.min(ends.saturating_duration_since(Instant::now())));
+    let ends = Instant::now() + limit.min(LONGEST);
+    let invocation = request.extensions().get().map(|invocation: &Invocation| invocation.ends);
+    let ends = invocation.map_or(ends, |invocation| invocation.min(ends));
     let timed_out = TimedOut::default();
     request.extensions_mut().insert(timed_out.clone());
+    request.extensions_mut().insert(Deadline(ends));
     let mut answer = std::pin::pin!(next.run(request));
-    match tokio::time::timeout(limit, &mut answer).await {
+    match tokio::time::timeout_at(ends, &mut answer).await {
         Ok(response) => response,
         Err(_) => {
             timed_out.set();

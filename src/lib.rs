@@ -32,3 +32,4 @@ pub mod doctor;
 
 pub mod format;
 pub mod policy;
+pub mod tasks;

@@ -113,10 +113,10 @@ fn run(config: Config, task: Task) -> Outcome {
 /// keeps for it.
 const BLOCKING_THREADS: usize = 32;
 
-/// A function has one request at a time, and threads take time to start.
+/// Threads take time to start, and a function that has one request at a time needs no others.
 fn runtime(task: &Task) -> tokio::runtime::Builder {
     let mut builder = match task {
-        Task::Function => tokio::runtime::Builder::new_current_thread(),
+        Task::Function if !transport::lambda::is_concurrent() => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     builder.max_blocking_threads(BLOCKING_THREADS);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::Error;
@@ -35,6 +36,21 @@ impl Peer {
 /// In the extensions of a request whose head is not to be looked at any further: what it is answered.
 #[derive(Clone, Debug)]
 pub struct Rejected(pub Arc<Error>);
+
+/// What a handler that has waited for something still needs to build its answer and hand it on.
+const ANSWER_TIME: Duration = Duration::from_millis(200);
+
+/// In a request's extensions: when the request is ended and answered 503 `deadline`.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(pub Instant);
+
+impl Deadline {
+    /// How long a handler may wait for something, `limit` at most, and still answer the request itself.
+    pub fn wait(deadline: Option<Deadline>, limit: Duration) -> Duration {
+        let left = |Deadline(ends)| ends.saturating_duration_since(Instant::now()).saturating_sub(ANSWER_TIME);
+        deadline.map_or(limit, |deadline| limit.min(left(deadline)))
+    }
+}
 
 /// In a request's extensions where it came as a Lambda event: what the event says that a plain HTTP request does not.
 #[derive(Clone, Debug)]
@@ -70,5 +86,20 @@ impl Invocation {
             }
             error => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_waits_no_longer_than_it_can_still_answer() {
+        let (second, ends) = (Duration::from_secs(1), Deadline(Instant::now() + Duration::from_secs(1)));
+        assert_eq!(Deadline::wait(None, second), second);
+        assert_eq!(Deadline::wait(Some(ends), second), second - ANSWER_TIME);
+        assert_eq!(Deadline::wait(Some(ends), second / 2), second / 2);
+        tokio::time::advance(2 * second).await;
+        assert_eq!(Deadline::wait(Some(ends), second), Duration::ZERO);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use tokio::sync::oneshot;
-use tokio_util::task::TaskTracker;
 
 use super::plan::{Door, Draft, Plan, part_size};
 use crate::config::Config;
@@ -11,6 +10,7 @@ use crate::sink::undo::UndoOnDrop;
 use crate::store::reconcile::Reconciler;
 use crate::store::s3::leaves_open;
 use crate::store::{Metadata, Name, Store};
+use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
 /// A plan that its client does not have yet. Dropped before [`PendingPlan::acknowledged`], its upload is aborted.
@@ -32,7 +32,7 @@ impl PendingPlan {
 pub async fn create(
     store: &Arc<dyn Store>,
     reconciler: &Reconciler,
-    tasks: &TaskTracker,
+    tasks: &Tasks,
     config: &Config,
     draft: Draft,
 ) -> Result<PendingPlan> {

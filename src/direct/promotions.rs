@@ -7,12 +7,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
 
 use super::plan::Plan;
 use super::verify::{HasWaiters, Verifier};
 use crate::error::Error;
 use crate::store::{ImageKey, ObjectInfo};
+use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Door, Metrics, Trigger};
 use crate::telemetry::trace;
 
@@ -24,7 +24,7 @@ pub type Outcome<T> = Result<T, Arc<Error>>;
 pub struct Promotions {
     verifier: Verifier,
     running: Arc<Mutex<HashMap<ImageKey, Running>>>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     metrics: Metrics,
 }
 
@@ -60,7 +60,7 @@ impl Waiting {
 
 impl Promotions {
     /// `tasks` is waited for when the process ends.
-    pub fn new(verifier: Verifier, tasks: TaskTracker, metrics: Metrics) -> Self {
+    pub fn new(verifier: Verifier, tasks: Tasks, metrics: Metrics) -> Self {
         Promotions { verifier, running: Arc::default(), tasks, metrics }
     }
 
@@ -104,7 +104,7 @@ impl Promotions {
         }
         let started = Running { work: work.clone(), ended: Arc::new(watch::Sender::new(None)) };
         let waiting = started.join();
-        self.tasks.spawn(trace::carried(self.clone().work(work.clone(), Arc::clone(&started.ended))));
+        self.tasks.spawn_detached(trace::carried(self.clone().work(work.clone(), Arc::clone(&started.ended))));
         running.insert(work.key().clone(), started);
         waiting
     }
@@ -139,10 +139,14 @@ impl Promotions {
     }
 }
 
-/// Whether a task that was begun before its caller came may have looked too early.
+/// Whether a task that was begun before its caller came may have looked too early, or failed for a reason that has passed: the
+/// process may have been frozen in the middle of its call.
 fn is_outdated(outcome: &Outcome<Image>) -> bool {
     outcome.as_ref().is_err_and(|error| {
-        matches!(**error, Error::NotFound | Error::PartsMissing { .. } | Error::PartsUnexpected { .. })
+        matches!(
+            **error,
+            Error::NotFound | Error::PartsMissing { .. } | Error::PartsUnexpected { .. } | Error::Storage(_)
+        )
     })
 }
 

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
-use tokio_util::task::TaskTracker;
 
 use super::plan::{Door, Expected, Plan};
 use super::verify::Verifier;
@@ -19,6 +18,7 @@ use crate::format::Format;
 use crate::policy::Policy;
 use crate::sink::memory::Budget;
 use crate::store::{ImageKey, Name};
+use crate::tasks::Tasks;
 
 mod store;
 
@@ -187,7 +187,7 @@ fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
         header_scan_limit: 1 << 20,
     };
     let budget = Budget::new(64 << 20, None, 5 << 20, 4);
-    let verifier = Verifier::new(Arc::new(store.clone()), Arc::new(policy), budget, TaskTracker::new());
+    let verifier = Verifier::new(Arc::new(store.clone()), Arc::new(policy), budget, Tasks::default());
     let outcome = |done: Result<(), Error>| done.map_or(Outcome::Failed, |()| Outcome::Done);
     let work = async move {
         match role {

@@ -7,7 +7,6 @@ use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
-use tokio_util::task::TaskTracker;
 
 use super::plan::Expected;
 use crate::error::{Error, Result};
@@ -16,6 +15,7 @@ use crate::ingest::sniff::Search;
 use crate::policy::Policy;
 use crate::sink::memory::Budget;
 use crate::store::{Marker, Name, ObjectInfo, Store, StoreError};
+use crate::tasks::Tasks;
 
 /// Objects that are looked at at once. What one of them holds beyond [`Search::HEAD`] is charged to the budget.
 const MAX_CONCURRENT_SNIFFS: usize = 16;
@@ -28,7 +28,7 @@ pub type HasWaiters<'a> = &'a (dyn Fn() -> bool + Sync);
 #[derive(Clone)]
 pub struct Verifier {
     pub(super) store: Arc<dyn Store>,
-    pub(super) tasks: TaskTracker,
+    pub(super) tasks: Tasks,
     pub(super) budget: Arc<Budget>,
     policy: Arc<Policy>,
     sniffs: Arc<Semaphore>,
@@ -42,7 +42,7 @@ pub(super) struct Checked {
 
 impl Verifier {
     /// `tasks` is waited for when the process ends.
-    pub fn new(store: Arc<dyn Store>, policy: Arc<Policy>, budget: Arc<Budget>, tasks: TaskTracker) -> Self {
+    pub fn new(store: Arc<dyn Store>, policy: Arc<Policy>, budget: Arc<Budget>, tasks: Tasks) -> Self {
         Verifier { store, tasks, budget, policy, sniffs: Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS)) }
     }
 

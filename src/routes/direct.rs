@@ -7,6 +7,7 @@ use axum::{Extension, Json};
 use http::request::Parts;
 use http::{HeaderMap, StatusCode, Uri, header};
 use serde::Serialize;
+use std::time::Duration;
 use utoipa::ToSchema;
 
 use super::description::{DIRECT, answers};
@@ -25,6 +26,7 @@ use crate::error::{Error, Result, respond};
 use crate::store::s3::Sse;
 use crate::store::{ImageKey, Name, ObjectInfo, Part, PresignOptions, StoreError, Upload};
 use crate::telemetry::{field, note};
+use crate::transport::Deadline;
 
 /// How soon a client that was told `verifying` may ask again, in seconds.
 const ASK_AGAIN: u32 = 2;
@@ -224,10 +226,11 @@ pub async fn complete(
     State(app): State<App>,
     uri: Uri,
     headers: HeaderMap,
+    deadline: Option<Extension<Deadline>>,
     Linked { plan, .. }: Linked,
 ) -> Result<Response, Response> {
     let name = plan.image();
-    let outcome = match tokio::time::timeout(app.config.direct.complete_wait, app.promotions.complete(plan)).await {
+    let outcome = match tokio::time::timeout(wait(&app, deadline), app.promotions.complete(plan)).await {
         Ok(outcome) => outcome,
         Err(_) => return Ok(verifying(&name)),
     };
@@ -238,6 +241,11 @@ pub async fn complete(
     let link = link.map_err(|error| Error::Storage(error).into_response())?;
     note(field::SIZE, image.size);
     Ok(Json(stored(name.key(), image, link.url)).into_response())
+}
+
+/// For how long the request may wait for a promotion or an abort, and still say that it is not over.
+fn wait(app: &App, deadline: Option<Extension<Deadline>>) -> Duration {
+    Deadline::wait(deadline.map(|Extension(deadline)| deadline), app.config.direct.complete_wait)
 }
 
 fn verifying(name: &Name) -> Response {
@@ -262,8 +270,12 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
 #[utoipa::path(delete, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "abort_upload",
     params(KeyInPath, plan::Query),
     responses((status = 204, description = "Nothing is left."), answers::Abort))]
-pub async fn abort(State(app): State<App>, Linked { plan, .. }: Linked) -> Result<StatusCode, Response> {
-    let aborted = tokio::time::timeout(app.config.direct.complete_wait, app.promotions.abort(plan)).await;
+pub async fn abort(
+    State(app): State<App>,
+    deadline: Option<Extension<Deadline>>,
+    Linked { plan, .. }: Linked,
+) -> Result<StatusCode, Response> {
+    let aborted = tokio::time::timeout(wait(&app, deadline), app.promotions.abort(plan)).await;
     let aborted = aborted.map_err(|_| Error::Verifying.into_response())?;
     aborted.map(|()| StatusCode::NO_CONTENT).map_err(respond)
 }

@@ -4,9 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Handle;
-use tokio_util::task::TaskTracker;
 
 use crate::store::{Store, StoreError, Upload};
+use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
 /// Attempts to undo something, and the pause before the second; it doubles.
@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// It travels with the upload, inside the value, so that there is no moment at which nothing would abort it.
 pub struct UndoOnDrop {
     store: Arc<dyn Store>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     runtime: Handle,
     /// Empty once it was disarmed or aborted.
     upload: Option<Upload>,
@@ -26,7 +26,7 @@ pub struct UndoOnDrop {
 
 impl UndoOnDrop {
     /// `tasks` is waited for when the process ends. Must be called within a runtime.
-    pub fn new(store: Arc<dyn Store>, tasks: TaskTracker, upload: Upload) -> Self {
+    pub fn new(store: Arc<dyn Store>, tasks: Tasks, upload: Upload) -> Self {
         UndoOnDrop { store, tasks, runtime: Handle::current(), upload: Some(upload) }
     }
 

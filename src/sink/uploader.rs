@@ -5,7 +5,6 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio_util::task::TaskTracker;
 
 use super::memory::{Budget, Share};
 use super::parts::PartCutter;
@@ -15,6 +14,7 @@ use crate::config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
 use crate::store::{Metadata, Name, Store};
+use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
 /// What became of an upload.
@@ -33,7 +33,7 @@ pub struct Uploads {
     reconciler: Reconciler,
     budget: Arc<Budget>,
     patience: Option<Duration>,
-    tasks: TaskTracker,
+    tasks: Tasks,
     files: Arc<Semaphore>,
 }
 
@@ -47,7 +47,7 @@ impl Uploads {
         let budget = Budget::new(config.memory_for_parts(), spill, config.part_size, config.part_concurrency);
         let files = Arc::new(Semaphore::new(FILES_AT_ONCE));
         let reconciler = Reconciler::new(Arc::clone(&store));
-        Uploads { store, reconciler, budget, patience: config.patience, tasks: TaskTracker::new(), files }
+        Uploads { store, reconciler, budget, patience: config.patience, tasks: Tasks::default(), files }
     }
 
     /// Whether there is room for an upload of at most `expected` bytes. To be asked before its body is: nothing is reserved
@@ -100,7 +100,7 @@ impl Uploads {
     }
 
     /// The tasks that must end before the process does.
-    pub fn tasks(&self) -> &TaskTracker {
+    pub fn tasks(&self) -> &Tasks {
         &self.tasks
     }
 
@@ -119,9 +119,7 @@ impl Uploads {
     /// What lost calls may still do is not waited for ([`Reconciler::conclude`]): on Lambda it is looked for in the
     /// invocations to come.
     pub async fn finished(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.tasks.reopen();
+        self.tasks.finished().await;
     }
 }
 

@@ -6,23 +6,18 @@
 //!        └─ any other: an error of the invocation ───────────────────────────────────────────────┘
 //! ```
 //!
-//! The process is frozen once it has answered, so whatever a request has started is over before that. lambda_http is not
-//! used: it holds a body three times, panics on a wrong base64 and puts a REST API's stage before the path.
+//! Lambda may freeze the process after an answer, so an invocation ends only when the uploads that it has started are
+//! completed or aborted ([`invocation`]). On Managed Instances the process is never frozen and has several invocations at
+//! once, which share one [`App`] and so one memory budget. lambda_http is not used: it holds a body three times, panics on invalid base64 and puts
+//! a REST API's stage before the path.
 
-use axum::Router;
-use lambda_runtime::{Context, Diagnostic, LambdaEvent, Runtime, service_fn};
-use serde::Serialize;
+use lambda_runtime::{Diagnostic, LambdaEvent, Runtime, service_fn};
 use std::env;
-use std::future::Future;
-use std::time::{Duration, SystemTime};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
+use std::time::Duration;
+use tokio::time::timeout;
 
 use self::event::Event;
-use self::objects::Promoted;
-use self::request::HttpEvent;
-use self::response::HttpAnswer;
+use self::invocation::Function;
 use super::Invocation;
 use crate::app::App;
 use crate::config::Config;
@@ -30,29 +25,33 @@ use crate::error::BoxError;
 
 pub mod body;
 pub mod event;
+mod invocation;
 pub mod objects;
+mod path;
 pub mod request;
 pub mod response;
 
-/// What is still running this long before the invocation's deadline is aborted.
-const RESERVE: Duration = Duration::from_secs(2);
-/// Of that, what the answer itself may take.
-const ANSWER_TIME: Duration = Duration::from_millis(200);
 /// A PutObject whose request was given up may still take this long. On a server it may take as long as it likes.
 const PATIENCE: Duration = Duration::from_millis(300);
-/// The longest an invocation may take.
-const LONGEST: Duration = Duration::from_secs(900);
 /// Lambda kills the process 500 ms after SIGTERM.
 const SHUTDOWN_TIME: Duration = Duration::from_millis(400);
 
 /// What the runtime's client needs beside [`RUNTIME_API`], and panics without.
-const NEEDED: [&str; 3] =
-    ["AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "AWS_LAMBDA_FUNCTION_VERSION"];
+const NEEDED: [&str; 3] = ["AWS_LAMBDA_FUNCTION_NAME", MEMORY_SIZE, "AWS_LAMBDA_FUNCTION_VERSION"];
 const RUNTIME_API: &str = "AWS_LAMBDA_RUNTIME_API";
+/// In MiB.
+const MEMORY_SIZE: &str = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE";
+/// Set on Managed Instances: how many invocations one environment may have at once.
+const MAX_CONCURRENCY: &str = "AWS_LAMBDA_MAX_CONCURRENCY";
 
 /// Whether this process was started by Lambda, or by something that looks like it.
 pub fn is_function() -> bool {
     env::var_os(RUNTIME_API).is_some_and(|address| !address.is_empty())
+}
+
+/// Whether this environment may have several invocations at once.
+pub fn is_concurrent() -> bool {
+    number(MAX_CONCURRENCY).is_some_and(|limit| limit > 1)
 }
 
 /// Checks what a function needs, and changes the settings that are other ones there.
@@ -63,49 +62,42 @@ pub fn prepare(config: &mut Config) -> Result<(), Vec<String>> {
     let mut problems: Vec<String> = Vec::new();
     let missing = NEEDED.iter().filter(|name| env::var_os(name).is_none());
     problems.extend(missing.map(|name| format!("{name}: is needed where {RUNTIME_API} is set")));
-    if env::var("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").is_ok_and(|size| size.parse::<i32>().is_err()) {
-        problems.push("AWS_LAMBDA_FUNCTION_MEMORY_SIZE: is not a number".to_owned());
-    }
+    let wrong = [MEMORY_SIZE, MAX_CONCURRENCY].into_iter().filter(|name| env::var_os(name).is_some());
+    problems
+        .extend(wrong.filter(|name| number(name).is_none()).map(|name| format!("{name}: is not a positive number")));
     if config.store.bucket.is_none() {
         problems.push("S3_BUCKET: is needed on Lambda, where nothing on disk stays".to_owned());
     }
     config.sink.patience = Some(PATIENCE);
     config.sink.spill_budget = 0;
-    if let Some(quarter) = memory_size().map(|bytes| bytes / 4) {
+    if let Some(quarter) = number(MEMORY_SIZE).map(|mebibytes| (u64::from(mebibytes) << 20) / 4) {
         config.sink.memory_budget = config.sink.memory_budget.min(quarter).max(config.sink.least_memory());
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }
 
-/// The function's memory, in bytes.
-fn memory_size() -> Option<u64> {
-    env::var("AWS_LAMBDA_FUNCTION_MEMORY_SIZE").ok()?.parse::<u64>().ok().map(|mebibytes| mebibytes << 20)
+/// A positive number of the environment, within what the runtime's client can read.
+fn number(name: &str) -> Option<u32> {
+    env::var(name).ok()?.parse::<i32>().ok().filter(|number| *number > 0).map(i32::unsigned_abs)
 }
 
-/// Answers invocations until the environment is shut down.
+/// Answers invocations until the environment is shut down: one after another, or, where [`is_concurrent`], several at once.
 ///
 /// # Errors
 /// Where the Runtime API cannot be reached any more.
 pub async fn serve(app: App) -> Result<(), BoxError> {
-    let stop = CancellationToken::new();
-    shut_down_gracefully(app.clone(), stop.clone()).await;
-    let function = Function { router: app.router(), app, stop };
-    Runtime::new(service_fn(move |event: LambdaEvent<Event>| {
-        let function = function.clone();
-        async move { function.answer(event.payload, event.context).await }
-    }))
-    .run()
-    .await
+    let function = Function::new(app);
+    shut_down_gracefully(function.clone()).await;
+    Runtime::new(service_fn(move |event: LambdaEvent<Event>| function.clone().answer(event.payload, event.context)))
+        .run_concurrent()
+        .await
 }
 
 /// Lambda sends SIGTERM only where an extension is registered; without one the process is just killed.
-async fn shut_down_gracefully(app: App, stop: CancellationToken) {
+async fn shut_down_gracefully(function: Function) {
     let hook = move || async move {
-        app.start_draining();
-        app.metrics.start_cutting_off();
-        stop.cancel();
-        if timeout(SHUTDOWN_TIME, app.uploads.finished()).await.is_err() {
-            tracing::error!(uploads = app.uploads.open(), "uploads could not be cleaned up in time");
+        if timeout(SHUTDOWN_TIME, function.shut_down()).await.is_err() {
+            tracing::error!("what was under way could not be undone or finished in time; sweep and S3's events do it");
         }
     };
     // On a task of its own: it panics where the extension cannot be registered, and the function works without.
@@ -115,93 +107,7 @@ async fn shut_down_gracefully(app: App, stop: CancellationToken) {
     }
 }
 
-/// What the runtime sends back.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Answer {
-    Http(HttpAnswer),
-    Objects(Promoted),
-}
-
-#[derive(Clone)]
-struct Function {
-    app: App,
-    router: Router,
-    stop: CancellationToken,
-}
-
-impl Function {
-    async fn answer(self, event: Event, context: Context) -> Result<Answer, Diagnostic> {
-        let deadline = Instant::now() + time_left(context.deadline(), SystemTime::now());
-        let ends = deadline.checked_sub(RESERVE).unwrap_or(deadline);
-        let answer = match event {
-            Event::Http(event) => self.http(*event, context.request_id, ends).await.map(Answer::Http),
-            Event::Objects(created) => objects::promote_all(&self.app, &created, ends).await.map(Answer::Objects),
-            Event::Unknown(reason) => Err(failure("UnknownEvent", reason)),
-        };
-        self.clean_up(deadline).await;
-        self.app.metrics.upkeep();
-        answer
-    }
-
-    async fn http(&self, event: HttpEvent, request_id: String, ends: Instant) -> Result<HttpAnswer, Diagnostic> {
-        let shape = event.shape;
-        let head = event.request.method() == http::Method::HEAD;
-        let (mut parts, body) = event.request.into_parts();
-        self.app.metrics.received().add(body.len().unwrap_or(0));
-        let max_stream = shape.max_stream();
-        parts.extensions.insert(Invocation { request_id, ends, max_stream, as_text: body.is_text() });
-        let request = http::Request::from_parts(parts, axum::body::Body::new(body));
-        // The router ends the request at `ends` itself; this is for SIGTERM, and should a response's body not end.
-        let response = async {
-            let Ok(response) = self.router.clone().oneshot(request).await;
-            HttpAnswer::of(response, shape, head).await
-        };
-        // Also where `ends` was over before it began: the answer is the router's.
-        let too_late = ends.max(Instant::now()) + ANSWER_TIME;
-        tokio::select! {
-            answer = response => answer.map_err(|error| failure("BrokenAnswer", error.to_string())),
-            () = self.stop.cancelled() => Err(failure("Stopping", "the function is being shut down".to_owned())),
-            () = sleep_until(too_late) => Err(failure("Deadline", "the answer did not end".to_owned())),
-        }
-    }
-
-    /// Waits until what this invocation started is completed or aborted, for as long as there is time.
-    async fn clean_up(&self, deadline: Instant) {
-        let until = deadline.checked_sub(ANSWER_TIME).unwrap_or(deadline);
-        if timeout_at(until, self.app.uploads.finished()).await.is_err() {
-            let uploads = self.app.uploads.open();
-            tracing::error!(uploads, "uploads could not be cleaned up before the deadline; sweep removes them");
-        }
-    }
-}
-
-/// The time until a deadline. One that passed before an invocation could have begun is none: cargo-lambda's is 600,000 ms
-/// after 1970.
-fn time_left(deadline: SystemTime, now: SystemTime) -> Duration {
-    deadline.duration_since(now).unwrap_or_else(|past| if past.duration() > LONGEST { LONGEST } else { Duration::ZERO })
-}
-
 /// An error of the invocation; the runtime logs it.
 fn failure(kind: &str, message: String) -> Diagnostic {
     Diagnostic { error_type: kind.to_owned(), error_message: message }
-}
-
-/// Ends what takes longer than the invocation may.
-async fn within<T>(ends: Instant, work: impl Future<Output = T>) -> Option<T> {
-    timeout_at(ends, work).await.ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deadline_long_past_is_none() {
-        let now = SystemTime::now();
-        let second = Duration::from_secs(1);
-        assert_eq!(time_left(now + second, now), second);
-        assert_eq!(time_left(now - second, now), Duration::ZERO);
-        assert_eq!(time_left(SystemTime::UNIX_EPOCH + Duration::from_millis(600_000), now), LONGEST);
-    }
 }

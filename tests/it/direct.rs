@@ -1,6 +1,7 @@
 //! Uploads that go past the service: plans, what S3 takes of them, and what becomes of it.
 
 mod aborted;
+mod deadline;
 mod doors;
 mod formats;
 mod links;

@@ -6,6 +6,9 @@ use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
+mod concurrent;
+mod promotions;
+
 use super::hardening::HEADERS;
 use super::support::app::{TestApp, fixture, png, until};
 use super::support::faults::{Action, Operation};
@@ -46,7 +49,7 @@ impl Setup {
         Setup { app, function }
     }
 
-    async fn upload(&mut self, shape: &str, file: &[u8]) -> Value {
+    async fn upload(&self, shape: &str, file: &[u8]) -> Value {
         let event = post(shape, &form(file));
         self.function.invoke(&event).await.response()
     }
@@ -68,18 +71,41 @@ fn event(name: &str) -> Value {
     serde_json::from_slice(&fixture(&format!("lambda/{name}.json"))).unwrap()
 }
 
+/// Every kind of sender, and the ways to reach it that show in the event's path.
+const SHAPES: [&str; 7] = [
+    "function_url",
+    "http_api",
+    "http_api_custom_domain",
+    "rest_api",
+    "rest_api_custom_domain",
+    "alb",
+    "alb_multi_value",
+];
+
+/// What a sender of a shape puts before the path that it was asked for.
+fn base(shape: &str) -> &'static str {
+    match shape {
+        "http_api" => "/prod",
+        "http_api_custom_domain" | "rest_api_custom_domain" => "/img",
+        _ => "",
+    }
+}
+
 /// An event of a shape, asking for `path`.
 fn request(shape: &str, method: &str, path: &str) -> Value {
     let mut event = event(shape);
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let whole = format!("{}{path}", base(shape));
     if event.get("version").is_some() {
-        let stage = if shape == "http_api" { "/prod" } else { "" };
-        event["rawPath"] = format!("{stage}{path}").into();
+        event["rawPath"] = whole.into();
         event["rawQueryString"] = query.into();
         event["requestContext"]["http"]["method"] = method.into();
     } else {
-        event["path"] = path.into();
+        event["path"] = whole.into();
         event["httpMethod"] = method.into();
+    }
+    if event.get("pathParameters").is_some() {
+        event["pathParameters"] = json!({"proxy": path.trim_start_matches('/')});
     }
     event
 }
@@ -140,9 +166,9 @@ fn refused(answer: &Value, status: u16, code: &str) -> String {
 
 #[tokio::test]
 async fn every_shape_uploads_reads_and_deletes_in_one_process() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let file = png(300_000);
-    for shape in ["function_url", "http_api", "rest_api", "alb", "alb_multi_value"] {
+    for shape in SHAPES {
         let answer = setup.upload(shape, &file).await;
         assert_eq!(answer["statusCode"], 200, "{shape}: {answer}");
         assert_eq!(header(&answer, "content-type"), "application/json");
@@ -170,7 +196,7 @@ async fn every_shape_uploads_reads_and_deletes_in_one_process() {
 
 #[tokio::test]
 async fn requests_carry_their_ids_and_answers_their_cors_headers() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     for shape in ["function_url", "rest_api"] {
         let mut event = request(shape, "GET", "/limits");
         set_header(&mut event, "x-request-id", "from-the-client");
@@ -190,7 +216,7 @@ async fn requests_carry_their_ids_and_answers_their_cors_headers() {
 #[tokio::test]
 async fn keys_are_asked_for_here_too() {
     let app = TestApp::start().await;
-    let mut function = Function::start(&[
+    let function = Function::start(&[
         ("S3_BUCKET", &app.bucket),
         ("AWS_ACCESS_KEY_ID", "unused"),
         ("AWS_SECRET_ACCESS_KEY", "unused"),
@@ -212,7 +238,7 @@ async fn keys_are_asked_for_here_too() {
 
 #[tokio::test]
 async fn metrics_count_events_and_want_a_key() {
-    let mut setup = Setup::with_environment(&[("API_KEYS", "right")]).await;
+    let setup = Setup::with_environment(&[("API_KEYS", "right")]).await;
     let [good, bad] = [0; 2].map(|_| format!("{}.png", Uuid::new_v4()));
     setup.put(&format!("incoming/{good}"), png(5_000)).await;
     setup.put(&format!("incoming/{bad}"), b"no image at all".to_vec()).await;
@@ -243,7 +269,7 @@ async fn metrics_count_events_and_want_a_key() {
 
 #[tokio::test]
 async fn without_keys_nobody_has_the_metrics() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let answer = setup.function.invoke(&request("alb", "GET", "/metrics")).await.response();
     assert_eq!(refused(&answer, 403, "forbidden"), "This is for the service's operators");
     let log = setup.end(&[]).await;
@@ -252,7 +278,7 @@ async fn without_keys_nobody_has_the_metrics() {
 
 #[tokio::test]
 async fn limits_are_those_of_the_event() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     for (shape, limit) in [("function_url", 4_694_016), ("rest_api", 4_694_016), ("alb", 967_232)] {
         let limits = body(&setup.function.invoke(&request(shape, "GET", "/limits")).await.response());
         assert_eq!(limits["max_stream_size"], limit, "{shape}");
@@ -269,9 +295,9 @@ async fn limits_are_those_of_the_event() {
 
 #[tokio::test]
 async fn answers_have_the_headers_of_the_server_and_long_addresses_are_refused() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let long = format!("/{}", "a".repeat(9000));
-    for shape in ["function_url", "http_api", "rest_api", "alb", "alb_multi_value"] {
+    for shape in SHAPES {
         for path in ["/limits", "/nothing", &long] {
             let answer = setup.function.invoke(&request(shape, "GET", path)).await.response();
             for (name, expected) in HEADERS {
@@ -286,7 +312,7 @@ async fn answers_have_the_headers_of_the_server_and_long_addresses_are_refused()
 
 #[tokio::test]
 async fn bodies_that_lost_their_bytes_are_told_what_to_configure() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let mut wrong = post("function_url", &form(&png(5_000)));
     wrong["body"] = "this is not base64".into();
     let detail = refused(&setup.function.invoke(&wrong).await.response(), 400, "invalid_base64");
@@ -306,7 +332,7 @@ async fn bodies_that_lost_their_bytes_are_told_what_to_configure() {
 
 #[tokio::test]
 async fn the_policy_is_that_of_every_door() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     refused(&setup.upload("function_url", b"<svg/>").await, 400, "invalid_file_type");
     let mut empty = request("function_url", "POST", "/upload-image");
     set_header(&mut empty, "content-type", &format!("multipart/form-data; boundary={BOUNDARY}"));
@@ -322,7 +348,7 @@ async fn the_policy_is_that_of_every_door() {
 
 #[tokio::test]
 async fn a_text_body_is_taken_as_it_is() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let mut event = request("function_url", "POST", "/uploads");
     set_header(&mut event, "content-type", "application/json");
     event["body"] = r#"{"filename": "a.png", "size": 70}"#.into();
@@ -336,7 +362,7 @@ async fn a_text_body_is_taken_as_it_is() {
 #[tokio::test]
 async fn notifications_promote_what_is_an_image() {
     let prefix = PREFIX;
-    let mut setup = Setup::with(prefix).await;
+    let setup = Setup::with(prefix).await;
     let [good, other, bad, gone] = [0; 4].map(|_| format!("{}.png", Uuid::new_v4()));
     setup.put(&format!("{prefix}incoming/{good}"), png(5_000)).await;
     setup.put(&format!("{prefix}incoming/{other}"), png(200_000)).await;
@@ -358,7 +384,7 @@ async fn notifications_promote_what_is_an_image() {
 
 #[tokio::test]
 async fn a_failure_that_may_pass_is_repeated_and_an_unknown_event_does_no_harm() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let [first, second] = [0; 2].map(|_| format!("{}.png", Uuid::new_v4()));
     for key in [&first, &second] {
         setup.put(&format!("incoming/{key}"), png(5_000)).await;
@@ -383,7 +409,7 @@ async fn a_failure_that_may_pass_is_repeated_and_an_unknown_event_does_no_harm()
 
 #[tokio::test]
 async fn what_the_deadline_cuts_off_is_undone_before_the_answer() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let event = post("function_url", &form(&png(100_000)));
     let faults = setup.app.faults.as_ref().unwrap();
     // One that S3 never hears of, one that it does late: after the request was given up.
@@ -409,10 +435,10 @@ async fn what_the_deadline_cuts_off_is_undone_before_the_answer() {
 
 #[tokio::test]
 async fn sigterm_undoes_what_is_under_way() {
-    let mut setup = Setup::start().await;
+    let setup = Setup::start().await;
     let faults = setup.app.faults.as_ref().unwrap();
     faults.fail_all(Operation::Put, Action::Hang);
-    setup.function.send(&post("function_url", &form(&png(100_000))));
+    let _unanswered = setup.function.begin(&post("function_url", &form(&png(100_000))), Duration::from_secs(30));
     until("the upload is under way", || faults.calls(Operation::Put) == 1).await;
     let log = setup.end(&[]).await;
     assert!(log.contains("Graceful shutdown completed") && !log.contains("could not"), "{log}");
@@ -433,8 +459,8 @@ async fn without_what_it_needs_it_says_what() {
 
 #[tokio::test]
 async fn the_description_and_its_page_fit_into_every_answer() {
-    let mut setup = Setup::start().await;
-    for shape in ["function_url", "http_api", "rest_api", "alb", "alb_multi_value"] {
+    let setup = Setup::start().await;
+    for shape in SHAPES {
         let answer = setup.function.invoke(&request(shape, "GET", "/openapi.json")).await.response();
         assert_eq!(body(&answer)["openapi"], "3.1.0", "{shape}");
         let answer = setup.function.invoke(&request(shape, "GET", "/docs/swagger-ui-bundle.js")).await.response();

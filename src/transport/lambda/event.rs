@@ -23,6 +23,8 @@ pub enum Event {
 pub struct Created {
     /// As in the event: URL-encoded, `+` for a space.
     pub encoded_key: String,
+    /// Bytes.
+    pub size: Option<u64>,
 }
 
 /// Every kind of event at once: which it is shows in the fields it has.
@@ -31,6 +33,11 @@ pub struct Created {
 pub(super) struct Payload<'a> {
     pub request_context: Option<RequestContext>,
     pub http_method: Option<String>,
+    /// What the gateway matched, with `{names}` where [`Self::path_parameters`] go: of a REST API, and of payload format 1.0.
+    pub resource: Option<String>,
+    /// The same of payload format 2.0, behind the method: `ANY /{proxy+}`, or `$default`.
+    pub route_key: Option<String>,
+    pub path_parameters: Option<BTreeMap<String, Option<String>>>,
     pub path: Option<String>,
     pub raw_path: Option<String>,
     pub raw_query_string: Option<String>,
@@ -41,8 +48,7 @@ pub(super) struct Payload<'a> {
     pub multi_value_query_string_parameters: Option<BTreeMap<String, Vec<String>>>,
     #[serde(borrow)]
     pub body: Option<Text<'a>>,
-    #[serde(default)]
-    pub is_base64_encoded: bool,
+    pub is_base64_encoded: Option<bool>,
     #[serde(rename = "Records")]
     pub records: Option<Vec<Record>>,
 }
@@ -75,12 +81,13 @@ pub(super) struct Record {
 
 #[derive(Deserialize)]
 struct RecordS3 {
-    object: RecordObject,
+    object: Option<RecordObject>,
 }
 
 #[derive(Deserialize)]
 struct RecordObject {
-    key: String,
+    key: Option<String>,
+    size: Option<u64>,
 }
 
 const KNOWN: &str =
@@ -107,20 +114,35 @@ impl Event {
         }
     }
 
+    /// Lambda repeats an event that failed, all of it. So a record of S3's that asks for nothing does not make it fail; one
+    /// of another service means that the function is called by something that it does not know.
     fn of_records(records: &[Record]) -> Event {
         let mut created = Vec::new();
         for record in records {
-            let source = record.event_source.as_deref().unwrap_or("nowhere");
             let name = record.event_name.as_deref().unwrap_or("nothing");
-            match &record.s3 {
-                // Also as configured by a notification that is older than `s3:`.
-                Some(s3) if source == "aws:s3" && name.trim_start_matches("s3:").starts_with("ObjectCreated:") => {
-                    created.push(Created { encoded_key: s3.object.key.clone() });
-                }
-                _ => return Event::Unknown(format!("this event has a record of {name} from {source}; {KNOWN}")),
+            if record.source() != "aws:s3" {
+                return Event::Unknown(format!("this event has a record of {name} from {}; {KNOWN}", record.source()));
+            }
+            match record.created() {
+                Some(object) => created.push(object),
+                None => tracing::warn!(name, "S3 sent a notification of another event than ObjectCreated"),
             }
         }
         Event::Objects(created)
+    }
+}
+
+impl Record {
+    fn source(&self) -> &str {
+        self.event_source.as_deref().unwrap_or("nowhere")
+    }
+
+    fn created(&self) -> Option<Created> {
+        // Also as configured by a notification that is older than `s3:`.
+        let name = self.event_name.as_deref()?.trim_start_matches("s3:");
+        let object = self.s3.as_ref()?.object.as_ref()?;
+        let created = Created { encoded_key: object.key.clone()?, size: object.size };
+        name.starts_with("ObjectCreated:").then_some(created)
     }
 }
 
@@ -145,6 +167,23 @@ mod tests {
                 event => panic!("{payload}: {event:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_record_that_asks_for_nothing_does_not_hold_up_the_others() {
+        let record =
+            |name: &str, s3: &str| format!(r#"{{"eventSource": "aws:s3", "eventName": "{name}", "s3": {s3}}}"#);
+        let records = [
+            record("ObjectRemoved:Delete", r#"{"object": {"key": "removed"}}"#),
+            record("ObjectCreated:Put", r#"{"object": {"key": "put"}}"#),
+            record("ObjectCreated:Put", r#"{"object": {}}"#),
+            record("s3:ObjectCreated:Copy", r#"{"object": {"key": "copied"}}"#),
+            record("ObjectCreated:Put", "null"),
+        ];
+        let event = format!(r#"{{"Records": [{}]}}"#, records.join(", "));
+        let Event::Objects(created) = serde_json::from_str(&event).unwrap() else { panic!("{event}") };
+        let keys: Vec<&str> = created.iter().map(|created| created.encoded_key.as_str()).collect();
+        assert_eq!(keys, ["put", "copied"]);
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! They come at least once, in any order, several in an event, and Lambda repeats an event whose invocation failed. So
 //! what another try cannot change is a success: a source that is gone, an object that is refused, a key that is not ours.
 
+use futures::StreamExt;
+use futures::stream;
 use lambda_runtime::Diagnostic;
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use std::error::Error as _;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::event::Created;
-use super::{failure, within};
+use super::failure;
 use crate::app::App;
 use crate::direct::plan::Expected;
 use crate::direct::promote::Verified;
@@ -23,29 +25,28 @@ use crate::telemetry::metrics::Trigger;
 pub struct Promoted {
     pub promoted: usize,
     pub refused: usize,
-    /// Already gone, or none of the service's.
+    /// Already gone, a marker, or none of the service's.
     pub skipped: usize,
 }
 
-/// Promotes every object of an event, also behind one that fails.
-pub async fn promote_all(app: &App, created: &[Created], ends: Instant) -> Result<Promoted, Diagnostic> {
-    let mut done = Promoted::default();
-    let mut failed = 0;
-    for object in created {
-        let Some(key) = key(&object.encoded_key, &app.config.store.prefix) else {
-            tracing::warn!(key = object.encoded_key, "an event names an object that is not a direct upload");
-            done.skipped += 1;
-            continue;
-        };
-        match promote_one(app, &key, ends).await {
+/// Objects of one event that are promoted at once. One that takes all the time there is must not use up that of the others,
+/// here and whenever the event is repeated.
+const AT_ONCE: usize = 16;
+
+/// Promotes every object of an event, whatever becomes of the others.
+pub async fn promote_all(app: &App, created: Vec<Created>, ends: Instant) -> Result<Promoted, Diagnostic> {
+    let (mut done, mut failed, all) = (Promoted::default(), 0, created.len());
+    let mut outcomes = stream::iter(created).map(|object| outcome(app, object, ends)).buffer_unordered(AT_ONCE);
+    while let Some(outcome) = outcomes.next().await {
+        match outcome {
             Outcome::Promoted => done.promoted += 1,
             Outcome::Refused => done.refused += 1,
-            Outcome::Gone => done.skipped += 1,
+            Outcome::Skipped => done.skipped += 1,
             Outcome::Failed => failed += 1,
         }
     }
     if failed > 0 {
-        return Err(failure("PromotionFailed", format!("{failed} of {} objects: to be tried again", created.len())));
+        return Err(failure("PromotionFailed", format!("{failed} of {all} objects: to be tried again")));
     }
     Ok(done)
 }
@@ -53,16 +54,35 @@ pub async fn promote_all(app: &App, created: &[Created], ends: Instant) -> Resul
 enum Outcome {
     Promoted,
     Refused,
-    Gone,
+    /// There is nothing to promote.
+    Skipped,
     /// For reasons that may pass.
     Failed,
+}
+
+async fn outcome(app: &App, object: Created, ends: Instant) -> Outcome {
+    // A marker, and so the end of a promotion: no plan is for an empty file.
+    if object.size == Some(0) {
+        return Outcome::Skipped;
+    }
+    match target(&object.encoded_key, &app.config.store.prefix) {
+        Target::Upload(key) => promote_one(app, &key, ends).await,
+        Target::Other => {
+            tracing::debug!(key = object.encoded_key, "an event names an object that is not a direct upload");
+            Outcome::Skipped
+        }
+        Target::Outside => {
+            tracing::warn!(key = object.encoded_key, "an event names an object outside of S3_PREFIX and incoming/");
+            Outcome::Skipped
+        }
+    }
 }
 
 async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
     // Nobody hears the verdict here: what is refused stays for complete, or for the lifecycle rule.
     let began = Instant::now().into_std();
     let promotion = app.verifier.promote(key, Expected::default(), &|| false);
-    let verified = within(ends, promotion).await.unwrap_or(Err(Error::Deadline));
+    let verified = timeout_at(ends, promotion).await.unwrap_or(Err(Error::Deadline));
     app.metrics.promotion(Trigger::Event, began, verified.as_ref());
     let error = match verified {
         Ok(Verified { image, .. }) => {
@@ -72,10 +92,10 @@ async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
         Err(error) => error,
     };
     match error {
-        // A marker's own event says this, too.
+        // Deleted, withdrawn or promoted since.
         Error::NotFound | Error::UploadOver { .. } => {
             tracing::info!(s3_key = %key, "nothing to promote: it is gone");
-            Outcome::Gone
+            Outcome::Skipped
         }
         Error::ChangedMeanwhile => failed(key, &error),
         error if error.status().is_client_error() => {
@@ -91,11 +111,23 @@ fn failed(key: &ImageKey, error: &Error) -> Outcome {
     Outcome::Failed
 }
 
-/// The key of the direct upload that an event's key means.
-fn key(encoded: &str, prefix: &str) -> Option<ImageKey> {
+/// What an event's key means.
+#[derive(Debug, PartialEq, Eq)]
+enum Target {
+    Upload(ImageKey),
+    /// Something else of the service's own, or of another's, under `incoming/`.
+    Other,
+    /// The notification is configured for other objects too.
+    Outside,
+}
+
+fn target(encoded: &str, prefix: &str) -> Target {
     let spaced = encoded.replace('+', " ");
-    let object_key = percent_decode_str(&spaced).decode_utf8().ok()?;
-    ImageKey::parse(object_key.strip_prefix(prefix)?.strip_prefix(INCOMING)?)
+    let object_key = percent_decode_str(&spaced).decode_utf8_lossy();
+    let Some(name) = object_key.strip_prefix(prefix).and_then(|key| key.strip_prefix(INCOMING)) else {
+        return Target::Outside;
+    };
+    ImageKey::parse(name).map_or(Target::Other, Target::Upload)
 }
 
 #[cfg(test)]
@@ -105,13 +137,15 @@ mod tests {
     #[test]
     fn keys_are_decoded_and_must_be_ours() {
         let id = "0b0e7f5c-6c1e-4a53-9d0c-0d5a4a0a9d11.png";
-        let ours = Some(id.to_owned());
-        let read = |encoded: &str, prefix| key(encoded, prefix).map(|key| key.to_string());
-        assert_eq!(read(&format!("incoming/{id}"), ""), ours);
-        assert_eq!(read(&format!("a%21/b%28/incoming/{id}"), "a!/b(/"), ours);
-        assert_eq!(read(&format!("a%2Fincoming%2F{}", id.replace('-', "%2D")), "a/"), ours);
-        for other in [id, "incoming/cat+photo.png", "incoming/%FF.png", "incoming/", "x/incoming/a"] {
-            assert_eq!(read(other, ""), None, "{other}");
+        let upload = || Target::Upload(ImageKey::parse(id).unwrap());
+        assert_eq!(target(&format!("incoming/{id}"), ""), upload());
+        assert_eq!(target(&format!("a%21/b%28/incoming/{id}"), "a!/b(/"), upload());
+        assert_eq!(target(&format!("a%2Fincoming%2F{}", id.replace('-', "%2D")), "a/"), upload());
+        for other in ["incoming/cat+photo.png", "incoming/%FF.png", "incoming/", &format!("incoming/{id}.0.5.tail")] {
+            assert_eq!(target(other, ""), Target::Other, "{other}");
+        }
+        for outside in [id, "x/incoming/a", "%FF/incoming/a"] {
+            assert_eq!(target(outside, ""), Target::Outside, "{outside}");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 
 use super::body::EventBody;
 use super::event::Payload;
+use super::path;
 use crate::error::BoxError;
 
 /// What a synchronous invocation's payload may have, in bytes.
@@ -62,7 +63,7 @@ impl HttpEvent {
         };
         let mut headers = headers(&mut payload);
         let body = payload.body.take().map(|text| text.0);
-        let body = EventBody::new(body, payload.is_base64_encoded, is_binary(&headers));
+        let body = EventBody::new(body, payload.is_base64_encoded.unwrap_or_default(), is_binary(&headers));
         // Of the bytes that are there now; what it was before base64 and recoding is no use to anybody.
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::TRANSFER_ENCODING);
@@ -88,17 +89,16 @@ fn shape(payload: &Payload<'_>) -> Option<(Shape, String)> {
     Some((if alb { Shape::Alb { multi_value } } else { Shape::V1 }, method))
 }
 
-/// An HTTP API's path begins with its stage, but for `$default`. A REST API's `path` never does.
 fn v2_target(payload: &Payload<'_>) -> String {
-    let path = payload.raw_path.as_deref().unwrap_or_default();
-    let stage = payload.request_context.as_ref().and_then(|context| context.stage.as_deref()).unwrap_or_default();
-    let below = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage)).filter(|_| !stage.is_empty());
-    let path = below.filter(|path| path.is_empty() || path.starts_with('/')).unwrap_or(path);
+    // `$default` names no path.
+    let route = payload.route_key.as_deref().and_then(|key| key.split_once(' ')).map(|(_, resource)| resource);
+    let path = path::below_base(payload.raw_path.as_deref().unwrap_or_default(), route, payload);
     target(path, payload.raw_query_string.as_deref().unwrap_or_default())
 }
 
 fn v1_target(payload: &Payload<'_>, query: impl Fn(&[(&str, &str)]) -> String) -> String {
-    let pairs: Vec<(&str, &str)> = match &payload.multi_value_query_string_parameters {
+    let several = payload.multi_value_query_string_parameters.as_ref().filter(|all| !all.is_empty());
+    let pairs: Vec<(&str, &str)> = match several {
         Some(all) => {
             all.iter().flat_map(|(name, values)| values.iter().map(|value| (name.as_str(), value.as_str()))).collect()
         }
@@ -109,7 +109,8 @@ fn v1_target(payload: &Payload<'_>, query: impl Fn(&[(&str, &str)]) -> String) -
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect(),
     };
-    target(payload.path.as_deref().unwrap_or_default(), &query(&pairs))
+    let path = payload.path.as_deref().unwrap_or_default();
+    target(path::below_base(path, payload.resource.as_deref(), payload), &query(&pairs))
 }
 
 /// API Gateway has decoded the names and values.
@@ -137,10 +138,12 @@ fn target(path: &str, query: &str) -> String {
 fn headers(payload: &mut Payload<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let single = payload.headers.take().unwrap_or_default();
-    for (name, values) in payload.multi_value_headers.take().unwrap_or_else(|| several(single)) {
+    let several = payload.multi_value_headers.take().filter(|all| !all.is_empty());
+    for (name, values) in several.unwrap_or_else(|| apart(single)) {
         let Ok(name) = HeaderName::try_from(name) else { continue };
         for value in values.into_iter().filter_map(|value| HeaderValue::try_from(value).ok()) {
-            headers.append(name.clone(), value);
+            // More than a map can hold are left out, too.
+            let _ = headers.try_append(name.clone(), value);
         }
     }
     let cookies = payload.cookies.take().filter(|cookies| !cookies.is_empty());
@@ -150,7 +153,7 @@ fn headers(payload: &mut Payload<'_>) -> HeaderMap {
     headers
 }
 
-fn several(single: BTreeMap<String, String>) -> BTreeMap<String, Vec<String>> {
+fn apart(single: BTreeMap<String, String>) -> BTreeMap<String, Vec<String>> {
     single.into_iter().map(|(name, value)| (name, vec![value])).collect()
 }
 
@@ -168,20 +171,6 @@ mod tests {
     fn target_of(payload: &str) -> String {
         let event = HttpEvent::of(serde_json::from_str(payload).unwrap()).unwrap().unwrap();
         event.request.uri().to_string()
-    }
-
-    #[test]
-    fn a_stage_is_no_part_of_the_path() {
-        let v2 = |stage: &str, path: &str| {
-            let context = format!(r#"{{"http": {{"method": "GET"}}, "stage": "{stage}"}}"#);
-            target_of(&format!(r#"{{"requestContext": {context}, "rawPath": "{path}"}}"#))
-        };
-        assert_eq!(v2("$default", "/limits"), "/limits");
-        assert_eq!(v2("prod", "/prod/limits"), "/limits");
-        assert_eq!(v2("prod", "/prod"), "/");
-        assert_eq!(v2("prod", "/production"), "/production");
-        assert_eq!(v2("prod", "/limits"), "/limits");
-        assert_eq!(v2("", ""), "/");
     }
 
     #[test]

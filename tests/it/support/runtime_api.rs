@@ -6,10 +6,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use serde_json::Value;
+use std::collections::HashMap;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
 
 use super::app::until;
 use super::{BoxError, Server, serve};
@@ -46,26 +49,46 @@ struct Next {
 
 struct Shared {
     queue: tokio::sync::Mutex<UnboundedReceiver<Next>>,
-    outcomes: UnboundedSender<(String, Outcome)>,
+    /// Who waits for the outcome of which invocation.
+    waiting: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
     registered: Mutex<bool>,
 }
 
 /// A running function. [`Function::end`] stops it.
 pub struct Function {
     events: UnboundedSender<Next>,
-    outcomes: UnboundedReceiver<(String, Outcome)>,
+    shared: Arc<Shared>,
     child: Child,
     log: Arc<Mutex<String>>,
-    count: usize,
+    count: AtomicUsize,
     _server: Server,
+}
+
+/// One that was handed over, and may not have ended.
+pub struct Invocation {
+    id: String,
+    timeout: Duration,
+    outcome: oneshot::Receiver<Outcome>,
+}
+
+impl Invocation {
+    /// Fails if the function has not answered by the deadline, or within 30 seconds.
+    pub async fn outcome(self) -> Outcome {
+        let longest = self.timeout.min(Duration::from_secs(30));
+        let outcome = tokio::time::timeout(longest, self.outcome).await;
+        outcome.unwrap_or_else(|_| panic!("{} is not answered in time", self.id)).unwrap()
+    }
+
+    pub fn is_answered(&mut self) -> bool {
+        !matches!(self.outcome.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+    }
 }
 
 impl Function {
     /// Starts the binary with `environment` beside what Lambda sets.
     pub async fn start(environment: &[(&str, &str)]) -> Function {
         let (events, queue) = unbounded_channel();
-        let (sender, outcomes) = unbounded_channel();
-        let shared = Arc::new(Shared { queue: queue.into(), outcomes: sender, registered: Mutex::new(false) });
+        let shared = Arc::new(Shared { queue: queue.into(), waiting: Mutex::default(), registered: Mutex::new(false) });
         let service = Arc::clone(&shared);
         let server = serve(service_fn(move |request| answer(Arc::clone(&service), request))).await;
         let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
@@ -82,31 +105,41 @@ impl Function {
         let log = Arc::new(Mutex::new(String::new()));
         collect(child.stderr.take().unwrap(), Arc::clone(&log));
         until("the function registers its extension", || *shared.registered.lock().unwrap()).await;
-        Function { events, outcomes, child, log, count: 0, _server: server }
+        Function { events, shared, child, log, count: AtomicUsize::new(0), _server: server }
     }
 
     /// Invokes with plenty of time.
-    pub async fn invoke(&mut self, event: &Value) -> Outcome {
+    pub async fn invoke(&self, event: &Value) -> Outcome {
         self.invoke_within(event, Duration::from_secs(30)).await
     }
 
     /// Invokes with `timeout` left until the deadline; fails where the function has not answered by then.
-    pub async fn invoke_within(&mut self, event: &Value, timeout: Duration) -> Outcome {
-        self.count += 1;
-        let id = format!("invocation-{}", self.count);
-        let payload = serde_json::to_vec(event).unwrap().into();
-        self.events.send(Next { id: id.clone(), deadline: SystemTime::now() + timeout, payload }).unwrap();
-        let outcome = tokio::time::timeout(timeout, self.outcomes.recv()).await;
-        let (answered, outcome) = outcome.expect("an answer before the deadline").unwrap();
-        assert_eq!(answered, id);
-        outcome
+    pub async fn invoke_within(&self, event: &Value, timeout: Duration) -> Outcome {
+        self.begin(event, timeout).outcome().await
     }
 
-    /// Hands an event over and waits for nothing.
-    pub fn send(&mut self, event: &Value) {
+    /// Hands an event over. The function takes it when it asks for the next one.
+    pub fn begin(&self, event: &Value, timeout: Duration) -> Invocation {
+        let id = format!("invocation-{}", self.count.fetch_add(1, Ordering::Relaxed) + 1);
+        let (sender, outcome) = oneshot::channel();
+        self.shared.waiting.lock().unwrap().insert(id.clone(), sender);
         let payload = serde_json::to_vec(event).unwrap().into();
-        let deadline = SystemTime::now() + Duration::from_secs(30);
-        self.events.send(Next { id: "unanswered".to_owned(), deadline, payload }).unwrap();
+        self.events.send(Next { id: id.clone(), deadline: SystemTime::now() + timeout, payload }).unwrap();
+        Invocation { id, timeout, outcome }
+    }
+
+    /// What Lambda does to the process between invocations.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
     /// What it has logged so far.
@@ -116,8 +149,7 @@ impl Function {
 
     /// Sends SIGTERM; returns its log. Fails where it does not end by itself with success.
     pub async fn end(mut self) -> String {
-        let id = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        self.signal("-TERM");
         let deadline = Instant::now() + Duration::from_secs(10);
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -171,7 +203,9 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             let (id, kind) = path.rsplit_once('/').ok_or("an unknown path")?;
             let body = serde_json::from_slice(&request.into_body().collect().await?.to_bytes())?;
             let outcome = if kind == "response" { Outcome::Response(body) } else { Outcome::Error(body) };
-            shared.outcomes.send((id.to_owned(), outcome))?;
+            let waiting = shared.waiting.lock().unwrap().remove(id).ok_or("an unknown invocation")?;
+            // A test may have lost interest in it.
+            let _ = waiting.send(outcome);
             Ok(Response::builder().status(StatusCode::ACCEPTED).body(Full::default())?)
         }
         _ => Err("an unknown path".into()),
