@@ -174,13 +174,14 @@ impl Config {
     /// One line for each thing that is wrong, all of them.
     pub fn new(settings: &Settings) -> Result<Config, Vec<String>> {
         let mut problems = Problems::default();
+        let sink = Sink::read(settings, &mut problems);
         let config = Config {
             server: Server::read(settings, &mut problems),
             store: Store::read(settings, &mut problems),
-            sink: Sink::read(settings, &mut problems),
             direct: Direct::read(settings, &mut problems),
             auth: Auth::read(settings, &mut problems),
-            policy: read_policy(settings, &mut problems),
+            policy: read_policy(settings, sink.part_size, &mut problems),
+            sink,
             read_url_ttl: problems.take("READ_URL_TTL", parse::url_ttl(&settings.read_url_ttl)),
             // Templates set these two to nothing where they are not wanted, which is harmless.
             public_url: problems.url("PUBLIC_URL", settings.public_url.as_deref().filter(|url| !url.is_empty())),
@@ -353,14 +354,24 @@ fn token_secret(secret: Option<&Secret>) -> Result<Option<Secret>, String> {
     }
 }
 
-fn read_policy(settings: &Settings, problems: &mut Problems) -> Policy {
-    let scan = problems.take("HEADER_SCAN_LIMIT", size(&settings.header_scan_limit, 4 << 10..=64 << 20));
+/// The largest HEADER_SCAN_LIMIT, in bytes.
+const MAX_SCAN_LIMIT: usize = 64 << 20;
+
+/// What shows the dimensions must fit a part: `part_size` bytes.
+fn read_policy(settings: &Settings, part_size: usize, problems: &mut Problems) -> Policy {
+    let scan = match &settings.header_scan_limit {
+        Some(limit) => {
+            let limit = problems.take("HEADER_SCAN_LIMIT", size(limit, 4 << 10..=MAX_SCAN_LIMIT as u64));
+            problems.take("HEADER_SCAN_LIMIT", usize::try_from(limit))
+        }
+        None => part_size.min(MAX_SCAN_LIMIT),
+    };
     let formats: Vec<Format> = problems.take("ALLOWED_FORMATS", formats(&settings.allowed_formats));
     Policy {
         formats,
         max_upload_size: problems.take("MAX_UPLOAD_SIZE", size(&settings.max_upload_size, 1..=MAX_OBJECT_SIZE)),
         max_pixels: problems.take("MAX_PIXELS", number(&settings.max_pixels)),
-        header_scan_limit: problems.take("HEADER_SCAN_LIMIT", usize::try_from(scan)),
+        header_scan_limit: scan,
     }
 }
 
@@ -381,6 +392,15 @@ mod tests {
         assert_eq!(config.policy.max_upload_size, 5_000_000_000);
         assert_eq!(config.policy.formats, [Format::Jpeg, Format::Png, Format::Gif, Format::Bmp]);
         assert_eq!(config.store.checksum, Checksum::Auto);
+    }
+
+    #[test]
+    fn the_header_may_be_as_long_as_a_part() {
+        let limit = |flags: &[&str]| read(&[&["--s3-bucket=b"], flags].concat()).unwrap().policy.header_scan_limit;
+        assert_eq!(limit(&[]), 5 << 20);
+        assert_eq!(limit(&["--part-size=8MiB"]), 8 << 20);
+        assert_eq!(limit(&["--part-size=1GiB", "--memory-budget=2GiB"]), 64 << 20);
+        assert_eq!(limit(&["--part-size=8MiB", "--header-scan-limit=1MiB"]), 1 << 20);
     }
 
     #[test]

@@ -5,10 +5,13 @@
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
-use serde::Serialize;
 use std::sync::Arc;
-use utoipa::ToSchema;
 
+mod refusal;
+
+pub use refusal::Refusal;
+
+use crate::format::Format;
 use crate::store::StoreError;
 
 /// What went wrong with a request. `Display` is the public `detail`.
@@ -16,12 +19,20 @@ use crate::store::StoreError;
 #[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Error {
     #[error("No file uploaded")]
-    NoFile,
-    /// The name's extension or the leading bytes are not of an allowed format.
+    NoFile {
+        /// The names of the fields that the form had. None if there was no form.
+        fields: Option<Vec<String>>,
+    },
+    /// The name's extension or the leading bytes are not of an allowed format. Made by
+    /// [`Policy::invalid_type`](crate::policy::Policy::invalid_type).
     #[error("Invalid file type")]
     InvalidFileType {
-        /// What the bytes look like, where they look like anything.
+        /// What the bytes look like, if they look like anything.
         detected: Option<&'static str>,
+        /// The short names of the allowed formats.
+        accepted: Vec<&'static str>,
+        /// The limit that ended the search for the dimensions.
+        limit: Option<ScanLimit>,
     },
     #[error("The form could not be read: {0}")]
     MalformedForm(String),
@@ -76,15 +87,26 @@ pub enum Error {
     TransferEncoding,
     #[error("The address is longer than {limit} bytes; use the links of the service's answers as they are")]
     UriTooLong { limit: usize },
-    #[error(
-        "Images of more than {limit} bytes are not taken here; larger ones, where allowed, go through POST /uploads"
-    )]
+    /// For every way in.
+    #[error("The image exceeds the limit of {limit} bytes")]
     PayloadTooLarge { limit: u64 },
+    /// For the service itself. Direct uploads may be larger, on Lambda.
+    #[error(
+        "The image exceeds the limit of {limit} bytes for uploads through the service; larger images, if they are allowed, \
+         go through POST /uploads"
+    )]
+    StreamTooLarge { limit: u64 },
     #[error("Send multipart/form-data with a field named 'file', or the image itself with Content-Type: image/*")]
     UnsupportedMediaType,
     /// A Content-Encoding.
     #[error("Send the image as it is, without Content-Encoding")]
     ContentEncoding,
+    /// Of a form's part (RFC 2045).
+    #[error(
+        "The file's Content-Transfer-Encoding is not supported: send its bytes as they are (binary), or as base64 or \
+         quoted-printable"
+    )]
+    ContentTransferEncoding,
     #[error("Send application/json")]
     NotJson,
     #[error("The image could not be stored; try again")]
@@ -115,6 +137,34 @@ pub enum Error {
     Internal(#[source] BoxError),
 }
 
+/// The setting that says how far into an image its dimensions are looked for, and what of the image lies behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanLimit {
+    /// Bytes.
+    pub bytes: u64,
+    /// The image's format, if its dimensions lie at a known place behind the limit, where a direct upload's are read.
+    pub format: Option<Format>,
+}
+
+impl ScanLimit {
+    const SETTING: &str = "HEADER_SCAN_LIMIT";
+
+    fn hint(self) -> String {
+        let (setting, bytes) = (ScanLimit::SETTING, self.bytes);
+        match self.format {
+            Some(Format::Tiff) => format!(
+                "The directory of this TIFF is behind its first {bytes} bytes ({setting}): TIFFs with their directory at \
+                 the end are supported through direct uploads (POST /uploads)"
+            ),
+            Some(_) => format!(
+                "The dimensions of this image are behind its first {bytes} bytes ({setting}): such images are supported \
+                 through direct uploads (POST /uploads)"
+            ),
+            None => format!("The image's dimensions are not within its first {bytes} bytes ({setting})"),
+        }
+    }
+}
+
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -122,7 +172,7 @@ impl Error {
     /// The stable, machine-readable name of this error.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::NoFile => "no_file",
+            Error::NoFile { .. } => "no_file",
             Error::InvalidFileType { .. } => "invalid_file_type",
             Error::MalformedForm(_) => "malformed_form",
             Error::InvalidBase64 => "invalid_base64",
@@ -140,9 +190,10 @@ impl Error {
             Error::HeadTooLarge { .. } => "head_too_large",
             Error::TransferEncoding => "unsupported_transfer_encoding",
             Error::UriTooLong { .. } => "uri_too_long",
-            Error::PayloadTooLarge { .. } => "payload_too_large",
+            Error::PayloadTooLarge { .. } | Error::StreamTooLarge { .. } => "payload_too_large",
             Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
             Error::ContentEncoding => "unsupported_content_encoding",
+            Error::ContentTransferEncoding => "unsupported_content_transfer_encoding",
             Error::Storage(_) => "storage_failed",
             Error::OverCapacity(_) | Error::TooManyConnections => "over_capacity",
             Error::Deadline => "deadline",
@@ -159,8 +210,8 @@ impl Error {
     /// One of each, for the API's description.
     pub fn examples() -> Vec<Error> {
         vec![
-            Error::NoFile,
-            Error::InvalidFileType { detected: Some("webp") },
+            Error::NoFile { fields: Some(vec!["photo".to_owned()]) },
+            Error::InvalidFileType { detected: Some("webp"), accepted: vec!["jpeg", "png"], limit: None },
             Error::MalformedForm("it has no closing boundary".to_owned()),
             Error::InvalidBase64,
             Error::MangledBody,
@@ -182,8 +233,10 @@ impl Error {
             Error::TransferEncoding,
             Error::UriTooLong { limit: 8 << 10 },
             Error::PayloadTooLarge { limit: 5_000_000_000 },
+            Error::StreamTooLarge { limit: 4_694_016 },
             Error::UnsupportedMediaType,
             Error::ContentEncoding,
+            Error::ContentTransferEncoding,
             Error::NotJson,
             Error::Storage(StoreError::NotFound),
             Error::OverCapacity(None),
@@ -202,7 +255,7 @@ impl Error {
     /// The HTTP status that goes with [`Error::code`].
     pub fn status(&self) -> StatusCode {
         match self {
-            Error::NoFile
+            Error::NoFile { .. }
             | Error::InvalidFileType { .. }
             | Error::MalformedForm(_)
             | Error::InvalidBase64
@@ -218,17 +271,30 @@ impl Error {
             Error::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Error::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
             Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
-            Error::PayloadTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Error::PayloadTooLarge { .. } | Error::StreamTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Error::PartsMissing { .. }
             | Error::PartsUnexpected { .. }
             | Error::AlreadyComplete
             | Error::Verifying
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
-            Error::UnsupportedMediaType | Error::ContentEncoding | Error::NotJson => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Error::UnsupportedMediaType | Error::ContentEncoding | Error::ContentTransferEncoding | Error::NotJson => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             Error::OverCapacity(_) | Error::TooManyConnections | Error::Deadline | Error::NotReady { .. } => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What else there is to say to people, beside the `detail` that the service this one replaces gave already.
+    fn hint(&self) -> Option<String> {
+        match self {
+            Error::NoFile { fields: Some(_) } => {
+                Some("Send the image in a form field named 'file', as a file that is not empty".to_owned())
+            }
+            Error::InvalidFileType { limit, .. } => limit.map(ScanLimit::hint),
+            _ => None,
         }
     }
 
@@ -257,53 +323,6 @@ impl IntoResponse for Error {
     fn into_response(self) -> Response {
         respond(Arc::new(self))
     }
-}
-
-/// What a client is told of an error: the body of every answer that is one.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = Error)]
-pub struct Refusal {
-    /// What went wrong and what to do, for people. The wording may change.
-    #[schema(examples("File not found"))]
-    pub detail: String,
-    /// Which error it is, for programs. Codes do not change.
-    #[schema(schema_with = codes)]
-    pub code: &'static str,
-    /// Of `invalid_file_type`: the format the bytes have, where they were recognised.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, examples("webp"))]
-    pub detected: Option<&'static str>,
-    /// Of `parts_missing` and `parts_unexpected`: the numbers of the parts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, examples(2))]
-    pub parts: Option<Vec<u32>>,
-}
-
-impl From<&Error> for Refusal {
-    fn from(error: &Error) -> Self {
-        let detected = match error {
-            Error::InvalidFileType { detected } => *detected,
-            _ => None,
-        };
-        let parts = match error {
-            Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => Some(parts.clone()),
-            _ => None,
-        };
-        Refusal { detail: error.to_string(), code: error.code(), detected, parts }
-    }
-}
-
-/// The schema of [`Refusal::code`]: every code there is.
-fn codes() -> utoipa::openapi::Object {
-    let mut codes: Vec<&str> = Error::examples().iter().map(Error::code).collect();
-    codes.sort_unstable();
-    codes.dedup();
-    utoipa::openapi::ObjectBuilder::new()
-        .schema_type(utoipa::openapi::schema::Type::String)
-        .description(Some("Which error it is, for programs. Codes do not change."))
-        .enum_values(Some(codes))
-        .examples(["not_found"])
-        .build()
 }
 
 /// The answer for an error, which may be shared by several requests that waited for the same thing.

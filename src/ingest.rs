@@ -25,7 +25,9 @@ mod params;
 pub mod sniff;
 #[cfg(test)]
 pub(crate) mod tests;
+mod transfer_encoding;
 
+pub(crate) use body::meaning as error_from_body;
 pub use content_type::BodyKind;
 
 use body::Data;
@@ -87,7 +89,8 @@ impl IncomingImage {
             BodyKind::Raw => (SourceKind::Raw(body), None),
         };
         let mut source = Source { kind, policy, size: 0 };
-        let (info, pending) = source.read_head(head).await?;
+        let read = source.read_head(head).await;
+        let (info, pending) = read.map_err(|error| source.explained(error))?;
         Ok(IncomingImage { source, info, extension: extension(named, info.format), pending })
     }
 
@@ -125,7 +128,7 @@ async fn open_form(
     policy: &Policy,
 ) -> Result<(SourceKind, Option<(Format, &'static str)>)> {
     let mut form = Form::new(boundary, body);
-    let file = form.find_file().await?;
+    let file = form.find_file(policy).await?;
     let named = file.file_name.map(|name| policy.check_name(&name)).transpose()?.flatten();
     Ok((SourceKind::Form(Box::new(form)), named))
 }
@@ -166,10 +169,20 @@ impl Source {
             if !whole && len < look_at {
                 continue;
             }
+            // A head that is in a file comes to memory for this.
+            let _permit = sniff::long_look(len.min(limit) as u64).await;
             if let Some(info) = sniff::check(head.kept(limit).await?.as_ref(), whole, &self.policy)? {
                 return Ok((info, chunk));
             }
             look_at = (len * 2).min(limit);
+        }
+    }
+
+    /// A file that is empty is none: the error then says what else the form had.
+    fn explained(&self, error: Error) -> Error {
+        match (&self.kind, error) {
+            (SourceKind::Form(form), Error::NoFile { .. }) => form.no_file(),
+            (_, error) => error,
         }
     }
 
@@ -189,7 +202,7 @@ impl Source {
             SourceKind::Failed => return Err(Error::TruncatedBody(None)),
         };
         self.size += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
-        self.policy.check_size(self.size)?;
+        self.policy.check_stream_size(self.size)?;
         Ok(chunk)
     }
 }

@@ -146,9 +146,9 @@ pub struct Settings {
     /// Width times height an image may have; 0: any
     #[arg(long, env = "MAX_PIXELS", global = true, value_name = "COUNT", default_value = "268435456")]
     pub max_pixels: String,
-    /// An image must show its dimensions within this much of its beginning (size)
-    #[arg(long, env = "HEADER_SCAN_LIMIT", global = true, value_name = "SIZE", default_value = "1MiB")]
-    pub header_scan_limit: String,
+    /// An image must show its dimensions within this much of its beginning (size; unset: PART_SIZE, at most 64MiB)
+    #[arg(long, env = "HEADER_SCAN_LIMIT", global = true, value_name = "SIZE")]
+    pub header_scan_limit: Option<String>,
     /// Formats taken, comma-separated: jpg, jpeg, png, gif, bmp, webp, avif, heic, tiff
     #[arg(
         long,

@@ -18,13 +18,14 @@ const PART_STEP: u64 = 1 << 20;
 
 /// `POST /uploads`: what a client wants to send.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, expecting = "an object with filename, size and optionally content_type and sha256")]
 #[schema(as = UploadRequest)]
 pub struct Wish {
     /// The file's name; its extension, where it has one, becomes the key's and must be of a format that is taken.
     #[schema(examples("photo.png"))]
     pub filename: String,
-    /// The file's media type; without one it follows the extension.
+    /// The file's media type. Without one, or with an empty one as browsers give it for many files, it follows the
+    /// extension.
     #[schema(examples("image/png"))]
     pub content_type: Option<String>,
     /// Bytes, exactly.
@@ -76,9 +77,10 @@ impl Wish {
     /// Checks the wish by the policy and gives it a fresh key.
     pub fn check(&self, policy: &Policy) -> Result<Draft> {
         let named = policy.check_name(&self.filename)?;
-        let declared = self.content_type.as_deref().map(|declared| declared_format(declared, policy)).transpose()?;
+        let declared = self.content_type.as_deref().filter(|declared| !declared.is_empty());
+        let declared = declared.map(|declared| declared_format(declared, policy)).transpose()?;
         let extension = named.map(|(_, extension)| extension);
-        let format = declared.or(named.map(|(format, _)| format)).ok_or(Error::InvalidFileType { detected: None })?;
+        let format = declared.or(named.map(|(format, _)| format)).ok_or_else(|| policy.invalid_type(None))?;
         if self.size == 0 {
             return Err(Error::InvalidRequest("size must be at least 1 byte".to_owned()));
         }
@@ -100,7 +102,7 @@ fn whole<'de, D: Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
 fn declared_format(content_type: &str, policy: &Policy) -> Result<Format> {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     let format = Format::from_content_type(essence).filter(|format| policy.allows(*format));
-    format.ok_or(Error::InvalidFileType { detected: None })
+    format.ok_or_else(|| policy.invalid_type(None))
 }
 
 /// The part size for a file of `size` bytes: `least`, or larger so that there are at most 100 parts.
@@ -320,9 +322,14 @@ mod tests {
         assert_eq!(ok(wish("a.JPEG", None, 1)), ("jpeg".to_owned(), Format::Jpeg));
         assert_eq!(ok(wish("a.png", Some("image/jpeg"), 1)), ("png".to_owned(), Format::Jpeg));
         assert_eq!(ok(wish("photo", Some("image/jpg"), 1)), ("jpg".to_owned(), Format::Jpeg));
-        for bad in
-            [wish("a.svg", None, 1), wish("a.png", Some("text/html"), 1), wish("a.gif", None, 1), wish("a", None, 1)]
-        {
+        assert_eq!(ok(wish("photo.jfif", Some(""), 1)), ("jpg".to_owned(), Format::Jpeg));
+        for bad in [
+            wish("a.svg", None, 1),
+            wish("a.png", Some("text/html"), 1),
+            wish("a.gif", None, 1),
+            wish("a", None, 1),
+            wish("a", Some(""), 1),
+        ] {
             assert_eq!(bad.check(&policy).unwrap_err().code(), "invalid_file_type", "{bad:?}");
         }
         assert_eq!(wish("a.png", None, 0).check(&policy).unwrap_err().code(), "invalid_request");

@@ -82,6 +82,11 @@ pub struct PartAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = exact_headers)]
     pub headers: Option<BTreeMap<String, String>>,
+    /// The store's ETag of a part that has arrived: the MD5 of its bytes in hexadecimal, in quotes. It is left out if
+    /// `S3_SSE` is `aws:kms`, because it is no MD5 then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("\"9a0364b9e99bb480dd25e1f0284c8555\""))]
+    pub etag: Option<String>,
 }
 
 /// The schema of headers by name.
@@ -134,7 +139,7 @@ pub async fn sign_parts(
     let mut parts = Vec::new();
     let mut expires_at = SystemTime::now() + options.ttl;
     for (part_number, size) in (1..).zip(part_sizes(size, part_size)) {
-        let mut part = PartAnswer { part_number, size, url: None, headers: None };
+        let mut part = PartAnswer { part_number, size, url: None, headers: None, etag: None };
         if wanted(part_number) {
             let signed = store.presign_part(upload, part_number, size, options).await?;
             expires_at = expires_at.min(signed.expires_at);

@@ -12,14 +12,12 @@ use tokio_util::task::TaskTracker;
 use super::plan::Expected;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
-use crate::ingest::sniff;
+use crate::ingest::sniff::Search;
 use crate::policy::Policy;
 use crate::sink::memory::Budget;
 use crate::store::{Marker, Name, ObjectInfo, Store, StoreError};
 
-/// What is read of an object first; nearly every image shows its dimensions in it.
-const HEAD: u64 = 64 << 10;
-/// Beginnings of objects that are in memory at once. What one holds beyond [`HEAD`] is charged to the budget.
+/// Objects that are looked at at once. What one of them holds beyond [`Search::HEAD`] is charged to the budget.
 const MAX_CONCURRENT_SNIFFS: usize = 16;
 
 /// Whether somebody waits for the verdict. An object that is rejected while nobody does stays, unreadable, for the next
@@ -118,23 +116,23 @@ impl Verifier {
         if read == source.size { Ok(digest.finalize().into()) } else { Err(Error::Storage(StoreError::Precondition)) }
     }
 
-    /// Reads as much of the beginning as the sniff needs, by the limits of every way in.
+    /// Reads as much as it takes to see the dimensions, by the limits of every way in.
     async fn sniff(&self, incoming: &Name, source: &ObjectInfo, etag: &str) -> Result<ImageInfo> {
         self.policy.check_size(source.size)?;
-        let limit = source.size.min(self.policy.header_scan_limit as u64);
-        for end in [HEAD.min(limit), limit] {
-            let _charged = self.budget.lend(end.saturating_sub(HEAD)).await?;
+        let mut search = Search::new(source.size, &self.policy)?;
+        loop {
+            let _charged = self.budget.lend(search.held().saturating_sub(Search::HEAD)).await?;
             let _turn = self.sniffs.acquire().await;
-            let head = self.store.read(incoming, 0..end, etag).await.map_err(Error::Storage)?;
+            let range = search.wanted();
+            let bytes = self.store.read(incoming, range.clone(), etag).await.map_err(Error::Storage)?;
             // A store may look at the range before it looks at the condition: then it was replaced by something shorter.
-            if (head.len() as u64) < end {
+            if (bytes.len() as u64) < range.end - range.start {
                 return Err(Error::Storage(StoreError::Precondition));
             }
-            if let Some(info) = sniff::check(&head, end == source.size, &self.policy)? {
+            if let Some(info) = search.add(bytes)? {
                 return Ok(info);
             }
         }
-        Err(Error::InvalidFileType { detected: None })
     }
 }
 

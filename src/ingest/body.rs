@@ -48,7 +48,7 @@ impl Data {
 }
 
 /// The error of ours that a body's error carries (an idle timeout's, say); any other cut the body short.
-pub(super) fn meaning(error: BoxError) -> Error {
+pub(crate) fn meaning(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(ours) => *ours,
         // Each `axum::body::Body` around a body wraps its errors once more.

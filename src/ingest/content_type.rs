@@ -38,8 +38,8 @@ impl BodyKind {
             return Err(Error::UnsupportedMediaType);
         }
         match Format::from_content_type(&media_type) {
-            Some(format) if !policy.allows(format) => Err(Error::InvalidFileType { detected: None }),
-            None if media_type == "image/svg+xml" => Err(Error::InvalidFileType { detected: None }),
+            Some(format) if !policy.allows(format) => Err(policy.invalid_type(None)),
+            None if media_type == "image/svg+xml" => Err(policy.invalid_type(None)),
             // The bytes decide.
             _ => Ok(BodyKind::Raw),
         }

@@ -10,9 +10,13 @@ use memchr::memmem::Finder;
 pub(super) struct Delimiter {
     bytes: Bytes,
     finder: Finder<'static>,
-    /// How many bytes of it the chunks so far end with.
+    /// How many bytes of it the chunks so far end with, those before them included.
     matched: usize,
+    /// How many of these came before the data: they are no data if they turn out to be none of the delimiter's.
+    before: usize,
 }
+
+const LINE_END: &str = "\r\n";
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
@@ -24,8 +28,15 @@ pub(super) enum Piece {
 
 impl Delimiter {
     pub(super) fn new(boundary: &str) -> Self {
-        let bytes = Bytes::from(format!("\r\n--{boundary}"));
-        Delimiter { finder: Finder::new(&bytes).into_owned(), bytes, matched: 0 }
+        let bytes = Bytes::from(format!("{LINE_END}--{boundary}"));
+        Delimiter { finder: Finder::new(&bytes).into_owned(), bytes, matched: 0, before: 0 }
+    }
+
+    /// A part's data begin here, behind the empty line that ends its headers. A part without data ends with that line: its
+    /// end is the delimiter's own (RFC 2046, 5.1.1, `body-part`).
+    pub(super) fn start(&mut self) {
+        self.matched = LINE_END.len();
+        self.before = LINE_END.len();
     }
 
     pub(super) fn bytes(&self) -> Bytes {
@@ -34,13 +45,15 @@ impl Delimiter {
 
     /// As it stands at the start of a line: the two hyphens and the boundary.
     pub(super) fn boundary_line(&self) -> &[u8] {
-        &self.bytes[2..]
+        &self.bytes[LINE_END.len()..]
     }
 
     /// Takes the next piece off the front of `chunk`; none where all of that was taken and tells no more.
     pub(super) fn split(&mut self, chunk: &mut Bytes) -> Option<Piece> {
-        if self.matched > 0 {
-            return self.go_on(chunk);
+        if self.matched > 0
+            && let Some(decided) = self.go_on(chunk)
+        {
+            return decided;
         }
         let data = match self.finder.find(chunk) {
             Some(0) => {
@@ -65,22 +78,22 @@ impl Delimiter {
         data
     }
 
-    fn go_on(&mut self, chunk: &mut Bytes) -> Option<Piece> {
+    /// Goes on with what is matched already. `None` if it was none of the delimiter's, and no data either.
+    fn go_on(&mut self, chunk: &mut Bytes) -> Option<Option<Piece>> {
         let missing = &self.bytes[self.matched..];
         let same = missing.iter().zip(chunk.iter()).take_while(|(one, other)| one == other).count();
-        if same == missing.len() {
-            chunk.advance(same);
-            self.matched = 0;
-            return Some(Piece::End);
-        }
-        if same == chunk.len() {
+        let is_whole = same == missing.len();
+        if !is_whole && same == chunk.len() {
             chunk.clear();
             self.matched += same;
-            return None;
+            return Some(None);
         }
-        let data = self.bytes.slice(..self.matched);
-        self.matched = 0;
-        Some(Piece::Data(data))
+        let held = std::mem::take(&mut self.before)..std::mem::take(&mut self.matched);
+        if is_whole {
+            chunk.advance(same);
+            return Some(Some(Piece::End));
+        }
+        (!held.is_empty()).then(|| Some(Piece::Data(self.bytes.slice(held))))
     }
 }
 
@@ -91,7 +104,10 @@ mod tests {
 
     /// The data in front of the first delimiter and what follows it, searched chunk by chunk.
     fn searched(chunks: impl Iterator<Item = Bytes>) -> (Vec<u8>, Option<Vec<u8>>) {
-        let mut delimiter = Delimiter::new("XX");
+        search(Delimiter::new("XX"), chunks)
+    }
+
+    fn search(mut delimiter: Delimiter, chunks: impl Iterator<Item = Bytes>) -> (Vec<u8>, Option<Vec<u8>>) {
         let (mut data, mut behind) = (Vec::new(), None::<Vec<u8>>);
         for mut chunk in chunks {
             while behind.is_none() {
@@ -125,6 +141,27 @@ mod tests {
             for size in 1..=text.len() {
                 let chunks = text.as_bytes().chunks(size).map(Bytes::copy_from_slice);
                 assert_eq!(searched(chunks), (text.as_bytes()[..end].to_vec(), behind.clone()), "{text:?} by {size}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_line_before_the_data_may_be_its_beginning() {
+        for (text, data, behind) in [
+            ("--XX-", "", Some("-")),
+            ("--X-\r\n--XX", "--X-", Some("")),
+            ("-\r\n--XX", "-", Some("")),
+            ("\r\n--XX", "", Some("")),
+            ("a--XX", "a--XX", None),
+            ("\n--XX", "\n--XX", None),
+            ("----XX\r\n--XX.", "----XX", Some(".")),
+        ] {
+            for size in 1..=text.len() {
+                let mut delimiter = Delimiter::new("XX");
+                delimiter.start();
+                let found = search(delimiter, text.as_bytes().chunks(size).map(Bytes::copy_from_slice));
+                let wanted = (data.as_bytes().to_vec(), behind.map(|text| text.as_bytes().to_vec()));
+                assert_eq!(found, wanted, "{text:?} by {size}");
             }
         }
     }

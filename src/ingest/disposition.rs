@@ -6,6 +6,7 @@ use http::HeaderMap;
 use http::header::CONTENT_DISPOSITION;
 use percent_encoding::percent_decode_str;
 
+use super::form::FILE;
 use super::params;
 
 /// What a part says it is.
@@ -20,6 +21,11 @@ impl Disposition {
     pub(super) fn of(headers: &HeaderMap) -> Self {
         let header = headers.get(CONTENT_DISPOSITION).map(|value| String::from_utf8_lossy(value.as_bytes()));
         header.map(|header| Disposition::parse(&header)).unwrap_or_default()
+    }
+
+    /// Whether the part has the name of the field that holds the image.
+    pub(super) fn is_file(&self) -> bool {
+        self.name.as_deref() == Some(FILE)
     }
 
     fn parse(header: &str) -> Self {

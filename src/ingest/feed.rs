@@ -4,7 +4,8 @@
 //! half of what an upload would cost where gigabytes of data go the same way; so multer never sees those. It is given one
 //! slice at a time and none goes on behind an empty line, which is what ends a part's headers: when multer announces a part
 //! it has used up all it was given, and the data begin with the next byte. They are searched for the [`Delimiter`] where
-//! they lie, and multer, which takes the part for an empty one, goes on with that.
+//! they lie, and multer, which takes the part for an empty one, goes on with that. Headers that are none end with the line
+//! behind the boundary's; multer reads on for another, and gets it from here.
 //!
 //! multer takes from its stream until that is pending, reads end-of-stream before it has searched what came with it, and
 //! asks again before it has searched what it got last. Here the body is asked once for each look at it; in between the
@@ -28,8 +29,6 @@ pub(super) const HEADER_LIMIT: usize = 16 * 1024;
 /// The most multer may ask for before it finds a part's headers: those, and the boundary's line.
 pub(super) const HEAD_LIMIT: usize = HEADER_LIMIT + 1024;
 
-const EMPTY_LINE: u32 = u32::from_be_bytes(*b"\r\n\r\n");
-
 /// Shared by a form and its multer. Never locked across an await.
 #[derive(Clone)]
 pub(super) struct Feed(Arc<Mutex<State>>);
@@ -44,11 +43,45 @@ struct State {
     gate: Gate,
     /// What multer may still have before it must have found headers.
     allowance: usize,
-    /// What the body ended with so far, shorter than the boundary; none once that has come.
-    preamble: Option<Vec<u8>>,
-    /// The last four bytes multer was given.
-    last: u32,
+    place: Place,
     ended: bool,
+}
+
+/// Where in the form multer's next slice begins.
+enum Place {
+    Preamble(Preamble),
+    /// Behind a boundary.
+    Head(HeadLines),
+}
+
+/// What comes before the first boundary.
+#[derive(Default)]
+struct Preamble {
+    /// What the body ended with so far, shorter than the boundary.
+    tail: Vec<u8>,
+    /// Bytes so far.
+    len: usize,
+}
+
+/// The rest of a boundary's line, and the header lines behind it.
+#[derive(Default)]
+struct HeadLines {
+    /// The boundary's line is over.
+    in_headers: bool,
+    /// Headers so far.
+    headers: usize,
+    /// Bytes of the line so far.
+    line: usize,
+    /// The last byte was a CR.
+    cr: bool,
+}
+
+/// The empty line that ends a part's headers.
+struct EmptyLine {
+    /// Where the data begin.
+    end: usize,
+    /// No header stands before it.
+    alone: bool,
 }
 
 /// Whether multer's next call reaches the body.
@@ -70,8 +103,7 @@ impl Feed {
             rest: Bytes::new(),
             gate: Gate::Shut,
             allowance: HEAD_LIMIT,
-            preamble: Some(Vec::new()),
-            last: 0,
+            place: Place::Preamble(Preamble::default()),
             ended: false,
         };
         Feed(Arc::new(Mutex::new(state)))
@@ -84,6 +116,11 @@ impl Feed {
     /// From here on multer looks for a part's headers.
     pub(super) fn expect_headers(&self) {
         self.state().allowance = HEAD_LIMIT;
+    }
+
+    /// Multer has announced a part: its data come next.
+    pub(super) fn expect_data(&self) {
+        self.state().delimiter.start();
     }
 
     /// Lets one more slice through; false where there is none yet, and the body is what is waited for.
@@ -142,11 +179,11 @@ impl State {
             return Poll::Pending;
         }
         if self.allowance == 0 {
-            let reason = format!("no part's headers end within {HEADER_LIMIT} bytes");
-            return Poll::Ready(Some(Err(Error::MalformedForm(reason))));
+            return Poll::Ready(Some(Err(Error::MalformedForm(self.too_long()))));
         }
         if std::mem::take(&mut self.at_delimiter) {
             self.gate = Gate::Shut;
+            self.place = Place::Head(HeadLines::default());
             let delimiter = self.delimiter.bytes();
             self.allowance = self.allowance.saturating_sub(delimiter.len());
             return Poll::Ready(Some(Ok(delimiter)));
@@ -155,41 +192,91 @@ impl State {
         let next = ready!(self.poll_chunk(cx));
         self.gate = Gate::Shut;
         self.ended = next.is_none();
-        Poll::Ready(next.map(|chunk| chunk.map(|chunk| self.cut(chunk))))
+        match next {
+            Some(chunk) => Poll::Ready(Some(chunk.map(|chunk| self.cut(chunk)))),
+            None => Poll::Ready(self.missing_boundary().map(Err)),
+        }
+    }
+
+    fn too_long(&self) -> String {
+        match &self.place {
+            Place::Preamble(_) => format!("{} within its first {HEAD_LIMIT} bytes", self.no_boundary()),
+            Place::Head(_) => format!("no part's headers end within {HEADER_LIMIT} bytes"),
+        }
+    }
+
+    /// The error for a body that is over and was no form of this boundary. None if it only was cut off.
+    fn missing_boundary(&self) -> Option<Error> {
+        let Place::Preamble(preamble) = &self.place else { return None };
+        let cut_off = preamble.len == preamble.tail.len() && self.delimiter.boundary_line().starts_with(&preamble.tail);
+        (!cut_off).then(|| Error::MalformedForm(self.no_boundary()))
+    }
+
+    fn no_boundary(&self) -> String {
+        let line = String::from_utf8_lossy(self.delimiter.boundary_line()).into_owned();
+        format!("the boundary that its Content-Type names does not occur in the body ('{line}')")
     }
 
     /// Keeps for later what multer is not to have yet, or not at all.
     fn cut(&mut self, mut chunk: Bytes) -> Bytes {
         let most = chunk.len().min(self.allowance);
-        let end = self.end_of_slice(&chunk[..most]);
+        let empty_line = self.empty_line(&chunk[..most]);
+        let end = empty_line.as_ref().map_or(most, |found| found.end);
         self.rest = chunk.split_off(end);
         self.allowance -= chunk.len();
-        chunk
+        match empty_line {
+            // What multer looks for is two line ends behind the boundary's.
+            Some(EmptyLine { alone: true, .. }) => [&chunk[..], b"\r\n"].concat().into(),
+            _ => chunk,
+        }
     }
 
-    /// Behind the first empty line. Those of a preamble do not count: multer looks at all of that at every slice.
-    fn end_of_slice(&mut self, head: &[u8]) -> usize {
-        let Some(start) = self.end_of_preamble(head) else { return head.len() };
-        let empty_line = head[start..].iter().position(|byte| {
-            self.last = self.last << 8 | u32::from(*byte);
-            self.last == EMPTY_LINE
-        });
-        empty_line.map_or(head.len(), |at| start + at + 1)
+    /// The first empty line. Those of a preamble do not count: multer looks at all of that at every slice.
+    fn empty_line(&mut self, head: &[u8]) -> Option<EmptyLine> {
+        let mut start = 0;
+        if let Place::Preamble(preamble) = &mut self.place {
+            start = preamble.end(head, self.delimiter.boundary_line())?;
+            self.place = Place::Head(HeadLines::default());
+        }
+        let Place::Head(lines) = &mut self.place else { return None };
+        lines.empty_line(&head[start..]).map(|found| EmptyLine { end: start + found.end, ..found })
     }
+}
 
-    /// Behind the first boundary; none where that has not come yet.
-    fn end_of_preamble(&mut self, head: &[u8]) -> Option<usize> {
-        let Some(before) = &mut self.preamble else { return Some(0) };
-        let held = before.len();
-        before.extend_from_slice(head);
-        let boundary = self.delimiter.boundary_line();
-        let Some(at) = memmem::find(before, boundary) else {
-            before.drain(..before.len().saturating_sub(boundary.len() - 1));
+impl Preamble {
+    /// Behind the first boundary, if it ends in `bytes`.
+    fn end(&mut self, bytes: &[u8], boundary: &[u8]) -> Option<usize> {
+        let held = self.tail.len();
+        self.len += bytes.len();
+        self.tail.extend_from_slice(bytes);
+        let Some(at) = memmem::find(&self.tail, boundary) else {
+            self.tail.drain(..self.tail.len().saturating_sub(boundary.len() - 1));
             return None;
         };
-        let end = at + boundary.len() - held;
-        self.preamble = None;
-        Some(end)
+        Some(at + boundary.len() - held)
+    }
+}
+
+impl HeadLines {
+    fn empty_line(&mut self, bytes: &[u8]) -> Option<EmptyLine> {
+        for (at, byte) in bytes.iter().enumerate() {
+            let line_ends = self.cr && *byte == b'\n';
+            self.cr = *byte == b'\r';
+            if !line_ends {
+                self.line += 1;
+                continue;
+            }
+            // Nothing but the CR.
+            let is_empty = std::mem::take(&mut self.line) == 1;
+            if !std::mem::replace(&mut self.in_headers, true) {
+                continue;
+            }
+            if is_empty {
+                return Some(EmptyLine { end: at + 1, alone: self.headers == 0 });
+            }
+            self.headers += 1;
+        }
+        None
     }
 }
 

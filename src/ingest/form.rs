@@ -11,10 +11,13 @@ use std::task::{Context, Poll};
 use super::body::{Data, meaning};
 use super::disposition::Disposition;
 use super::feed::{Feed, HEADER_LIMIT};
+use super::sniff::{self, Known, Sniff};
+use super::transfer_encoding::Decoder;
 use crate::error::{Error, Result};
+use crate::policy::Policy;
 
 /// The field that holds the image.
-const FILE: &str = "file";
+pub(super) const FILE: &str = "file";
 
 /// Fields beside the file, at most.
 const MAX_FIELDS: usize = 64;
@@ -25,28 +28,40 @@ const MAX_FIELDS_SIZE: usize = 1024 * 1024;
 /// Bytes read and dropped behind the closing boundary, so that the connection can be used again.
 const MAX_EPILOGUE: usize = 64 * 1024;
 
+/// Characters that are kept of a field's name.
+const MAX_NAME: usize = 100;
+
 /// A form, read part by part.
 pub(super) struct Form {
     parts: Multipart<'static>,
     feed: Feed,
     reading: Reading,
-    /// How many fields beside the file there were, and their bytes.
-    fields: usize,
+    /// Undoes the encoding of the file.
+    decoder: Decoder,
+    /// What was read of the file to see whether it is one.
+    peeked: Bytes,
+    /// The file that was found has a name, so that a part without one is no file.
+    named: bool,
+    /// How many parts there were, their names, and the bytes of those beside the file.
+    count: usize,
+    names: Vec<String>,
     fields_size: usize,
 }
 
 /// Whose data come next.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
     /// Nobody's: a boundary, or the form's end.
     Between,
     Field,
     File,
+    /// Those of a part that must have none.
+    Empty,
 }
 
 /// The part named `file`.
 pub(super) struct FilePart {
-    /// None where the client gave none, or an empty one.
+    /// None if the client gave none, or an empty one.
     pub file_name: Option<String>,
 }
 
@@ -55,27 +70,63 @@ impl Form {
     pub(super) fn new(boundary: String, body: Data) -> Self {
         let feed = Feed::new(&boundary, body);
         let parts = Multipart::new(feed.clone(), boundary);
-        Form { parts, feed, reading: Reading::Between, fields: 0, fields_size: 0 }
+        Form {
+            parts,
+            feed,
+            reading: Reading::Between,
+            decoder: Decoder::Identity,
+            peeked: Bytes::new(),
+            named: false,
+            count: 0,
+            names: Vec::new(),
+            fields_size: 0,
+        }
     }
 
-    /// Skips to the file; [`Error::NoFile`] where the form has none.
-    pub(super) async fn find_file(&mut self) -> Result<FilePart> {
+    /// Skips to the file.
+    ///
+    /// A part without a file name may be one too, if it holds an image: clients leave the name off. If it does not, it is a
+    /// field of the file's name: an input that was left empty (RFC 7578, 4.2), or what FilePond sends before each file.
+    ///
+    /// # Errors
+    /// [`Error::NoFile`] if the form has none; [`Error::InvalidFileType`] if all that it has is a part without a file name
+    /// that is no image.
+    pub(super) async fn find_file(&mut self, policy: &Policy) -> Result<FilePart> {
+        let mut refused = None;
         while let Some(part) = self.next_part().await? {
-            if part.name.as_deref() == Some(FILE) {
-                self.reading = Reading::File;
+            if !part.is_file() {
+                self.skip_field().await?;
+                continue;
+            }
+            self.reading = Reading::File;
+            if part.file_name.is_some() {
+                self.named = true;
                 return Ok(FilePart { file_name: part.file_name });
             }
-            self.skip_field().await?;
+            match self.peek().await? {
+                None => {}
+                Some(Sniff::NotAnImage { detected }) => {
+                    refused = Some(detected);
+                    self.fields_size += std::mem::take(&mut self.peeked).len();
+                    self.skip_field().await?;
+                }
+                Some(_) => return Ok(FilePart { file_name: None }),
+            }
         }
-        Err(Error::NoFile)
+        Err(refused.map_or_else(|| self.no_file(), |detected| policy.invalid_type(detected)))
+    }
+
+    /// The error for a form whose file is not there, or is empty.
+    pub(super) fn no_file(&self) -> Error {
+        Error::NoFile { fields: Some(self.names.clone()) }
     }
 
     /// The file's next bytes, never none of them.
     pub(super) async fn file_chunk(&mut self) -> Result<Option<Bytes>> {
-        if self.reading != Reading::File {
-            return Ok(None);
+        if !self.peeked.is_empty() {
+            return Ok(Some(std::mem::take(&mut self.peeked)));
         }
-        self.chunk().await
+        if self.reading == Reading::File { self.decoded_chunk().await } else { Ok(None) }
     }
 
     /// Reads what stands behind the file: no second one, the closing boundary, an epilogue.
@@ -85,11 +136,43 @@ impl Form {
         loop {
             self.skip_field().await?;
             let Some(part) = self.next_part().await? else { break };
-            if part.name.as_deref() == Some(FILE) {
-                return Err(Error::MalformedForm(format!("more than one file; send one field named '{FILE}'")));
+            if part.is_file() {
+                self.reading = self.second_file(&part)?;
             }
         }
         self.drop_epilogue().await
+    }
+
+    /// How to read another part named `file`. It is no file if it has no name beside one that has, or if it is empty.
+    fn second_file(&self, part: &Disposition) -> Result<Reading> {
+        match part.file_name {
+            Some(_) => Err(second_file()),
+            None if self.named => Ok(Reading::Field),
+            None => Ok(Reading::Empty),
+        }
+    }
+
+    /// What the part's beginning shows, which is kept for [`Form::file_chunk`]. None if the part is empty.
+    async fn peek(&mut self) -> Result<Option<Sniff>> {
+        while let Some(chunk) = self.decoded_chunk().await? {
+            self.peeked = if self.peeked.is_empty() { chunk } else { [&self.peeked[..], &chunk].concat().into() };
+            if self.peeked.len() >= sniff::TELLING {
+                return Ok(Some(sniff::inspect(Known::beginning(&self.peeked))));
+            }
+        }
+        let whole = || sniff::inspect(Known::whole(&self.peeked));
+        Ok((!self.peeked.is_empty()).then(whole))
+    }
+
+    /// The file's next bytes without their encoding, never none of them.
+    async fn decoded_chunk(&mut self) -> Result<Option<Bytes>> {
+        while let Some(chunk) = self.chunk().await? {
+            let decoded = self.decoder.decode(chunk)?;
+            if !decoded.is_empty() {
+                return Ok(Some(decoded));
+            }
+        }
+        self.decoder.finish().map(|()| None)
     }
 
     /// The next bytes of the part that is being read, never none of them.
@@ -112,19 +195,33 @@ impl Form {
             return Ok(None);
         };
         check_headers(&part)?;
-        let disposition = Disposition::of(part.headers());
+        self.feed.expect_data();
         self.reading = Reading::Field;
-        if disposition.name.as_deref() != Some(FILE) {
-            self.fields += 1;
+        let disposition = Disposition::of(part.headers());
+        if disposition.is_file() {
+            self.decoder = Decoder::of(part.headers())?;
         }
-        if self.fields > MAX_FIELDS {
+        self.count(disposition.name.as_deref())?;
+        Ok(Some(disposition))
+    }
+
+    fn count(&mut self, name: Option<&str>) -> Result<()> {
+        self.count += 1;
+        if self.count > MAX_FIELDS + 1 {
             return Err(Error::MalformedForm(format!("more than {MAX_FIELDS} fields beside the file")));
         }
-        Ok(Some(disposition))
+        let name = name.map(|name| name.chars().take(MAX_NAME).collect());
+        if let Some(name) = name.filter(|name| !self.names.contains(name)) {
+            self.names.push(name);
+        }
+        Ok(())
     }
 
     async fn skip_field(&mut self) -> Result<()> {
         while let Some(chunk) = self.chunk().await? {
+            if self.reading == Reading::Empty {
+                return Err(second_file());
+            }
             self.fields_size += chunk.len();
             if self.fields_size > MAX_FIELDS_SIZE {
                 return Err(Error::MalformedForm(format!("more than {MAX_FIELDS_SIZE} bytes beside the file")));
@@ -155,6 +252,10 @@ impl Form {
             _ => Error::MalformedForm("a part's headers are not valid".to_owned()),
         }
     }
+}
+
+fn second_file() -> Error {
+    Error::MalformedForm(format!("more than one file; send one field named '{FILE}'"))
 }
 
 /// Lets multer look at what it has; only where that is not enough it gets a slice more.

@@ -32,7 +32,7 @@ pub struct Limits {
     #[schema(examples(65_535))]
     pub max_side: u64,
     /// An image must show its dimensions within this many bytes.
-    #[schema(examples(1_048_576))]
+    #[schema(examples(5_242_880))]
     pub header_scan_limit: usize,
     /// What is taken.
     pub formats: Vec<FormatLimits>,
@@ -52,7 +52,7 @@ pub struct FormatLimits {
     pub content_type: &'static str,
     /// The extensions its files may have, in any case.
     #[schema(value_type = Vec<String>, examples("jpg"))]
-    pub extensions: &'static [&'static str],
+    pub extensions: Vec<&'static str>,
 }
 
 /// How the service is.
@@ -72,7 +72,7 @@ pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocat
     let formats = policy.formats.iter().map(|format| FormatLimits {
         name: format.name(),
         content_type: format.content_type(),
-        extensions: format.extensions(),
+        extensions: format.file_extensions().collect(),
     });
     Json(Limits {
         max_upload_size: policy.max_upload_size,

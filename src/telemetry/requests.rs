@@ -152,7 +152,7 @@ impl Counted {
 
     fn refused(&self, error: &Error) {
         let detected = match error {
-            Error::InvalidFileType { detected: Some(detected) } => detected,
+            Error::InvalidFileType { detected: Some(detected), .. } => detected,
             _ => "-",
         };
         self.metrics.counter(&table::REFUSALS, &[error.code(), detected]).increment(1);

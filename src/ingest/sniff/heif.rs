@@ -1,7 +1,10 @@
 //! HEIF: AVIF and HEIC, told apart by their brand, with the dimensions of the primary image.
 
+use super::known::Known;
 use super::{Dimensions, Flaw, bytes};
 use crate::format::Format;
+
+mod derived;
 
 /// The longest `ftyp` box read: a few hundred brands.
 const MAX_FTYP: usize = 1024;
@@ -12,23 +15,30 @@ const CODING_BLOCK: u32 = 64;
 /// A box of an ISO base media file (ISO/IEC 14496-12, 4.2).
 struct IsoBox {
     kind: [u8; 4],
-    end: usize,
+    /// Where its content begins.
+    content: u64,
+    end: u64,
 }
 
-fn iso_box(head: &[u8], at: usize) -> Result<IsoBox, Flaw> {
-    let (size, kind) = (u32::from_be_bytes(bytes(head, at)?), bytes(head, at + 4)?);
-    // 0 (to the end of the file) and 1 (64 bits follow) are for media data, which comes after what is sought here.
-    if size < 8 {
+/// The box at `at`. One that says of itself only that it goes on to the end of the file (size 0) is none: nothing that is
+/// sought can follow it.
+fn iso_box(known: &Known, at: u64) -> Result<IsoBox, Flaw> {
+    let (size, kind) = (u32::from_be_bytes(known.array(at)?), known.array(at + 4)?);
+    let (size, header) = match size {
+        1 => (u64::from_be_bytes(known.array(at + 8)?), 16),
+        size => (u64::from(size), 8),
+    };
+    if size < header {
         return Err(Flaw::Wrong);
     }
-    let size = usize::try_from(size).map_err(|_| Flaw::Wrong)?;
-    Ok(IsoBox { kind, end: at.checked_add(size).ok_or(Flaw::Wrong)? })
+    Ok(IsoBox { kind, content: at + header, end: at.checked_add(size).ok_or(Flaw::Wrong)? })
 }
 
 /// AVIF or HEIC, by the brands of the `ftyp` box a file starts with: the major one, else the compatible ones in order.
 pub(super) fn brand(head: &[u8]) -> Result<Format, Flaw> {
-    let first = iso_box(head, 0)?;
-    if &first.kind != b"ftyp" || !(16..=MAX_FTYP).contains(&first.end) {
+    let (size, kind): (_, [u8; 4]) = (u32::from_be_bytes(bytes(head, 0)?), bytes(head, 4)?);
+    let end = usize::try_from(size).map_err(|_| Flaw::Wrong)?;
+    if &kind != b"ftyp" || !(16..=MAX_FTYP).contains(&end) {
         return Err(Flaw::Wrong);
     }
     let major: [u8; 4] = bytes(head, 8)?;
@@ -36,7 +46,7 @@ pub(super) fn brand(head: &[u8]) -> Result<Format, Flaw> {
         Some(format) => Ok(format),
         // Only these say that the others count: a video may name image brands too.
         None if matches!(&major, b"mif1" | b"mif2" | b"msf1" | b"miaf") => {
-            let compatible = head.get(16..first.end).ok_or(Flaw::Short)?;
+            let compatible = head.get(16..end).ok_or(Flaw::Short)?;
             compatible.chunks_exact(4).find_map(by_brand).ok_or(Flaw::Wrong)
         }
         None => Err(Flaw::Wrong),
@@ -55,26 +65,26 @@ fn by_brand(brand: &[u8]) -> Option<Format> {
 /// The primary image's extents, cropped and turned as it says (ISO/IEC 23008-12).
 ///
 /// Not the largest extents in the file: an encoder pads to whole blocks and crops, and a thumbnail has its own.
-pub(super) fn heif(head: &[u8]) -> Dimensions {
+pub(super) fn heif(known: &Known) -> Dimensions {
     let mut at = 0;
     loop {
-        let found = iso_box(head, at)?;
+        let found = iso_box(known, at)?;
         if &found.kind == b"meta" {
-            let meta = head.get(at..found.end).ok_or(Flaw::Short)?;
+            let meta = known.get(found.content, found.end - found.content)?;
             return primary(meta).ok_or(Flaw::Wrong);
         }
         at = found.end;
     }
 }
 
-/// The boxes of a whole container, `skip` bytes of it being its own: kinds and contents.
+/// The boxes in a container's content from `skip` on: kinds and contents.
 fn children(container: &[u8], skip: usize) -> impl Iterator<Item = ([u8; 4], &[u8])> {
     let mut at = skip;
     std::iter::from_fn(move || {
-        let child = iso_box(container, at).ok()?;
-        let content = container.get(at + 8..child.end)?;
-        at = child.end;
-        Some((child.kind, content))
+        let child = iso_box(&Known::whole(container), at as u64).ok()?;
+        let (content, end) = (usize::try_from(child.content).ok()?, usize::try_from(child.end).ok()?);
+        at = end;
+        Some((child.kind, container.get(content..end)?))
     })
 }
 
@@ -82,30 +92,49 @@ fn child<'a>(container: &'a [u8], skip: usize, kind: &[u8; 4]) -> Option<&'a [u8
     children(container, skip).find(|(found, _)| found == kind).map(|(_, content)| content)
 }
 
+/// Bytes of a FullBox's version and flags.
+const FULL: usize = 4;
+
 fn primary(meta: &[u8]) -> Option<(u32, u32)> {
-    // The box's own header, then its version and flags.
-    let (pitm, iprp) = (child(meta, 12, b"pitm")?, child(meta, 12, b"iprp")?);
+    let (pitm, iprp) = (child(meta, FULL, b"pitm")?, child(meta, FULL, b"iprp")?);
     let item = if pitm.first() == Some(&0) { u16_at(pitm, 4)?.into() } else { u32_at(pitm, 4)? };
-    let properties = child(iprp, 0, b"ipco")?;
-    let mut associations = children(iprp, 0).filter(|(kind, _)| kind == b"ipma");
-    let indices = associations.find_map(|(_, ipma)| indices_of(item, ipma))?;
-    let mut size = None;
-    for index in indices {
-        // Counted from 1; 0 is none.
-        let Some((kind, content)) = index.checked_sub(1).and_then(|index| children(properties, 0).nth(index)) else {
-            continue;
-        };
-        size = match &kind {
-            b"ispe" => Some((u32_at(content, 4)?, u32_at(content, 8)?)),
-            b"clap" => Some(cropped(size?, content)?),
-            b"irot" if content.first()? & 1 == 1 => size.map(|(width, height)| (height, width)),
-            _ => size,
-        };
-    }
-    size
+    let properties = properties_of(item, iprp)?;
+    let extents = properties.iter().find(|(kind, _)| kind == b"ispe");
+    let extents = extents.and_then(|(_, content)| Some((u32_at(content, 4)?, u32_at(content, 8)?)));
+    // What a grid of tiles comes to stands in its own data too, and decoders differ in which of the two they go by.
+    let size = larger(extents, derived::size(item, meta))?;
+    properties.iter().try_fold(size, |size, (kind, content)| transformed(size, kind, content))
 }
 
-/// The properties of one item, in the order they are to be applied (ItemPropertyAssociationBox).
+/// The larger of two sizes in each direction, or the one there is.
+fn larger(one: Option<(u32, u32)>, other: Option<(u32, u32)>) -> Option<(u32, u32)> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some((one.0.max(other.0), one.1.max(other.1))),
+        (one, other) => one.or(other),
+    }
+}
+
+/// A size after one of the properties that change it. They are applied in the order of their association, and to what the
+/// others have made of the extents; a mirrored image (`imir`) keeps its size.
+fn transformed((width, height): (u32, u32), kind: &[u8; 4], content: &[u8]) -> Option<(u32, u32)> {
+    match kind {
+        b"clap" => cropped((width, height), content),
+        // Quarter turns, anticlockwise.
+        b"irot" if content.first()? & 1 == 1 => Some((height, width)),
+        _ => Some((width, height)),
+    }
+}
+
+/// The properties of one item, looked up by their association: `ipco` has those of all items in any order.
+fn properties_of(item: u32, iprp: &[u8]) -> Option<Vec<([u8; 4], &[u8])>> {
+    let all: Vec<_> = children(child(iprp, 0, b"ipco")?, 0).collect();
+    let mut associations = children(iprp, 0).filter(|(kind, _)| kind == b"ipma");
+    let indices = associations.find_map(|(_, ipma)| indices_of(item, ipma))?;
+    // Counted from 1; 0 is none.
+    Some(indices.into_iter().filter_map(|index| all.get(index.checked_sub(1)?).copied()).collect())
+}
+
+/// The numbers of one item's properties, in the order they are to be applied (ItemPropertyAssociationBox).
 fn indices_of(item: u32, ipma: &[u8]) -> Option<Vec<usize>> {
     let (wide_item, wide_index) = (*ipma.first()? >= 1, ipma.get(3)? & 1 == 1);
     let mut at = 8;

@@ -1,28 +1,86 @@
 //! TIFF 6.0 and BigTIFF.
 
-use super::{Dimensions, Flaw, bytes};
+use super::known::Known;
+use super::{Dimensions, Flaw};
+
+const IMAGE_WIDTH: u16 = 256;
+const IMAGE_LENGTH: u16 = 257;
+
+/// Entries of one directory: what the count of a TIFF 6.0 directory can say.
+const MAX_ENTRIES: u64 = 65_535;
 
 /// The first directory's ImageWidth and ImageLength (TIFF 6.0, section 2).
 ///
-/// `imagesize` reads them, once the directory is there in full: it calls a cut-off one invalid.
-pub(super) fn tiff(head: &[u8]) -> Dimensions {
-    let (directory, count, entry) = match number(head, 2, 2)? {
-        42 => (number(head, 4, 4)?, 2, 12),
-        _ => (number(head, 8, 8)?, 8, 20),
-    };
-    let entries = number(head, directory, count)?.checked_mul(entry).ok_or(Flaw::Wrong)?;
-    let end = directory.checked_add(count).and_then(|start| start.checked_add(entries)).ok_or(Flaw::Wrong)?;
-    let size = imagesize::blob_size(head.get(..end).ok_or(Flaw::Short)?).map_err(|_| Flaw::Wrong)?;
-    let side = |side| u32::try_from(side).map_err(|_| Flaw::Wrong);
-    Ok((side(size.width)?, side(size.height)?))
+/// The directory may lie anywhere; libtiff and ImageMagick write it last.
+pub(super) fn tiff(known: &Known) -> Dimensions {
+    let file = File { known, layout: Layout::of(known)? };
+    let (directory, count_size) = file.directory()?;
+    let count = file.number(directory, count_size)?;
+    if count > MAX_ENTRIES {
+        return Err(Flaw::Wrong);
+    }
+    let (mut width, mut length) = (None, None);
+    let first = directory.checked_add(count_size).ok_or(Flaw::Wrong)?;
+    for index in 0..count {
+        let at = first.checked_add(index * file.layout.entry).ok_or(Flaw::Wrong)?;
+        match file.number(at, 2)? as u16 {
+            IMAGE_WIDTH => width = Some(file.value(at)?),
+            IMAGE_LENGTH => length = Some(file.value(at)?),
+            _ => {}
+        }
+        if let (Some(width), Some(length)) = (width, length) {
+            return Ok((width, length));
+        }
+    }
+    Err(Flaw::Wrong)
 }
 
-/// `size` bytes at `at` in the file's own order.
-fn number(head: &[u8], at: usize, size: usize) -> Result<usize, Flaw> {
-    let end = at.checked_add(size).ok_or(Flaw::Wrong)?;
-    let field = head.get(at..end).ok_or(Flaw::Short)?;
-    let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-    let big_endian = bytes(head, 0)? == *b"MM";
-    let value = if big_endian { field.iter().fold(0, add) } else { field.iter().rev().fold(0, add) };
-    usize::try_from(value).map_err(|_| Flaw::Wrong)
+/// How a file writes its numbers.
+#[derive(Clone, Copy)]
+struct Layout {
+    big_endian: bool,
+    big: bool,
+    /// Bytes of a directory's entry.
+    entry: u64,
+}
+
+impl Layout {
+    fn of(known: &Known) -> Result<Self, Flaw> {
+        let [order, _, one, other] = known.array(0)?;
+        let big = [one, other].contains(&43);
+        Ok(Layout { big_endian: order == b'M', big, entry: if big { 20 } else { 12 } })
+    }
+}
+
+struct File<'a> {
+    known: &'a Known<'a>,
+    layout: Layout,
+}
+
+impl File<'_> {
+    /// Where the first directory is, and the bytes of its count.
+    fn directory(&self) -> Result<(u64, u64), Flaw> {
+        if self.layout.big { Ok((self.number(8, 8)?, 8)) } else { Ok((self.number(4, 4)?, 2)) }
+    }
+
+    /// The one value of the entry at `at`: a tag, a type and a count stand before it.
+    fn value(&self, at: u64) -> Result<u32, Flaw> {
+        // BYTE, SHORT, LONG, LONG8.
+        let size = match self.number(at + 2, 2)? {
+            1 => 1,
+            3 => 2,
+            4 => 4,
+            16 if self.layout.big => 8,
+            _ => return Err(Flaw::Wrong),
+        };
+        let value = self.number(at + if self.layout.big { 12 } else { 8 }, size)?;
+        u32::try_from(value).map_err(|_| Flaw::Wrong)
+    }
+
+    /// `size` bytes at `at` in the file's own order.
+    fn number(&self, at: u64, size: u64) -> Result<u64, Flaw> {
+        let field = self.known.get(at, size)?;
+        let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+        Ok(if self.layout.big_endian { field.iter().fold(0, add) } else { field.iter().rev().fold(0, add) })
+    }
 }

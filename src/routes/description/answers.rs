@@ -30,7 +30,7 @@ macro_rules! answers {
 answers! {
     /// Of `POST /upload-image`.
     Upload:
-        Error::NoFile
+        Error::NoFile { .. }
         | Error::InvalidFileType { .. }
         | Error::MalformedForm(_)
         | Error::InvalidBase64
@@ -39,9 +39,10 @@ answers! {
         | Error::TruncatedBody(_)
         | Error::ClientTooSlow { .. }
         | Error::BelowMinRate { .. }
-        | Error::PayloadTooLarge { .. }
+        | Error::StreamTooLarge { .. }
         | Error::UnsupportedMediaType
         | Error::ContentEncoding
+        | Error::ContentTransferEncoding
         | Error::Storage(_)
         | Error::OverCapacity(_),
     /// Of routes that name an image.

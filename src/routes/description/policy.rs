@@ -30,7 +30,7 @@ fn name_formats(bodies: &mut Map<String, Value>, policy: &Policy) {
 fn rules(policy: &Policy, put_max: u64) -> Value {
     let extensions = extensions(policy);
     let types: Vec<&str> = policy.formats.iter().map(|format| format.content_type()).collect();
-    let types_or_none: Vec<Option<&str>> = types.iter().copied().map(Some).chain([None]).collect();
+    let types_or_none: Vec<Option<&str>> = types.iter().copied().map(Some).chain([Some(""), None]).collect();
     json!({
         "properties": {
             "filename": { "pattern": format!(r"(^|[/\\])([^./\\]*|[^/\\]*\.({extensions}))$") },
@@ -52,7 +52,7 @@ fn rules(policy: &Policy, put_max: u64) -> Value {
 
 /// The extensions that are taken, in upper and lower case, as alternatives of a regular expression.
 fn extensions(policy: &Policy) -> String {
-    let extensions = policy.formats.iter().flat_map(|format: &Format| format.extensions());
+    let extensions = policy.formats.iter().flat_map(|format: &Format| format.file_extensions());
     let any_case = |letter: char| format!("[{letter}{}]", letter.to_ascii_uppercase());
     let each: Vec<String> = extensions.map(|extension| extension.chars().map(any_case).collect()).collect();
     each.join("|")

@@ -1,0 +1,84 @@
+//! Images made of others: what a grid's or an overlay's own data say of its size (ISO/IEC 23008-12, 6.6.2).
+
+use super::{FULL, child, children, u16_at, u32_at};
+
+/// Width and height of `item` if it is a grid or an overlay whose data are in the `meta` box itself, where encoders put
+/// such few bytes.
+pub(super) fn size(item: u32, meta: &[u8]) -> Option<(u32, u32)> {
+    // Before the size stand version, flags, and what each kind has of its own.
+    let at = match &kind_of(item, child(meta, FULL, b"iinf")?)? {
+        b"grid" => 4,
+        b"iovl" => 2 + 4 * 2,
+        _ => return None,
+    };
+    let data = child(meta, FULL, b"idat")?.get(place_of(item, child(meta, FULL, b"iloc")?)?..)?;
+    if data.get(1)? & 1 == 1 {
+        Some((u32_at(data, at)?, u32_at(data, at + 4)?))
+    } else {
+        Some((u16_at(data, at)?.into(), u16_at(data, at + 2)?.into()))
+    }
+}
+
+/// An item's type, from ItemInfoBox (ISO/IEC 14496-12, 8.11.6).
+fn kind_of(item: u32, iinf: &[u8]) -> Option<[u8; 4]> {
+    let count = if iinf.first()? == &0 { 2 } else { 4 };
+    children(iinf, FULL + count).find_map(|(_, infe)| {
+        // Version 2 has 16-bit item numbers, version 3 32-bit ones; the protection's index stands before the type.
+        let (found, after) = match infe.first()? {
+            2 => (u16_at(infe, 4)?.into(), 6),
+            3 => (u32_at(infe, 4)?, 8),
+            _ => return None,
+        };
+        let kind = infe.get(after + 2..)?.first_chunk().copied()?;
+        (found == item).then_some(kind)
+    })
+}
+
+/// Where in `idat` an item's data begin, from ItemLocationBox (ISO/IEC 14496-12, 8.11.3).
+fn place_of(item: u32, iloc: &[u8]) -> Option<usize> {
+    let version = *iloc.first()?;
+    let [offset_size, length_size] = nibbles(*iloc.get(4)?);
+    let [base_size, index_size] = nibbles(*iloc.get(5)?);
+    let wide = version >= 2;
+    let count = if wide { u32_at(iloc, 6)? } else { u16_at(iloc, 6)?.into() };
+    let mut fields = Fields { bytes: iloc, at: if wide { 10 } else { 8 } };
+    for _ in 0..count {
+        let found = fields.next(if wide { 4 } else { 2 })?;
+        // 1: the place is in `idat`. Version 0 has places in the file only.
+        let method = if version == 0 { 0 } else { fields.next(2)? & 0xf };
+        let _reference = fields.next(2)?;
+        let base = fields.next(base_size)?;
+        let extents = fields.next(2)?;
+        let mut first = None;
+        for _ in 0..extents {
+            if version > 0 {
+                fields.next(index_size)?;
+            }
+            first = first.or(Some(fields.next(offset_size)?));
+            fields.next(length_size)?;
+        }
+        if found == u64::from(item) {
+            let place = base.checked_add(first?)?;
+            return (method == 1).then(|| usize::try_from(place).ok()).flatten();
+        }
+    }
+    None
+}
+
+fn nibbles(byte: u8) -> [usize; 2] {
+    [usize::from(byte >> 4), usize::from(byte & 0xf)]
+}
+
+/// Numbers of given sizes, one after the other, most significant byte first.
+struct Fields<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Fields<'_> {
+    fn next(&mut self, size: usize) -> Option<u64> {
+        let field = self.bytes.get(self.at..self.at + size)?;
+        self.at += size;
+        Some(field.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    }
+}

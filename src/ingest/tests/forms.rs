@@ -1,0 +1,168 @@
+//! Forms as clients really send them: encoded parts, parts without headers or data, inputs that were left empty.
+
+use super::*;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+/// Reads a form in chunks of many sizes; what comes of it must not depend on them.
+async fn read_cut(body: &[u8]) -> Result<Read> {
+    let mut outcomes = Vec::new();
+    for size in [1, 2, 3, 7, 64, body.len().max(1)] {
+        outcomes.push(read_chunks(FORM, cut(body, size), policy()).await.0);
+    }
+    let first = outcomes.swap_remove(0);
+    for outcome in outcomes {
+        assert_eq!(format!("{outcome:?}"), format!("{first:?}"));
+    }
+    first
+}
+
+/// The file with this header and these bytes, as they are on the wire.
+fn encoded(encoding: &str, bytes: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "--XX\r\nContent-Transfer-Encoding: {encoding}\r\n\
+         Content-Disposition: form-data; name=\"file\"; filename=\"a.jpg\"\r\n\r\n"
+    );
+    [head.as_bytes(), bytes, b"\r\n"].concat()
+}
+
+fn base64(bytes: &[u8]) -> Vec<u8> {
+    let text = STANDARD.encode(bytes);
+    text.as_bytes().chunks(76).flat_map(|line| [line, b"\r\n"].concat()).collect()
+}
+
+#[tokio::test]
+async fn an_encoded_file_is_decoded() {
+    assert_jpeg(read_cut(&form(&[encoded("base64", &base64(JPEG))])).await, "jpg");
+    assert_jpeg(read_cut(&form(&[encoded("BASE64", STANDARD.encode(JPEG).as_bytes())])).await, "jpg");
+    let quoted: String = JPEG.iter().map(|byte| format!("={byte:02x}=\r\n")).collect();
+    assert_jpeg(read_cut(&form(&[encoded("quoted-printable", quoted.as_bytes())])).await, "jpg");
+    for plain in ["binary", "8bit", "7bit"] {
+        assert_jpeg(read_cut(&form(&[encoded(plain, JPEG)])).await, "jpg");
+    }
+}
+
+#[tokio::test]
+async fn an_encoded_file_that_is_wrong_is_refused() {
+    assert_malformed(read_cut(&form(&[encoded("base64", &[&base64(JPEG)[..], b"*"].concat())])).await, "base64");
+    assert_malformed(read_cut(&form(&[encoded("base64", JPEG)])).await, "base64");
+    assert_malformed(read_cut(&form(&[encoded("quoted-printable", b"=xx")])).await, "quoted-printable");
+    let unknown = read_cut(&form(&[encoded("x-uuencode", b"begin 644 a.jpg")])).await.unwrap_err();
+    assert_eq!(unknown.status().as_u16(), 415);
+    assert!(unknown.to_string().contains("Content-Transfer-Encoding"), "{unknown}");
+}
+
+#[tokio::test]
+async fn the_limit_is_of_the_decoded_bytes() {
+    let image = [JPEG, &vec![0; 1000 - JPEG.len()]].concat();
+    for (limit, fits) in [(1000, true), (999, false)] {
+        let policy = Policy { max_upload_size: limit, ..policy() };
+        let body = form(&[encoded("base64", &base64(&image))]);
+        let (read, _) = read_chunks(FORM, cut(&body, 100), policy).await;
+        assert_eq!(read.is_ok_and(|read| read.bytes == image), fits);
+    }
+}
+
+#[tokio::test]
+async fn an_encoding_of_other_fields_is_not_looked_at() {
+    let field =
+        b"--XX\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: x-any\r\n\r\n*\r\n".to_vec();
+    assert_jpeg(read_cut(&form(&[field.clone(), file(JPEG), field])).await, "jpg");
+}
+
+#[tokio::test]
+async fn no_part_swallows_the_next_one() {
+    // Headers only; neither headers nor data; data only; lines that only look like a boundary.
+    let headers_only = b"--XX\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n".to_vec();
+    let nothing = b"--XX\r\n\r\n".to_vec();
+    let data_only = b"--XX\r\n\r\nabc\r\n".to_vec();
+    let padded = b"--XX \t\r\n\r\n--X\r\n\r\n\r\n".to_vec();
+    let others = [headers_only, nothing, data_only, padded];
+    for first in &others {
+        for second in &others {
+            let parts = [first.clone(), second.clone(), file(JPEG), second.clone(), first.clone()];
+            assert_jpeg(read_cut(&form(&parts)).await, "jpg");
+            let named = [first.clone(), part("form-data; name=b", b"1"), second.clone()];
+            let Err(Error::NoFile { fields: Some(fields) }) = read_cut(&form(&named)).await else { panic!("a file") };
+            assert!(fields.iter().any(|name| name == "b"), "{fields:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_data_is_no_file() {
+    let no_data = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.jpg\"\r\n\r\n".to_vec();
+    assert!(matches!(read_cut(&form(&[no_data])).await, Err(Error::NoFile { .. })));
+}
+
+#[tokio::test]
+async fn inputs_of_one_name_may_be_left_empty() {
+    let empty = part("form-data; name=\"file\"; filename=\"\"", b"");
+    let unnamed = part("form-data; name=\"file\"", b"");
+    for parts in [
+        vec![empty.clone(), file(JPEG)],
+        vec![file(JPEG), empty.clone()],
+        vec![empty.clone(), unnamed.clone(), file(JPEG), empty.clone(), unnamed.clone()],
+        vec![unnamed.clone(), part("form-data; name=file", JPEG), empty.clone()],
+    ] {
+        assert_jpeg(read_cut(&form(&parts)).await, "jpg");
+    }
+}
+
+#[tokio::test]
+async fn a_field_of_the_files_name_is_no_file_beside_one() {
+    let long = format!("{{\"a\":\"{}\"}}", "x".repeat(2_000));
+    for metadata in ["{}", "{\"file\":{\"name\":\"a.jpg\"}}", "some text", &long] {
+        let metadata = part("form-data; name=\"file\"", metadata.as_bytes());
+        assert_jpeg(read_cut(&form(&[metadata.clone(), file(JPEG)])).await, "jpg");
+        assert_jpeg(read_cut(&form(&[file(JPEG), metadata.clone()])).await, "jpg");
+        assert_jpeg(read_cut(&form(&[metadata.clone(), part("form-data; name=file", JPEG)])).await, "jpg");
+        // On its own it is what was sent as the file.
+        let Err(Error::InvalidFileType { detected: Some("text"), .. }) = read_cut(&form(&[metadata])).await else {
+            panic!("taken")
+        };
+    }
+}
+
+#[tokio::test]
+async fn two_images_are_refused_with_names_and_without() {
+    let unnamed = part("form-data; name=file", JPEG);
+    for parts in [[file(JPEG), file(JPEG)], [unnamed.clone(), file(JPEG)], [unnamed.clone(), unnamed.clone()]] {
+        assert_malformed(read_cut(&form(&parts)).await, "more than one file");
+    }
+}
+
+#[tokio::test]
+async fn empty_parts_are_counted_as_fields() {
+    let empty = part("form-data; name=\"file\"; filename=\"\"", b"");
+    let up_to = |count| [vec![empty.clone(); count], vec![file(JPEG)]].concat();
+    assert_jpeg(read(FORM, &form(&up_to(64))).await, "jpg");
+    assert_malformed(read(FORM, &form(&up_to(65))).await, "more than 64 fields");
+    let large = part("form-data; name=\"file\"", &b"x".repeat(2 * MIB));
+    assert_malformed(read(FORM, &form(&[large, file(JPEG)])).await, "beside the file");
+}
+
+#[tokio::test]
+async fn a_form_without_a_file_names_its_fields() {
+    let named = |name: &str| part(&format!("form-data; name=\"{name}\"; filename=\"a.jpg\""), JPEG);
+    let long = "n".repeat(1_000);
+    let parts = [named("image"), part("form-data", b"no name"), named("image"), named("File"), named(&long)];
+    let Err(Error::NoFile { fields: Some(fields) }) = read_cut(&form(&parts)).await else { panic!("a file") };
+    assert_eq!(fields, ["image", "File", &long[..100]]);
+    let Err(Error::NoFile { fields: Some(fields) }) = read_cut(&form(&[])).await else { panic!("a file") };
+    assert!(fields.is_empty());
+    let Err(Error::NoFile { fields: Some(fields) }) = read_cut(&form(&[file(b"")])).await else { panic!("a file") };
+    assert_eq!(fields, ["file"]);
+}
+
+#[tokio::test]
+async fn a_boundary_that_is_not_the_bodys_is_named() {
+    let body = form(&[file(JPEG)]);
+    for (other, size) in [("YY", 1), ("YY", 8192), ("X-", 8192)] {
+        let content_type = format!("multipart/form-data; boundary={other}");
+        let (read, _) = read_chunks(&content_type, cut(&body, size), policy()).await;
+        assert_malformed(read, "does not occur");
+    }
+    let long = [&body[..], &vec![b' '; 100_000]].concat();
+    assert_malformed(read("multipart/form-data; boundary=YY", &long).await, "'--YY'");
+}
