@@ -1,20 +1,19 @@
 //! The service without its transport: state, routes, and what holds for every request.
 
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
-use http::{HeaderName, HeaderValue, Method, header};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_http::cors::{AllowOrigin, CorsLayer};
-use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouterExt};
+use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+mod cors;
 pub mod headers;
 mod readiness;
 
@@ -33,7 +32,7 @@ use crate::sink::spill::Spill;
 use crate::store::measured::Measured;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry::metrics::{TimedOut, table};
-use crate::telemetry::{self, Metrics, trace};
+use crate::telemetry::{self, Metrics};
 use crate::transport::{Invocation, Rejected, request};
 
 /// Bytes of a request's path and query. The longest that anybody is given, a plan's link, is well below 1 KiB.
@@ -127,7 +126,7 @@ impl App {
             .layer(middleware::from_fn(limit_uri))
             .layer(middleware::from_fn(reject))
             .layer(CatchPanicLayer::custom(panicked))
-            .layer(cors(&self.config.cors_origins))
+            .layer(cors::cors(&self.config.cors_origins))
             .layer(middleware::from_fn(reject_preflight))
             .layer(middleware::from_fn_with_state(self.metrics.clone(), telemetry::observe_request))
             .layer(middleware::from_fn_with_state(self.config.server.trusted_proxies.clone(), request::add_facts));
@@ -150,9 +149,7 @@ fn operating() -> OpenApiRouter<App> {
 }
 
 fn uploading() -> OpenApiRouter<App> {
-    OpenApiRouter::default()
-        .routes(routes!(upload::upload))
-        .routes(routes!(direct::plan).layer(DefaultBodyLimit::max(direct::LONGEST_WISH)))
+    OpenApiRouter::default().routes(routes!(upload::upload)).routes(routes!(direct::plan))
 }
 
 /// What a plan's links are for: they are the permission.
@@ -222,31 +219,6 @@ fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {
     Error::Internal(format!("panic: {}", text.unwrap_or("of another type")).into()).into_response()
 }
 
-fn cors(origins: &[String]) -> CorsLayer {
-    if origins.is_empty() {
-        return CorsLayer::new();
-    }
-    let allowed = if origins.iter().any(|origin| origin == "*") {
-        AllowOrigin::any()
-    } else {
-        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
-    };
-    let headers: [HeaderName; 6] = [
-        header::CONTENT_TYPE,
-        header::AUTHORIZATION,
-        auth::API_KEY,
-        telemetry::REQUEST_ID,
-        trace::TRACEPARENT,
-        trace::TRACESTATE,
-    ];
-    CorsLayer::new()
-        .allow_origin(allowed)
-        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::DELETE])
-        .allow_headers(headers)
-        .expose_headers([telemetry::REQUEST_ID, header::RETRY_AFTER])
-        .max_age(Duration::from_secs(3600))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -254,7 +226,7 @@ mod tests {
     use crate::config::Cli;
     use axum::body::Body;
     use clap::Parser;
-    use http::StatusCode;
+    use http::{HeaderName, StatusCode, header};
     use tower::ServiceExt;
 
     async fn panics() -> StatusCode {

@@ -5,6 +5,7 @@ pub mod description;
 pub mod direct;
 pub mod docs;
 pub mod images;
+pub mod json;
 pub mod page;
 pub mod system;
 pub mod upload;

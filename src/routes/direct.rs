@@ -1,6 +1,6 @@
 //! `/uploads`: planning, watching, completing and aborting direct uploads.
 
-use axum::extract::rejection::{BytesRejection, JsonRejection, PathRejection, QueryRejection};
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use super::description::{DIRECT, answers};
 use super::images::KeyInPath;
+use super::json::JsonBody;
 use super::request_host;
 use super::upload::{StoredImage, checksum_text};
 use crate::app::App;
@@ -21,11 +22,10 @@ use crate::direct::presign::{self, PartAnswer, PlanAnswer};
 use crate::direct::promote::over;
 use crate::direct::{Plan, plan};
 use crate::error::{Error, Result, respond};
+use crate::store::s3::Sse;
 use crate::store::{ImageKey, Name, ObjectInfo, Part, PresignOptions, StoreError, Upload};
 use crate::telemetry::{field, note};
 
-/// What a wish may be long, in bytes.
-pub const LONGEST_WISH: usize = 16 << 10;
 /// How soon a client that was told `verifying` may ask again, in seconds.
 const ASK_AGAIN: u32 = 2;
 
@@ -132,9 +132,8 @@ pub async fn plan(
     uri: Uri,
     headers: HeaderMap,
     key: Option<Extension<KeyName>>,
-    wish: Result<Json<Wish>, JsonRejection>,
+    JsonBody(wish): JsonBody<Wish>,
 ) -> Result<(StatusCode, Json<PlanAnswer>)> {
-    let Json(wish) = wish.map_err(not_a_wish)?;
     let draft = wish.check(&app.policy)?;
     note(field::S3_KEY, draft.key.as_str());
     note(field::SIZE, draft.size);
@@ -146,31 +145,6 @@ pub async fn plan(
     let answer = presign::sign(app.store.as_ref(), &pending.plan, &options, links).await.map_err(Error::Storage)?;
     pending.acknowledged();
     Ok((StatusCode::CREATED, Json(answer)))
-}
-
-fn not_a_wish(problem: JsonRejection) -> Error {
-    match problem {
-        JsonRejection::MissingJsonContentType(_) => Error::NotJson,
-        JsonRejection::BytesRejection(problem) if problem.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            Error::InvalidRequest(format!("the description of an upload may have {LONGEST_WISH} bytes"))
-        }
-        JsonRejection::BytesRejection(problem) => unread(problem),
-        problem => Error::InvalidRequest(problem.body_text()),
-    }
-}
-
-/// The transport's own error where it lies inside another; else the body was cut short.
-fn unread(problem: BytesRejection) -> Error {
-    let mut source = std::error::Error::source(&problem);
-    while let Some(error) = source {
-        match error.downcast_ref() {
-            Some(Error::ClientTooSlow { seconds }) => return Error::ClientTooSlow { seconds: *seconds },
-            Some(Error::BelowMinRate { min_rate }) => return Error::BelowMinRate { min_rate: *min_rate },
-            _ => {}
-        }
-        source = error.source();
-    }
-    Error::TruncatedBody(Some(problem.into()))
 }
 
 /// What has arrived, and fresh URLs for the parts that have not: a plan's `status_url`.
@@ -190,12 +164,22 @@ pub async fn status(State(app): State<App>, uri: Uri, headers: HeaderMap, linked
         let mut status = Status::new(&app, &linked, state);
         let (options, wanted) = (upload_link(&app, &uri, &headers), |number| missing.contains(&number));
         let signed = presign::sign_parts(app.store.as_ref(), plan.size, &upload, part_size, wanted, &options).await;
-        let (parts, expires_at) = signed.map_err(Error::Storage)?;
+        let (mut parts, expires_at) = signed.map_err(Error::Storage)?;
+        if !matches!(app.config.store.sse, Some(Sse::Kms { .. })) {
+            add_etags(&mut parts, &held);
+        }
         status.parts = Some(parts);
         status.expires_at = (!missing.is_empty()).then(|| presign::rfc3339(expires_at));
         return Ok(Json(status));
     }
     Ok(Json(Status::new(&app, &linked, without_parts(&app, plan).await?)))
+}
+
+/// By these a client sees whether what has arrived is what it would send.
+fn add_etags(parts: &mut [PartAnswer], held: &[Part]) {
+    for part in parts.iter_mut().filter(|part| part.url.is_none()) {
+        part.etag = held.iter().find(|held| held.number == part.part_number).and_then(|held| held.etag.clone());
+    }
 }
 
 /// The parts of a multipart upload; none where it is over.

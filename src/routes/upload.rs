@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::State;
+use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -76,7 +77,11 @@ pub struct RawImage(pub ());
 #[utoipa::path(post, path = "/upload-image", tag = IMAGES, operation_id = "upload_image",
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
-        (status = 200, description = "It is stored.", body = StoredImage, links(
+        (status = 200, description = "It is stored.", body = StoredImage, headers(
+            ("Location" = String, description = "Of the image: a reference relative to this request, or with \
+                `PUBLIC_URL` absolute."),
+            ("ETag" = String, description = "The image's `checksum`, in quotes. It is not the store's ETag."),
+        ), links(
             ("open" = (operation_id = "open_image", parameters(("s3_key" = "$response.body#/s3_key")))),
             ("headers" = (operation_id = "image_headers", parameters(("s3_key" = "$response.body#/s3_key")))),
             ("link" = (operation_id = "image_link", parameters(("s3_key" = "$response.body#/s3_key")))),
@@ -91,12 +96,21 @@ pub async fn upload(
     invocation: Option<Extension<Invocation>>,
     timed_out: Option<Extension<TimedOut>>,
     body: Body,
-) -> Result<Json<StoredImage>> {
+) -> Result<Response> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
     let host = request_host(&uri, &headers);
     let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
     let stored = store(&app, policy, &headers, host, body, timed_out).await;
-    stored.map(Json).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+    let base = app.config.public_url.as_deref();
+    stored.map(|image| located(image, base)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+}
+
+/// The answer, with where the image is. Without a base that is relative to the request: a proxy may have put a prefix before
+/// its path.
+fn located(image: StoredImage, base: Option<&str>) -> Response {
+    let location = format!("{}/images/{}", base.unwrap_or("."), image.s3_key);
+    let etag = image.checksum.as_ref().map(|checksum| [(header::ETAG, format!("\"{checksum}\""))]);
+    ([(header::LOCATION, location)], etag, Json(image)).into_response()
 }
 
 /// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
@@ -190,5 +204,5 @@ fn door(kind: &BodyKind) -> Door {
 /// Refuses what says itself that it is too large, before its body is asked for.
 fn refuse_too_large(policy: &Policy, door: Door, length: Option<u64>) -> Result<()> {
     let allowance = if door == Door::Form { FORM_ALLOWANCE } else { 0 };
-    policy.check_size(length.unwrap_or_default().saturating_sub(allowance))
+    policy.check_stream_size(length.unwrap_or_default().saturating_sub(allowance))
 }

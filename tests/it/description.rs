@@ -161,6 +161,8 @@ async fn what_the_description_calls_a_valid_plan_is_planned_and_nothing_else() {
         json!({ "filename": "a.b/c\\d.webp", "size": 6 << 20, "sha256": sha256 }),
         json!({ "filename": "a.b/c", "size": 1, "content_type": "image/jpeg" }),
         json!({ "filename": "a\n.webp", "size": 1 }),
+        json!({ "filename": "a.JFIF", "size": 1, "content_type": "" }),
+        json!({ "filename": "a", "size": 1, "content_type": "" }),
         json!({ "filename": "a", "size": 1 }),
         json!({ "filename": "a", "size": 1, "content_type": null }),
         json!({ "filename": "a.b/c", "size": 1 }),
@@ -191,7 +193,7 @@ async fn what_the_description_calls_a_valid_plan_is_planned_and_nothing_else() {
             assert_eq!(aborted.status(), 204);
         }
     }
-    assert_eq!(valid, 7);
+    assert_eq!(valid, 8);
     app.end(&[]).await;
 }
 

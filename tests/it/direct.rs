@@ -2,6 +2,7 @@
 
 mod aborted;
 mod doors;
+mod formats;
 mod links;
 mod quirks;
 mod races;

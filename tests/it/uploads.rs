@@ -101,6 +101,8 @@ async fn the_key_follows_the_bytes() {
         ("a.JPEG", "plain.jpg", ".jpeg"),
         ("a.jpg", "plain.gif", ".gif"),
         ("no extension", "plain.bmp", ".bmp"),
+        ("photo.jfif", "plain.jpg", ".jpg"),
+        ("scan.DIB", "plain.bmp", ".bmp"),
     ] {
         let answer = json(app.upload(name, fixture(file)).await, 200).await;
         assert!(key(&answer).ends_with(extension), "{name}: {answer}");
@@ -147,6 +149,9 @@ async fn too_large_is_413_whether_it_is_announced_or_found_out() {
     let found = json(post().body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap(), 413).await;
     assert_eq!(found["code"], "payload_too_large");
     assert_eq!(json(app.upload("a.png", image).await, 413).await["code"], "payload_too_large");
+    let wish = serde_json::json!({ "filename": "a.png", "size": (6 << 20) + 1 });
+    let planned = json(app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap(), 413).await;
+    assert!(!planned["detail"].as_str().unwrap().contains("POST /uploads"), "{planned}");
     let fits = json(app.upload("a.png", png(6 << 20)).await, 200).await;
     app.end(&[&key(&fits)]).await;
 }
@@ -185,15 +190,116 @@ async fn a_request_has_an_id_and_a_page_of_an_allowed_origin_may_ask() {
     let unfit = get("/healthz").header("x-request-id", "a b").send().await.unwrap();
     assert_eq!(unfit.headers()["x-request-id"].len(), 36);
 
-    let preflight = app
-        .client
-        .request(reqwest::Method::OPTIONS, app.at("/upload-image"))
-        .header("origin", "http://page.example")
-        .header("access-control-request-method", "POST");
-    let answer = preflight.send().await.unwrap();
-    assert_eq!(answer.headers()["access-control-allow-origin"], "http://page.example");
     let other = get("/limits").header("origin", "http://other.example").send().await.unwrap();
     assert!(other.headers().get("access-control-allow-origin").is_none());
+    app.end(&[]).await;
+}
+
+/// What Dropzone, tus-js-client, Uppy and this service's own page ask for before they send anything.
+#[tokio::test]
+async fn pages_may_send_and_see_what_upload_clients_need() {
+    let app = TestApp::start().await;
+    for (method, headers) in [
+        ("POST", "cache-control,x-requested-with"),
+        ("POST", "authorization,content-type,idempotency-key,x-api-key,x-request-id,traceparent,tracestate"),
+        (
+            "POST",
+            "tus-resumable,upload-concat,upload-defer-length,upload-length,upload-metadata,x-http-method-override",
+        ),
+        ("PATCH", "content-type,tus-resumable,upload-offset"),
+        ("PATCH", "content-type,upload-complete,upload-draft-interop-version,upload-offset"),
+        ("DELETE", "x-api-key"),
+    ] {
+        let preflight = app
+            .client
+            .request(reqwest::Method::OPTIONS, app.at("/upload-image"))
+            .header("origin", "http://page.example")
+            .header("access-control-request-method", method)
+            .header("access-control-request-headers", headers);
+        let answer = preflight.send().await.unwrap();
+        assert_eq!(answer.headers()["access-control-allow-origin"], "http://page.example");
+        let list = |name: &str| answer.headers()[name].to_str().unwrap().to_lowercase();
+        assert!(list("access-control-allow-methods").split(',').any(|known| known == method.to_lowercase()));
+        let allowed = list("access-control-allow-headers");
+        for header in headers.split(',') {
+            assert!(allowed.split(',').any(|known| known == header), "{header} in {allowed}");
+        }
+    }
+    let answer = app.client.get(app.at("/limits")).header("origin", "http://page.example").send().await.unwrap();
+    let exposed = answer.headers()["access-control-expose-headers"].to_str().unwrap().to_lowercase();
+    for header in [
+        "etag",
+        "location",
+        "retry-after",
+        "x-request-id",
+        "upload-offset",
+        "upload-length",
+        "upload-expires",
+        "upload-metadata",
+        "upload-defer-length",
+        "tus-version",
+        "tus-resumable",
+        "tus-max-size",
+        "tus-extension",
+        "upload-limit",
+        "upload-complete",
+        "upload-draft-interop-version",
+    ] {
+        assert!(exposed.split(',').any(|known| known == header), "{header} in {exposed}");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_answer_says_where_the_image_is_and_what_its_bytes_are() {
+    for (flags, base) in
+        [(&[][..], None), (&["--public-url=https://images.example/up"][..], Some("https://images.example/up"))]
+    {
+        let app = TestApp::with(flags).await;
+        let response = app.upload("a.png", fixture("plain.png")).await;
+        let [location, etag] =
+            [header::LOCATION, header::ETAG].map(|name| response.headers()[name].to_str().unwrap().to_owned());
+        let answer = json(response, 200).await;
+        let path = format!("/images/{}", key(&answer));
+        // As a browser resolves it, also if a proxy has put a prefix before the path.
+        let at = |asked: &str| reqwest::Url::parse(asked).unwrap().join(&location).unwrap().to_string();
+        assert_eq!(at("http://h/upload-image"), format!("{}{path}", base.unwrap_or("http://h")));
+        assert_eq!(at("http://h/a/b/upload-image"), format!("{}{path}", base.unwrap_or("http://h/a/b")));
+        assert_eq!(etag, format!("\"{}\"", answer["checksum"].as_str().unwrap()));
+        app.end(&[&key(&answer)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_rejection_says_what_would_be_accepted() {
+    let app = TestApp::with(&["--allowed-formats=jpg,tiff", "--header-scan-limit=64KiB"]).await;
+    let refused = json(app.upload("a.png", fixture("plain.png")).await, 400).await;
+    assert_eq!(
+        (&refused["detail"], &refused["accepted"]),
+        (&"Invalid file type".into(), &serde_json::json!(["jpeg", "tiff"]))
+    );
+    assert!(refused.get("limit").is_none() && refused.get("detected").is_none(), "{refused}");
+    let seen = json(app.upload("a", fixture("plain.png")).await, 400).await;
+    assert_eq!((&seen["detected"], &seen["accepted"]), (&"png".into(), &refused["accepted"]));
+
+    let limit = serde_json::json!({ "setting": "HEADER_SCAN_LIMIT", "bytes": 65_536 });
+    let endless = [&fixture("plain.jpg")[..2], &[0xff, 0xfe, 0xff, 0xff].repeat(50_000)].concat();
+    let refused = json(app.upload("a.jpg", endless).await, 400).await;
+    assert_eq!((&refused["limit"], &refused["detected"]), (&limit, &"jpeg".into()));
+    assert!(refused["hint"].as_str().unwrap().contains("HEADER_SCAN_LIMIT"), "{refused}");
+    let late = [b"II*\0", &100_000_u32.to_le_bytes()[..], &[0; 100_000]].concat();
+    let refused = json(app.upload("a.tiff", late).await, 400).await;
+    assert_eq!((&refused["detail"], &refused["limit"]), (&"Invalid file type".into(), &limit));
+    assert!(refused["hint"].as_str().unwrap().contains("direct uploads (POST /uploads)"), "{refused}");
+
+    let part = reqwest::multipart::Part::bytes(fixture("plain.jpg")).file_name("a.jpg");
+    let form = reqwest::multipart::Form::new().text("title", "x").part("image", part);
+    let answer = json(app.client.post(app.at("/upload-image")).multipart(form).send().await.unwrap(), 400).await;
+    assert_eq!(
+        (&answer["detail"], &answer["fields"]),
+        (&"No file uploaded".into(), &serde_json::json!(["title", "image"]))
+    );
+    assert!(answer["hint"].as_str().unwrap().contains("'file'"), "{answer}");
     app.end(&[]).await;
 }
 

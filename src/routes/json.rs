@@ -1,0 +1,108 @@
+//! JSON bodies of requests, with errors that are for clients.
+
+use axum::extract::{FromRequest, Request};
+use http::header;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+use serde_json::error::Category;
+
+use crate::error::{BoxError, Error, Result};
+use crate::ingest::error_from_body;
+
+/// Bytes of a JSON body, at most.
+const MAX_JSON: usize = 16 << 10;
+
+/// A request's body, read as JSON.
+///
+/// What `T` expects appears in errors: its `#[serde(expecting = …)]` says that in words, not as the type's name.
+pub struct JsonBody<T>(pub T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = Error;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self> {
+        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        if !content_type.is_some_and(is_json) {
+            return Err(Error::NotJson);
+        }
+        let body = Limited::new(request.into_body(), MAX_JSON).collect().await.map_err(unread)?.to_bytes();
+        serde_json::from_slice(&body).map(JsonBody).map_err(|error| Error::InvalidRequest(explained(&error)))
+    }
+}
+
+/// `application/json` and what is written in it, as `application/problem+json`.
+fn is_json(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+fn explained(error: &serde_json::Error) -> String {
+    match error.classify() {
+        Category::Data => format!("the JSON in the body is not as this route needs it: {error}"),
+        Category::Syntax | Category::Eof | Category::Io => format!("the body is not valid JSON: {error}"),
+    }
+}
+
+fn unread(error: BoxError) -> Error {
+    if error.is::<LengthLimitError>() {
+        return Error::InvalidRequest(format!("the JSON in the body is longer than {MAX_JSON} bytes"));
+    }
+    error_from_body(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::direct::plan::Wish;
+    use axum::body::Body;
+
+    async fn read(content_type: &str, body: &'static str) -> Result<JsonBody<Wish>> {
+        let request = Request::post("/").header(header::CONTENT_TYPE, content_type).body(body.into()).unwrap();
+        JsonBody::from_request(request, &()).await
+    }
+
+    #[tokio::test]
+    async fn errors_name_fields_and_places_and_no_types() {
+        for (body, named) in [
+            ("[]", "an object"),
+            ("null", "an object"),
+            ("\"text\"", "an object"),
+            ("{\"filename\":\"a.png\"}", "`size`"),
+            ("{\"filename\":\"a.png\",\"size\":\"1\"}", "number"),
+            ("{\"filename\":\"a.png\",\"size\":-1}", "whole number of bytes"),
+            ("{\"filename\":7,\"size\":1}", "a string"),
+            ("{\"filename\":\"a.png\",\"size\":1,\"more\":1}", "`more`"),
+            ("{", "not valid JSON"),
+            ("", "not valid JSON"),
+        ] {
+            let Err(error) = read("application/json", body).await else { panic!("{body} is accepted") };
+            let text = error.to_string();
+            assert!(text.contains(named), "{body}: {text}");
+            for rust in ["Wish", "struct", "u64", "Option", "target type", "deserialize"] {
+                assert!(!text.contains(rust), "{body}: {text}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_not_read_to_its_end() {
+        let read = async |chunk: Result<Vec<u8>, Error>| {
+            let body = Body::from_stream(futures::stream::iter([chunk]));
+            let request = Request::post("/").header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
+            JsonBody::<Wish>::from_request(request, &()).await.err().unwrap()
+        };
+        assert_eq!(read(Ok(vec![b' '; MAX_JSON + 1])).await.code(), "invalid_request");
+        assert!(matches!(read(Err(Error::ClientTooSlow { seconds: 7 })).await, Error::ClientTooSlow { seconds: 7 }));
+    }
+
+    #[tokio::test]
+    async fn json_in_every_spelling() {
+        const BODY: &str = "{\"filename\":\"a.png\",\"size\":1}";
+        for content_type in ["application/json", "Application/JSON; charset=utf-8", "application/x+json"] {
+            assert!(read(content_type, BODY).await.is_ok(), "{content_type}");
+        }
+        for other in ["text/plain", "text/json", "", "application/jsonx"] {
+            assert!(matches!(read(other, BODY).await, Err(Error::NotJson)), "{other}");
+        }
+    }
+}
