@@ -16,6 +16,7 @@ pub mod options;
 
 mod answer;
 mod body;
+mod compare;
 mod direct;
 mod http;
 mod job;
@@ -37,10 +38,10 @@ const INTERRUPTED: u8 = 130;
 
 /// Uploads every file, one after the other, and prints a line of JSON for each; stops when `stop` resolves.
 ///
-/// Exits with 0 where all are stored, 1 where one is not, 130 where it was stopped.
+/// Exits with 0 if all are stored, 1 if one is not, 130 if it was stopped.
 ///
 /// # Errors
-/// Where the options cannot be used.
+/// If the options cannot be used: wrong usage, for which the process exits with 2.
 pub async fn upload(options: &UploadOptions, stop: impl Future<Output = ()>) -> Result<ExitCode, String> {
     if options.resume.is_some() && options.files.len() != 1 {
         return Err("--resume goes with exactly one FILE".to_owned());

@@ -86,7 +86,11 @@ fn healthcheck(settings: &Settings) -> Outcome {
 #[cfg(feature = "client")]
 fn upload(options: &image_store::client::UploadOptions) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async { Ok(image_store::client::upload(options, stop_signal()?).await?) })
+    let stop = runtime.block_on(async { stop_signal() })?;
+    Ok(runtime.block_on(image_store::client::upload(options, stop)).unwrap_or_else(|wrong_usage| {
+        eprintln!("image-store: {wrong_usage}");
+        ExitCode::from(2)
+    }))
 }
 
 fn run(config: Config, task: Task) -> Outcome {

@@ -49,6 +49,8 @@ pub struct Part {
     pub url: Option<String>,
     #[serde(default)]
     pub headers: Headers,
+    /// The store's, of a part that has arrived.
+    pub etag: Option<String>,
 }
 
 /// `GET status_url`.

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
 use super::answer::{Door, Headers, Image, Plan, Progress, Status};
+use super::compare;
 use super::http::Link;
 use super::job::Job;
 use super::parts;
 use super::report::Failure;
 use super::stream::by_extension;
 use super::trouble::{Trouble, retry_after};
-use crate::ingest::sniff::{Sniff, inspect};
+use crate::ingest::sniff::{Known, Sniff, inspect};
 
 /// Plans made for one file: a PUT's URL that has expired cannot be signed again, only planned again.
 const PLANS: usize = 3;
@@ -60,7 +61,7 @@ pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
 /// Goes on with an upload of an earlier run.
 ///
 /// # Errors
-/// Where it is not this file's, is over, or could not be sent.
+/// If it is not this file's, is over, or could not be sent.
 pub async fn resume(job: &Job<'_>, status_url: &str) -> Result<Image, Failure> {
     let link = job.http.given(status_url)?;
     let status: Status = job.ask(Method::GET, &link, None).await?.json()?;
@@ -75,10 +76,15 @@ pub async fn resume(job: &Job<'_>, status_url: &str) -> Result<Image, Failure> {
             job.report.say("nothing has arrived, and a single PUT cannot be signed again: starting over");
             return upload(job).await;
         }
-        (_, Some(parts)) => parts::send(&session, parts).await?,
+        (_, Some(parts)) => {
+            compare::parts(job, &parts).await?;
+            parts::send(&session, parts).await?;
+        }
         (_, None) => job.report.bar.set_position(job.size),
     }
-    session.finish().await
+    let image = session.finish().await?;
+    compare::image(job, &image).await?;
+    Ok(image)
 }
 
 async fn wish(job: &Job<'_>) -> Result<serde_json::Value, Failure> {
@@ -88,7 +94,7 @@ async fn wish(job: &Job<'_>) -> Result<serde_json::Value, Failure> {
         let mut head = Vec::new();
         let file = tokio::fs::File::open(job.path).await.map_err(Trouble::File)?;
         file.take(HEAD).read_to_end(&mut head).await.map_err(Trouble::File)?;
-        if let Sniff::Image(info) = inspect(&head, true) {
+        if let Sniff::Image(info) = inspect(Known::whole(&head)) {
             wish["content_type"] = info.format.content_type().into();
         }
     }
@@ -144,7 +150,7 @@ impl<'a> Session<'a> {
         loop {
             let answer = self.job.ask(Method::POST, &self.complete, None).await?;
             if answer.status != StatusCode::ACCEPTED {
-                return answer.json();
+                return answer.image();
             }
             if Instant::now() > deadline {
                 return Err(Trouble::Unclear("the service is still looking at it".to_owned()));

@@ -12,7 +12,7 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::timeout;
 
-use super::answer::Headers;
+use super::answer::{Headers, Image};
 use super::body::{FileBody, FileError, Meter};
 use super::options::UploadOptions;
 use super::trouble::{Refusal, Trouble};
@@ -25,6 +25,8 @@ const ANSWER_PATIENCE: u32 = 10;
 #[derive(Clone, Debug)]
 pub struct Link {
     pub url: Url,
+    /// Where the service's own addresses begin, with a slash at its end.
+    base: Url,
     /// Whether the API key may go there: to the service the user named, and to where it points.
     trusted: bool,
 }
@@ -32,11 +34,17 @@ pub struct Link {
 impl Link {
     /// What an answer from here refers to.
     ///
+    /// The service does not know under which path a proxy has it: `/uploads/…` goes on from the service's own address.
+    ///
     /// # Errors
-    /// Where that is no address.
+    /// If that is no address.
     pub fn join(&self, reference: &str) -> Result<Link, Trouble> {
-        let url = self.url.join(reference).map_err(|error| Trouble::Unclear(format!("a link is wrong: {error}")))?;
-        Ok(Link { url, trusted: self.trusted })
+        let joined = match reference.strip_prefix('/') {
+            Some(path) => self.base.join(path.trim_start_matches('/')),
+            None => self.url.join(reference),
+        };
+        let url = joined.map_err(|error| Trouble::Unclear(format!("a link is wrong: {error}")))?;
+        Ok(Link { url, base: self.base.clone(), trusted: self.trusted })
     }
 }
 
@@ -51,9 +59,23 @@ impl Answer {
     /// # Errors
     /// Where it is not what the service answers.
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, Trouble> {
-        let wrong = |error| Trouble::Unclear(format!("the answer is not image-store's: {error}"));
-        serde_json::from_slice(&self.body).map_err(wrong)
+        serde_json::from_slice(&self.body).map_err(|error| not_the_services(&error.to_string()))
     }
+
+    /// A stored image.
+    ///
+    /// # Errors
+    /// If it is not what the service answers.
+    pub fn image(&self) -> Result<Image, Trouble> {
+        let image: Image = self.json()?;
+        let has = |field| image.get(field).is_some_and(Value::is_string);
+        if has("s3_key") && has("url") { Ok(image) } else { Err(not_the_services("it names no image")) }
+    }
+}
+
+/// Something else answered. Asking it again would bring the same.
+fn not_the_services(why: &str) -> Trouble {
+    Trouble::Unclear(format!("the answer is not image-store's: {why}; is the address right?"))
 }
 
 /// Sends requests, one attempt each.
@@ -93,7 +115,7 @@ impl Http {
     /// # Errors
     /// Where that is no address.
     pub fn route(&self, path: &str) -> Result<Link, Trouble> {
-        Link { url: self.base.clone(), trusted: true }.join(path)
+        Link { url: self.base.clone(), base: self.base.clone(), trusted: true }.join(path)
     }
 
     /// A link the user gave: trusted only where it leads to the service the user named.
@@ -103,6 +125,7 @@ impl Http {
     pub fn given(&self, link: &str) -> Result<Link, Trouble> {
         let mut link = self.route(link)?;
         link.trusted = link.url.origin() == self.base.origin();
+        link.base = base_of(&link.url).unwrap_or(link.base);
         Ok(link)
     }
 
@@ -115,7 +138,7 @@ impl Http {
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json.to_string());
         }
-        self.send(request, None).await
+        self.send(request, None).await.map_err(of_the_service)
     }
 
     /// A file to the service.
@@ -125,7 +148,7 @@ impl Http {
     pub async fn post(&self, link: &Link, content_type: &str, body: FileBody) -> Result<Answer, Trouble> {
         let meter = body.meter();
         let request = self.request(Method::POST, link).header(CONTENT_TYPE, content_type);
-        self.send(request.body(reqwest::Body::wrap(body)), Some(&meter)).await
+        self.send(request.body(reqwest::Body::wrap(body)), Some(&meter)).await.map_err(of_the_service)
     }
 
     /// A file to a presigned URL, with exactly its headers.
@@ -184,6 +207,26 @@ impl Http {
     }
 }
 
+/// Where the service begins that a plan's link leads to.
+fn base_of(link: &Url) -> Option<Url> {
+    let (before, _) = link.path().rsplit_once("/uploads/")?;
+    let mut base = link.clone();
+    base.set_path(&format!("{before}/"));
+    base.set_query(None);
+    base.set_fragment(None);
+    Some(base)
+}
+
+/// A failure that the service reports itself, that may pass, or that says where to go, as it is; any other was not its own.
+fn of_the_service(trouble: Trouble) -> Trouble {
+    match trouble {
+        Trouble::Refused(refusal) if !refusal.by_service && !refusal.may_pass() && !refusal.status.is_redirection() => {
+            not_the_services(&refusal.to_string())
+        }
+        trouble => trouble,
+    }
+}
+
 /// The connection's error, or the file's that was to be sent over it.
 fn network(error: reqwest::Error) -> Trouble {
     let mut source = error.source();
@@ -194,4 +237,42 @@ fn network(error: reqwest::Error) -> Trouble {
         source = inner.source();
     }
     Trouble::Network(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::options::base_url;
+
+    fn link(base: &str, url: &str) -> Link {
+        Link { url: url.parse().unwrap(), base: base_url(base).unwrap(), trusted: true }
+    }
+
+    #[test]
+    fn links_go_on_from_the_services_own_address() {
+        for base in ["http://h:1", "http://h:1/a/b", "http://h:1/a/b/"] {
+            let at = base.trim_end_matches('/');
+            let plan = link(base, &format!("{at}/uploads"));
+            for (reference, url) in [
+                ("/uploads/k.png?plan=x", format!("{at}/uploads/k.png?plan=x")),
+                ("//uploads/k.png", format!("{at}/uploads/k.png")),
+                ("uploads/k.png?plan=x", format!("{at}/uploads/k.png?plan=x")),
+                ("https://other/up/uploads/k.png", "https://other/up/uploads/k.png".to_owned()),
+            ] {
+                assert_eq!(plan.join(reference).unwrap().url.as_str(), url, "{reference} from {base}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_plans_link_says_where_its_service_is() {
+        for (url, base) in [
+            ("https://h/uploads/k.png?plan=a/uploads/b", "https://h/"),
+            ("https://h/up/uploads/k.png?plan=x#y", "https://h/up/"),
+            ("https://h/uploads/uploads/k.png", "https://h/uploads/"),
+        ] {
+            assert_eq!(base_of(&url.parse().unwrap()).unwrap().as_str(), base);
+        }
+        assert_eq!(base_of(&"https://h/other".parse().unwrap()), None);
+    }
 }

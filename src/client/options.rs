@@ -35,7 +35,7 @@ pub struct UploadOptions {
     /// Parts of one file sent at once
     #[arg(long, value_name = "COUNT", default_value = "4")]
     pub parallel: NonZeroUsize,
-    /// Go on with the direct upload of this status_url: send what is missing of the one FILE, and complete it
+    /// Go on with the direct upload of this status_url: send what is missing of the one FILE, unless it changed, and complete it
     #[arg(long, value_name = "STATUS_URL")]
     pub resume: Option<String>,
     /// How often a request that failed for now is sent again
@@ -47,10 +47,13 @@ pub struct UploadOptions {
 }
 
 /// With a slash at its end, so that a path of its own is kept before ours.
-fn base_url(text: &str) -> Result<Url, String> {
+pub(super) fn base_url(text: &str) -> Result<Url, String> {
     let mut url: Url = text.parse().map_err(|error| format!("{error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must start with http:// or https://".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("must have no query and no fragment".to_owned());
     }
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
@@ -77,7 +80,7 @@ mod tests {
 
     #[test]
     fn a_base_is_an_http_address() {
-        for wrong in ["localhost:8080", "ftp://example.com", "/images", ""] {
+        for wrong in ["localhost:8080", "ftp://example.com", "/images", "", "http://h/?a=b", "http://h/#a"] {
             assert!(base_url(wrong).is_err(), "{wrong}");
         }
     }

@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     fn part(part_number: u32, size: u64, url: Option<&str>) -> Part {
-        Part { part_number, size, url: url.map(str::to_owned), headers: Default::default() }
+        Part { part_number, size, url: url.map(str::to_owned), headers: Default::default(), etag: None }
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
     let is_whole = || meter.borrow().as_ref().is_some_and(|meter| meter.is_whole());
     let may_repeat = |trouble: &Trouble| trouble.may_pass() && !may_be_stored(trouble, is_whole());
     match job.retry("POST /upload-image", may_repeat, attempt).await {
-        Ok(answer) => Ok(answer.json()?),
+        Ok(answer) => Ok(answer.image()?),
         Err(trouble) if may_be_stored(&trouble, is_whole()) => Err(lost(&trouble)),
         Err(trouble) => Err(trouble.into()),
     }

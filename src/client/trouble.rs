@@ -96,7 +96,8 @@ impl Refusal {
         Refusal { status, code: code.or_else(|| between(&text, "Code")), detail, by_service, retry_after }
     }
 
-    fn may_pass(&self) -> bool {
+    /// Whether the same request may succeed later.
+    pub fn may_pass(&self) -> bool {
         let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         let for_now = self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED;
         // S3 answers a body that was too slow with 400, and two PUTs to one key at once with 409.

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
 import { after, before } from "node:test";
-import { MIB, fixture, pageTest, sameBytes, start, stop, until } from "./support.js";
+import { MIB, fixture, pageTest, prefixed, sameBytes, start, stop, until } from "./support.js";
 
 before(start);
 after(stop);
@@ -198,6 +198,37 @@ pageTest("a key is asked for where the service wants one", { logs: /status of 40
   await desk.page.keyboard.press("Enter");
   await desk.becomes("plain.png", "done");
   assert.equal(await desk.page.locator("#key").isVisible(), false);
+});
+
+pageTest("an answer that is not the service's ends an upload, which is sent once", { logs: /status of 404/ }, async (desk) => {
+  const foreign = { status: 404, contentType: "text/html", body: "<h1>Not found</h1>" };
+  await desk.page.route("**/complete?*", (route) => route.fulfill(foreign));
+  await desk.page.route("**/upload-image", (route) => route.fulfill({ ...foreign, status: 200 }));
+  await desk.pick(fixture("plain.jpg"), await desk.service.png("fourteen.png", 14 * MIB));
+  for (const name of ["plain.jpg", "fourteen.png"]) {
+    const card = await desk.becomes(name, "failed");
+    assert.match(await card.locator(".state").textContent(), /is not the service's/);
+  }
+  assert.equal(desk.sent("PUT", "/incoming/").length, 1);
+  assert.equal(desk.sent("POST", "/upload-image").length, 1);
+  await desk.press("fourteen.png", "remove");
+});
+
+pageTest("behind a path prefix everything works without PUBLIC_URL", {}, async (desk) => {
+  const proxy = await prefixed("/up", desk.service.url);
+  try {
+    await desk.page.goto(`${proxy.url}/up/`);
+    await desk.page.locator("#limits", { hasText: "up to" }).waitFor();
+    const file = await desk.service.png("prefixed.png", 12 * MIB);
+    await desk.pick(fixture("plain.jpg"), file);
+    for (const name of ["plain.jpg", "prefixed.png"]) await desk.becomes(name, "done");
+    assert.equal(desk.sent("PUT", "/incoming/").length, 1);
+    for (const request of desk.requests.filter((request) => request.url().startsWith(proxy.url))) {
+      assert.ok(new URL(request.url()).pathname.startsWith("/up/"), request.url());
+    }
+  } finally {
+    proxy.close();
+  }
 });
 
 for (const width of [375, 1440]) {

@@ -5,6 +5,7 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import { once } from "node:events";
 import { mkdtemp, mkdir, open, readdir, readFile, rm } from "node:fs/promises";
+import { createServer, request as httpRequest } from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { test } from "node:test";
@@ -195,6 +196,22 @@ class Desk {
   shoot(name, options = {}) {
     return this.page.screenshot({ path: picture(name), fullPage: true, animations: "disabled", ...options });
   }
+}
+
+/** A proxy that has the service below `prefix`, and something else everywhere else. */
+export async function prefixed(prefix, target) {
+  const server = createServer((request, response) => {
+    if (!request.url.startsWith(`${prefix}/`)) return response.writeHead(404, { "Content-Type": "text/html" }).end("<h1>Not found</h1>");
+    const options = { method: request.method, headers: request.headers };
+    const forwarded = httpRequest(new URL(request.url.slice(prefix.length), target), options, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    forwarded.on("error", () => response.destroy());
+    request.pipe(forwarded);
+  });
+  await new Promise((listening) => server.listen(0, "127.0.0.1", listening));
+  return { url: `http://127.0.0.1:${server.address().port}`, close: () => server.close() };
 }
 
 /** Whether the object behind a link is the file, byte for byte. */

@@ -1,5 +1,7 @@
 //! `image-store upload`, the real binary, against the service in process.
 
+mod addresses;
+
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -211,6 +213,53 @@ async fn another_file_does_not_resume_an_upload() {
 }
 
 #[tokio::test]
+async fn a_file_that_changed_does_not_resume_its_upload() {
+    let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
+    let files = Files::new();
+    let file = files.image(2 * PART);
+    let original = std::fs::read(&file).unwrap();
+    let (status_url, _) = stopped(&app, &file, "-INT").await;
+    let sent = app.faults().calls(Operation::UploadPart);
+    let mut changed = original.clone();
+    changed[PART - 1] ^= 1;
+    std::fs::write(&file, &changed).unwrap();
+    let (code, lines, err) = run(&app, &["--resume", &status_url], &[&file]).await;
+    assert_eq!((code, &lines[0]["code"]), (1, &"other_file".into()), "{lines:?}: {err}");
+    assert!(lines[0]["error"].as_str().unwrap().contains("part 1"), "{lines:?}");
+    assert_eq!(app.faults().calls(Operation::UploadPart), sent, "nothing of another file was sent");
+
+    // What has not arrived may be as it is now; and a file that is as it was goes on.
+    std::fs::write(&file, &original).unwrap();
+    let line = stored(&app, &["--resume", &status_url], &file).await;
+    check(&app, &line, &file).await;
+    // Once it is an image there are no parts to compare; it is not this file either.
+    std::fs::write(&file, &changed).unwrap();
+    let (code, lines, _) = run(&app, &["--resume", &status_url], &[&file]).await;
+    assert_eq!((code, &lines[0]["code"]), (1, &"other_file".into()), "{lines:?}");
+    app.end(&[key(&line)]).await;
+}
+
+#[tokio::test]
+async fn a_put_of_a_file_that_changed_is_not_completed_for_it() {
+    let app = TestApp::start().await;
+    let files = Files::new();
+    let file = files.image(1_000);
+    let wish = serde_json::json!({ "filename": "image.png", "size": 1_000 });
+    let plan: Value = app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap().json().await.unwrap();
+    let put = app.client.put(plan["url"].as_str().unwrap());
+    let put = put.header("content-type", "image/png").header("if-none-match", "*").body(std::fs::read(&file).unwrap());
+    assert!(put.send().await.unwrap().status().is_success());
+    let mut changed = png(1_000);
+    changed[999] ^= 1;
+    let other = files.add("other.png", &changed);
+    let status_url = app.at(plan["status_url"].as_str().unwrap());
+    let (code, lines, _) = run(&app, &["--resume", &status_url], &[&other]).await;
+    assert_eq!((code, &lines[0]["code"]), (1, &"other_file".into()), "{lines:?}");
+    assert_eq!(stored(&app, &["--resume", &status_url], &file).await["s3_key"], plan["s3_key"]);
+    app.end(&[plan["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
 async fn a_failed_upload_can_be_resumed() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
     let faults = app.faults.as_ref().unwrap();
@@ -367,6 +416,10 @@ async fn the_servers_settings_are_not_the_clients() {
     for wrong in [&["--url=nowhere"][..], &["--stream", "--direct"], &["--resume=x", "--stream"], &["--parallel=0"]] {
         let (code, ..) = run(&app, wrong, &[Path::new("a.png")]).await;
         assert_eq!(code, 2, "{wrong:?}");
+    }
+    for wrong in [&["--resume=x"][..], &["--api-key=a\nb"], &["--url=http://h/?a=b"]] {
+        let (code, lines, err) = run(&app, wrong, &[Path::new("a.png"), Path::new("b.png")]).await;
+        assert_eq!((code, lines.len()), (2, 0), "{wrong:?}: {err}");
     }
     app.end(&[key(&lines[0])]).await;
 }

@@ -14,13 +14,26 @@ export class Refusal extends Error {
 
   /** Whether the same request may be answered otherwise a little later. */
   get passes() {
-    return [408, 429, 500, 502, 503, 504].includes(this.status);
+    return FOR_NOW.includes(this.status);
   }
 }
 
+/** Something else answered: a proxy, another application. Sending the same again would bring the same. */
+export class NotTheService extends Error {
+  constructor(status) {
+    const why = status === 413 ? "A proxy does not let a file of this size through" : "Is the address of this page right";
+    super(`The answer (status ${status}) is not the service's. ${why}${status === 413 ? "." : "?"}`);
+  }
+}
+
+// What a proxy answers for a service that is not there for the moment.
+const FOR_NOW = [408, 429, 500, 502, 503, 504];
+
 function words(status, body) {
   const detail = typeof body?.detail === "string" ? body.detail : `The server answered ${status}.`;
-  return body?.detected ? `${detail}: this looks like ${body.detected}.` : detail;
+  const seen = body?.detected && !body.limit ? `: this looks like ${body.detected}` : "";
+  const hint = typeof body?.hint === "string" ? `. ${body.hint}` : "";
+  return seen || hint ? `${detail}${seen}${hint}.` : detail;
 }
 
 /** Reads an answer's text; what is no JSON (a proxy's page, say) is no body. */
@@ -32,10 +45,16 @@ export function parse(text) {
   }
 }
 
-/** The refusal in an answer, and the key field where that is what was missing. */
+/** What an answer without success is; and the key field is shown if a key was missing. */
 export function refusal(status, body, retryAfter) {
+  if (typeof body?.code !== "string" && !FOR_NOW.includes(status)) return new NotTheService(status);
   if (status === 401) key.ask();
   return new Refusal(status, body, Number(retryAfter) || 0);
+}
+
+/** A link of the service's: it starts at the service's own address, wherever a proxy has put that. */
+function at(reference) {
+  return new URL(reference.replace(/^\/+/, ""), document.baseURI);
 }
 
 /** Sends a request; returns its status, body and Retry-After. */
@@ -45,7 +64,7 @@ export async function call(method, path, { json, signal, keepalive } = {}) {
   let response, text;
   try {
     const body = json === undefined ? undefined : JSON.stringify(json);
-    response = await fetch(path, { method, headers, body, signal, keepalive, cache: "no-store" });
+    response = await fetch(at(path), { method, headers, body, signal, keepalive, cache: "no-store" });
     text = await response.text();
   } catch (problem) {
     if (signal?.aborted) throw signal.reason;
@@ -54,6 +73,7 @@ export async function call(method, path, { json, signal, keepalive } = {}) {
   const retryAfter = response.headers.get("Retry-After");
   const body = parse(text);
   if (!response.ok) throw refusal(response.status, body, retryAfter);
+  if (response.status !== 204 && (body === null || typeof body !== "object")) throw new NotTheService(response.status);
   return { status: response.status, body, retryAfter: Number(retryAfter) || 0 };
 }
 

@@ -1,6 +1,6 @@
 // The direct door: a plan from the service, the bytes straight to the store, and a resume where a connection broke.
 
-import { call } from "./api.js";
+import { NotTheService, call } from "./api.js";
 import { ConnectionLost, pause, reconnected } from "./connection.js";
 import { send } from "./transfer.js";
 
@@ -65,7 +65,7 @@ export class DirectUpload {
     if (problem instanceof ConnectionLost) return true;
     // Only a multipart plan gets fresh URLs by asking; a single PUT wants a new plan.
     const ended = problem.ended && this.#plan?.kind === "put";
-    const gone = problem.status === 404 && this.#plan;
+    const gone = problem.code === "not_found" && this.#plan;
     if (ended || gone) this.#plan = null;
     return problem.passes || gone || problem.code === "parts_missing";
   }
@@ -73,7 +73,8 @@ export class DirectUpload {
   async #begin(signal) {
     const { name, type, size } = this.#file;
     const wish = { filename: name, size, ...(type && { content_type: type }) };
-    const { body } = await call("POST", "uploads", { json: wish, signal });
+    const { status, body } = await call("POST", "uploads", { json: wish, signal });
+    if (!body.complete_url) throw new NotTheService(status);
     this.#plan = body;
     const whole = { part_number: 1, size, url: body.url, headers: body.headers };
     this.#want(body.kind === "put" ? [whole] : body.parts);
@@ -140,7 +141,8 @@ export class DirectUpload {
   async #complete(signal) {
     for (;;) {
       const { status, body, retryAfter } = await call("POST", this.#plan.complete_url, { signal });
-      if (status === 200) return body;
+      if (status === 200 && body.s3_key) return body;
+      if (status !== 202) throw new NotTheService(status);
       await pause((retryAfter || 2) * 1000, signal);
     }
   }

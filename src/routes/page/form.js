@@ -1,6 +1,6 @@
 // The form: one request through the service, for files where a second one is not worth it.
 
-import { parse, refusal } from "./api.js";
+import { NotTheService, parse, refusal } from "./api.js";
 import { ConnectionLost, reconnected } from "./connection.js";
 import * as key from "./key.js";
 import { send } from "./transfer.js";
@@ -41,6 +41,7 @@ export class FormUpload {
     const answer = await send("POST", "upload-image", { headers: key.headers(), body, signal, onSent: progress });
     const image = parse(answer.text);
     if (answer.status !== 200) throw refusal(answer.status, image, answer.header("Retry-After"));
+    if (!image?.s3_key) throw new NotTheService(answer.status);
     return image;
   }
 

@@ -1,0 +1,80 @@
+//! A service that is below a path, and an address at which something else answers.
+
+use axum::Router;
+use axum::response::Html;
+use axum::routing::get;
+use http::StatusCode;
+use hyper_util::service::TowerToHyperService;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::support::{Server, serve};
+
+/// A server that has the service below `prefix` and something else at every other address, which counts its requests.
+async fn elsewhere(app: &TestApp, prefix: &str) -> (Server, Arc<AtomicUsize>) {
+    let strange = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&strange);
+    let page = async move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        Html("<h1>Welcome</h1>")
+    };
+    let router = Router::new().nest_service(prefix, app.app.router()).fallback(page);
+    (serve(TowerToHyperService::new(router)).await, strange)
+}
+
+#[tokio::test]
+async fn a_service_below_a_path_needs_no_public_url() {
+    let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
+    let (proxy, strange) = elsewhere(&app, "/up/here").await;
+    let url = format!("--url={}/up/here", proxy.endpoint);
+    let files = Files::new();
+    let (small, large) = (files.add("small.png", &png(1_000)), files.image(PART + 1));
+    let mut keys = Vec::new();
+    // A status_url says itself where its service is.
+    let (status_url, _) = stopped(&app, &large, "-INT").await;
+    let below = status_url.replace(&app.url, &format!("{}/up/here", proxy.endpoint));
+    keys.push(key(&stored(&app, &["--resume", &below], &large).await).to_owned());
+    for (flags, file) in [(&["--stream"][..], &small), (&["--direct"], &small), (&["--direct"], &large)] {
+        let line = stored(&app, &[flags, &[url.as_str()]].concat(), file).await;
+        check(&app, &line, file).await;
+        keys.push(key(&line).to_owned());
+    }
+    assert_eq!(strange.load(Ordering::Relaxed), 0);
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    app.end(&keys).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_the_services_is_asked_for_once() {
+    let app = TestApp::start().await;
+    let files = Files::new();
+    let file = files.image(1_000);
+    let (server, asked) = elsewhere(&app, "/up").await;
+    let url = format!("--url={}", server.endpoint);
+    for flags in [&["--stream"][..], &["--direct"], &[]] {
+        let before = asked.load(Ordering::Relaxed);
+        let (code, lines, err) = run(&app, &[flags, &[url.as_str()]].concat(), &[&file]).await;
+        assert_eq!((code, asked.load(Ordering::Relaxed) - before), (1, 1), "{lines:?}: {err}");
+        assert!(lines[0]["error"].as_str().unwrap().contains("not image-store's"), "{lines:?}");
+    }
+    let limits = app.client.get(app.at("/limits")).send().await.unwrap().text().await.unwrap();
+    // JSON, but not of a stored image; and a refusal that is not the service's.
+    for (status, body) in [(200, "{}"), (200, "[]"), (404, "<h1>Not found</h1>"), (413, "{\"message\":\"Too large\"}")]
+    {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        let answer = async move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            (StatusCode::from_u16(status).unwrap(), body)
+        };
+        let limits = limits.clone();
+        let router = Router::new().route("/limits", get(async move || limits)).fallback(answer);
+        let server = serve(TowerToHyperService::new(router)).await;
+        let url = format!("--url={}", server.endpoint);
+        let (code, lines, err) = run(&app, &["--stream", &url], &[&file]).await;
+        assert_eq!((code, asked.load(Ordering::Relaxed)), (1, 1), "{status} {body}: {lines:?}: {err}");
+        assert!(lines[0]["error"].as_str().unwrap().contains("not image-store's"), "{lines:?}");
+    }
+    app.end(&[]).await;
+}
