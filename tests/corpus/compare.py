@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""Uploads every file of a corpus and compares what the service says of it with what Pillow sees.
+
+    python3 -m venv venv && venv/bin/pip install pillow pillow-heif
+    venv/bin/python tests/corpus/compare.py target/release/image-store              # Pillow's own test images
+    venv/bin/python tests/corpus/compare.py target/release/image-store FOLDER...    # any others
+
+Without a folder it has pip download Pillow's source package (45 MB), whose Tests/images has over a thousand files, broken
+ones among them. It is for people to read and no part of `make test`: decoders differ, and so do their versions. It exits
+with 1 if there is a difference that is not explained by what the service does on purpose: it reads headers and decodes
+nothing, so that it accepts images which are broken behind their header.
+"""
+
+import argparse
+import collections
+import json
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import warnings
+from pathlib import Path
+
+from PIL import Image, ImageFile
+
+FORMATS = "jpg,png,gif,bmp,webp,avif,heic,tiff"
+# Pillow's names that differ. An MPO is a JPEG with more JPEGs behind it.
+NAMES = {"MPO": "jpeg", "HEIF": "heic"}
+# Compressed images that the corpus has to exhaust memory with.
+Image.MAX_IMAGE_PIXELS = 1 << 28
+
+
+def pillows_images(folder: Path) -> Path:
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-binary", "pillow", "--dest", folder, "pillow"],
+        check=True,
+    )
+    (package,) = folder.glob("pillow-*.tar.gz")
+    with tarfile.open(package) as archive:
+        archive.extractall(folder, filter="data")
+    (images,) = folder.glob("pillow-*/Tests/images")
+    return images
+
+
+class Service:
+    """The binary with an embedded S3 in a folder that is thrown away, and every format allowed."""
+
+    def __init__(self, binary: str, folder: str):
+        settings = {"DATA_DIR": folder, "PORT": "0", "EMBEDDED_S3_PORT": "0", "ALLOWED_FORMATS": FORMATS, "RUST_LOG": "error"}
+        self.process = subprocess.Popen([binary], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True)
+        self.url = re.search(r"http://[\d.:]+", self.process.stdout.readline()).group()
+
+    def upload(self, data: bytes) -> dict:
+        """The service's answer, also if it is an error. The bytes decide: they come without a name."""
+        request = urllib.request.Request(f"{self.url}/upload-image", data=data, headers={"Content-Type": "image/any"})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return json.load(error)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait()
+
+
+def seen_by_pillow(path: Path) -> tuple[str, int, int] | None:
+    """Format and size of an image that Pillow opens; None for anything else."""
+    try:
+        with Image.open(path) as image:
+            name = NAMES.get(image.format, image.format.lower())
+            return name, *image.size
+    except Exception:
+        return None
+
+
+def decodes(path: Path) -> bool:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return True
+    except Exception:
+        return False
+
+
+def seen_by_service(answer: dict) -> tuple[str, int, int] | None:
+    if "s3_key" not in answer:
+        return None
+    return answer["content_type"].removeprefix("image/"), answer["width"], answer["height"]
+
+
+def compare(service: Service, path: Path) -> tuple[str, str]:
+    """The kind of a file's outcome, and what there is to say of it."""
+    answer = service.upload(path.read_bytes())
+    pillow, ours = seen_by_pillow(path), seen_by_service(answer)
+    said = f"Pillow {pillow}, the service {ours or {key: answer[key] for key in answer if key != 'accepted'}}"
+    if pillow == ours or (pillow and pillow[0] not in set(FORMATS.replace("jpg", "jpeg").split(",")) and not ours):
+        return "agree", said
+    if answer.get("code") == "too_many_pixels" or (pillow is None and ours and not decodes(path)):
+        return "on purpose", said
+    # A turn that is part of the image is applied (HEIF's), one that is metadata is not (TIFF's and Exif's Orientation);
+    # Pillow does it the other way round.
+    if pillow and ours and pillow[0] in ("avif", "tiff") and (pillow[0], pillow[2], pillow[1]) == ours:
+        return "on purpose", said
+    if ours is None and not decodes(path):
+        return "both refuse", said
+    return "differ", said
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("binary")
+    parser.add_argument("folders", nargs="*", type=Path)
+    parser.add_argument("--verbose", action="store_true", help="also show what is explained")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    except ImportError:
+        print("pillow-heif is not installed: HEICs will differ", file=sys.stderr)
+    counts = collections.Counter()
+    with tempfile.TemporaryDirectory() as folder:
+        folders = options.folders or [pillows_images(Path(folder))]
+        service = Service(options.binary, os.path.join(folder, "data"))
+        try:
+            for path in sorted(path for each in folders for path in each.rglob("*") if path.is_file()):
+                kind, said = compare(service, path)
+                counts[kind] += 1
+                if kind == "differ" or (options.verbose and kind != "agree"):
+                    print(f"{kind}: {path.name}: {said}")
+        finally:
+            service.stop()
+    print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))
+    return 1 if counts["differ"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
