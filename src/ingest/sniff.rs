@@ -34,7 +34,7 @@ static LONG_LOOKS: Semaphore = Semaphore::const_new(LONG_LOOKS_KIB as usize);
 const LONG_LOOKS_KIB: u32 = 16 << 10;
 
 /// Waits until `bytes` bytes of an image may be read into memory beside the budget. They may be kept as long as the permit.
-pub async fn long_look(bytes: u64) -> Option<SemaphorePermit<'static>> {
+pub(super) async fn long_look(bytes: u64) -> Option<SemaphorePermit<'static>> {
     let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, LONG_LOOKS_KIB);
     // Never closed, so never an error.
     LONG_LOOKS.acquire_many(kib).await.ok()
