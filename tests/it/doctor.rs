@@ -183,7 +183,7 @@ async fn what_cannot_be_removed_is_named() {
         let name = key.strip_prefix(&backend.options.prefix).unwrap();
         assert!(ImageKey::parse(name.strip_prefix("incoming/").unwrap_or(name)).is_some(), "{key} is named like ours");
     }
-    assert_eq!(objects.iter().filter(|key| key.contains("/incoming/")).count(), 3, "{objects:?}");
+    assert_eq!(objects.iter().filter(|key| key.contains("/incoming/")).count(), 4, "{objects:?}");
 }
 
 #[tokio::test]
