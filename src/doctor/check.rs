@@ -33,6 +33,7 @@ pub const CHECKS: &[Check] = &[
     check("delete", &["put"], |subject| Box::pin(objects::delete(subject))),
     check("multipart", &["bucket"], |subject| Box::pin(multipart::multipart(subject))),
     check("copy", &["put", "head", "multipart"], |subject| Box::pin(objects::copy(subject))),
+    check("put-if-match", &["put"], |subject| Box::pin(objects::put_if_match(subject))),
     check("list-parts", &["multipart"], |subject| Box::pin(multipart::list_parts(subject))),
     check("abort", &["multipart"], |subject| Box::pin(multipart::abort(subject))),
     check("complete-once", &["multipart", "put"], |subject| Box::pin(multipart::complete_once(subject))),

@@ -6,7 +6,7 @@ use super::report::{Finding, Outcome};
 use super::subject::{LONGER, SAMPLE, Subject, unverified, verified};
 use crate::sink::parts::payload;
 use crate::store::s3::Checksum;
-use crate::store::{ImageKey, Metadata, Name, ObjectInfo, Payload, StoreError, Whole};
+use crate::store::{ImageKey, Marker, Metadata, Name, ObjectInfo, Payload, StoreError, Whole};
 
 /// An ETag that no object has.
 const ANOTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
@@ -100,31 +100,63 @@ fn is_bad_digest(code: &str) -> bool {
 
 /// How a direct upload becomes an image: copied from `incoming/` as a part, if it is still what was checked.
 pub async fn copy(subject: &Subject<'_>) -> Outcome {
-    let (from, to) = (subject.scratch.incoming(), subject.scratch.image());
-    let put = subject.store.put(&from, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
-    put.map_err(subject.failed("s3:PutObject"))?;
+    let (from, to) = (put_incoming(subject).await?, subject.scratch.image());
     let source = find(subject, &from).await?;
     etag(&source)?;
     let upload = subject.scratch.upload(subject.store, &to, &verified()).await;
     let upload = upload.map_err(subject.failed("s3:PutObject"))?;
-    let other = ObjectInfo { etag: Some(ANOTHER_ETAG.to_owned()), ..source.clone() };
-    match subject.store.copy_part(&upload, &from, &other).await {
-        Err(StoreError::Precondition) => {}
-        Err(error) => return Err(subject.failed("s3:GetObject and s3:PutObject")(error)),
-        Ok(_) => {
-            return Err(Finding::fail(
-                "CopySourceIfMatch is ignored: what is checked need not be what is copied",
-                "use another store: here a client can swap its bytes between the check and the copy",
-            ));
-        }
-    }
-    let part = subject.store.copy_part(&upload, &from, &source).await;
-    let part = part.map_err(subject.failed("s3:GetObject and s3:PutObject"))?;
+    let failed = subject.failed("s3:GetObject and s3:PutObject");
+    let conditional = subject.s3.honours_copy_condition(&upload, &from).await.map_err(&failed)?;
+    let part = match subject.store.copy_part(&upload, &from, &source).await {
+        Ok(part) => part,
+        Err(StoreError::Precondition) if !conditional => return Err(unprotected()),
+        Err(error) if conditional && error.is_unsupported() => return Err(only_large(&error)),
+        Err(error) => return Err(failed(error)),
+    };
     let whole = Whole { size: part.size, crc64: part.crc64 };
     let completed = subject.store.complete_upload(&upload, &[part], whole).await;
     completed.map_err(subject.failed("s3:PutObject"))?;
     says(&find(subject, &to).await?, SAMPLE.len(), &verified())?;
-    Ok("only with the right ETag, and with new metadata".to_owned())
+    if conditional {
+        return Ok("only with the right ETag, and with new metadata".to_owned());
+    }
+    Err(Finding::warn(
+        "CopySourceIfMatch is ignored",
+        "nothing: the service compares the ETags of what was checked and what was copied instead",
+    ))
+}
+
+fn unprotected() -> Finding {
+    Finding::fail(
+        "CopySourceIfMatch is ignored, and the ETag of a copy is another than its source's: what is copied cannot be compared with what was checked",
+        "use another store, or none of its encryption with keys (S3_SSE): no direct upload can become an image here",
+    )
+}
+
+fn only_large(error: &StoreError) -> Finding {
+    Finding::warn(
+        format!("a source of {} bytes is not copied as a part: {error}", SAMPLE.len()),
+        "nothing: the service reads direct uploads of under 5 MiB and sends them itself",
+    )
+}
+
+async fn put_incoming(subject: &Subject<'_>) -> Result<Name, Finding> {
+    let name = subject.scratch.incoming();
+    let put = subject.store.put(&name, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
+    put.map(|()| name).map_err(subject.failed("s3:PutObject"))
+}
+
+/// If-Match on Put, by which a plan's address is closed.
+pub async fn put_if_match(subject: &Subject<'_>) -> Outcome {
+    let name = put_incoming(subject).await?;
+    match subject.store.put_marker(&name, &Marker::Withdrawn, Some(ANOTHER_ETAG)).await {
+        Err(StoreError::Precondition) => Ok("a PUT that names another ETag is refused".to_owned()),
+        Err(error) => Err(subject.failed("s3:PutObject")(error)),
+        Ok(()) => Err(Finding::warn(
+            "If-Match is ignored: a PUT replaced another object than it named",
+            "nothing, but an abort or a delete at the moment at which the same upload is completed may be undone here",
+        )),
+    }
 }
 
 pub async fn delete(subject: &Subject<'_>) -> Outcome {

@@ -30,7 +30,7 @@ const CONCURRENT_LOOKS: usize = 16;
 pub enum LateEffect {
     /// An object appears whose upload has failed.
     Object(Name),
-    /// Multipart uploads appear that nobody has the id of; `in_use` is one that is known.
+    /// Multipart uploads appear whose ids are unknown; `in_use` is the one that is known.
     Uploads { name: Name, in_use: Option<String> },
 }
 

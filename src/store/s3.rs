@@ -23,7 +23,7 @@ use self::credentials::InUse;
 pub(crate) use self::errors::leaves_open;
 use self::errors::{classify, of_upload, refused};
 pub use self::options::{Checksum, S3Options, Sse};
-use self::options::{client_config, timeouts};
+use self::options::{client_config, is_aws, timeouts};
 use self::pattern::Pattern;
 use super::{
     CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
@@ -95,7 +95,7 @@ impl S3Store {
 
     /// Whether this is AWS's own S3, which holds to every condition.
     fn is_aws(&self) -> bool {
-        self.endpoint.is_none()
+        self.endpoint.as_deref().is_none_or(is_aws)
     }
 
     fn key(&self, name: &Name) -> String {

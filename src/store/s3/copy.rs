@@ -84,10 +84,25 @@ impl S3Store {
             return Ok(true);
         }
         // Where encryption makes ETags that are no MD5, they differ always: then the condition must be what holds.
+        match self.honours_copy_condition(upload, from).await {
+            Err(error @ (StoreError::NoAnswer { .. } | StoreError::NoSuchUpload)) => Err(error),
+            Ok(true) => Ok(true),
+            _ => {
+                tracing::warn!(
+                    s3_key = %upload.name.key(),
+                    "the store does not say what it copied, so that no direct upload can be promoted: run `image-store doctor`"
+                );
+                Ok(false)
+            }
+        }
+    }
+
+    /// Whether the store rejects a copy whose condition does not hold. Tries it as part 2 of `upload`.
+    pub async fn honours_copy_condition(&self, upload: &Upload, from: &Name) -> Result<bool> {
         match self.send_copy(upload, 2, from, NO_ETAG).await {
             Err(StoreError::Precondition) => Ok(true),
-            Err(error @ (StoreError::NoAnswer { .. } | StoreError::NoSuchUpload)) => Err(error),
-            _ => Ok(false),
+            Err(error) => Err(error),
+            Ok(_) => Ok(false),
         }
     }
 }

@@ -101,7 +101,8 @@ impl Checksum {
 /// The domains of AWS's partitions, for endpoints that name one of its own (a VPC's, say).
 const AWS_DOMAINS: [&str; 4] = [".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws"];
 
-fn is_aws(endpoint: &str) -> bool {
+/// Whether an endpoint is one of AWS's own.
+pub(super) fn is_aws(endpoint: &str) -> bool {
     let url = Url::parse(endpoint).ok();
     url.as_ref().and_then(Url::host_str).is_some_and(|host| AWS_DOMAINS.iter().any(|domain| host.ends_with(domain)))
 }

@@ -4,12 +4,12 @@ use super::{Report, behind_faults, doctor};
 use crate::support::faults::{Action, Operation};
 
 #[tokio::test]
-async fn an_upload_that_does_not_end_once_is_told() {
+async fn an_upload_that_does_not_end_once_is_reported() {
     const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>";
-    // After one of `multipart`: `complete-once`, and of `ends-once` the one after an abort.
+    // After one each of `multipart` and `copy`: `complete-once`, and of `ends-once` the one after an abort.
     for (nth, check, verdict, words) in [
-        (2, "complete-once", "warn", "If-None-Match is ignored at Complete"),
-        (4, "ends-once", "fail", "completed after it had been aborted"),
+        (3, "complete-once", "warn", "If-None-Match is ignored at Complete"),
+        (5, "ends-once", "fail", "completed after it had been aborted"),
     ] {
         let (backend, faults) = behind_faults().await;
         faults.fail(Operation::Complete, nth..=nth, Action::Answer(200, COMPLETED));

@@ -33,6 +33,8 @@ pub enum Quirk {
     ListPartsNoSuchKey,
     /// Ceph RGW and moto do not check a SHA-256 that was signed into a presigned PUT, and do not keep it.
     NoSha256,
+    /// Garage ignores If-Match on Put.
+    NoIfMatch,
     /// With SSE-KMS an ETag is no MD5: a part's is never its source's.
     OpaqueEtags,
 }
@@ -166,7 +168,8 @@ impl State {
     }
 
     fn check_match(&self, key: &str, condition: Option<&ETagCondition>) -> S3Result<()> {
-        if condition.is_some() && !matches(&self.found(key)?.etag, condition) {
+        let ignored = condition.is_none() || self.has(Quirk::NoIfMatch);
+        if !ignored && !matches(&self.found(key)?.etag, condition) {
             return Err(s3_error!(PreconditionFailed));
         }
         Ok(())
