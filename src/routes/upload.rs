@@ -12,7 +12,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::description::{IMAGES, answers};
-use super::request_host;
+use super::service_base;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
@@ -93,9 +93,9 @@ pub async fn upload(
     body: Body,
 ) -> Result<Json<StoredImage>> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
-    let host = request_host(&uri, &headers);
+    let base = service_base(&app, &uri, &headers);
     let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
-    let stored = store(&app, policy, &headers, host, body, timed_out).await;
+    let stored = store(&app, policy, &headers, base, body, timed_out).await;
     stored.map(Json).map_err(|error| Invocation::explain(invocation.as_deref(), error))
 }
 
@@ -104,7 +104,7 @@ async fn store(
     app: &App,
     policy: Arc<Policy>,
     headers: &HeaderMap,
-    host: Option<String>,
+    base: Option<String>,
     body: Body,
     timed_out: TimedOut,
 ) -> Result<StoredImage> {
@@ -128,7 +128,7 @@ async fn store(
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     let work = async {
         pump(&mut image, &mut uploader).await?;
-        let link = app.store.presign_get(&name, &app.read_link(host)).await.map_err(Error::Storage)?;
+        let link = app.store.presign_get(&name, &app.read_link(base)).await.map_err(Error::Storage)?;
         Ok((uploader.finish().await?, link))
     };
     let (stored, link) = watch.run(work).await?;
