@@ -30,12 +30,14 @@ const BROWSER = {
 };
 export const MIB = 1 << 20;
 const PATIENCE = 90_000;
+/** What closes an address under incoming/ once its plan has ended. */
+const MARKER = "application/x-image-store-marker";
 
 /** A running service with the embedded S3 in a temporary folder. */
 class Service {
   static async start() {
     const folder = await mkdtemp(path.join(tmpdir(), "image-store-e2e-"));
-    const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0", EMBEDDED_S3_PORT: "0" };
+    const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0" };
     const child = spawn(BIN, { env, stdio: ["ignore", "pipe", "pipe"] });
     let log = "";
     child.stderr.on("data", (text) => (log += text));
@@ -56,10 +58,15 @@ class Service {
     await rm(this.folder, { recursive: true });
   }
 
-  /** Files of multipart uploads that are neither completed nor aborted, and unverified objects. */
+  /** Files of multipart uploads that are neither completed nor aborted, and unverified objects, markers excepted. */
   async leftovers() {
-    const files = await readdir(path.join(this.folder, "data"), { recursive: true });
-    return files.filter((name) => name.includes(".upload") || name.includes(`incoming${path.sep}`));
+    const data = path.join(this.folder, "data");
+    const files = await readdir(data, { recursive: true });
+    const unverified = files.filter((name) => name.includes("incoming%2F"));
+    // Each file says what it is; one that is gone by now is not left.
+    const contents = await Promise.all(unverified.map((name) => readFile(path.join(data, name)).catch(() => MARKER)));
+    const begun = files.filter((name) => /^(uploads|tmp)[/]/.test(name));
+    return [...begun, ...unverified.filter((_, i) => !contents[i].includes(MARKER))];
   }
 
   /** A PNG of `bytes` bytes on disk. Its tail is the file's own, so that no two parts are alike. */
