@@ -86,6 +86,22 @@ pageTest("a canceled upload leaves nothing, and can be retried", {}, async (desk
   }
 });
 
+pageTest("a cancel that comes too late shows the image, and does not say that nothing was kept", {}, async (desk) => {
+  const file = await desk.service.png("late.png", 9 * MIB);
+  let completed = false;
+  // The service completes the upload, and its answer does not reach the page.
+  await desk.page.route("**/complete?*", async (route) => {
+    await route.fetch();
+    completed = true;
+  }, { times: 1 });
+  await desk.pick(file);
+  await desk.becomes("late.png", "verifying");
+  await until("the image is stored", async () => completed);
+  await desk.press("late.png", "cancel");
+  await desk.becomes("late.png", "done");
+  await sameBytes(await desk.link("late.png"), file);
+});
+
 pageTest("a failure is shown as the server puts it, and retried by hand", { logs: /status of 500/ }, async (desk) => {
   const refusal = { detail: "The image could not be stored; try again", code: "storage_failed" };
   await desk.page.route("**/upload-image", (route) => route.fulfill({ status: 500, json: refusal }), { times: 1 });

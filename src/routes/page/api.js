@@ -48,7 +48,7 @@ export function parse(text) {
 /** What an answer without success is; and the key field is shown if a key was missing. */
 export function refusal(status, body, retryAfter) {
   if (typeof body?.code !== "string" && !FOR_NOW.includes(status)) return new NotTheService(status);
-  if (status === 401) key.ask();
+  if (body?.code === "unauthorized") key.ask();
   return new Refusal(status, body, Number(retryAfter) || 0);
 }
 

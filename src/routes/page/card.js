@@ -14,6 +14,7 @@ const ACTIONS = {
   verifying: ["cancel"],
   done: ["copy", "open", "delete"],
   failed: ["retry", "remove"],
+  canceling: [],
   canceled: ["retry", "remove"],
   deleted: ["remove"],
 };
@@ -80,7 +81,7 @@ export class Card {
       this.#buttons.get("open").href = url;
     }
     // A focus that was on a button that is gone would start over at the top of the page.
-    if (had && had.closest("[hidden]")) this.#buttons.get(offered[0]).focus();
+    if (had && had.closest("[hidden]")) this.#buttons.get(offered[0])?.focus();
     this.#paint();
     const news = state === "failed" ? `failed. ${problem.message}` : NEWS[state];
     if (news) announce(`${file.name}: ${news}`);
@@ -104,7 +105,7 @@ export class Card {
   }
 
   #sentence() {
-    const { state, file, sent, pace, image, problem } = this.#upload;
+    const { state, file, sent, pace, image, problem, left } = this.#upload;
     const amount = describe(sent, file.size, pace.speed);
     switch (state) {
       case "queued": return `${size(file.size)} · waiting for its turn`;
@@ -113,7 +114,8 @@ export class Card {
       case "verifying": return `${size(file.size)} · sent, being checked`;
       case "done": return done(image);
       case "failed": return problem.message;
-      case "canceled": return "Canceled. Nothing was kept.";
+      case "canceling": return "Canceling…";
+      case "canceled": return left ?? "Canceled. Nothing was kept.";
       default: return "Deleted.";
     }
   }

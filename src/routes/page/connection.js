@@ -9,14 +9,14 @@ export class ConnectionLost extends Error {
   }
 }
 
-/** Resolves after `ms`, or as soon as `event` fires on the window; rejects when `signal` aborts. */
+/** Resolves after `ms`, or as soon as `event` fires on the window; rejects when `signal`, if there is one, aborts. */
 export function pause(ms, signal, event) {
   return new Promise((resolve, reject) => {
     const timer = ms === null ? null : setTimeout(done, ms);
     function done() {
       clearTimeout(timer);
       if (event) removeEventListener(event, done);
-      signal.removeEventListener("abort", stop);
+      signal?.removeEventListener("abort", stop);
       resolve();
     }
     function stop() {
@@ -24,8 +24,8 @@ export function pause(ms, signal, event) {
       if (event) removeEventListener(event, done);
       reject(signal.reason);
     }
-    if (signal.aborted) return stop();
-    signal.addEventListener("abort", stop, { once: true });
+    if (signal?.aborted) return stop();
+    signal?.addEventListener("abort", stop, { once: true });
     if (event) addEventListener(event, done, { once: true });
   });
 }

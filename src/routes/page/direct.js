@@ -53,19 +53,32 @@ export class DirectUpload {
     }
   }
 
-  /** Leaves nothing at the store. A plan that could not be aborted is swept by the service. */
+  /** What can be said if `abort` fails: a plan that could not be aborted is swept by the service. */
+  uncertain = "Canceled. What was sent is removed within a day.";
+
+  /** Leaves nothing at the store. Resolves with the image if it was stored already, else with null. */
   async abort() {
     const plan = this.#plan;
     this.#plan = null;
-    // Also while the page is closed.
-    if (plan) await call("DELETE", plan.abort_url, { keepalive: true });
+    while (plan) {
+      try {
+        // Also while the page is closed.
+        await call("DELETE", plan.abort_url, { keepalive: true });
+        return null;
+      } catch (problem) {
+        if (problem.code === "already_complete") return (await call("POST", plan.complete_url)).body;
+        if (problem.code !== "verifying") throw problem;
+        await pause((problem.retryAfter || 2) * 1000);
+      }
+    }
+    return null;
   }
 
   #recovers(problem) {
     if (problem instanceof ConnectionLost) return true;
     // Only a multipart plan gets fresh URLs by asking; a single PUT wants a new plan.
     const ended = problem.ended && this.#plan?.kind === "put";
-    const gone = problem.code === "not_found" && this.#plan;
+    const gone = ["not_found", "expired_token", "invalid_token"].includes(problem.code) && this.#plan;
     if (ended || gone) this.#plan = null;
     return problem.passes || gone || problem.code === "parts_missing";
   }

@@ -9,6 +9,7 @@ const FAILURES = 5;
 
 export class FormUpload {
   #file;
+  #sentAll = false;
 
   constructor(file) {
     this.#file = file;
@@ -36,7 +37,8 @@ export class FormUpload {
     // The form is a little longer than its file.
     const progress = (bytes) => {
       onSent(Math.min(bytes, this.#file.size));
-      if (bytes >= this.#file.size) onVerifying();
+      this.#sentAll = bytes >= this.#file.size;
+      if (this.#sentAll) onVerifying();
     };
     const answer = await send("POST", "upload-image", { headers: key.headers(), body, signal, onSent: progress });
     const image = parse(answer.text);
@@ -45,6 +47,12 @@ export class FormUpload {
     return image;
   }
 
-  /** Nothing to undo: the service forgets a form whose client has gone. */
-  async abort() {}
+  /** What can be said if `abort` fails. */
+  uncertain = "Canceled, but it may have been stored already.";
+
+  /** Nothing to undo: the service forgets a form whose client leaves before its end. */
+  async abort() {
+    if (this.#sentAll) throw new Error("the form had been sent in full");
+    return null;
+  }
 }

@@ -8,13 +8,15 @@ import { Pace } from "./pace.js";
 // Above this a lost connection costs more than the two requests more that the direct door needs.
 const DIRECT_ABOVE = 8 << 20;
 
-/** States: queued, sending, waiting (for a connection), verifying, done, failed, canceled, deleted. */
+/** States: queued, sending, waiting (for a connection), verifying, done, failed, canceling, canceled, deleted. */
 export class Upload extends EventTarget {
   state = "queued";
   sent = 0;
   image = null;
   url = null;
   problem = null;
+  // Of a canceled one: what may be left of it, in words; null if nothing is.
+  left = null;
   pace = new Pace();
   #door;
   #newDoor;
@@ -34,17 +36,19 @@ export class Upload extends EventTarget {
 
   async run() {
     const { signal } = this.#control;
-    this.#become("sending");
+    // An upload that was canceled stays so, whatever its last request says.
+    const become = (state) => signal.aborted || this.#become(state);
+    become("sending");
     try {
-      this.image = await this.#door.run({
+      const image = await this.#door.run({
         signal,
-        onSent: (bytes) => this.#progress(bytes),
-        onSending: () => this.#become("sending"),
-        onWaiting: () => this.#become("waiting"),
-        onVerifying: () => this.#become("verifying"),
+        onSent: (bytes) => signal.aborted || this.#progress(bytes),
+        onSending: () => become("sending"),
+        onWaiting: () => become("waiting"),
+        onVerifying: () => become("verifying"),
       });
-      this.url = await link(this.image);
-      this.#become("done");
+      signal.throwIfAborted();
+      await this.#show(image);
     } catch (problem) {
       if (signal.aborted) return;
       this.problem = problem;
@@ -57,9 +61,22 @@ export class Upload extends EventTarget {
     const door = this.#door;
     // A retry starts over, while requests of the old door may still be ending.
     this.#door = this.#newDoor();
+    this.#become("canceling");
+    this.left = null;
+    try {
+      const image = await door.abort();
+      // It was faster: what is stored is shown, and can be deleted.
+      if (image) return await this.#show(image);
+    } catch {
+      this.left = door.uncertain;
+    }
     this.#become("canceled");
-    // What is left behind is swept; nobody at the page can do more.
-    await door.abort().catch(() => {});
+  }
+
+  async #show(image) {
+    this.image = image;
+    this.url = await link(image);
+    this.#become("done");
   }
 
   /** Back in the queue. A door that failed goes on where it was. */
@@ -92,8 +109,6 @@ export class Upload extends EventTarget {
   }
 
   #become(state) {
-    // An upload that was canceled stays so, whatever its last request says.
-    if (this.#control.signal.aborted && state !== "canceled") return;
     if (this.state === state) return;
     this.state = state;
     if (state === "waiting") this.pace.reset();
