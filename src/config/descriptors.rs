@@ -26,7 +26,7 @@ impl Descriptors {
     pub(super) const MAX_SPILL_FILES: usize = 4096;
 
     /// What a call may have open: its connection, and one more, since a connection that was begun for a call goes on when
-    /// another became free in the meantime. With the embedded store the second is the other end of the first.
+    /// another became free in the meantime. In the embedded store they are a call's files.
     const PER_CALL: usize = 2;
 
     /// The shares of `limit` descriptors: half for connections, a quarter for calls, an eighth for spilled parts. The last

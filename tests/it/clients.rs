@@ -326,7 +326,9 @@ async fn uploads_that_find_no_memory_go_through_a_file() {
 
 #[tokio::test]
 async fn files_are_sent_in_turns() {
-    let app = TestApp::behind_faults(&["--memory-budget=10MiB", "--spill-budget=64MiB"]).await;
+    // What is held must not time out and be sent again.
+    let flags = ["--memory-budget=10MiB", "--spill-budget=64MiB", "--s3-timeout=30s"];
+    let app = TestApp::behind_faults(&flags).await;
     let first = hold_all_memory(&app).await;
     app.faults().fail_all(Operation::Put, Action::Hold);
     let work = async {
