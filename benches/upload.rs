@@ -39,7 +39,8 @@ async fn router() -> Router {
         checksum: Checksum::Crc64Nvme,
         sse: None,
         attempt_timeout: Duration::from_secs(60),
-        host_follows_request: false,
+        http_client: None,
+        mount: None,
     };
     App::new(config, Arc::new(S3Store::connect(options).await), None).router()
 }

@@ -55,6 +55,8 @@ pub struct App {
     pub readiness: Readiness,
     pub metrics: Metrics,
     draining: Arc<AtomicBool>,
+    /// Of a store that is reached through the service; else none.
+    store_routes: Router,
 }
 
 impl App {
@@ -78,7 +80,16 @@ impl App {
             store,
             metrics,
             draining: Arc::default(),
+            store_routes: Router::new(),
         }
+    }
+
+    /// Serves `routes` too: clients' way to a store in this process. What holds for the service's own routes (CORS, headers, the
+    /// deadline) does not hold for them.
+    #[must_use]
+    pub fn with_store_routes(mut self, routes: Router) -> Self {
+        self.store_routes = routes;
+        self
     }
 
     /// All metrics in Prometheus' text format, those that are only known now among them.
@@ -101,9 +112,9 @@ impl App {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// How links to an image are signed for a client that reached the service at `host`.
-    pub fn read_link(&self, host: Option<String>) -> PresignOptions {
-        PresignOptions { ttl: self.config.read_url_ttl, host }
+    /// How links to an image are signed for a client that reached the service at `base`.
+    pub fn read_link(&self, base: Option<String>) -> PresignOptions {
+        PresignOptions { ttl: self.config.read_url_ttl, base }
     }
 
     /// Every route, with what holds for all of them around it.
@@ -118,7 +129,9 @@ impl App {
             .merge(auth::local_or_keyed(operating(), keys))
             .merge(open())
             .split_for_parts();
-        self.around(routes.merge(pages()).layer(Extension(description::finish(description, self))))
+        let routes = routes.merge(pages()).layer(Extension(description::finish(description, self)));
+        let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
+        self.around(routes).merge(self.observed(store_routes))
     }
 
     /// `routes` with what holds for all of them; from the inside out.
@@ -131,10 +144,15 @@ impl App {
             .layer(middleware::from_fn(reject))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(cors::cors(&self.config.cors_origins))
-            .layer(middleware::from_fn(reject_preflight))
+            .layer(middleware::from_fn(reject_preflight));
+        headers::protected(self.observed(routes)).with_state(self.clone())
+    }
+
+    /// The facts of every request, its line in the log and its place in the metrics.
+    fn observed<S: Clone + Send + Sync + 'static>(&self, routes: Router<S>) -> Router<S> {
+        routes
             .layer(middleware::from_fn_with_state(self.metrics.clone(), telemetry::observe_request))
-            .layer(middleware::from_fn_with_state(self.config.server.trusted_proxies.clone(), request::add_facts));
-        headers::protected(routes).with_state(self.clone())
+            .layer(middleware::from_fn_with_state(self.config.server.trusted_proxies.clone(), request::add_facts))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which store the configuration means: a bucket, or the embedded S3 where none is named.
 
+use axum::Router;
 use std::error::Error;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use crate::store::Store;
 use crate::store::s3::{S3Options, S3Store};
 
 #[cfg(feature = "embedded")]
-use crate::store::embedded::{Embedded, EmbeddedOptions};
+use crate::store::embedded::{Embedded, MOUNT};
 
 /// The store in use and, where it is in this process, the server behind it.
 pub struct Backend {
@@ -22,10 +23,10 @@ pub struct Backend {
 }
 
 impl Backend {
-    /// Opens the store. Makes no call to a bucket; starts the embedded S3 where that is meant.
+    /// Opens the store. Makes no call to a bucket.
     ///
     /// # Errors
-    /// Where the embedded S3 cannot have its folder or its port.
+    /// If the embedded S3 cannot use its folder.
     pub async fn open(config: &Config) -> Result<Self, Box<dyn Error>> {
         match &config.store.bucket {
             Some(bucket) => Ok(Backend::bucket(bucket, &config.store).await),
@@ -45,7 +46,8 @@ impl Backend {
             checksum: config.checksum,
             sse: config.sse.clone(),
             attempt_timeout: config.timeout,
-            host_follows_request: false,
+            http_client: None,
+            mount: None,
         };
         let s3 = Arc::new(S3Store::connect(options).await);
         Backend {
@@ -71,39 +73,44 @@ impl Backend {
         Err("this binary was built without the embedded S3: set S3_BUCKET".into())
     }
 
-    pub async fn close(self) {}
+    #[must_use]
+    pub fn client_routes(&self) -> Router {
+        Router::new()
+    }
+
+    pub fn close(self) {}
 }
 
 #[cfg(feature = "embedded")]
 impl Backend {
     async fn embedded(config: &Config) -> Result<Self, Box<dyn Error>> {
-        let store = &config.store;
-        let options = EmbeddedOptions {
-            data_dir: store.data_dir.clone(),
-            listen: (config.server.host, store.embedded_port).into(),
-            // The upload page's own origin is a client's business (its host name, a proxy's port), so any may be one. It
-            // gives nothing away: a presigned URL is the permission, and no cookie ever goes with it.
-            cors_origins: vec!["*".to_owned()],
-        };
-        let embedded = Embedded::start(options).await.map_err(|error| {
-            let (dir, port) = (store.data_dir.display(), store.embedded_port);
-            format!("cannot start the embedded S3 (DATA_DIR={dir}, EMBEDDED_S3_PORT={port}): {error}")
-        })?;
-        let options = embedded.s3_options(&store.prefix, store.timeout);
-        let place = format!("the embedded S3 in {} ({})", store.data_dir.display(), embedded.endpoint);
-        let s3 = Arc::new(S3Store::connect(options).await);
+        let config = &config.store;
+        let place = format!("the embedded S3 in {}", config.data_dir.display());
+        let embedded = Embedded::open(&config.data_dir).map_err(|error| format!("cannot open {place}: {error}"))?;
+        let s3 = Arc::new(S3Store::connect(embedded.s3_options(&config.prefix, config.timeout)).await);
         let store = Arc::clone(&s3) as Arc<dyn Store>;
         let sweeper = tokio::spawn(sweep_now_and_then(Arc::clone(&store)));
         Ok(Backend { store, s3, place, embedded: Some((embedded, sweeper)) })
     }
 
-    /// Stops the embedded S3, once nothing uses it any more.
-    pub async fn close(self) {
-        if let Some((embedded, sweeper)) = self.embedded {
+    /// Clients' way to a store in this process; no routes for any other.
+    #[must_use]
+    pub fn client_routes(&self) -> Router {
+        self.embedded.as_ref().map_or_else(Router::new, |(embedded, _)| client_routes(embedded))
+    }
+
+    /// Ends what runs in the background.
+    pub fn close(self) {
+        if let Some((_, sweeper)) = self.embedded {
             sweeper.abort();
-            embedded.stop().await;
         }
     }
+}
+
+/// Clients' way to the embedded store, by presigned URLs.
+#[cfg(feature = "embedded")]
+pub fn client_routes(embedded: &Embedded) -> Router {
+    Router::new().route_service(&format!("{MOUNT}/{{*object}}"), embedded.client_service())
 }
 
 /// What lifecycle rules do for a bucket on AWS.

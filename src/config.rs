@@ -84,7 +84,6 @@ pub struct Store {
     /// Calls that are made at once; not a setting: see [`Descriptors`].
     pub max_calls: usize,
     pub data_dir: PathBuf,
-    pub embedded_port: u16,
 }
 
 /// How a stream becomes parts.
@@ -254,7 +253,6 @@ impl Store {
             timeout: problems.take("S3_TIMEOUT", parse::some_time(&settings.s3_timeout)),
             max_calls: Descriptors::MAX_CALLS,
             data_dir: settings.data_dir.clone(),
-            embedded_port: problems.take("EMBEDDED_S3_PORT", number(&settings.embedded_s3_port)),
         };
         store.check_key(settings, problems);
         if settings.s3_bucket.is_none() {

@@ -4,10 +4,12 @@
 //! under random keys like the service's, which are removed whatever happens. What it puts is no image: where the bucket's
 //! events promote what arrives under `incoming/`, they leave it alone.
 
+use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
+use tokio::net::TcpListener;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 mod advice;
 mod bucket;
@@ -40,14 +42,15 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Exits with 0 where nothing failed, 1 where something did, 130 where it was stopped.
 ///
 /// # Errors
-/// Where there is no TLS to be had.
+/// If there is no TLS, or no port for the embedded store's clients.
 pub async fn doctor(
     config: &Config,
     backend: &Backend,
     json: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<ExitCode, String> {
-    let subject = Subject::new(config, backend)?;
+    let (base, _served) = answer_clients(backend).await.map_err(|error| error.to_string())?.unzip();
+    let subject = Subject::new(config, backend, base)?;
     let mut report = Report::new(json);
     let stopping = CancellationToken::new();
     {
@@ -63,6 +66,20 @@ pub async fn doctor(
     report.add("cleanup", subject.clean_up().await);
     report.end(&backend.place);
     Ok(if stopping.is_cancelled() { ExitCode::from(INTERRUPTED) } else { report.code() })
+}
+
+/// Presigned URLs of the embedded store lead to the service, which does not run beside doctor: so doctor answers them itself, at
+/// the address that it returns, until what it returns is dropped.
+async fn answer_clients(backend: &Backend) -> std::io::Result<Option<(String, DropGuard)>> {
+    if !backend.is_embedded() {
+        return Ok(None);
+    }
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let base = format!("http://{}", listener.local_addr()?);
+    let (stopped, routes) = (CancellationToken::new(), backend.client_routes());
+    let serving = stopped.clone().run_until_cancelled_owned(async { axum::serve(listener, routes).await });
+    tokio::spawn(serving);
+    Ok(Some((base, stopped.drop_guard())))
 }
 
 async fn examine(subject: &Subject<'_>, report: &mut Report, stopping: &CancellationToken) {

@@ -104,7 +104,7 @@ fn run(config: Config, task: Task) -> Outcome {
             #[cfg(feature = "doctor")]
             Task::Doctor { json } => image_store::doctor::doctor(&config, &backend, json, stop_signal()?).await?,
         };
-        backend.close().await;
+        backend.close();
         Ok(code)
     })
 }
@@ -157,7 +157,7 @@ async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     if !backend.is_embedded() {
         image_store::probe::start(Arc::clone(&backend.s3), Duration::ZERO);
     }
-    let app = App::new(config, Arc::clone(&backend.store), spill);
+    let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
     let clean = transport::server::serve(listener, app.clone(), server, stop_signal()?).await;
     // Not a reason to call the end unclean: nothing says that anything is there.
     let _ = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude()).await;

@@ -148,8 +148,9 @@ pub struct PutConditions {
 #[derive(Clone, Debug)]
 pub struct PresignOptions {
     pub ttl: Duration,
-    /// The host name the client reached the service by. Only the embedded store uses it, which answers on the same host.
-    pub host: Option<String>,
+    /// Where the client reaches the service: scheme, authority and any path, without a trailing slash. Only the embedded store
+    /// uses it, because it is reached through the service; without it such a URL is relative.
+    pub base: Option<String>,
 }
 
 /// An unfinished upload or an unverified object, as a sweep sees it.

@@ -17,6 +17,8 @@ pub fn protected<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<
     router.layer((
         unless_set(header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         unless_set(header::REFERRER_POLICY, "no-referrer"),
+        // Most answers hold links that end, or a state that passes; what may be kept says so itself.
+        unless_set(header::CACHE_CONTROL, "no-store"),
         unless_set(header::CONTENT_SECURITY_POLICY, NOTHING),
         // For what is taken without asking (`<img>`, `<script>`). Pages allowed by CORS ask, and are not concerned.
         unless_set(CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),

@@ -108,7 +108,8 @@ mod tests {
             checksum: Checksum::None,
             sse: None,
             attempt_timeout: Duration::from_secs(60),
-            host_follows_request: false,
+            http_client: None,
+            mount: None,
         };
         Arc::new(S3Store::connect(options).await)
     }

@@ -121,9 +121,6 @@ pub struct Settings {
     /// Folder of the embedded S3: its objects and its credentials
     #[arg(long, env = "DATA_DIR", global = true, value_name = "FOLDER", default_value = "data")]
     pub data_dir: PathBuf,
-    /// Port of the embedded S3, on HOST; 0 takes a free one
-    #[arg(long, env = "EMBEDDED_S3_PORT", global = true, value_name = "PORT", default_value = "8081")]
-    pub embedded_s3_port: String,
 
     /// Size of the parts a file is sent in, 5 MiB to 5 GiB (size)
     #[arg(long, env = "PART_SIZE", global = true, value_name = "SIZE", default_value = "5MiB")]

@@ -24,6 +24,8 @@ pub struct Subject<'a> {
     pub store: &'a dyn Store,
     pub s3: &'a S3Store,
     pub is_embedded: bool,
+    /// Where the embedded store's clients are answered.
+    base: Option<String>,
     pub outside: Outside,
     pub scratch: Scratch,
     greeting: OnceCell<Greeting>,
@@ -31,12 +33,13 @@ pub struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    pub fn new(config: &'a Config, backend: &'a Backend) -> Result<Subject<'a>, String> {
+    pub fn new(config: &'a Config, backend: &'a Backend, base: Option<String>) -> Result<Subject<'a>, String> {
         Ok(Subject {
             config,
             store: backend.store.as_ref(),
             s3: backend.s3.as_ref(),
             is_embedded: backend.is_embedded(),
+            base,
             outside: Outside::new(config)?,
             scratch: Scratch::default(),
             greeting: OnceCell::new(),
@@ -80,7 +83,7 @@ impl<'a> Subject<'a> {
 
     /// As the plans of direct uploads sign.
     pub fn presigning(&self) -> PresignOptions {
-        PresignOptions { ttl: self.config.direct.url_ttl, host: None }
+        PresignOptions { ttl: self.config.direct.url_ttl, base: self.base.clone() }
     }
 
     /// Removes what the checks made.

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::description::{DIRECT, answers};
 use super::images::KeyInPath;
 use super::json::JsonBody;
-use super::request_host;
+use super::service_base;
 use super::upload::{StoredImage, checksum_text};
 use crate::app::App;
 use crate::auth::KeyName;
@@ -235,9 +235,9 @@ pub async fn complete(
         Err(_) => return Ok(verifying(&name)),
     };
     let image = outcome.map_err(respond)?;
-    let host = request_host(&uri, &headers);
+    let base = service_base(&app, &uri, &headers);
     // The image stays if signing fails: the client has its links, and can ask again.
-    let link = app.store.presign_get(&name, &app.read_link(host)).await;
+    let link = app.store.presign_get(&name, &app.read_link(base)).await;
     let link = link.map_err(|error| Error::Storage(error).into_response())?;
     note(field::SIZE, image.size);
     Ok(Json(stored(name.key(), image, link.url)).into_response())
@@ -285,5 +285,5 @@ async fn is_there(app: &App, name: &Name) -> Result<bool> {
 }
 
 fn upload_link(app: &App, uri: &Uri, headers: &HeaderMap) -> PresignOptions {
-    PresignOptions { ttl: app.config.direct.url_ttl, host: request_host(uri, headers) }
+    PresignOptions { ttl: app.config.direct.url_ttl, base: service_base(app, uri, headers) }
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::description::{IMAGES, answers};
-use super::request_host;
+use super::service_base;
 use crate::app::App;
 use crate::app::headers::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::error::{Error, Result};
@@ -80,7 +80,7 @@ pub struct Deleted {
 pub async fn redirect(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyPath) -> Result<Response> {
     let name = image(key)?;
     app.store.head(&name).await?;
-    let link = app.store.presign_get(&name, &app.read_link(request_host(&uri, &headers))).await?;
+    let link = app.store.presign_get(&name, &app.read_link(service_base(&app, &uri, &headers))).await?;
     // A redirect that is used again from a cache must still lead to a link with some life in it.
     let left = link.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     let cache = format!("private, max-age={}", left.as_secs() / 2);
@@ -121,7 +121,7 @@ pub async fn head(State(app): State<App>, key: KeyPath) -> Result<Response> {
 pub async fn url(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyPath) -> Result<Json<ImageLink>> {
     let name = image(key)?;
     let ObjectInfo { size, content_type, dimensions, .. } = app.store.head(&name).await?;
-    let link = app.store.presign_get(&name, &app.read_link(request_host(&uri, &headers))).await?;
+    let link = app.store.presign_get(&name, &app.read_link(service_base(&app, &uri, &headers))).await?;
     let (width, height) = dimensions.unzip();
     Ok(Json(ImageLink {
         url: link.url,

@@ -7,7 +7,7 @@ use http::{HeaderMap, Uri, header};
 use std::sync::LazyLock;
 
 use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
-use super::request_host;
+use super::service_base;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::{ImageKey, Name};
@@ -54,7 +54,7 @@ pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Resp
 
 /// A page that may ask this service and its store, and nobody else.
 pub async fn answer(app: &App, uri: &Uri, headers: &HeaderMap, html: &'static str) -> Response {
-    let policy = content_security_policy(&origins(app, request_host(uri, headers)).await);
+    let policy = content_security_policy(&origins(app, service_base(app, uri, headers)).await);
     // No tag: a 304 would leave an older policy in force, and the policy follows the settings.
     ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], html).into_response()
 }
@@ -65,16 +65,18 @@ pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap
 }
 
 /// Where the page sends requests besides its own origin: the store, and the service by its public name.
-async fn origins(app: &App, host: Option<String>) -> Vec<String> {
+async fn origins(app: &App, base: Option<String>) -> Vec<String> {
     // Any link says where the store's links point: its address is the client's business, not only the settings'.
     let anything = Name::Image(ImageKey::random("png"));
-    let link = app.store.presign_get(&anything, &app.read_link(host)).await;
+    let link = app.store.presign_get(&anything, &app.read_link(base)).await;
     let link = link.map(|link| link.url).inspect_err(|error| {
         let error = error as &dyn std::error::Error;
         tracing::warn!(error, "the page cannot be told where the store is: uploads past the service will not work");
     });
     let addresses = link.ok().into_iter().chain(app.config.public_url.clone());
-    addresses.filter_map(|address| origin(&address)).collect()
+    let mut origins: Vec<String> = addresses.filter_map(|address| origin(&address)).collect();
+    origins.dedup();
+    origins
 }
 
 /// Scheme, host and port of a URL.

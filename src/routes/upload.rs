@@ -13,7 +13,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 
 use super::description::{IMAGES, answers};
-use super::request_host;
+use super::service_base;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
@@ -98,11 +98,11 @@ pub async fn upload(
     body: Body,
 ) -> Result<Response> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
-    let host = request_host(&uri, &headers);
+    let base = service_base(&app, &uri, &headers);
     let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
-    let stored = store(&app, policy, &headers, host, body, timed_out).await;
-    let base = app.config.public_url.as_deref();
-    stored.map(|image| located(image, base)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+    let stored = store(&app, policy, &headers, base, body, timed_out).await;
+    let public_url = app.config.public_url.as_deref();
+    stored.map(|image| located(image, public_url)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
 }
 
 /// The answer, with where the image is. Without a base that is relative to the request: a proxy may have put a prefix before
@@ -118,7 +118,7 @@ async fn store(
     app: &App,
     policy: Arc<Policy>,
     headers: &HeaderMap,
-    host: Option<String>,
+    base: Option<String>,
     body: Body,
     timed_out: TimedOut,
 ) -> Result<StoredImage> {
@@ -142,7 +142,7 @@ async fn store(
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     let work = async {
         pump(&mut image, &mut uploader).await?;
-        let link = app.store.presign_get(&name, &app.read_link(host)).await.map_err(Error::Storage)?;
+        let link = app.store.presign_get(&name, &app.read_link(base)).await.map_err(Error::Storage)?;
         Ok((uploader.finish().await?, link))
     };
     let (stored, link) = watch.run(work).await?;

@@ -44,6 +44,9 @@ mod sweep;
 mod trace;
 mod values;
 
+#[cfg(feature = "embedded")]
+pub(super) use self::values::{crc64_from_base64, crc64_to_base64};
+
 /// Complete and UploadPartCopy move up to 5 GB inside the store before they answer.
 const SLOW_CALL_FACTOR: u32 = 4;
 /// All but the unreserved characters (RFC 3986): what a signature wants encoded.
@@ -58,7 +61,7 @@ pub struct S3Store {
     /// In effect; None: AWS by region.
     endpoint: Option<String>,
     public_endpoint: Option<String>,
-    host_follows_request: bool,
+    mount: Option<&'static str>,
     /// In effect: never [`Checksum::Auto`].
     checksum: Checksum,
     sse: Option<Sse>,
@@ -84,7 +87,7 @@ impl S3Store {
             checksum: options.checksum.resolve(endpoint.as_deref()),
             endpoint,
             public_endpoint: options.public_endpoint,
-            host_follows_request: options.host_follows_request,
+            mount: options.mount,
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
             in_use,

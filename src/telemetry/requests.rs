@@ -3,7 +3,7 @@
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, Method, header};
+use http::{HeaderName, HeaderValue, Method};
 use std::error::Error as _;
 use std::time::Instant;
 use tracing::field::Empty;
@@ -34,8 +34,6 @@ pub async fn observe_request(State(metrics): State<Metrics>, mut request: Reques
     let line = Line { began: Instant::now(), span: span.clone(), quiet: is_probe(&request), written: false, counted };
     let mut response = trace::within(trace, next.run(request).instrument(span)).await;
     response.headers_mut().insert(REQUEST_ID, id);
-    // Most answers hold links that end, or a state that passes; what may be kept says so itself.
-    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     line.answered(&response);
     response
 }

@@ -22,7 +22,7 @@ KEY = "a-key-of-the-tests"
 def service():
     """The address of a service that wants a key, so that it shows that its routes ask for one; and a folder."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "DATA_DIR": f"{folder}/data", "PORT": "0", "EMBEDDED_S3_PORT": "0", "API_KEYS": KEY}
+        environment = {**os.environ, "DATA_DIR": f"{folder}/data", "PORT": "0", "API_KEYS": KEY}
         environment["RUST_LOG"] = "warn"
         server = subprocess.Popen([os.path.abspath(BINARY)], env=environment, stdout=subprocess.PIPE, text=True)
         try:

@@ -40,7 +40,7 @@ def check(base: str) -> None:
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as data:
-        environment = {**os.environ, "DATA_DIR": data, "PORT": "0", "EMBEDDED_S3_PORT": "0"}
+        environment = {**os.environ, "DATA_DIR": data, "PORT": "0"}
         server = subprocess.Popen([BINARY], env=environment, stdout=subprocess.PIPE, text=True)
         try:
             line = server.stdout.readline()

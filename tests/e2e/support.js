@@ -35,7 +35,7 @@ const PATIENCE = 90_000;
 class Service {
   static async start() {
     const folder = await mkdtemp(path.join(tmpdir(), "image-store-e2e-"));
-    const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0", EMBEDDED_S3_PORT: "0" };
+    const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0" };
     const child = spawn(BIN, { env, stdio: ["ignore", "pipe", "pipe"] });
     let log = "";
     child.stderr.on("data", (text) => (log += text));

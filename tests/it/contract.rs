@@ -21,6 +21,14 @@ macro_rules! contract {
                 backend.check_clean().await;
             })*
         }
+        mod embedded_s3_in_process {
+            $(#[tokio::test]
+            async fn $test() {
+                let backend = super::Backend::in_process().await;
+                super::$test(&backend).await;
+                backend.check_clean().await;
+            })*
+        }
         mod strict_s3 {
             $(#[tokio::test]
             async fn $test() {
@@ -415,7 +423,7 @@ async fn a_url_writes_once(backend: &Backend) {
 async fn a_url_ends(backend: &Backend) {
     let name = image();
     backend.store.put(&name, &png(), payload(&noise(14, 10))).await.unwrap();
-    let options = PresignOptions { ttl: Duration::from_secs(1), host: None };
+    let options = PresignOptions { ttl: Duration::from_secs(1), base: None };
     let url = backend.store.presign_get(&name, &options).await.unwrap();
     let refused = async {
         while send(Method::GET, &url, "".into(), as_is).await.status() != StatusCode::FORBIDDEN {

@@ -96,7 +96,7 @@ async fn behind_faults() -> (Backend, Faults) {
 async fn the_embedded_store_is_well() {
     let data = tempfile::tempdir().unwrap();
     let mut command = binary();
-    command.env("DATA_DIR", data.path()).env("EMBEDDED_S3_PORT", "0").env("S3_PREFIX", "a/b/");
+    command.env("DATA_DIR", data.path()).env("S3_PREFIX", "a/b/");
     command.env("CORS_ALLOW_ORIGIN", "https://page.example").env("PUBLIC_URL", "https://images.example.com/up");
     let report = Report::of(command).await;
     assert!(report.lines.iter().all(|line| line["verdict"] == "ok"), "{:#?}", report.lines);
@@ -108,7 +108,7 @@ async fn the_embedded_store_is_well() {
 async fn people_read_lines_and_the_sum() {
     let data = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
-    command.arg("doctor").env_clear().env("DATA_DIR", data.path()).env("EMBEDDED_S3_PORT", "0");
+    command.arg("doctor").env_clear().env("DATA_DIR", data.path());
     let output = command.env("SPILL_DIR", data.path().join("lock").join("below")).output().await.unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");

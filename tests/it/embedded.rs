@@ -1,44 +1,130 @@
-//! What only the embedded S3 has: CORS, credentials, files.
+//! What only the embedded S3 has: clients' way under `/_store/`, credentials, files.
 
-use image_store::store::embedded::{Embedded, EmbeddedOptions};
+use aws_sdk_s3::error::ProvideErrorMetadata;
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use image_store::store::embedded::Embedded;
 use image_store::store::s3::S3Store;
-use image_store::store::{PresignOptions, PutConditions, Store};
-use reqwest::Method;
+use image_store::store::{Name, PresignOptions, Presigned, PutConditions, Store, StoreError};
+use reqwest::{Method, StatusCode};
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::support::backend::{Backend, Kind, start_embedded, stray_files};
+use crate::support::app::TestApp;
+use crate::support::backend::{Backend, Kind, stray_files};
 use crate::support::samples::*;
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// For a client that reaches the service at `app.url`.
+fn at(app: &TestApp) -> PresignOptions {
+    PresignOptions { base: Some(app.url.clone()), ..for_a_minute() }
+}
+
+fn sized(size: u64) -> PutConditions {
+    PutConditions { size, content_type: "image/png".to_owned(), sha256: None }
+}
+
+fn put(app: &TestApp, signed: &Presigned) -> reqwest::RequestBuilder {
+    let request = app.client.put(&signed.url);
+    signed.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
+}
 
 #[tokio::test]
 async fn a_page_may_use_a_url() {
-    let backend = Backend::embedded().await;
-    let preflight = |origin: &'static str| {
-        let url = format!("{}/images/any", backend.endpoint);
-        let request = reqwest::Client::new().request(Method::OPTIONS, url).header("origin", origin);
-        let request = request.header("access-control-request-method", "PUT");
-        request.header("access-control-request-headers", "content-type,if-none-match,x-amz-checksum-sha256").send()
-    };
-    let allowed = preflight("https://pages.example").await.unwrap();
-    assert!(allowed.status().is_success());
-    assert_eq!(allowed.headers()["access-control-allow-origin"], "https://pages.example");
+    let app = TestApp::start().await;
+    let preflight = app.client.request(Method::OPTIONS, app.at("/_store/images/any"));
+    let preflight = preflight.header("origin", "https://anywhere.example").header("access-control-request-method", "PUT");
+    let asked = "content-type,if-none-match,x-amz-checksum-sha256";
+    let allowed = preflight.header("access-control-request-headers", asked).send().await.unwrap();
+    assert_eq!(allowed.status(), StatusCode::OK);
+    assert_eq!(allowed.headers()["access-control-allow-origin"], "*");
     assert_eq!(allowed.headers()["access-control-allow-methods"], "GET,HEAD,PUT");
-    let headers = allowed.headers()["access-control-allow-headers"].to_str().unwrap();
-    assert_eq!(headers, "content-type,if-none-match,x-amz-checksum-sha256");
-    let other = preflight("https://elsewhere.example").await.unwrap();
-    assert!(!other.headers().contains_key("access-control-allow-origin"));
+    assert_eq!(allowed.headers()["access-control-allow-headers"], asked);
 
     let name = image();
-    backend.store.put(&name, &png(), payload(&noise(1, 10))).await.unwrap();
-    let url = backend.store.presign_get(&name, &for_a_minute()).await.unwrap().url;
-    let read = reqwest::Client::new().get(url).header("origin", "https://pages.example").send().await.unwrap();
-    assert_eq!(read.headers()["access-control-allow-origin"], "https://pages.example");
-    let exposed = read.headers()["access-control-expose-headers"].to_str().unwrap();
+    app.store.put(&name, &png(), payload(&noise(1, 10))).await.unwrap();
+    let url = app.store.presign_get(&name, &at(&app)).await.unwrap().url;
+    let read = app.client.get(url).header("origin", "https://anywhere.example").send().await.unwrap();
+    assert_eq!(read.status(), StatusCode::OK);
+    let header = |name: &str| read.headers().get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(header("access-control-allow-origin"), Some("*"));
+    let exposed = header("access-control-expose-headers").unwrap();
     assert!(exposed.contains("etag") && exposed.contains("x-amz-checksum-crc64nvme"), "{exposed}");
-    backend.store.delete(&name).await.unwrap();
-    backend.check_clean().await;
+    assert_eq!(header("x-content-type-options"), Some("nosniff"));
+    assert_eq!(header("content-security-policy"), Some("sandbox"));
+    // Those of the service's own answers would keep other sites from showing the image, and browsers from caching it.
+    assert_eq!((header("cross-origin-resource-policy"), header("cache-control")), (None, None));
+    assert_eq!(read.bytes().await.unwrap(), noise(1, 10));
+    app.end(&[name.key().as_str()]).await;
+}
+
+#[tokio::test]
+async fn a_url_works_under_any_host_and_prefix() {
+    let app = TestApp::with(&["--public-url=https://images.example/up"]).await;
+    let stored: serde_json::Value =
+        app.upload("a.jpg", crate::support::app::fixture("plain.jpg")).await.json().await.unwrap();
+    let url = stored["url"].as_str().unwrap();
+    // As a proxy passes it on that ends TLS and takes the prefix off.
+    let path = url.strip_prefix("https://images.example/up").unwrap();
+    assert!(path.starts_with("/_store/images/"), "{url}");
+    for host in ["images.example", "backend:8080", "127.0.0.1"] {
+        let read = app.client.get(app.at(path)).header("host", host).send().await.unwrap();
+        assert_eq!(read.status(), StatusCode::OK, "{host}");
+        assert_eq!(read.bytes().await.unwrap(), crate::support::app::fixture("plain.jpg"));
+    }
+    app.end(&[stored["s3_key"].as_str().unwrap()]).await;
+}
+
+#[tokio::test]
+async fn only_what_was_signed_is_done() {
+    let app = TestApp::start().await;
+    let (secret, own) = (image(), incoming());
+    app.store.put(&secret, &png(), payload(&noise(1, 10))).await.unwrap();
+    let signed = app.store.presign_put(&own, &sized(10), &at(&app)).await.unwrap();
+    for (name, value) in [
+        ("x-amz-copy-source", format!("images/{}", secret.key())),
+        ("x-amz-meta-width", "1".to_owned()),
+        ("x-amz-checksum-crc32", "AAAAAA==".to_owned()),
+    ] {
+        let refused = put(&app, &signed).header(name, value).body(noise(2, 10)).send().await.unwrap();
+        assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{name}");
+        assert!(refused.text().await.unwrap().contains("<Code>AccessDenied</Code>"));
+    }
+    for (path, method) in [("/_store/images/x", Method::GET), ("/_store/images/x", Method::PUT)] {
+        assert_eq!(app.client.request(method, app.at(path)).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    }
+    let delete = app.client.delete(&signed.url).send().await.unwrap();
+    assert_eq!(delete.status(), StatusCode::METHOD_NOT_ALLOWED);
+    let changed = signed.url.replace("X-Amz-Expires=60", "X-Amz-Expires=61");
+    let refused = put(&app, &Presigned { url: changed, ..signed.clone() }).body(noise(2, 10)).send().await.unwrap();
+    assert_eq!(refused.status(), StatusCode::FORBIDDEN);
+    assert!(matches!(app.store.head(&own).await, Err(StoreError::NotFound)));
+
+    assert_eq!(put(&app, &signed).body(noise(2, 10)).send().await.unwrap().status(), StatusCode::OK);
+    let again = put(&app, &signed).body(noise(3, 10)).send().await.unwrap();
+    assert_eq!(again.status(), StatusCode::PRECONDITION_FAILED);
+    app.end(&[secret.key().as_str(), &own.object_key("")]).await;
+}
+
+/// Requests that are signed in a header reach the store in the process, and not through the service.
+#[tokio::test]
+async fn a_header_s_signature_is_none_for_clients() {
+    use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+    let app = TestApp::start().await;
+    let (access_key, secret_key) = app.credentials();
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new(access_key, secret_key, None, None, "tests"))
+        .endpoint_url(app.at("/_store"))
+        .force_path_style(true);
+    let client = aws_sdk_s3::Client::from_conf(config.build());
+    let refused = client.get_object().bucket("images").key("x").send().await.unwrap_err();
+    assert_eq!(refused.raw_response().unwrap().status().as_u16(), 403);
+    app.end(&[]).await;
 }
 
 #[tokio::test]
@@ -46,19 +132,19 @@ async fn objects_uploads_and_urls_outlive_a_restart() {
     let data_dir = tempfile::tempdir().unwrap();
     let (name, other, bytes) = (image(), image(), noise(2, PART + 5));
 
-    let first = start_embedded(data_dir.path()).await;
-    let store = S3Store::connect(first.s3_options("a/", Duration::from_secs(20))).await;
+    let first = Embedded::open(data_dir.path()).unwrap();
+    let store = S3Store::connect(first.s3_options("a/", TIMEOUT)).await;
     store.put(&name, &png(), payload(&bytes)).await.unwrap();
     let upload = store.create_upload(&other, &png()).await.unwrap();
     let part = store.upload_part(&upload, 1, payload(&bytes.slice(..PART))).await.unwrap();
     let keys = (first.access_key.clone(), first.secret_key.clone());
     let before = stray_files(data_dir.path());
-    first.stop().await;
+    drop((first, store));
 
-    let second = start_embedded(data_dir.path()).await;
+    let second = Embedded::open(data_dir.path()).unwrap();
     assert_eq!(keys, (second.access_key.clone(), second.secret_key.clone()));
     assert_eq!(stray_files(data_dir.path()), before, "a start clears nothing that was answered");
-    let store = S3Store::connect(second.s3_options("a/", Duration::from_secs(20))).await;
+    let store = S3Store::connect(second.s3_options("a/", TIMEOUT)).await;
     let head = store.head(&name).await.unwrap();
     assert_eq!((head.size, head.crc64, head.dimensions), (PART as u64 + 5, Some(crc64(&bytes)), Some((640, 480))));
     let last = store.upload_part(&upload, 2, payload(&bytes.slice(PART..))).await.unwrap();
@@ -68,80 +154,131 @@ async fn objects_uploads_and_urls_outlive_a_restart() {
     store.delete(&name).await.unwrap();
     store.delete(&other).await.unwrap();
     assert_eq!(stray_files(data_dir.path()), Vec::<String>::new());
-    second.stop().await;
 }
 
 #[tokio::test]
 async fn a_start_clears_what_a_killed_process_left() {
-    let backend = Backend::embedded().await;
-    let Kind::Embedded { running, data_dir } = backend.kind else { panic!() };
-    let (name, unfinished) = (image(), image());
-    backend.store.put(&name, &png(), payload(&noise(3, 10))).await.unwrap();
-    let upload = backend.store.create_upload(&unfinished, &png()).await.unwrap();
-    backend.store.upload_part(&upload, 1, payload(&noise(4, 10))).await.unwrap();
-    running.stop().await;
+    let data_dir = tempfile::tempdir().unwrap();
+    let embedded = Embedded::open(data_dir.path()).unwrap();
+    let store = S3Store::connect(embedded.s3_options("", TIMEOUT)).await;
+    store.put(&image(), &png(), payload(&noise(3, 10))).await.unwrap();
+    let upload = store.create_upload(&image(), &png()).await.unwrap();
+    store.upload_part(&upload, 1, payload(&noise(4, 10))).await.unwrap();
+    drop((embedded, store));
 
-    let root = data_dir.path().join("s3");
     let live = stray_files(data_dir.path());
-    let gone = uuid::Uuid::new_v4();
-    for stray in ["staging/half".to_owned(), ".tmp.7.internal.part".to_owned()]
-        .into_iter()
-        .chain([format!(".upload-{gone}.json"), format!(".upload_id-{gone}.part-1")])
-        .chain([".bucket-aW1hZ2Vz.object-bm9uZS5wbmc.internal.json".to_owned()])
-    {
-        std::fs::write(root.join(stray), "{}").unwrap();
+    let ended = data_dir.path().join("uploads").join(uuid::Uuid::new_v4().simple().to_string());
+    std::fs::create_dir(&ended).unwrap();
+    for stray in [ended.join("1"), data_dir.path().join("tmp/half")] {
+        std::fs::write(stray, "{}").unwrap();
     }
-    let again = start_embedded(data_dir.path()).await;
+    let again = Embedded::open(data_dir.path()).unwrap();
     assert_eq!(stray_files(data_dir.path()), live);
-    again.stop().await;
+    let store = S3Store::connect(again.s3_options("", TIMEOUT)).await;
+    assert_eq!(store.leftovers().await.unwrap().len(), 1);
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn the_credentials_are_the_owner_s_alone() {
     use std::os::unix::fs::PermissionsExt;
-    let backend = Backend::embedded().await;
-    let Kind::Embedded { data_dir, .. } = &backend.kind else { panic!() };
+    let data_dir = tempfile::tempdir().unwrap();
+    Embedded::open(data_dir.path()).unwrap();
     let mode = std::fs::metadata(data_dir.path().join("credentials.json")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    backend.check_clean().await;
 }
 
+/// Also while only a store, or a request under way, still uses it.
 #[tokio::test]
 async fn one_process_at_a_time_uses_a_folder() {
-    let backend = Backend::embedded().await;
-    let Kind::Embedded { data_dir, .. } = &backend.kind else { panic!() };
-    let (data_dir, listen) = (data_dir.path().to_owned(), "127.0.0.1:0".parse().unwrap());
-    let second = Embedded::start(EmbeddedOptions { data_dir, listen, cors_origins: vec![] }).await;
-    let error = second.err().expect("the folder is in use");
+    let data_dir = tempfile::tempdir().unwrap();
+    let first = Embedded::open(data_dir.path()).unwrap();
+    let store = S3Store::connect(first.s3_options("", TIMEOUT)).await;
+    drop(first);
+    let error = Embedded::open(data_dir.path()).err().expect("the folder is in use");
     assert_eq!(error.kind(), ErrorKind::WouldBlock);
     assert!(error.to_string().contains("another process"), "{error}");
-    backend.check_clean().await;
-}
-
-#[tokio::test]
-async fn urls_follow_the_request_s_host() {
-    let backend = Backend::embedded().await;
-    let port = backend.endpoint.rsplit(':').next().unwrap();
-    let options = PresignOptions { host: Some("localhost:8000".to_owned()), ..for_a_minute() };
-    let url = backend.store.presign_get(&image(), &options).await.unwrap().url;
-    assert!(url.starts_with(&format!("http://localhost:{port}/images/")), "{url}");
-    assert_eq!(reqwest::get(url).await.unwrap().status(), 404, "its signature holds");
-    backend.check_clean().await;
+    drop(store);
+    assert!(Embedded::open(data_dir.path()).is_ok());
 }
 
 #[tokio::test]
 async fn nothing_but_its_own_objects_is_in_reach() {
     let backend = Backend::embedded().await;
+    let Kind::Embedded { data_dir, .. } = &backend.kind else { panic!() };
     let client = backend.client();
-    for key in ["../staging/x", "a/../../lock", "a//b", ".."] {
-        let put = client.put_object().bucket("images").key(key).body(b"x".to_vec().into()).send().await;
-        assert!(put.is_err(), "{key}");
+    for key in ["../tmp/x", "a/../../lock", "a//b", "..", "a/"] {
+        let object = || (client.put_object().bucket("images").key(key), client.get_object().bucket("images").key(key));
+        object().0.body(key.as_bytes().to_vec().into()).send().await.unwrap();
+        let read = object().1.send().await.unwrap().body.collect().await.unwrap();
+        assert_eq!(read.into_bytes(), key.as_bytes());
+        client.delete_object().bucket("images").key(key).send().await.unwrap();
+        assert_eq!(stray_files(data_dir.path()), Vec::<String>::new());
     }
-    assert!(client.put_object().bucket("staging").key("x").body(b"x".to_vec().into()).send().await.is_err());
+    let long = client.put_object().bucket("images").key("k".repeat(256)).body(b"x".to_vec().into()).send().await;
+    assert_eq!(long.unwrap_err().code(), Some("KeyTooLongError"));
+    assert!(client.put_object().bucket("tmp").key("x").body(b"x".to_vec().into()).send().await.is_err());
     assert!(client.list_buckets().send().await.is_err());
     assert!(client.create_bucket().bucket("another").send().await.is_err());
     assert_eq!(reqwest::get(format!("{}/images/x", backend.endpoint)).await.unwrap().status(), 403);
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn a_put_replaces_only_what_it_means() {
+    let backend = Backend::embedded().await;
+    let (client, key) = (backend.client(), format!("{}x", backend.options.prefix));
+    let put = |body: &'static [u8]| client.put_object().bucket("images").key(&key).body(body.to_vec().into());
+    let status = |error: &aws_sdk_s3::error::SdkError<_, aws_sdk_s3::config::http::HttpResponse>| {
+        error.raw_response().unwrap().status().as_u16()
+    };
+    let missing = put(b"one").if_match("\"00000000000000000000000000000000\"").send().await.unwrap_err();
+    assert_eq!(status(&missing), 404);
+    let one = put(b"one").if_none_match("*").send().await.unwrap().e_tag.unwrap();
+    assert_eq!(one, "\"f97c5d29941bfb1b2fdab0874906ab82\"", "its MD5");
+    assert_eq!(status(&put(b"two").if_none_match("*").send().await.unwrap_err()), 412);
+    let two = put(b"two").if_match(&one).send().await.unwrap().e_tag.unwrap();
+    assert_eq!(status(&put(b"three").if_match(&one).send().await.unwrap_err()), 412);
+    let delete = || client.delete_object().bucket("images").key(&key);
+    assert_eq!(delete().if_match(&one).send().await.unwrap_err().raw_response().unwrap().status().as_u16(), 412);
+    let read = client.get_object().bucket("images").key(&key).if_match(&two).send().await.unwrap();
+    assert_eq!(read.body.collect().await.unwrap().into_bytes(), "two");
+    delete().if_match(&two).send().await.unwrap();
+    backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn a_part_is_copied_of_what_was_meant_and_numbers_may_have_gaps() {
+    let backend = Backend::embedded().await;
+    let (client, key) = (backend.client(), format!("{}x", backend.options.prefix));
+    let source = client.put_object().bucket("images").key("source").body(b"0123456789".to_vec().into());
+    let etag = source.send().await.unwrap().e_tag.unwrap();
+    let created = client.create_multipart_upload().bucket("images").key(&key).content_type("image/png").send().await;
+    let id = created.unwrap().upload_id.unwrap();
+    let copy = |number| {
+        let call = client.upload_part_copy().bucket("images").key(&key).upload_id(&id).part_number(number);
+        call.copy_source("images/source")
+    };
+    let other = copy(7).copy_source_if_match("\"00000000000000000000000000000000\"").send().await.unwrap_err();
+    assert_eq!(other.raw_response().unwrap().status().as_u16(), 412);
+    let whole = copy(7).copy_source_if_match(&etag).send().await.unwrap().copy_part_result.unwrap().e_tag.unwrap();
+    assert_eq!(whole, etag, "the part is what was checked");
+    copy(9).copy_source_range("bytes=2-4").send().await.unwrap();
+    let complete = |number: i32, etag: &str| {
+        let part = CompletedPart::builder().part_number(number).e_tag(etag).build();
+        let call = client.complete_multipart_upload().bucket("images").key(&key).upload_id(&id);
+        call.multipart_upload(CompletedMultipartUpload::builder().parts(part).build())
+    };
+    assert_eq!(complete(8, &whole).send().await.unwrap_err().code(), Some("InvalidPart"));
+    let joined = complete(7, &whole).send().await.unwrap().e_tag.unwrap();
+    assert!(joined.ends_with("-1\""), "{joined}");
+    assert_eq!(complete(7, &whole).send().await.unwrap_err().code(), Some("NoSuchUpload"), "it ended once");
+    let read = client.get_object().bucket("images").key(&key).send().await.unwrap();
+    assert_eq!(read.content_type(), Some("image/png"));
+    assert_eq!(read.body.collect().await.unwrap().into_bytes(), "0123456789");
+    for key in ["source", &key] {
+        client.delete_object().bucket("images").key(key).send().await.unwrap();
+    }
     backend.check_clean().await;
 }
 
@@ -159,7 +296,7 @@ async fn racing_ends_of_an_upload_leave_one_outcome() {
             backend.store.upload_part(&upload, 1, payload(&bytes)),
         );
         aborted.unwrap();
-        assert!(matches!(late, Ok(_) | Err(image_store::store::StoreError::NoSuchUpload)), "{late:?}");
+        assert!(matches!(late, Ok(_) | Err(StoreError::NoSuchUpload)), "{late:?}");
         assert_eq!(backend.store.head(&name).await.is_ok(), completed.is_ok());
         backend.store.delete(&name).await.unwrap();
         backend.check_clean().await;
@@ -168,34 +305,62 @@ async fn racing_ends_of_an_upload_leave_one_outcome() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_leaves_nothing() {
-    let backend = Backend::embedded().await;
-    let Kind::Embedded { data_dir, .. } = &backend.kind else { panic!() };
-    let (name, upload_name) = (incoming(), incoming());
-    let conditions = PutConditions { size: 1 << 20, content_type: "image/png".to_owned(), sha256: None };
-    let put = backend.store.presign_put(&name, &conditions, &for_a_minute()).await.unwrap();
-    let upload = backend.store.create_upload(&upload_name, &png()).await.unwrap();
-    let before = stray_files(data_dir.path());
-    let part = backend.store.presign_part(&upload, 1, 1 << 20, &for_a_minute()).await.unwrap();
-
+    let app = TestApp::start().await;
+    let put = app.store.presign_put(&incoming(), &sized(1 << 20), &at(&app)).await.unwrap();
+    let upload = app.store.create_upload(&incoming(), &png()).await.unwrap();
+    let before = stray_files(app.data_dir());
+    let part = app.store.presign_part(&upload, 1, 1 << 20, &at(&app)).await.unwrap();
     for url in [put, part] {
-        let path = url.url.strip_prefix(&backend.endpoint).unwrap();
-        let host = backend.endpoint.strip_prefix("http://").unwrap();
-        let headers: String = url.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let mut client = TcpStream::connect(host).await.unwrap();
-        client.write_all(format!("PUT {path} HTTP/1.1\r\nhost: {host}\r\n{headers}\r\n").as_bytes()).await.unwrap();
-        client.write_all(&noise(5, 100_000)).await.unwrap();
-        until(|| stray_files(data_dir.path()) != before).await;
-        drop(client);
-        until(|| stray_files(data_dir.path()) == before).await;
+        let mut client = half_sent(&app, &url).await;
+        until_files(app.data_dir(), |files| files != before).await;
+        client.shutdown().await.unwrap();
+        until_files(app.data_dir(), |files| files == before).await;
     }
-    assert!(backend.store.list_parts(&upload).await.unwrap().is_empty());
-    backend.store.abort_upload(&upload).await.unwrap();
-    backend.check_clean().await;
+    assert!(app.store.list_parts(&upload).await.unwrap().is_empty());
+    app.store.abort_upload(&upload).await.unwrap();
+    app.end(&[]).await;
 }
 
-async fn until(holds: impl Fn() -> bool) {
+/// A client that has begun to send and goes on no more.
+async fn half_sent(app: &TestApp, signed: &Presigned) -> TcpStream {
+    let path = signed.url.strip_prefix(&app.url).unwrap();
+    let headers: String = signed.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let mut client = TcpStream::connect(app.address()).await.unwrap();
+    client.write_all(format!("PUT {path} HTTP/1.1\r\nhost: images\r\n{headers}\r\n").as_bytes()).await.unwrap();
+    client.write_all(&noise(5, 100_000)).await.unwrap();
+    client
+}
+
+#[tokio::test]
+async fn a_client_that_pauses_is_cut_off() {
+    let app = TestApp::with(&["--body-idle-timeout=1s"]).await;
+    let signed = app.store.presign_put(&incoming(), &sized(1 << 20), &at(&app)).await.unwrap();
+    let mut client = half_sent(&app, &signed).await;
+    let mut answer = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut client, &mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("<Code>RequestTimeout</Code>"), "{answer}");
+    app.end(&[]).await;
+}
+
+/// A call of the service's own that is given up is a connection that broke.
+#[tokio::test]
+async fn a_call_that_is_dropped_leaves_nothing() {
+    let app = TestApp::start().await;
+    let before = stray_files(app.data_dir());
+    let bytes = payload(&noise(6, 30 << 20));
+    let name: Name = image();
+    let (store, metadata) = (app.store.clone(), png());
+    let call = tokio::spawn(async move { store.put(&name, &metadata, bytes).await });
+    until_files(app.data_dir(), |files| files != before).await;
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    until_files(app.data_dir(), |files| files == before).await;
+    app.end(&[]).await;
+}
+
+async fn until_files(data_dir: &Path, hold: impl Fn(Vec<String>) -> bool) {
     let waiting = async {
-        while !holds() {
+        while !hold(stray_files(data_dir)) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

@@ -20,7 +20,7 @@ pub struct Process {
 
 pub fn binary() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
-    command.env_remove("S3_BUCKET").env("PORT", "0").env("EMBEDDED_S3_PORT", "0");
+    command.env_remove("S3_BUCKET").env("PORT", "0");
     command
 }
 

@@ -1,296 +1,229 @@
-//! The one bucket: s3s-fs does the work in a staging bucket, this checks before and publishes after.
+//! The one bucket: S3's operations on the [`Disk`].
 //!
-//! Bodies go to the staging bucket, where s3s-fs verifies them; only a whole object is renamed to its key. What must not
-//! stop half-way when a client hangs up runs on a task of its own.
+//! Bodies are written under temporary names; what changes the store is one blocking step that runs to its end, also when the
+//! request is dropped.
 
-use crc_fast::{CrcAlgorithm, Digest};
-use futures::StreamExt;
 use s3s::dto::*;
-use s3s::{S3, S3Error, S3Request, S3Response, S3Result, s3_error};
-use s3s_fs::FileSystem;
-use std::path::{Component, Path};
-use std::sync::{Arc, Mutex, PoisonError};
+use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
+use std::io::SeekFrom;
+use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use super::disk::{BUCKET, Disk, STAGING, Staged};
-use super::locks::Locks;
+use super::body::{Announced, blocking, receive};
+use super::conditions::{ReadConditions, WriteConditions};
+use super::disk::{Disk, failed};
+use super::file::{Meta, StoredFile};
 
+mod lists;
 mod multipart;
 
-/// The longest key whose side files still have names of at most 255 bytes.
-const LONGEST_KEY: usize = 120;
-/// s3s-fs reads 4 KiB at a time.
-const READ_SIZE: usize = 256 * 1024;
+/// The bucket's name.
+pub(super) const BUCKET: &str = "images";
+/// How much of an object is read at once, in bytes.
+const READ_SIZE: usize = 256 << 10;
 
-/// Cheap to clone: what runs on after a client is gone takes one along.
+/// Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Bucket(Arc<Inner>);
-
-struct Inner {
-    files: FileSystem,
-    disk: Disk,
-    keys: Locks,
-    uploads: Locks,
-}
+pub(super) struct Bucket(pub(super) Arc<Disk>);
 
 impl Bucket {
-    pub(super) fn new(files: FileSystem, disk: Disk) -> Bucket {
-        Bucket(Arc::new(Inner { files, disk, keys: Locks::default(), uploads: Locks::default() }))
-    }
-
-    /// Runs blocking work, to its end also when nobody waits any more.
-    async fn blocking<T: Send + 'static>(
+    /// Runs blocking work on the disk, to its end also when its request is dropped.
+    async fn on_disk<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Disk) -> std::io::Result<T> + Send + 'static,
+        work: impl FnOnce(&Disk) -> S3Result<T> + Send + 'static,
     ) -> S3Result<T> {
-        let bucket = self.clone();
-        let done = tokio::task::spawn_blocking(move || work(&bucket.0.disk)).await;
-        done.map_err(S3Error::internal_error)?.map_err(S3Error::internal_error)
+        let disk = Arc::clone(&self.0);
+        blocking(move || work(&disk)).await
     }
 
-    /// Renames a staged object to its key, unless something is there that must not be.
-    async fn publish(
-        &self,
-        staged: Staged,
-        key: String,
-        only_new: bool,
-        expected: Option<ETagCondition>,
-    ) -> S3Result<()> {
-        let guard = self.0.keys.write(&key).await;
-        if expected.is_some() {
-            let found = self.e_tag(&key).await?.ok_or_else(|| s3_error!(NoSuchKey))?;
-            check_conditions(Some(&found), expected.as_ref(), None)?;
-        }
-        if only_new && self.0.disk.object(&key).exists() {
-            return Err(s3_error!(PreconditionFailed, "Object already exists"));
-        }
-        self.blocking(move |disk| {
-            let _guard = guard;
-            disk.publish(&staged, &key)
-        })
-        .await
+    async fn find(&self, bucket: &str, key: String, conditions: ReadConditions) -> S3Result<StoredFile> {
+        check_bucket(bucket)?;
+        let found = self.on_disk(move |disk| disk.object(&key)).await?.ok_or_else(|| s3_error!(NoSuchKey))?;
+        conditions.check(&found.meta)?;
+        Ok(found)
     }
 
-    /// The ETag of the object at `key`, which must be locked.
-    async fn e_tag(&self, key: &str) -> S3Result<Option<ETag>> {
-        if !self.0.disk.object(key).exists() {
-            return Ok(None);
-        }
-        let input = HeadObjectInput { bucket: BUCKET.to_owned(), key: key.to_owned(), ..Default::default() };
-        let request = S3Request {
-            input,
-            method: http::Method::HEAD,
-            uri: http::Uri::from_static("/"),
-            headers: http::HeaderMap::new(),
-            extensions: http::Extensions::new(),
-            credentials: None,
-            region: None,
-            service: None,
-            trailing_headers: None,
+    async fn put(&self, mut req: S3Request<PutObjectInput>) -> S3Result<PutObjectOutput> {
+        check_bucket(&req.input.bucket)?;
+        let input = &mut req.input;
+        let conditions = WriteConditions::new(input.if_match.take(), input.if_none_match.take())?;
+        let key = std::mem::take(&mut input.key);
+        let described = Meta {
+            content_type: input.content_type.take(),
+            metadata: input.metadata.take().unwrap_or_default(),
+            ..Meta::new(&key)
         };
-        Ok(self.0.files.head_object(request).await?.output.e_tag)
+        // Before the body is read: a client that waits for `100 Continue` is spared it.
+        let (early, name) = (conditions.clone(), key.clone());
+        self.on_disk(move |disk| early.check(disk.object(&name)?.map(|there| there.meta).as_ref())).await?;
+
+        let body = input.body.take();
+        let announced = Announced::new(input, &req.headers, req.trailing_headers);
+        let (digests, content) = receive(&self.0, body, announced).await?;
+        let meta = Meta {
+            etag: digests.etag(),
+            crc64nvme: digests.checksums.checksum_crc64nvme,
+            sha256: digests.checksums.checksum_sha256,
+            ..described
+        };
+        let output = PutObjectOutput {
+            e_tag: Some(ETag::Strong(meta.etag.clone())),
+            checksum_crc64nvme: meta.crc64nvme.clone(),
+            checksum_sha256: meta.sha256.clone(),
+            ..Default::default()
+        };
+        self.on_disk(move |disk| {
+            let file = content.seal(&meta).map_err(failed)?;
+            disk.put(&key, file, &|there| conditions.check(there))
+        })
+        .await?;
+        Ok(output)
     }
 
-    /// Writes a body to the staging bucket, where s3s-fs checks it against every checksum that came with it.
-    ///
-    /// On a task of its own: s3s-fs dropped half-way may still rename its file after we have cleaned up. The task ends
-    /// with the body, which ends with the connection.
-    async fn stage(&self, req: S3Request<PutObjectInput>) -> S3Result<(Staged, S3Response<PutObjectOutput>)> {
-        to_the_end(self.clone().write_staged(req)).await
+    async fn get(&self, input: GetObjectInput) -> S3Result<S3Response<GetObjectOutput>> {
+        let conditions = ReadConditions {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+            if_modified_since: input.if_modified_since,
+            if_unmodified_since: input.if_unmodified_since,
+        };
+        let StoredFile { file, size, meta } = self.find(&input.bucket, input.key, conditions).await?;
+        let range = match input.range {
+            Some(_) if size == 0 => return Err(s3_error!(InvalidRange)),
+            Some(range) => range.check(size)?,
+            None => 0..size,
+        };
+        let (created, length) = (meta.created(), range.end - range.start);
+        let whole = length == size && wants_checksums(input.checksum_mode.as_ref());
+        let mut file = tokio::fs::File::from_std(file);
+        file.seek(SeekFrom::Start(range.start)).await.map_err(failed)?;
+        let body = ReaderStream::with_capacity(file.take(length), READ_SIZE);
+        let content_range = input.range.map(|_| format!("bytes {}-{}/{size}", range.start, range.end - 1));
+        let status = content_range.as_ref().map(|_| http::StatusCode::PARTIAL_CONTENT);
+        let output = GetObjectOutput {
+            body: Some(StreamingBlob::wrap(body)),
+            content_length: signed(length),
+            content_range,
+            accept_ranges: Some("bytes".to_owned()),
+            content_type: meta.content_type,
+            e_tag: Some(ETag::Strong(meta.etag)),
+            last_modified: Some(created.into()),
+            metadata: Some(meta.metadata),
+            checksum_crc64nvme: meta.crc64nvme.filter(|_| whole),
+            checksum_sha256: meta.sha256.filter(|_| whole),
+            ..Default::default()
+        };
+        let mut response = S3Response::new(output);
+        response.status = status;
+        Ok(response)
     }
 
-    async fn write_staged(self, mut req: S3Request<PutObjectInput>) -> S3Result<(Staged, S3Response<PutObjectOutput>)> {
-        let staged = Staged::fresh(&self.0.disk);
-        let crc64 = Arc::new(Mutex::new(Digest::new(CrcAlgorithm::Crc64Nvme)));
-        req.input.body = req.input.body.map(|body| hashed(body, crc64.clone()));
-        (req.input.bucket, req.input.key) = (STAGING.to_owned(), staged.key.clone());
-        let response = self.0.files.put_object(req).await?;
-        let crc64 = crc64.lock().unwrap_or_else(PoisonError::into_inner).finalize();
-        self.0.disk.note_crc64(&staged, crc64).map_err(S3Error::internal_error)?;
-        Ok((staged, response))
+    async fn head(&self, input: HeadObjectInput) -> S3Result<HeadObjectOutput> {
+        let conditions = ReadConditions {
+            if_match: input.if_match,
+            if_none_match: input.if_none_match,
+            if_modified_since: input.if_modified_since,
+            if_unmodified_since: input.if_unmodified_since,
+        };
+        let StoredFile { size, meta, .. } = self.find(&input.bucket, input.key, conditions).await?;
+        let checksums = wants_checksums(input.checksum_mode.as_ref());
+        Ok(HeadObjectOutput {
+            content_length: signed(size),
+            accept_ranges: Some("bytes".to_owned()),
+            last_modified: Some(meta.created().into()),
+            content_type: meta.content_type,
+            e_tag: Some(ETag::Strong(meta.etag)),
+            metadata: Some(meta.metadata),
+            checksum_crc64nvme: meta.crc64nvme.filter(|_| checksums),
+            checksum_sha256: meta.sha256.filter(|_| checksums),
+            ..Default::default()
+        })
     }
-}
 
-/// Runs `work` to its end also when the client that asked for it is gone.
-async fn to_the_end<T: Send + 'static>(work: impl Future<Output = S3Result<T>> + Send + 'static) -> S3Result<T> {
-    tokio::spawn(work).await.map_err(S3Error::internal_error)?
-}
-
-fn hashed(body: StreamingBlob, crc64: Arc<Mutex<Digest>>) -> StreamingBlob {
-    let stream = body.map(move |chunk| {
-        if let Ok(bytes) = &chunk {
-            crc64.lock().unwrap_or_else(PoisonError::into_inner).update(bytes);
-        }
-        chunk.map_err(std::io::Error::other)
-    });
-    StreamingBlob::wrap(stream)
+    async fn delete(&self, input: DeleteObjectInput) -> S3Result<()> {
+        check_bucket(&input.bucket)?;
+        let conditions = WriteConditions::new(input.if_match, None)?;
+        self.on_disk(move |disk| disk.remove(&input.key, &|there| conditions.check(there))).await
+    }
 }
 
 fn check_bucket(bucket: &str) -> S3Result<()> {
     if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
 }
 
-/// Keys are file names here: none may lead elsewhere, be hidden, or be longer than a file name can be.
-fn check(bucket: &str, key: &str) -> S3Result<()> {
-    check_bucket(bucket)?;
-    if key.len() > LONGEST_KEY {
-        return Err(s3_error!(KeyTooLongError));
-    }
-    let plain = Path::new(key).components().all(|part| matches!(part, Component::Normal(_)));
-    if !plain || key.is_empty() || key.split('/').any(str::is_empty) || key.contains(['\\', '\0']) {
-        return Err(s3_error!(InvalidArgument, "This store does not take such a key"));
-    }
-    Ok(())
+/// S3 returns checksums only to those that ask for them.
+fn wants_checksums(mode: Option<&ChecksumMode>) -> bool {
+    mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
 }
 
-fn check_conditions(
-    e_tag: Option<&ETag>,
-    wanted: Option<&ETagCondition>,
-    known: Option<&ETagCondition>,
-) -> S3Result<()> {
-    let is = |condition: &ETagCondition| match condition {
-        ETagCondition::Any => true,
-        ETagCondition::ETag(condition) => e_tag.is_some_and(|e_tag| e_tag.weak_cmp(condition)),
-    };
-    if wanted.is_some_and(|condition| !is(condition)) {
-        return Err(s3_error!(PreconditionFailed));
-    }
-    if known.is_some_and(is) {
-        return Err(s3_error!(NotModified));
-    }
-    Ok(())
+/// Sizes are signed in S3's own schema.
+fn signed(size: u64) -> Option<i64> {
+    i64::try_from(size).ok()
 }
 
 #[async_trait::async_trait]
 impl S3 for Bucket {
     async fn head_bucket(&self, req: S3Request<HeadBucketInput>) -> S3Result<S3Response<HeadBucketOutput>> {
         check_bucket(&req.input.bucket)?;
-        self.0.files.head_bucket(req).await
+        Ok(S3Response::new(HeadBucketOutput::default()))
     }
 
-    async fn put_object(&self, mut req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        let key = req.input.key.clone();
-        let expected = req.input.if_match.take();
-        let only_new = req.input.if_none_match.take().is_some_and(|condition| condition.is_any());
-        if only_new && self.0.disk.object(&key).exists() {
-            return Err(s3_error!(PreconditionFailed, "Object already exists"));
-        }
-        let (staged, response) = self.stage(req).await?;
-        self.publish(staged, key, only_new, expected).await?;
-        Ok(response)
+    async fn put_object(&self, req: S3Request<PutObjectInput>) -> S3Result<S3Response<PutObjectOutput>> {
+        self.put(req).await.map(S3Response::new)
     }
 
     async fn head_object(&self, req: S3Request<HeadObjectInput>) -> S3Result<S3Response<HeadObjectOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        let _guard = self.0.keys.read(&req.input.key).await;
-        let (wanted, known) = (req.input.if_match.clone(), req.input.if_none_match.clone());
-        let mut response = self.0.files.head_object(req).await?;
-        check_conditions(response.output.e_tag.as_ref(), wanted.as_ref(), known.as_ref())?;
-        response.output.accept_ranges = Some("bytes".to_owned());
-        Ok(response)
+        self.head(req.input).await.map(S3Response::new)
     }
 
     async fn get_object(&self, req: S3Request<GetObjectInput>) -> S3Result<S3Response<GetObjectOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        let (wanted, known) = (req.input.if_match.clone(), req.input.if_none_match.clone());
-        let (key, range) = (req.input.key.clone(), req.input.range);
-        let _guard = self.0.keys.read(&key).await;
-        let mut response = self.0.files.get_object(req).await?;
-        check_conditions(response.output.e_tag.as_ref(), wanted.as_ref(), known.as_ref())?;
-        let mut file = tokio::fs::File::open(self.0.disk.object(&key)).await.map_err(S3Error::internal_error)?;
-        let size = file.metadata().await.map_err(S3Error::internal_error)?.len();
-        let range = range.map_or(Ok(0..size), |range| range.check(size))?;
-        file.seek(std::io::SeekFrom::Start(range.start)).await.map_err(S3Error::internal_error)?;
-        let body = ReaderStream::with_capacity(file.take(range.end - range.start), READ_SIZE);
-        response.output.body = Some(StreamingBlob::wrap(body));
-        response.output.accept_ranges = Some("bytes".to_owned());
-        Ok(response)
+        self.get(req.input).await
     }
 
     async fn delete_object(&self, req: S3Request<DeleteObjectInput>) -> S3Result<S3Response<DeleteObjectOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        if req.input.if_match.is_some() {
-            return Err(s3_error!(NotImplemented, "If-Match is not implemented here"));
-        }
-        let key = req.input.key;
-        let guard = self.0.keys.write(&key).await;
-        self.blocking(move |disk| {
-            let _guard = guard;
-            disk.remove_object(&key)
-        })
-        .await?;
+        self.delete(req.input).await?;
         Ok(S3Response::with_status(DeleteObjectOutput::default(), http::StatusCode::NO_CONTENT))
     }
 
-    async fn copy_object(&self, mut req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        let CopySource::Bucket { bucket, key: source, .. } = req.input.copy_source.clone() else {
-            return Err(s3_error!(NotImplemented));
-        };
-        check(&bucket, &source)?;
-        let key = req.input.key.clone();
-        // s3s does not know this condition of CopyObject.
-        let only_new = req.headers.get(http::header::IF_NONE_MATCH).is_some_and(|value| value == "*");
-        if only_new && self.0.disk.object(&key).exists() {
-            return Err(s3_error!(PreconditionFailed, "Object already exists"));
-        }
-        let staged = Staged::fresh(&self.0.disk);
-        (req.input.bucket, req.input.key) = (STAGING.to_owned(), staged.key.clone());
-        let bucket = self.clone();
-        to_the_end(async move {
-            let response = {
-                let _source = bucket.0.keys.read(&source).await;
-                bucket.0.files.copy_object(req).await?
-            };
-            bucket.publish(staged, key, only_new, None).await?;
-            Ok(response)
-        })
-        .await
+    async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
+        self.copy(req).await.map(S3Response::new)
     }
 
     async fn create_multipart_upload(
         &self,
         req: S3Request<CreateMultipartUploadInput>,
     ) -> S3Result<S3Response<CreateMultipartUploadOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        // Whole, or s3s-fs would know of an upload that nothing lists.
-        to_the_end(self.clone().create(req)).await.map(S3Response::new)
+        self.create_upload(req.input).await.map(S3Response::new)
     }
 
     async fn upload_part(&self, req: S3Request<UploadPartInput>) -> S3Result<S3Response<UploadPartOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        self.take_part(req).await.map(S3Response::new)
+        self.put_part(req).await.map(S3Response::new)
     }
 
     async fn upload_part_copy(
         &self,
         req: S3Request<UploadPartCopyInput>,
     ) -> S3Result<S3Response<UploadPartCopyOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        to_the_end(self.clone().copy_part(req)).await.map(S3Response::new)
+        self.copy_part(req.input).await.map(S3Response::new)
     }
 
     async fn complete_multipart_upload(
         &self,
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        to_the_end(self.clone().complete(req)).await.map(S3Response::new)
+        self.complete(req.input).await.map(S3Response::new)
     }
 
     async fn abort_multipart_upload(
         &self,
         req: S3Request<AbortMultipartUploadInput>,
     ) -> S3Result<S3Response<AbortMultipartUploadOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
-        to_the_end(self.clone().abort(req)).await?;
+        self.abort(req.input).await?;
         Ok(S3Response::with_status(AbortMultipartUploadOutput::default(), http::StatusCode::NO_CONTENT))
     }
 
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
-        check(&req.input.bucket, &req.input.key)?;
         self.parts(req.input).await.map(S3Response::new)
     }
 
@@ -298,12 +231,10 @@ impl S3 for Bucket {
         &self,
         req: S3Request<ListMultipartUploadsInput>,
     ) -> S3Result<S3Response<ListMultipartUploadsOutput>> {
-        check_bucket(&req.input.bucket)?;
-        self.unfinished(req.input).await.map(S3Response::new)
+        self.uploads(req.input).await.map(S3Response::new)
     }
 
     async fn list_objects_v2(&self, req: S3Request<ListObjectsV2Input>) -> S3Result<S3Response<ListObjectsV2Output>> {
-        check_bucket(&req.input.bucket)?;
-        self.0.files.list_objects_v2(req).await
+        self.objects(req.input).await.map(S3Response::new)
     }
 }

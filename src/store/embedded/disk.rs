@@ -1,189 +1,374 @@
-//! Where s3s-fs keeps things, and how a finished object gets from the staging bucket, which nobody sees, to its key.
+//! The folders, and the renames that change what the store holds.
 //!
-//! s3s-fs keeps an object at `<root>/<bucket>/<key>` and two side files at the root: `….metadata.json` (content type, user
-//! metadata) and `….internal.json` (ETag, checksums). An unfinished upload is `.upload-<id>.json`, one more
-//! `….metadata.json` and a `.upload_id-<id>.part-<n>` a part. What this adds is `<uploads>/<id>/`: the upload's own record
-//! and one file a part with its ETag and checksum.
+//! - `objects/<encoded key>`: an object.
+//! - `uploads/<id>/upload`: an unfinished upload, a file without content; `uploads/<id>/<number>`: a part of it.
+//! - `tmp/`: files that are being written. Emptied at the start.
+//!
+//! Complete replaces `uploads/<id>/upload` by a file with the joined content and then renames that file to the object: one
+//! rename makes the object and ends the upload. A process killed before it leaves the upload with all its parts; one killed
+//! after it leaves a folder without an upload, which the next start removes.
+//!
+//! Everything here blocks. Nothing is synced to the disk: what was answered survives the process, but not the machine.
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value};
-use std::fs;
-use std::io;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use s3s::{S3Error, S3Result, s3_error};
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tempfile::NamedTempFile;
 use uuid::Uuid;
 
-/// The one bucket clients see.
-pub(super) const BUCKET: &str = "images";
-/// Where objects are written before they are published.
-pub(super) const STAGING: &str = "staging";
+use super::file::{Content, Meta, StoredFile};
 
-/// The folders below `DATA_DIR`.
-#[derive(Clone, Debug)]
+/// Bytes that a file name may have on all usual file systems.
+const MAX_FILE_NAME: usize = 255;
+/// What a file name has as it is; a slash must be encoded, and what other systems forbid may be.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'=').remove(b'+');
+/// An upload's own file in its folder.
+const UPLOAD: &str = "upload";
+
+/// What the store holds. One process at a time has it.
+#[derive(Debug)]
 pub(super) struct Disk {
-    /// What s3s-fs takes for its root.
-    pub(super) root: PathBuf,
-    pub(super) uploads: PathBuf,
+    objects: PathBuf,
+    uploads: PathBuf,
+    tmp: PathBuf,
+    /// Held from looking at what is there until it is changed.
+    change: Mutex<()>,
+    /// Keeps other processes out as long as anything here can write.
+    _lock: File,
 }
 
-/// An object's three files.
-struct Files {
-    object: PathBuf,
-    metadata: PathBuf,
-    internal: PathBuf,
+/// A part that has arrived whole.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) number: i32,
+    /// Bytes.
+    pub(super) size: u64,
+    pub(super) meta: Meta,
 }
 
-impl Files {
-    fn remove(&self) -> io::Result<()> {
-        [&self.object, &self.metadata, &self.internal].into_iter().try_for_each(|path| remove_file(path))
-    }
-}
+/// Whether an object may be replaced or removed, by what is there now.
+pub(super) type Condition<'a> = &'a dyn Fn(Option<&Meta>) -> S3Result<()>;
 
 impl Disk {
-    /// Makes the folders, and clears what a killed process left of work that had not been answered.
+    /// Makes the folders, and removes what a killed process left of work that it had not answered.
+    ///
+    /// # Errors
+    /// `WouldBlock` if another process uses the folder.
     pub(super) fn open(data_dir: &Path) -> io::Result<Disk> {
-        let disk = Disk { root: data_dir.join("s3"), uploads: data_dir.join("uploads") };
-        remove_dir(&disk.root.join(STAGING))?;
-        for folder in [&disk.root.join(BUCKET), &disk.root.join(STAGING), &disk.uploads] {
+        fs::create_dir_all(data_dir)?;
+        let folder = |name| data_dir.join(name);
+        let disk = Disk {
+            _lock: lock(data_dir)?,
+            objects: folder("objects"),
+            uploads: folder("uploads"),
+            tmp: folder("tmp"),
+            change: Mutex::default(),
+        };
+        or_absent(fs::remove_dir_all(&disk.tmp))?;
+        for folder in [&disk.objects, &disk.uploads, &disk.tmp] {
             fs::create_dir_all(folder)?;
         }
-        disk.clear_uploads()?;
-        disk.clear_root()?;
+        for entry in fs::read_dir(&disk.uploads)? {
+            let folder = entry?.path();
+            if !folder.join(UPLOAD).exists() {
+                fs::remove_dir_all(folder)?;
+            }
+        }
         Ok(disk)
     }
 
-    pub(super) fn object(&self, key: &str) -> PathBuf {
-        self.root.join(BUCKET).join(key)
+    /// Where files are written before they are published.
+    pub(super) fn tmp(&self) -> &Path {
+        &self.tmp
     }
 
-    /// An upload's part, where s3s-fs looks for it.
-    pub(super) fn part(&self, upload_id: &str, number: i32) -> PathBuf {
-        self.root.join(format!(".upload_id-{upload_id}.part-{number}"))
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.change.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn files(&self, bucket: &str, key: &str) -> Files {
-        let side = format!(".bucket-{}.object-{}", URL_SAFE_NO_PAD.encode(bucket), URL_SAFE_NO_PAD.encode(key));
-        Files {
-            object: self.root.join(bucket).join(key),
-            metadata: self.root.join(format!("{side}.metadata.json")),
-            internal: self.root.join(format!("{side}.internal.json")),
+    pub(super) fn object(&self, key: &str) -> S3Result<Option<StoredFile>> {
+        open(&self.object_path(key)?)
+    }
+
+    fn object_path(&self, key: &str) -> S3Result<PathBuf> {
+        let name = file_name(key);
+        if name.len() > MAX_FILE_NAME {
+            return Err(s3_error!(KeyTooLongError));
         }
+        Ok(self.objects.join(name))
     }
 
-    /// Makes a staged object the one at `key`, by rename, the object itself last.
-    pub(super) fn publish(&self, staged: &Staged, key: &str) -> io::Result<()> {
-        let (from, to) = (self.files(STAGING, &staged.key), self.files(BUCKET, key));
-        if let Some(folder) = to.object.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        fs::rename(from.metadata, to.metadata)?;
-        fs::rename(from.internal, to.internal)?;
-        fs::rename(from.object, to.object)
+    fn check(&self, path: &Path, condition: Condition<'_>) -> S3Result<()> {
+        condition(open(path)?.map(|there| there.meta).as_ref())
     }
 
-    /// Makes a staged object a part of an upload, whose record says what the part's checksum is.
-    pub(super) fn adopt_part(&self, staged: &Staged, upload_id: &str, number: i32) -> io::Result<()> {
-        let from = self.files(STAGING, &staged.key);
-        fs::rename(from.internal, self.uploads.join(upload_id).join(format!("{number}.json")))?;
-        fs::rename(from.object, self.part(upload_id, number))
+    /// Makes `file` the object `key`.
+    pub(super) fn put(&self, key: &str, file: NamedTempFile, condition: Condition<'_>) -> S3Result<()> {
+        let path = self.object_path(key)?;
+        let _changing = self.changing();
+        self.check(&path, condition)?;
+        file.persist(path).map(drop).map_err(|error| failed(error.error))
     }
 
-    pub(super) fn remove_object(&self, key: &str) -> io::Result<()> {
-        self.files(BUCKET, key).remove()
+    /// An object that is not there is removed already.
+    pub(super) fn remove(&self, key: &str, condition: Condition<'_>) -> S3Result<()> {
+        let path = self.object_path(key)?;
+        let _changing = self.changing();
+        self.check(&path, condition)?;
+        or_absent(fs::remove_file(path)).map_err(failed)
     }
 
-    /// Adds the whole object's CRC64NVME to what s3s-fs remembers of a staged object.
-    pub(super) fn note_crc64(&self, staged: &Staged, crc64: u64) -> io::Result<()> {
-        let path = self.files(STAGING, &staged.key).internal;
-        let mut internal: Map<String, Value> = serde_json::from_slice(&fs::read(&path)?)?;
-        internal.insert("checksum_crc64nvme".to_owned(), Value::String(super::uploads::to_base64(crc64)));
-        fs::write(path, serde_json::to_vec(&internal)?)
+    /// Begins an upload, of which `file` says all that is known, and returns its id.
+    pub(super) fn create_upload(&self, file: NamedTempFile) -> S3Result<String> {
+        let id = Uuid::new_v4().simple().to_string();
+        let folder = self.uploads.join(&id);
+        fs::create_dir(&folder).map_err(failed)?;
+        file.persist(folder.join(UPLOAD)).map_err(|error| failed(error.error))?;
+        Ok(id)
     }
 
-    /// Uploads that s3s-fs does not know, or that were never answered.
-    fn clear_uploads(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.uploads)? {
-            let entry = entry?;
-            let id = entry.file_name().to_string_lossy().into_owned();
-            let known = self.root.join(format!(".upload-{id}.json")).exists();
-            if !known || !entry.path().join(super::uploads::RECORD).exists() {
-                remove_dir(&entry.path())?;
+    /// The unfinished upload `id` of `key`.
+    ///
+    /// # Errors
+    /// `NoSuchUpload`, also for an id that is none of ours, a path above all.
+    pub(super) fn upload(&self, id: &str, key: &str) -> S3Result<Meta> {
+        let ours = Uuid::try_parse(id).is_ok_and(|uuid| uuid.simple().to_string() == id);
+        let found = if ours { open(&self.uploads.join(id).join(UPLOAD))? } else { None };
+        let found = found.map(|stored| stored.meta).filter(|upload| upload.key == key);
+        found.ok_or_else(|| s3_error!(NoSuchUpload))
+    }
+
+    /// Makes `file` a part of an upload, unless that has ended meanwhile.
+    pub(super) fn put_part(&self, id: &str, key: &str, number: i32, file: NamedTempFile) -> S3Result<()> {
+        let _changing = self.changing();
+        self.upload(id, key)?;
+        let path = self.uploads.join(id).join(number.to_string());
+        file.persist(path).map(drop).map_err(|error| failed(error.error))
+    }
+
+    /// The parts of an upload that have arrived, by number.
+    pub(super) fn parts(&self, id: &str) -> S3Result<Vec<Part>> {
+        let mut parts = Vec::new();
+        for path in entries(&self.uploads.join(id))? {
+            let number = path.file_name().and_then(|name| name.to_str()?.parse().ok());
+            if let Some(number) = number {
+                parts.extend(open(&path)?.map(|StoredFile { size, meta, .. }| Part { number, size, meta }));
             }
         }
+        parts.sort_by_key(|part| part.number);
+        Ok(parts)
+    }
+
+    /// Writes the contents of parts one after another. One file is open at a time: there may be thousands.
+    ///
+    /// # Errors
+    /// `InvalidPart` for one that was replaced or removed meanwhile.
+    pub(super) fn join(&self, id: &str, parts: &[Part]) -> S3Result<Content> {
+        let mut joined = Content::empty(&self.tmp).map_err(failed)?;
+        for part in parts {
+            let stored = open(&self.uploads.join(id).join(part.number.to_string()))?;
+            let same = stored.filter(|stored| stored.meta == part.meta && stored.size == part.size);
+            joined.append(&same.ok_or_else(|| s3_error!(InvalidPart))?).map_err(failed)?;
+        }
+        Ok(joined)
+    }
+
+    /// Makes `joined` the object and ends the upload, unless it has ended meanwhile.
+    pub(super) fn complete(&self, id: &str, key: &str, joined: NamedTempFile, condition: Condition<'_>) -> S3Result<()> {
+        let (path, upload) = (self.object_path(key)?, self.uploads.join(id).join(UPLOAD));
+        {
+            let _changing = self.changing();
+            self.upload(id, key)?;
+            self.check(&path, condition)?;
+            joined.persist(&upload).map_err(|error| failed(error.error))?;
+            fs::rename(upload, path).map_err(failed)?;
+        }
+        self.remove_folder(id);
         Ok(())
     }
 
-    /// Side files of objects and uploads that are not there.
-    fn clear_root(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.root)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') && self.is_orphan(&name) {
-                remove_file(&entry.path())?;
-            }
+    pub(super) fn abort(&self, id: &str, key: &str) -> S3Result<()> {
+        {
+            let _changing = self.changing();
+            self.upload(id, key)?;
+            fs::remove_file(self.uploads.join(id).join(UPLOAD)).map_err(failed)?;
         }
+        self.remove_folder(id);
         Ok(())
     }
 
-    fn is_orphan(&self, name: &str) -> bool {
-        if let Some(id) = upload_id_in(name) {
-            return !self.uploads.join(id).exists();
-        }
-        let object = name.strip_prefix(".bucket-").and_then(|rest| rest.split_once(".object-"));
-        let Some((bucket, rest)) = object else { return false };
-        let key = rest.split('.').next().unwrap_or_default();
-        match (decode(bucket), decode(key)) {
-            (Some(bucket), Some(key)) => !self.root.join(bucket).join(key).is_file(),
-            _ => false,
+    /// Of an upload that has ended.
+    fn remove_folder(&self, id: &str) {
+        if let Err(error) = fs::remove_dir_all(self.uploads.join(id)) {
+            tracing::warn!(%error, "the parts of an upload that has ended were not removed; the next start does it");
         }
     }
-}
 
-/// The upload a file at the root belongs to.
-fn upload_id_in(name: &str) -> Option<&str> {
-    let after = |marker: &str| name.split_once(marker).map(|(_, rest)| rest);
-    let rest = after(".upload_id-").or_else(|| after(".upload-"))?;
-    rest.split('.').next()
-}
-
-fn decode(text: &str) -> Option<String> {
-    String::from_utf8(URL_SAFE_NO_PAD.decode(text).ok()?).ok()
-}
-
-/// A key in the staging bucket. What is still there when this is dropped is removed.
-#[derive(Debug)]
-pub(super) struct Staged {
-    disk: Disk,
-    pub(super) key: String,
-}
-
-impl Staged {
-    pub(super) fn fresh(disk: &Disk) -> Staged {
-        Staged::at(disk, Uuid::new_v4().to_string())
+    /// Every object's key that begins with `prefix`, in order.
+    pub(super) fn keys(&self, prefix: &str) -> S3Result<Vec<String>> {
+        let paths = entries(&self.objects)?.into_iter();
+        let mut keys: Vec<String> = paths.filter_map(|path| key(path.file_name()?.to_str()?)).collect();
+        keys.retain(|key| key.starts_with(prefix));
+        keys.sort();
+        Ok(keys)
     }
 
-    pub(super) fn at(disk: &Disk, key: String) -> Staged {
-        Staged { disk: disk.clone(), key }
+    /// Every unfinished upload of a key that begins with `prefix`, and its id; by key and then by id.
+    pub(super) fn unfinished(&self, prefix: &str) -> S3Result<Vec<(Meta, String)>> {
+        let mut found = Vec::new();
+        for folder in entries(&self.uploads)? {
+            let id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            found.extend(open(&folder.join(UPLOAD))?.map(|stored| (stored.meta, id)));
+        }
+        found.retain(|(upload, _)| upload.key.starts_with(prefix));
+        found.sort_by(|(one, one_id), (other, other_id)| (&one.key, one_id).cmp(&(&other.key, other_id)));
+        Ok(found)
     }
 }
 
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if let Err(error) = self.disk.files(STAGING, &self.key).remove() {
-            tracing::warn!(%error, "a staged object could not be removed; the next start will");
+/// Held as long as the file is open, and released by the system when the process dies.
+fn lock(data_dir: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let text = format!("another process is using the data directory '{}'", data_dir.display());
+            Err(io::Error::new(ErrorKind::WouldBlock, text))
+        }
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The file name of an object. A key names nothing but that: it cannot lead elsewhere, and no file is hidden.
+fn file_name(key: &str) -> String {
+    let name = utf8_percent_encode(key, PLAIN).to_string();
+    match name.strip_prefix('.') {
+        Some(rest) => format!("%2E{rest}"),
+        None => name,
+    }
+}
+
+/// The key of an object's file. None for a file that somebody else put there.
+fn key(name: &str) -> Option<String> {
+    let key = percent_decode_str(name).decode_utf8().ok()?.into_owned();
+    (file_name(&key) == name).then_some(key)
+}
+
+/// A file that is not as this store writes them holds nothing: another program wrote it, or the machine went down.
+fn open(path: &Path) -> S3Result<Option<StoredFile>> {
+    match or_absent(StoredFile::open(path).map(Some)) {
+        Err(error) if error.kind() == ErrorKind::InvalidData => {
+            tracing::warn!(file = %path.display(), %error, "the embedded store ignores a file");
+            Ok(None)
+        }
+        opened => opened.map_err(failed),
+    }
+}
+
+fn entries(folder: &Path) -> S3Result<Vec<PathBuf>> {
+    let listed = or_absent(fs::read_dir(folder).map(Some)).map_err(failed)?;
+    listed.into_iter().flatten().map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(failed)
+}
+
+/// What is not there is as good as none.
+fn or_absent<T: Default>(done: io::Result<T>) -> io::Result<T> {
+    done.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(T::default()) } else { Err(error) })
+}
+
+/// The disk is full or broken: the operator's business, not the client's.
+pub(super) fn failed(error: io::Error) -> S3Error {
+    tracing::error!(%error, "the embedded store cannot use its folder");
+    S3Error::internal_error(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANY: Condition<'static> = &|_| Ok(());
+
+    fn disk() -> (tempfile::TempDir, Disk) {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Disk::open(folder.path()).unwrap();
+        (folder, disk)
+    }
+
+    fn file(disk: &Disk, meta: &Meta) -> NamedTempFile {
+        Content::empty(disk.tmp()).unwrap().seal(meta).unwrap()
+    }
+
+    #[test]
+    fn every_key_has_a_file_of_its_own() {
+        let (folder, disk) = disk();
+        let keys = ["a", "a/b", "a%2Fb", "..", ".", "../../x", "a//b", "/a", "a/", "\\", "\u{fc} \0?", "%2E"];
+        for key in keys {
+            disk.put(key, file(&disk, &Meta::new(key)), ANY).unwrap();
+        }
+        for key in keys {
+            assert_eq!(disk.object(key).unwrap().unwrap().meta.key, key);
+        }
+        let mut sorted = keys.map(str::to_owned);
+        sorted.sort();
+        assert_eq!(disk.keys("").unwrap(), sorted);
+        assert_eq!(disk.keys("a/").unwrap(), ["a/", "a//b", "a/b"]);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "three folders and the lock");
+        for key in keys {
+            disk.remove(key, ANY).unwrap();
+        }
+        assert_eq!(disk.keys("").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn keys_of_up_to_255_bytes_fit() {
+        let (_folder, disk) = disk();
+        disk.put(&"k".repeat(255), file(&disk, &Meta::new("k")), ANY).unwrap();
+        for long in ["k".repeat(256), "/".repeat(86)] {
+            let refused = disk.put(&long, file(&disk, &Meta::new("k")), ANY).unwrap_err();
+            assert_eq!(refused.code(), &s3s::S3ErrorCode::KeyTooLongError);
         }
     }
-}
 
-/// A file that is not there is as good as removed.
-fn remove_file(path: &Path) -> io::Result<()> {
-    gone(fs::remove_file(path))
-}
+    #[test]
+    fn a_foreign_file_is_no_object() {
+        let (folder, disk) = disk();
+        for name in ["a photo.jpg", "photo.jpg"] {
+            fs::write(folder.path().join("objects").join(name), "x").unwrap();
+            assert!(disk.object(name).unwrap().is_none());
+        }
+        assert_eq!(disk.keys("").unwrap(), ["photo.jpg"], "it is found to be none when it is opened");
+    }
 
-pub(super) fn remove_dir(path: &Path) -> io::Result<()> {
-    gone(fs::remove_dir_all(path))
-}
+    /// The states a kill leaves between two steps of Complete and of Abort.
+    #[test]
+    fn a_kill_during_complete_or_abort_leaves_an_upload_or_its_end() {
+        let (folder, disk) = disk();
+        let meta = Meta::new("k");
+        let id = disk.create_upload(file(&disk, &meta)).unwrap();
+        disk.put_part(&id, "k", 1, file(&disk, &meta)).unwrap();
+        let upload = folder.path().join("uploads").join(&id);
 
-fn gone(removed: io::Result<()>) -> io::Result<()> {
-    removed.or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+        // The joined file lies where the upload was, and is not yet the object.
+        let joined = Meta { etag: "joined".to_owned(), ..meta.clone() };
+        file(&disk, &joined).persist(upload.join(UPLOAD)).unwrap();
+        drop(disk);
+        let disk = Disk::open(folder.path()).unwrap();
+        assert!(disk.object("k").unwrap().is_none());
+        assert_eq!(disk.unfinished("").unwrap().len(), 1);
+        assert_eq!(disk.parts(&id).unwrap().len(), 1);
+        disk.complete(&id, "k", file(&disk, &joined), ANY).unwrap();
+        assert_eq!(disk.object("k").unwrap().unwrap().meta, joined);
+        assert!(!upload.exists());
+
+        // The object is there, or the upload is aborted, and the parts are still to be removed.
+        fs::create_dir(&upload).unwrap();
+        file(&disk, &meta).persist(upload.join("1")).unwrap();
+        assert_eq!(disk.abort(&id, "k").unwrap_err().code(), &s3s::S3ErrorCode::NoSuchUpload);
+        assert_eq!(disk.unfinished("").unwrap(), vec![]);
+        drop(disk);
+        Disk::open(folder.path()).unwrap();
+        assert!(!upload.exists());
+    }
 }

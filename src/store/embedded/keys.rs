@@ -1,7 +1,7 @@
-//! The random credentials kept in `DATA_DIR`, and the lock that keeps a second process out of it.
+//! The random credentials kept in `DATA_DIR`.
 
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::Path;
 use uuid::Uuid;
@@ -42,17 +42,4 @@ fn save(keys: &Keys, path: &Path) -> io::Result<()> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     options.open(&partial)?.write_all(&serde_json::to_vec_pretty(keys)?)?;
     fs::rename(partial, path)
-}
-
-/// Held as long as the file is open, and let go by the system when the process dies.
-pub(super) fn lock(data_dir: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            let text = format!("another process is using the data directory '{}'", data_dir.display());
-            Err(io::Error::new(io::ErrorKind::WouldBlock, text))
-        }
-        Err(TryLockError::Error(error)) => Err(error),
-    }
 }

@@ -8,7 +8,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_s3::config::{
     Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
-    StalledStreamProtectionConfig,
+    SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_sdk_s3::types::ServerSideEncryption;
 use aws_types::service_config::ServiceConfigKey;
@@ -42,8 +42,11 @@ pub struct S3Options {
     pub sse: Option<Sse>,
     /// How long one attempt of one call may take.
     pub attempt_timeout: Duration,
-    /// Presigned URLs take the host name of [`crate::store::PresignOptions::host`] and the endpoint's port (the embedded store).
-    pub host_follows_request: bool,
+    /// Sends the requests; else the SDK's own client.
+    pub http_client: Option<SharedHttpClient>,
+    /// A path of the service's own under which holders of presigned URLs reach the store. Then the endpoint is only what URLs
+    /// are signed for, and [`crate::store::PresignOptions::base`] and this path are what they lead to.
+    pub mount: Option<&'static str>,
 }
 
 /// The checksum sent with bodies.
@@ -133,6 +136,9 @@ pub(super) async fn client_config(options: &S3Options, in_use: &InUse) -> (Build
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     if let Some((access_key, secret_key)) = &options.credentials {
         loader = loader.credentials_provider(Credentials::new(access_key, secret_key, None, None, "image-store"));
+    }
+    if let Some(http_client) = &options.http_client {
+        loader = loader.http_client(http_client.clone());
     }
     let shared = loader.load().await;
     let mut config = Builder::from(&shared).force_path_style(options.force_path_style).interceptor(Traced);

@@ -15,11 +15,11 @@ const HEIGHT: &str = "height";
 /// A CRC64NVME as S3 writes it: base64 of its eight bytes, big end first.
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html>
-pub(super) fn crc64_to_base64(crc64: u64) -> String {
+pub(in crate::store) fn crc64_to_base64(crc64: u64) -> String {
     STANDARD.encode(crc64.to_be_bytes())
 }
 
-pub(super) fn crc64_from_base64(text: &str) -> Option<u64> {
+pub(in crate::store) fn crc64_from_base64(text: &str) -> Option<u64> {
     Some(u64::from_be_bytes(STANDARD.decode(text).ok()?.try_into().ok()?))
 }
 

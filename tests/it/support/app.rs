@@ -2,9 +2,10 @@
 
 use clap::Parser;
 use image_store::app::App;
+use image_store::backend;
 use image_store::config::{Cli, Config};
 use image_store::sink::spill::Spill;
-use image_store::store::embedded::{Embedded, EmbeddedOptions};
+use image_store::store::embedded::Embedded;
 use image_store::store::s3::{S3Options, S3Store};
 use image_store::store::{ImageKey, MARKER_TYPE, Store};
 use image_store::transport::server;
@@ -18,6 +19,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::faults::Faults;
+use super::{Server, serve};
 
 /// A running service. [`TestApp::end`] stops it and looks at what is left in the store.
 pub struct TestApp {
@@ -25,17 +27,19 @@ pub struct TestApp {
     pub url: String,
     pub client: reqwest::Client,
     pub app: App,
-    /// Straight to the embedded store, past any faults.
+    /// Straight to the embedded store, past any faults; its URLs are relative to a service's.
     pub store: Arc<dyn Store>,
     /// In front of the embedded store, where the service was started behind it.
     pub faults: Option<Faults>,
     pub sdk: aws_sdk_s3::Client,
     pub bucket: String,
     embedded: Embedded,
+    /// Before the embedded store, for whatever reaches it over a connection.
+    _socket: Option<Server>,
     server: JoinHandle<bool>,
     /// None once it was told to stop.
     stop: Option<oneshot::Sender<()>>,
-    _data: TempDir,
+    data: TempDir,
 }
 
 impl TestApp {
@@ -59,22 +63,23 @@ impl TestApp {
         let all = ["image-store", "--cors-allow-origin=http://page.example"].into_iter().chain(timeout);
         let cli = Cli::try_parse_from(all.chain(flags.iter().copied())).unwrap();
         let config = Config::new(&cli.settings).unwrap();
-        let embedded = Embedded::start(EmbeddedOptions {
-            data_dir: data.path().to_owned(),
-            listen: ([127, 0, 0, 1], 0).into(),
-            cors_origins: config.cors_origins.clone(),
-        })
-        .await
-        .unwrap();
-        let direct = S3Options {
-            public_endpoint: config.store.public_endpoint.clone(),
-            ..embedded.s3_options(&config.store.prefix, config.store.timeout)
-        };
-        let faults = if faulty { Some(Faults::before(&embedded.endpoint).await) } else { None };
-        let endpoint = faults.as_ref().map_or(embedded.endpoint.clone(), |faults| faults.endpoint.clone());
-        let options = S3Options { endpoint: Some(endpoint), ..direct.clone() };
+        let embedded = Embedded::open(data.path()).unwrap();
+        let in_process = embedded.s3_options(&config.store.prefix, config.store.timeout);
+        let (mut options, mut socket, mut faults) = (in_process.clone(), None, None);
+        if faulty {
+            let served = socket.insert(serve(embedded.service()).await);
+            let between = faults.insert(Faults::before(&served.endpoint).await);
+            options = S3Options {
+                endpoint: Some(between.endpoint.clone()),
+                public_endpoint: config.store.public_endpoint.clone(),
+                http_client: None,
+                mount: None,
+                ..options
+            };
+        }
         let spill = (config.sink.spill_budget > 0).then(|| Spill::open(data.path()).unwrap());
-        let app = App::new(config.clone(), Arc::new(S3Store::connect(options).await), spill);
+        let app = App::new(config.clone(), Arc::new(S3Store::connect(options).await), spill)
+            .with_store_routes(backend::client_routes(&embedded));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
@@ -86,11 +91,12 @@ impl TestApp {
             app,
             sdk: sdk(&embedded),
             bucket: embedded.bucket.clone(),
-            store: Arc::new(S3Store::connect(direct).await),
+            store: Arc::new(S3Store::connect(in_process).await),
             faults,
             embedded,
+            _socket: socket,
             stop: Some(stop),
-            _data: data,
+            data,
         }
     }
 
@@ -99,7 +105,8 @@ impl TestApp {
         let config = (*self.app.config).clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let app = App::new(config.clone(), Arc::clone(&self.store), None);
+        let app = App::new(config.clone(), Arc::clone(&self.store), None)
+            .with_store_routes(backend::client_routes(&self.embedded));
         tokio::spawn(server::serve(listener, app, config.server, std::future::pending()));
         url
     }
@@ -127,6 +134,11 @@ impl TestApp {
     /// Waits until no upload is open any more, clean-up included.
     pub async fn settled(&self) {
         until("uploads are over", || self.app.uploads.open() == 0).await;
+    }
+
+    /// The folder of the embedded store.
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
     }
 
     /// The embedded store's access key and secret key.
@@ -185,21 +197,21 @@ impl TestApp {
         let clean =
             tokio::time::timeout(Duration::from_secs(30), self.server).await.expect("the server stops").unwrap();
         assert!(clean, "it cleaned up before it stopped");
-        self.embedded.stop().await;
     }
 }
 
 fn sdk(embedded: &Embedded) -> aws_sdk_s3::Client {
     use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
     let credentials = Credentials::new(&embedded.access_key, &embedded.secret_key, None, None, "tests");
-    let config = aws_sdk_s3::Config::builder()
+    let options = embedded.s3_options("", Duration::from_secs(20));
+    let mut config = aws_sdk_s3::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .credentials_provider(credentials)
-        .endpoint_url(&embedded.endpoint)
-        .force_path_style(true)
-        .build();
-    aws_sdk_s3::Client::from_conf(config)
+        .endpoint_url(options.endpoint.unwrap())
+        .force_path_style(true);
+    config.set_http_client(options.http_client);
+    aws_sdk_s3::Client::from_conf(config.build())
 }
 
 /// Waits for a condition; fails where it does not come true within 5 s.

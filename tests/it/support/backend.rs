@@ -3,15 +3,20 @@
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
 use image_store::store::Store;
-use image_store::store::embedded::{Embedded, EmbeddedOptions};
+use http::{HeaderValue, Method};
+use hyper_util::service::TowerToHyperService;
+use image_store::store::embedded::Embedded;
 use image_store::store::s3::{Checksum, S3Options, S3Store};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
+use tower::Layer;
+use tower_http::cors::{AllowHeaders, CorsLayer};
 use uuid::Uuid;
 
 use super::strict::Strict;
+use super::{Server, serve};
 
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -27,8 +32,9 @@ pub struct Backend {
 }
 
 pub enum Kind {
+    /// The embedded one, served on a port of its own.
     Embedded {
-        running: Embedded,
+        _server: Server,
         data_dir: TempDir,
     },
     Strict(Strict),
@@ -37,11 +43,24 @@ pub enum Kind {
 }
 
 impl Backend {
+    /// The embedded S3 over a connection.
     pub async fn embedded() -> Backend {
+        Backend::serve_embedded(|options| options.http_client = None).await
+    }
+
+    /// The embedded S3 as the service itself calls it. Its URLs are used over a connection.
+    pub async fn in_process() -> Backend {
+        Backend::serve_embedded(|options| options.public_endpoint.clone_from(&options.endpoint)).await
+    }
+
+    async fn serve_embedded(change: impl FnOnce(&mut S3Options)) -> Backend {
         let data_dir = tempfile::tempdir().unwrap();
-        let running = start_embedded(data_dir.path()).await;
-        let options = running.s3_options(&prefix(), ATTEMPT_TIMEOUT);
-        Backend::connect(options, Kind::Embedded { running, data_dir }).await
+        let embedded = Embedded::open(data_dir.path()).unwrap();
+        let server = serve(TowerToHyperService::new(cors().layer(embedded.service()))).await;
+        let mut options = embedded.s3_options(&prefix(), ATTEMPT_TIMEOUT);
+        (options.endpoint, options.mount) = (Some(server.endpoint.clone()), None);
+        change(&mut options);
+        Backend::connect(options, Kind::Embedded { _server: server, data_dir }).await
     }
 
     pub async fn strict() -> Backend {
@@ -68,7 +87,8 @@ impl Backend {
             checksum: if crc64 { Checksum::Crc64Nvme } else { Checksum::None },
             sse: None,
             attempt_timeout: ATTEMPT_TIMEOUT,
-            host_follows_request: false,
+            http_client: None,
+            mount: None,
         };
         Some(Backend::connect(options, Kind::External).await)
     }
@@ -145,13 +165,12 @@ impl Backend {
     }
 }
 
-pub async fn start_embedded(data_dir: &Path) -> Embedded {
-    let options = EmbeddedOptions {
-        data_dir: data_dir.to_owned(),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        cors_origins: vec!["https://pages.example".to_owned()],
-    };
-    Embedded::start(options).await.unwrap()
+/// As of a bucket that one page may use.
+fn cors() -> CorsLayer {
+    CorsLayer::new()
+        .allow_origin(HeaderValue::from_static("https://pages.example"))
+        .allow_methods([Method::GET, Method::HEAD, Method::PUT])
+        .allow_headers(AllowHeaders::mirror_request())
 }
 
 /// Every file below a data directory but the store's lock and credentials.

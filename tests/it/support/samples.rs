@@ -44,5 +44,5 @@ pub fn png() -> Metadata {
 }
 
 pub fn for_a_minute() -> PresignOptions {
-    PresignOptions { ttl: Duration::from_secs(60), host: None }
+    PresignOptions { ttl: Duration::from_secs(60), base: None }
 }

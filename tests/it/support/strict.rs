@@ -109,7 +109,8 @@ impl Strict {
             checksum: Checksum::Crc64Nvme,
             sse: None,
             attempt_timeout: Duration::from_secs(20),
-            host_follows_request: false,
+            http_client: None,
+            mount: None,
         }
     }
 

@@ -1,199 +1,176 @@
-//! Multipart uploads: s3s-fs keeps and joins the parts in the staging bucket; what it does not know of them is recorded
-//! beside them ([`super::super::uploads`]).
+//! Multipart uploads and copies.
 
+use crc_fast::{CrcAlgorithm, checksum_combine};
+use s3s::crypto::{Checksum as _, Md5};
 use s3s::dto::*;
-use s3s::{S3, S3Error, S3Request, S3Result, s3_error};
-use tokio_util::io::ReaderStream;
+use s3s::{S3Request, S3Result, s3_error};
+use std::ops::RangeInclusive;
 
-use super::super::disk::{BUCKET, Disk, STAGING, Staged};
-use super::super::uploads::{self, PartRecord};
-use super::Bucket;
+use super::super::body::{Announced, receive};
+use super::super::conditions::{WriteConditions, matches};
+use super::super::disk::{self, Disk, failed};
+use super::super::file::{Content, Digests, Draft, Meta, StoredFile, hex};
+use super::{BUCKET, Bucket, check_bucket};
+use crate::store::s3::{crc64_from_base64, crc64_to_base64};
 
-/// The most parts and uploads one page of a list holds, as on AWS.
-const PAGE: usize = 1_000;
+const PART_NUMBERS: RangeInclusive<i32> = 1..=10_000;
+/// What S3 wants of every part but the last, in bytes.
+const SMALLEST_PART: u64 = 5 << 20;
 
 impl Bucket {
-    pub(super) async fn create(
-        self,
-        mut req: S3Request<CreateMultipartUploadInput>,
+    pub(super) async fn create_upload(
+        &self,
+        input: CreateMultipartUploadInput,
     ) -> S3Result<CreateMultipartUploadOutput> {
-        let key = req.input.key.clone();
-        let (algorithm, kind) = (req.input.checksum_algorithm.clone(), req.input.checksum_type.clone());
-        req.input.bucket = STAGING.to_owned();
-        let created = self.0.files.create_multipart_upload(req).await?;
-        let id = created.output.upload_id.unwrap_or_default();
-        self.0.disk.begin_upload(&id, &key).map_err(S3Error::internal_error)?;
+        check_bucket(&input.bucket)?;
+        let algorithm = input.checksum_algorithm;
+        let upload = Meta {
+            content_type: input.content_type,
+            metadata: input.metadata.unwrap_or_default(),
+            part_checksum: algorithm.as_ref().map(|algorithm| algorithm.as_str().to_owned()),
+            ..Meta::new(&input.key)
+        };
+        let id = self.on_disk(move |disk| disk.create_upload(empty(disk, &upload)?)).await?;
         Ok(CreateMultipartUploadOutput {
-            bucket: Some(BUCKET.to_owned()),
-            key: Some(key),
+            bucket: Some(input.bucket),
+            key: Some(input.key),
             upload_id: Some(id),
             checksum_algorithm: algorithm,
-            checksum_type: kind,
+            checksum_type: input.checksum_type,
             ..Default::default()
         })
     }
 
-    pub(super) async fn take_part(&self, req: S3Request<UploadPartInput>) -> S3Result<UploadPartOutput> {
+    pub(super) async fn put_part(&self, req: S3Request<UploadPartInput>) -> S3Result<UploadPartOutput> {
         let (id, key, number) = (req.input.upload_id.clone(), req.input.key.clone(), req.input.part_number);
-        if !(1..=10_000).contains(&number) {
-            return Err(s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive"));
-        }
-        self.0.disk.upload(&id, &key)?;
-        let (staged, response) = self.stage(req.map_input(as_object)).await?;
-        let guard = self.0.uploads.write(&id).await;
-        // It may have been completed or aborted while the body came in.
-        self.0.disk.upload(&id, &key)?;
-        self.blocking(move |disk| {
-            let _guard = guard;
-            disk.adopt_part(&staged, &id, number)
-        })
-        .await?;
-        let put = response.output;
-        Ok(UploadPartOutput {
-            e_tag: put.e_tag,
-            checksum_crc64nvme: put.checksum_crc64nvme,
-            checksum_sha256: put.checksum_sha256,
+        let upload = self.upload_for_part(&req.input.bucket, &id, &key, number).await?;
+        let mut input = as_object(req.input);
+        let body = input.body.take();
+        let announced = Announced::new(&mut input, &req.headers, req.trailing_headers);
+        announced.check_algorithm(upload.part_checksum.as_deref())?;
+        let (digests, content) = receive(&self.0, body, announced).await?;
+        let part = described(&key, &digests);
+        let output = UploadPartOutput {
+            e_tag: Some(ETag::Strong(part.etag.clone())),
+            checksum_crc64nvme: part.crc64nvme.clone(),
+            checksum_sha256: part.sha256.clone(),
             ..Default::default()
-        })
+        };
+        self.on_disk(move |disk| disk.put_part(&id, &key, number, content.seal(&part).map_err(failed)?)).await?;
+        Ok(output)
     }
 
-    pub(super) async fn copy_part(self, req: S3Request<UploadPartCopyInput>) -> S3Result<UploadPartCopyOutput> {
-        let CopySource::Bucket { bucket, key: source, .. } = req.input.copy_source.clone() else {
-            return Err(s3_error!(NotImplemented));
-        };
-        super::check(&bucket, &source)?;
-        let lock = self.0.keys.read(&source).await;
-        let e_tag = self.e_tag(&source).await?.ok_or_else(|| s3_error!(NoSuchKey))?;
-        super::check_conditions(Some(&e_tag), req.input.copy_source_if_match.as_ref(), None)?;
-        let file = tokio::fs::File::open(self.0.disk.object(&source)).await.map_err(S3Error::internal_error)?;
-        drop(lock);
-        let length = file.metadata().await.map_err(S3Error::internal_error)?.len();
-        let body = StreamingBlob::wrap(ReaderStream::with_capacity(file, super::READ_SIZE));
-        let part = req.map_input(|copy| UploadPartInput {
-            bucket: copy.bucket,
-            key: copy.key,
-            upload_id: copy.upload_id,
-            part_number: copy.part_number,
-            body: Some(body),
-            content_length: i64::try_from(length).ok(),
-            ..Default::default()
+    pub(super) async fn copy_part(&self, input: UploadPartCopyInput) -> S3Result<UploadPartCopyOutput> {
+        let number = input.part_number;
+        self.upload_for_part(&input.bucket, &input.upload_id, &input.key, number).await?;
+        let (source, condition) = (key_of(&input.copy_source)?, input.copy_source_if_match);
+        let (range, key, id) = (input.copy_source_range, input.key, input.upload_id);
+        let part = self.on_disk(move |disk| {
+            let (meta, content) = copied(disk, &source, condition.as_ref(), range.as_deref(), Meta::new(&key))?;
+            disk.put_part(&id, &key, number, content.seal(&meta).map_err(failed)?)?;
+            Ok(meta)
         });
-        let taken = self.take_part(part).await?;
-        let result = CopyPartResult { e_tag: taken.e_tag, ..Default::default() };
+        let part = part.await?;
+        let result = CopyPartResult {
+            last_modified: Some(part.created().into()),
+            e_tag: Some(ETag::Strong(part.etag)),
+            checksum_crc64nvme: part.crc64nvme,
+            ..Default::default()
+        };
         Ok(UploadPartCopyOutput { copy_part_result: Some(result), ..Default::default() })
     }
 
+    async fn upload_for_part(&self, bucket: &str, id: &str, key: &str, number: i32) -> S3Result<Meta> {
+        check_bucket(bucket)?;
+        if !PART_NUMBERS.contains(&number) {
+            return Err(s3_error!(InvalidArgument, "Part number must be an integer between 1 and 10000, inclusive"));
+        }
+        let (id, key) = (id.to_owned(), key.to_owned());
+        self.on_disk(move |disk| disk.upload(&id, &key)).await
+    }
+
     pub(super) async fn complete(
-        self,
-        mut req: S3Request<CompleteMultipartUploadInput>,
+        &self,
+        mut input: CompleteMultipartUploadInput,
     ) -> S3Result<CompleteMultipartUploadOutput> {
-        let (id, key) = (req.input.upload_id.clone(), req.input.key.clone());
-        let only_new = req.input.if_none_match.take().is_some_and(|condition| condition.is_any());
-        // Two uploads of one key would meet in the staging bucket.
-        let _key = self.0.keys.write(&format!("{STAGING}/{key}")).await;
-        let _upload = self.0.uploads.write(&id).await;
-        self.0.disk.upload(&id, &key)?;
-        let (chosen, crc64) = self.review(&id, &req.input)?;
-        if only_new && self.0.disk.object(&key).exists() {
-            return Err(s3_error!(PreconditionFailed, "Object already exists"));
-        }
-        let staged = Staged::at(&self.0.disk, key.clone());
-        req.input.bucket = STAGING.to_owned();
-        req.input.multipart_upload = Some(CompletedMultipartUpload { parts: Some(named(&chosen)) });
-        let joined = self.0.files.complete_multipart_upload(req).await?.output;
-        let joined = match joined.future {
-            Some(future) => future.await?,
-            None => joined,
-        };
-        if let Some(crc64) = crc64 {
-            self.0.disk.note_crc64(&staged, crc64).map_err(S3Error::internal_error)?;
-        }
-        self.publish(staged, key.clone(), only_new, None).await?;
-        self.0.disk.forget_upload(&id).map_err(S3Error::internal_error)?;
-        Ok(CompleteMultipartUploadOutput {
-            bucket: Some(BUCKET.to_owned()),
-            key: Some(key),
-            e_tag: joined.e_tag,
-            checksum_crc64nvme: crc64.map(uploads::to_base64),
-            ..Default::default()
-        })
-    }
-
-    /// Everything that can be wrong with a Complete, before anything is changed.
-    fn review(&self, id: &str, input: &CompleteMultipartUploadInput) -> S3Result<(Vec<PartRecord>, Option<u64>)> {
-        let named = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
-        let held = self.0.disk.parts(id).map_err(S3Error::internal_error)?;
-        let chosen = uploads::choose(&held, named)?;
-        let size: u64 = chosen.iter().map(|part| part.size).sum();
-        if input.mpu_object_size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
-            return Err(s3_error!(InvalidRequest, "The object's size is not x-amz-mp-object-size"));
-        }
-        let crc64 = uploads::joined_crc64(&chosen);
-        let expected = input.checksum_crc64nvme.as_deref();
-        if expected.is_some_and(|expected| crc64.map(uploads::to_base64).as_deref() != Some(expected)) {
-            return Err(s3_error!(BadDigest, "The object's CRC64NVME is another"));
-        }
-        Ok((chosen, crc64))
-    }
-
-    pub(super) async fn abort(self, mut req: S3Request<AbortMultipartUploadInput>) -> S3Result<()> {
-        let id = req.input.upload_id.clone();
-        let _upload = self.0.uploads.write(&id).await;
-        self.0.disk.upload(&id, &req.input.key)?;
-        req.input.bucket = STAGING.to_owned();
-        self.0.files.abort_multipart_upload(req).await?;
-        self.0.disk.forget_upload(&id).map_err(S3Error::internal_error)
-    }
-
-    pub(super) async fn parts(&self, input: ListPartsInput) -> S3Result<ListPartsOutput> {
-        let _upload = self.0.uploads.read(&input.upload_id).await;
-        self.0.disk.upload(&input.upload_id, &input.key)?;
-        let after = input.part_number_marker.unwrap_or_default();
-        let mut parts = self.0.disk.parts(&input.upload_id).map_err(S3Error::internal_error)?;
-        parts.retain(|part| part.number > after);
-        let page = page_size(input.max_parts);
-        let truncated = parts.len() > page;
-        parts.truncate(page);
-        let next = parts.last().filter(|_| truncated).map(|part| part.number);
-        Ok(ListPartsOutput {
-            bucket: Some(input.bucket),
-            key: Some(input.key),
-            upload_id: Some(input.upload_id),
-            is_truncated: Some(truncated),
-            next_part_number_marker: next,
-            parts: Some(parts.into_iter().map(listed_part).collect()),
-            ..Default::default()
-        })
-    }
-
-    pub(super) async fn unfinished(&self, input: ListMultipartUploadsInput) -> S3Result<ListMultipartUploadsOutput> {
-        let prefix = input.prefix.clone().unwrap_or_default();
-        let mut uploads = self.blocking(Disk::all_uploads).await?;
-        uploads.retain(|(record, id)| record.key.starts_with(&prefix) && is_after(&input, &record.key, id));
-        let page = page_size(input.max_uploads);
-        let truncated = uploads.len() > page;
-        uploads.truncate(page);
-        let (next_key, next_id) =
-            uploads.last().filter(|_| truncated).map(|(record, id)| (record.key.clone(), id.clone())).unzip();
-        let listed = uploads.into_iter().map(|(record, id)| MultipartUpload {
-            key: Some(record.key),
-            upload_id: Some(id),
-            initiated: Some(record.initiated.into()),
-            ..Default::default()
+        check_bucket(&input.bucket)?;
+        let conditions = WriteConditions::new(input.if_match.take(), input.if_none_match.take())?;
+        let (bucket, key) = (input.bucket.clone(), input.key.clone());
+        let object = self.on_disk(move |disk| {
+            let (id, key) = (&input.upload_id, &input.key);
+            let upload = disk.upload(id, key)?;
+            let parts = chosen(disk.parts(id)?, &input)?;
+            conditions.check(disk.object(key)?.map(|there| there.meta).as_ref())?;
+            let object = Meta {
+                etag: joined_etag(&parts)?,
+                crc64nvme: joined_crc64(&parts, &input)?,
+                part_checksum: None,
+                ..upload
+            };
+            // An Abort meanwhile takes the parts away.
+            let joined = disk.join(id, &parts).or_else(|error| disk.upload(id, key).and(Err(error)))?;
+            let joined = joined.seal(&object).map_err(failed)?;
+            disk.complete(id, key, joined, &|there| conditions.check(there))?;
+            Ok(object)
         });
-        Ok(ListMultipartUploadsOutput {
-            bucket: Some(input.bucket),
-            prefix: input.prefix,
-            is_truncated: Some(truncated),
-            next_key_marker: next_key,
-            next_upload_id_marker: next_id,
-            uploads: Some(listed.collect()),
+        let object = object.await?;
+        Ok(CompleteMultipartUploadOutput {
+            bucket: Some(bucket),
+            key: Some(key),
+            e_tag: Some(ETag::Strong(object.etag)),
+            checksum_crc64nvme: object.crc64nvme,
             ..Default::default()
         })
+    }
+
+    pub(super) async fn abort(&self, input: AbortMultipartUploadInput) -> S3Result<()> {
+        check_bucket(&input.bucket)?;
+        self.on_disk(move |disk| disk.abort(&input.upload_id, &input.key)).await
+    }
+
+    pub(super) async fn copy(&self, req: S3Request<CopyObjectInput>) -> S3Result<CopyObjectOutput> {
+        let input = req.input;
+        check_bucket(&input.bucket)?;
+        // s3s does not know this condition of CopyObject.
+        let only_new = req.headers.contains_key(http::header::IF_NONE_MATCH).then_some(ETagCondition::Any);
+        let conditions = WriteConditions::new(None, only_new)?;
+        let (source, condition) = (key_of(&input.copy_source)?, input.copy_source_if_match);
+        let described = Meta {
+            content_type: input.content_type,
+            metadata: input.metadata.unwrap_or_default(),
+            ..Meta::new(&input.key)
+        };
+        let object = self.on_disk(move |disk| {
+            let (meta, content) = copied(disk, &source, condition.as_ref(), None, described)?;
+            let file = content.seal(&meta).map_err(failed)?;
+            disk.put(&input.key, file, &|there| conditions.check(there))?;
+            Ok(meta)
+        });
+        let object = object.await?;
+        let result = CopyObjectResult {
+            last_modified: Some(object.created().into()),
+            e_tag: Some(ETag::Strong(object.etag)),
+            checksum_crc64nvme: object.crc64nvme,
+            ..Default::default()
+        };
+        Ok(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
     }
 }
 
-/// Staged as an object, a part is checked against its checksums, which s3s-fs does not do for parts.
+fn empty(disk: &Disk, meta: &Meta) -> S3Result<tempfile::NamedTempFile> {
+    Content::empty(disk.tmp()).and_then(|content| content.seal(meta)).map_err(failed)
+}
+
+fn described(key: &str, digests: &Digests) -> Meta {
+    Meta {
+        etag: digests.etag(),
+        crc64nvme: digests.checksums.checksum_crc64nvme.clone(),
+        sha256: digests.checksums.checksum_sha256.clone(),
+        ..Meta::new(key)
+    }
+}
+
+/// What the two kinds of PUT have in common.
 fn as_object(part: UploadPartInput) -> PutObjectInput {
     PutObjectInput {
         body: part.body,
@@ -209,27 +186,174 @@ fn as_object(part: UploadPartInput) -> PutObjectInput {
     }
 }
 
-fn named(parts: &[PartRecord]) -> Vec<CompletedPart> {
-    let name = |part: &PartRecord| CompletedPart { part_number: Some(part.number), ..Default::default() };
-    parts.iter().map(name).collect()
+fn key_of(source: &CopySource) -> S3Result<String> {
+    let CopySource::Bucket { bucket, key, version_id: None } = source else {
+        return Err(s3_error!(NotImplemented));
+    };
+    if **bucket == *BUCKET { Ok(key.to_string()) } else { Err(s3_error!(NoSuchBucket)) }
 }
 
-fn page_size(asked: Option<i32>) -> usize {
-    asked.and_then(|asked| usize::try_from(asked).ok()).unwrap_or(PAGE).clamp(1, PAGE)
-}
-
-fn listed_part(part: PartRecord) -> Part {
-    Part {
-        part_number: Some(part.number),
-        size: i64::try_from(part.size).ok(),
-        e_tag: Some(ETag::Strong(part.e_tag)),
-        checksum_crc64nvme: part.checksum_crc64nvme,
-        ..Default::default()
+/// A copy of an object, or of a range of it, with other metadata. Its ETag is its own bytes' MD5.
+fn copied(
+    disk: &Disk,
+    source: &str,
+    condition: Option<&ETagCondition>,
+    range: Option<&str>,
+    described: Meta,
+) -> S3Result<(Meta, Content)> {
+    let StoredFile { file, size, meta } = disk.object(source)?.ok_or_else(|| s3_error!(NoSuchKey))?;
+    if condition.is_some_and(|condition| !matches(condition, &meta)) {
+        return Err(s3_error!(PreconditionFailed));
     }
+    let range = match range {
+        Some(text) => Range::parse(text).map_err(|_| s3_error!(InvalidArgument))?.check(size)?,
+        None => 0..size,
+    };
+    let mut draft = Draft::new(disk.tmp(), Default::default()).map_err(failed)?;
+    draft.copy(&file, range.start, range.end - range.start).map_err(failed)?;
+    let (digests, content) = draft.end();
+    let meta = Meta {
+        etag: digests.etag(),
+        crc64nvme: digests.checksums.checksum_crc64nvme,
+        sha256: meta.sha256.filter(|_| digests.size == size),
+        ..described
+    };
+    Ok((meta, content))
 }
 
-/// Whether an upload lies after a page's markers. <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
-fn is_after(input: &ListMultipartUploadsInput, key: &str, id: &str) -> bool {
-    let Some(marker) = input.key_marker.as_deref() else { return true };
-    key > marker || (key == marker && input.upload_id_marker.as_deref().is_some_and(|marker| id > marker))
+/// The parts that a Complete names, checked as on AWS: in order, there, unchanged, large enough, and of the whole's size.
+fn chosen(held: Vec<disk::Part>, input: &CompleteMultipartUploadInput) -> S3Result<Vec<disk::Part>> {
+    let named = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
+    if named.is_empty() {
+        return Err(s3_error!(MalformedXML, "You must specify at least one part"));
+    }
+    let (mut held, mut parts) = (held.into_iter(), Vec::<disk::Part>::with_capacity(named.len()));
+    for name in named {
+        let number = name.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
+        if parts.last().is_some_and(|before| before.number >= number) {
+            return Err(s3_error!(InvalidPartOrder));
+        }
+        let found = held.find(|part| part.number == number).filter(|part| is_named(part, name));
+        parts.push(found.ok_or_else(|| s3_error!(InvalidPart))?);
+    }
+    if parts.iter().rev().skip(1).any(|part| part.size < SMALLEST_PART) {
+        return Err(s3_error!(EntityTooSmall));
+    }
+    let size: u64 = parts.iter().map(|part| part.size).sum();
+    if input.mpu_object_size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
+        return Err(s3_error!(InvalidRequest, "The object's size is not x-amz-mp-object-size"));
+    }
+    Ok(parts)
+}
+
+/// Whether a part is still the one that was named.
+fn is_named(part: &disk::Part, name: &CompletedPart) -> bool {
+    let meta = &part.meta;
+    let differs = |named: &Option<String>, held: &Option<String>| named.is_some() && held.is_some() && named != held;
+    name.e_tag.as_ref().is_some_and(|etag| etag.value() == meta.etag)
+        && !differs(&name.checksum_crc64nvme, &meta.crc64nvme)
+        && !differs(&name.checksum_sha256, &meta.sha256)
+}
+
+/// The MD5 of the parts' MD5s, and their number.
+fn joined_etag(parts: &[disk::Part]) -> S3Result<String> {
+    let mut all = Md5::new();
+    for part in parts {
+        let md5 = u128::from_str_radix(&part.meta.etag, 16);
+        all.update(&md5.map_err(s3s::S3Error::internal_error)?.to_be_bytes());
+    }
+    Ok(format!("{}-{}", hex(&all.finalize()), parts.len()))
+}
+
+/// The whole object's CRC64NVME, from its parts' and without reading them again; as the client expects it to be.
+fn joined_crc64(parts: &[disk::Part], input: &CompleteMultipartUploadInput) -> S3Result<Option<String>> {
+    let others = [&input.checksum_crc32, &input.checksum_crc32c, &input.checksum_sha1, &input.checksum_sha256];
+    if others.iter().any(|checksum| checksum.is_some()) {
+        return Err(s3_error!(NotImplemented, "The checksum of a whole multipart upload must be CRC64NVME"));
+    }
+    let joined = parts.iter().try_fold(0, |whole, part| {
+        let crc64 = crc64_from_base64(part.meta.crc64nvme.as_deref()?)?;
+        Some(checksum_combine(CrcAlgorithm::Crc64Nvme, whole, crc64, part.size))
+    });
+    let joined = joined.map(crc64_to_base64);
+    if input.checksum_crc64nvme.is_some() && input.checksum_crc64nvme != joined {
+        return Err(s3_error!(BadDigest, "The object's CRC64NVME is another"));
+    }
+    Ok(joined)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use s3s::S3ErrorCode;
+
+    fn held(number: i32, size: u64, crc64: Option<u64>) -> disk::Part {
+        let etag = format!("{number:032x}");
+        let meta = Meta { etag, crc64nvme: crc64.map(crc64_to_base64), ..Meta::new("k") };
+        disk::Part { number, size, meta }
+    }
+
+    fn named(number: i32) -> CompletedPart {
+        let e_tag = Some(ETag::Strong(format!("{number:032x}")));
+        CompletedPart { part_number: Some(number), e_tag, ..Default::default() }
+    }
+
+    fn complete(parts: &[CompletedPart]) -> CompleteMultipartUploadInput {
+        let multipart_upload = Some(CompletedMultipartUpload { parts: Some(parts.to_vec()) });
+        CompleteMultipartUploadInput { multipart_upload, ..Default::default() }
+    }
+
+    /// The numbers that are chosen of parts with these sizes, numbered from 1 but for 2.
+    fn choose(sizes: &[u64], input: &CompleteMultipartUploadInput) -> Result<Vec<i32>, S3ErrorCode> {
+        let numbers = [1, 3, 4];
+        let held = numbers.iter().zip(sizes).map(|(number, size)| held(*number, *size, None)).collect();
+        match chosen(held, input) {
+            Ok(parts) => Ok(parts.iter().map(|part| part.number).collect()),
+            Err(error) => Err(error.code().clone()),
+        }
+    }
+
+    #[test]
+    fn parts_are_chosen_in_order_with_gaps_and_as_they_are() {
+        let sizes = [SMALLEST_PART, SMALLEST_PART, 1];
+        assert_eq!(choose(&sizes, &complete(&[named(1), named(3), named(4)])), Ok(vec![1, 3, 4]));
+        assert_eq!(choose(&sizes, &complete(&[named(1), named(4)])), Ok(vec![1, 4]));
+        assert_eq!(choose(&sizes, &complete(&[named(3), named(1)])), Err(S3ErrorCode::InvalidPartOrder));
+        assert_eq!(choose(&sizes, &complete(&[named(1), named(1)])), Err(S3ErrorCode::InvalidPartOrder));
+        assert_eq!(choose(&sizes, &complete(&[named(1), named(2)])), Err(S3ErrorCode::InvalidPart));
+        assert_eq!(choose(&sizes, &complete(&[])), Err(S3ErrorCode::MalformedXML));
+        let crc64 = Some(crc64_to_base64(1));
+        for other in [
+            CompletedPart { e_tag: named(3).e_tag, ..named(1) },
+            CompletedPart { e_tag: None, ..named(1) },
+            CompletedPart { part_number: Some(4), checksum_crc64nvme: crc64, ..named(1) },
+        ] {
+            assert_eq!(choose(&sizes, &complete(&[other])), Err(S3ErrorCode::InvalidPart));
+        }
+        let wrong_size = CompleteMultipartUploadInput { mpu_object_size: Some(2), ..complete(&[named(4)]) };
+        assert_eq!(choose(&sizes, &wrong_size), Err(S3ErrorCode::InvalidRequest));
+    }
+
+    #[test]
+    fn all_but_the_last_part_have_the_smallest_size() {
+        let both = complete(&[named(1), named(3)]);
+        assert_eq!(choose(&[SMALLEST_PART, 1], &both), Ok(vec![1, 3]));
+        assert_eq!(choose(&[SMALLEST_PART - 1, 1], &both), Err(S3ErrorCode::EntityTooSmall));
+        assert_eq!(choose(&[SMALLEST_PART - 1], &complete(&[named(1)])), Ok(vec![1]));
+    }
+
+    #[test]
+    fn the_joined_checksum_and_etag_are_the_whole_s() {
+        let crc64 = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes);
+        let parts = [held(1, 5, Some(crc64(b"12345"))), held(2, 4, Some(crc64(b"6789")))];
+        let whole = Some(crc64_to_base64(crc64(b"123456789")));
+        assert_eq!(joined_crc64(&parts, &complete(&[])).unwrap(), whole);
+        assert_eq!(joined_crc64(&[held(1, 5, Some(1)), held(2, 4, None)], &complete(&[])).unwrap(), None);
+        let expected = |checksum| CompleteMultipartUploadInput { checksum_crc64nvme: checksum, ..complete(&[]) };
+        assert!(joined_crc64(&parts, &expected(whole)).is_ok());
+        let other = joined_crc64(&parts, &expected(Some(crc64_to_base64(1)))).unwrap_err();
+        assert_eq!(other.code(), &S3ErrorCode::BadDigest);
+        let md5s: Vec<u8> = [1_u128, 2].iter().flat_map(|md5| md5.to_be_bytes()).collect();
+        assert_eq!(joined_etag(&parts).unwrap(), format!("{}-2", hex(&Md5::checksum(&md5s))));
+    }
 }

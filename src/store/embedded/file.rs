@@ -1,0 +1,265 @@
+//! The one format of every file the store keeps: the content, and after it what is known of it.
+//!
+//! `content ‖ JSON ‖ length of the JSON (8 bytes, little endian) ‖ MAGIC`. A file is written under a temporary name and becomes
+//! visible by one rename, so content and metadata appear together or not at all, whenever the process is killed. An image
+//! viewer ignores what follows an image's end.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use s3s::checksum::ChecksumHasher;
+use s3s::crypto::{Checksum as _, Crc64Nvme, Md5};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+use tempfile::NamedTempFile;
+
+const MAGIC: &[u8; 8] = b"imgstor1";
+/// The length of the JSON, and the magic.
+const FOOTER: u64 = 16;
+/// How much of a copied file is in memory at once, in bytes.
+const COPY_SIZE: usize = 256 << 10;
+
+/// What is known of an object, a part, or an unfinished upload.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    pub(super) key: String,
+    /// When the object was written or its upload was created, in seconds since 1970.
+    pub(super) created_secs: u64,
+    #[serde(default)]
+    pub(super) content_type: Option<String>,
+    /// The user metadata, without `x-amz-meta-`.
+    #[serde(default)]
+    pub(super) metadata: HashMap<String, String>,
+    /// Without quotes. Empty for an unfinished upload.
+    #[serde(default)]
+    pub(super) etag: String,
+    /// Of the whole content, in base64.
+    #[serde(default)]
+    pub(super) crc64nvme: Option<String>,
+    /// Of the whole content, in base64; only if the client sent one.
+    #[serde(default)]
+    pub(super) sha256: Option<String>,
+    /// Of an unfinished upload: the checksum algorithm that its parts carry.
+    #[serde(default)]
+    pub(super) part_checksum: Option<String>,
+}
+
+impl Meta {
+    pub(super) fn new(key: &str) -> Meta {
+        Meta {
+            key: key.to_owned(),
+            created_secs: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
+            content_type: None,
+            metadata: HashMap::new(),
+            etag: String::new(),
+            crc64nvme: None,
+            sha256: None,
+            part_checksum: None,
+        }
+    }
+
+    pub(super) fn created(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(self.created_secs)
+    }
+}
+
+/// A file of the store, open: it stays readable when it is replaced or removed.
+#[derive(Debug)]
+pub(super) struct StoredFile {
+    pub(super) file: File,
+    /// Bytes of content.
+    pub(super) size: u64,
+    pub(super) meta: Meta,
+}
+
+impl StoredFile {
+    /// # Errors
+    /// `NotFound`, or `InvalidData` for a file that is not the store's.
+    pub(super) fn open(path: &Path) -> io::Result<StoredFile> {
+        let file = File::open(path)?;
+        let json_end = file.metadata()?.len().checked_sub(FOOTER).ok_or_else(foreign)?;
+        let mut footer = [0; FOOTER as usize];
+        file.read_exact_at(&mut footer, json_end)?;
+        let (length, magic) = footer.split_at(8);
+        let length = u64::from_le_bytes(length.try_into().map_err(|_| foreign())?);
+        let size = json_end.checked_sub(length).filter(|_| magic == MAGIC).ok_or_else(foreign)?;
+        let mut json = vec![0; usize::try_from(length).map_err(|_| foreign())?];
+        file.read_exact_at(&mut json, size)?;
+        Ok(StoredFile { meta: serde_json::from_slice(&json)?, file, size })
+    }
+}
+
+fn foreign() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "this is no file of the embedded store")
+}
+
+/// What was computed while a file's content was written.
+pub(super) struct Digests {
+    /// Bytes.
+    pub(super) size: u64,
+    pub(super) md5: [u8; 16],
+    /// Every checksum that was asked for, in base64.
+    pub(super) checksums: s3s::dto::Checksum,
+}
+
+impl Digests {
+    /// As an ETag, without quotes.
+    pub(super) fn etag(&self) -> String {
+        hex(&self.md5)
+    }
+
+    pub(super) fn md5_base64(&self) -> String {
+        STANDARD.encode(self.md5)
+    }
+}
+
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A file under a temporary name that is being written. It is removed when it is dropped before it is published.
+pub(super) struct Draft {
+    file: NamedTempFile,
+    size: u64,
+    md5: Md5,
+    checksums: ChecksumHasher,
+}
+
+impl Draft {
+    /// CRC64NVME is always computed, as AWS does; `checksums` says what else.
+    pub(super) fn new(folder: &Path, checksums: ChecksumHasher) -> io::Result<Draft> {
+        let checksums = ChecksumHasher { crc64nvme: Some(Crc64Nvme::new()), ..checksums };
+        Ok(Draft { file: NamedTempFile::new_in(folder)?, size: 0, md5: Md5::new(), checksums })
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        self.md5.update(bytes);
+        self.checksums.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Writes `len` bytes of `source` from `start` on.
+    pub(super) fn copy(&mut self, source: &File, start: u64, len: u64) -> io::Result<()> {
+        let (mut buffer, end) = (vec![0; COPY_SIZE], start + len);
+        let mut at = start;
+        while at < end {
+            let piece = usize::try_from(end - at).unwrap_or(usize::MAX).min(COPY_SIZE);
+            source.read_exact_at(&mut buffer[..piece], at)?;
+            self.write(&buffer[..piece])?;
+            at += piece as u64;
+        }
+        Ok(())
+    }
+
+    /// The content is whole: what remains is its metadata.
+    pub(super) fn end(self) -> (Digests, Content) {
+        let Draft { file, size, md5, checksums } = self;
+        (Digests { size, md5: md5.finalize(), checksums: checksums.finalize() }, Content { file, size })
+    }
+}
+
+/// A file under a temporary name with its whole content, and without metadata.
+pub(super) struct Content {
+    file: NamedTempFile,
+    size: u64,
+}
+
+impl Content {
+    pub(super) fn empty(folder: &Path) -> io::Result<Content> {
+        Ok(Content { file: NamedTempFile::new_in(folder)?, size: 0 })
+    }
+
+    /// Appends the content of a stored file. The system copies it, or shares its blocks where the file system can.
+    pub(super) fn append(&mut self, stored: &StoredFile) -> io::Result<()> {
+        use std::io::{Read, Seek, SeekFrom};
+        (&stored.file).seek(SeekFrom::Start(0))?;
+        let copied = io::copy(&mut (&stored.file).take(stored.size), self.file.as_file_mut())?;
+        if copied != stored.size {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        self.size += copied;
+        Ok(())
+    }
+
+    /// Adds the metadata. What is returned can be published by a rename.
+    pub(super) fn seal(mut self, meta: &Meta) -> io::Result<NamedTempFile> {
+        let mut tail = serde_json::to_vec(meta)?;
+        tail.extend_from_slice(&(tail.len() as u64).to_le_bytes());
+        tail.extend_from_slice(MAGIC);
+        self.file.as_file().write_all_at(&tail, self.size)?;
+        self.file.flush()?;
+        Ok(self.file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn content_and_metadata_are_read_as_they_were_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for content in ["", "123456789"] {
+            let mut draft = Draft::new(folder.path(), ChecksumHasher::default()).unwrap();
+            draft.write(content.as_bytes()).unwrap();
+            let (digests, file) = draft.end();
+            let meta = Meta {
+                content_type: Some("image/png".to_owned()),
+                metadata: [("width".to_owned(), "3".to_owned())].into(),
+                etag: digests.etag(),
+                crc64nvme: digests.checksums.checksum_crc64nvme.clone(),
+                ..Meta::new("a/b.png")
+            };
+            let path = folder.path().join("file");
+            file.seal(&meta).unwrap().persist(&path).unwrap();
+            let stored = StoredFile::open(&path).unwrap();
+            assert_eq!((stored.size, &stored.meta), (content.len() as u64, &meta));
+            assert!(fs::read(&path).unwrap().starts_with(content.as_bytes()));
+        }
+        let stored = StoredFile::open(&folder.path().join("file")).unwrap();
+        // The check value of the CRC catalogue, and RFC 1321's kind of one.
+        assert_eq!(stored.meta.crc64nvme.as_deref(), Some("rosUhgp5mIg="));
+        assert_eq!(stored.meta.etag, "25f9e794323b453885f5181f1b624d0b");
+    }
+
+    #[test]
+    fn files_join_to_their_contents() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut joined = Content::empty(folder.path()).unwrap();
+        for (name, content) in [("one", "12345"), ("two", ""), ("three", "6789")] {
+            let mut draft = Draft::new(folder.path(), ChecksumHasher::default()).unwrap();
+            draft.write(content.as_bytes()).unwrap();
+            let path = folder.path().join(name);
+            draft.end().1.seal(&Meta::new("k")).unwrap().persist(&path).unwrap();
+            joined.append(&StoredFile::open(&path).unwrap()).unwrap();
+        }
+        let path = folder.path().join("joined");
+        joined.seal(&Meta::new("k")).unwrap().persist(&path).unwrap();
+        let mut copy = Draft::new(folder.path(), ChecksumHasher::default()).unwrap();
+        let stored = StoredFile::open(&path).unwrap();
+        copy.copy(&stored.file, 2, stored.size - 2).unwrap();
+        let (digests, _) = copy.end();
+        assert_eq!((stored.size, digests.size), (9, 7));
+        assert_eq!(digests.etag(), hex(&Md5::checksum(b"3456789")));
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let mut too_long = b"{}".to_vec();
+        too_long.extend_from_slice(&3_u64.to_le_bytes());
+        too_long.extend_from_slice(MAGIC);
+        for content in [&b""[..], b"a photo of 16 bytes and more", &too_long] {
+            fs::write(&path, content).unwrap();
+            assert_eq!(StoredFile::open(&path).unwrap_err().kind(), io::ErrorKind::InvalidData, "{content:?}");
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The SDK's HTTP client for a store in this process: requests are handed over, not sent.
+//!
+//! They are signed, and their signatures are checked, as over a connection. A call that is dropped is a request whose
+//! connection broke.
+
+use aws_sdk_s3::config::http::HttpRequest;
+use aws_sdk_s3::config::{HttpClient, RuntimeComponents, SharedHttpClient};
+use aws_sdk_s3::primitives::SdkBody;
+use aws_smithy_runtime_api::client::http::{
+    HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::ConnectorError;
+use http::{HeaderValue, Method, header};
+use s3s::service::S3Service;
+use std::fmt;
+
+use crate::error::BoxError;
+
+#[derive(Clone)]
+pub(super) struct InProcess(S3Service);
+
+impl InProcess {
+    pub(super) fn client(service: S3Service) -> SharedHttpClient {
+        SharedHttpClient::new(InProcess(service))
+    }
+}
+
+impl fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InProcess")
+    }
+}
+
+impl HttpClient for InProcess {
+    fn http_connector(&self, _: &HttpConnectorSettings, _: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(self.clone())
+    }
+}
+
+impl HttpConnector for InProcess {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let service = self.0.clone();
+        HttpConnectorFuture::new(async move {
+            let answered = answer(&service, request).await;
+            answered.map_err(|error| ConnectorError::other(error, None))
+        })
+    }
+}
+
+async fn answer(service: &S3Service, request: HttpRequest) -> Result<HttpResponse, BoxError> {
+    let mut request = request.try_into_http1x()?;
+    let host = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str())).transpose()?;
+    if let Some(host) = host {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+    let is_head = request.method() == Method::HEAD;
+    let answer = service.call(request.map(s3s::Body::http_body_unsync)).await?;
+    // An answer to HEAD has no body on a connection either, an error's least of all.
+    let answer = answer.map(|body| if is_head { SdkBody::empty() } else { SdkBody::from_body_1_x(body) });
+    Ok(HttpResponse::try_from(answer)?)
+}
