@@ -2,12 +2,14 @@
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
 use image_store::store::embedded::Embedded;
 use image_store::store::s3::S3Store;
-use image_store::store::{Name, PresignOptions, Presigned, PutConditions, Store, StoreError};
+use image_store::store::{Content, Payload, PresignOptions, Presigned, PutConditions, ReadAt, Store, StoreError};
 use reqwest::{Method, StatusCode};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -119,7 +121,7 @@ async fn a_header_s_signature_is_none_for_clients() {
         .behavior_version(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .credentials_provider(Credentials::new(access_key, secret_key, None, None, "tests"))
-        .endpoint_url(app.at("/_store"))
+        .endpoint_url(app.at("/_store/"))
         .force_path_style(true);
     let client = aws_sdk_s3::Client::from_conf(config.build());
     let refused = client.get_object().bucket("images").key("x").send().await.unwrap_err();
@@ -297,7 +299,8 @@ async fn racing_ends_of_an_upload_leave_one_outcome() {
         );
         aborted.unwrap();
         assert!(matches!(late, Ok(_) | Err(StoreError::NoSuchUpload)), "{late:?}");
-        assert_eq!(backend.store.head(&name).await.is_ok(), completed.is_ok());
+        let there = backend.store.head(&name).await;
+        assert_eq!(there.is_ok(), completed.is_ok(), "{there:?} {completed:?} {late:?}");
         backend.store.delete(&name).await.unwrap();
         backend.check_clean().await;
     }
@@ -347,15 +350,28 @@ async fn a_client_that_pauses_is_cut_off() {
 async fn a_call_that_is_dropped_leaves_nothing() {
     let app = TestApp::start().await;
     let before = stray_files(app.data_dir());
-    let bytes = payload(&noise(6, 30 << 20));
-    let name: Name = image();
-    let (store, metadata) = (app.store.clone(), png());
+    let (sender, receiver) = mpsc::channel();
+    let bytes = Payload { content: Content::File(Arc::new(Stalled(Mutex::new(receiver)))), len: 10 << 20, crc64: 0 };
+    let (store, metadata, name) = (app.store.clone(), png(), image());
     let call = tokio::spawn(async move { store.put(&name, &metadata, bytes).await });
+    sender.send(()).unwrap();
     until_files(app.data_dir(), |files| files != before).await;
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
     until_files(app.data_dir(), |files| files == before).await;
+    drop(sender);
     app.end(&[]).await;
+}
+
+/// Bytes that come piece by piece, each when the test says so.
+#[derive(Debug)]
+struct Stalled(Mutex<mpsc::Receiver<()>>);
+
+impl ReadAt for Stalled {
+    fn read_at(&self, _: u64, len: usize) -> io::Result<Bytes> {
+        let next = self.0.lock().unwrap().recv();
+        next.map(|()| Bytes::from(vec![0; len])).map_err(io::Error::other)
+    }
 }
 
 async fn until_files(data_dir: &Path, hold: impl Fn(Vec<String>) -> bool) {

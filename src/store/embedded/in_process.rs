@@ -14,6 +14,7 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use http::{HeaderValue, Method, header};
 use s3s::service::S3Service;
 use std::fmt;
+use std::time::SystemTime;
 
 use crate::error::BoxError;
 
@@ -55,8 +56,10 @@ async fn answer(service: &S3Service, request: HttpRequest) -> Result<HttpRespons
         request.headers_mut().entry(header::HOST).or_insert(host);
     }
     let is_head = request.method() == Method::HEAD;
-    let answer = service.call(request.map(s3s::Body::http_body_unsync)).await?;
-    // An answer to HEAD has no body on a connection either, an error's least of all.
+    let mut answer = service.call(request.map(s3s::Body::http_body_unsync)).await?;
+    // As a server does: the date is added, and an answer to HEAD has no body, an error's least of all.
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    answer.headers_mut().insert(header::DATE, HeaderValue::from_str(&date)?);
     let answer = answer.map(|body| if is_head { SdkBody::empty() } else { SdkBody::from_body_1_x(body) });
     Ok(HttpResponse::try_from(answer)?)
 }

@@ -100,7 +100,8 @@ impl Backend {
 
     /// A second store on the same bucket, reached by another endpoint (a [`super::faults::Faults`], say).
     pub async fn store_at(&self, endpoint: &str) -> Arc<dyn Store> {
-        self.store_with(|options| options.endpoint = Some(endpoint.to_owned())).await
+        let endpoint = Some(endpoint.to_owned());
+        self.store_with(|options| (options.endpoint, options.http_client) = (endpoint, None)).await
     }
 
     /// A second store on the same bucket with other options.

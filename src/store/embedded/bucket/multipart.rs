@@ -104,7 +104,6 @@ impl Bucket {
             let object = Meta {
                 etag: joined_etag(&parts)?,
                 crc64nvme: joined_crc64(&parts, &input)?,
-                part_checksum: None,
                 ..upload
             };
             // An Abort meanwhile takes the parts away.
