@@ -46,7 +46,8 @@ lambda: ## The Lambda function: target/lambda/image-store/bootstrap and its zip
 cfn-lint: ## Check what is in deploy/
 	deploy/lint.sh
 
-coldstart: lambda $(BIN) ## Cold start of the function beside the Python service's
+coldstart: lambda ## Cold start of the function beside the Python service's
+	$(CARGO) build --release --locked -p loadtest-tools
 	loadtest/coldstart/run.sh
 
 bench: ## Criterion: form bytes to parts; whole uploads in process

@@ -10,7 +10,7 @@ limit_mib=${LIMIT_MIB:-64}
 
 [ -n "${NO_BUILD:-}" ] || cargo build --release --locked -p image-store
 image "$size" >"$work/large.png"
-launch service env PORT=0 EMBEDDED_S3_PORT=0 DATA_DIR="$work/data" "$binary"
+launch service env PORT=0 DATA_DIR="$work/data" "$binary"
 
 started_at=$(date +%s.%N)
 answer=$(curl -sS --fail-with-body -F "file=@$work/large.png" "$url/upload-image")
@@ -20,4 +20,4 @@ peak=$(peak_of "$pid")
 echo "uploaded $size bytes in $took s; peak resident memory $peak MiB (limit $limit_mib MiB)"
 grep -q "\"size\":$size[,}]" <<<"$answer" || fail "stored something else: $answer"
 [ "$peak" -lt "$limit_mib" ] || fail "too much memory"
-[ -z "$(find "$work/data" -name '.upload*' -print -quit)" ] || fail "files of an unfinished upload are left"
+[ -z "$(find "$work/data/uploads" "$work/data/tmp" -type f -print -quit)" ] || fail "files of an unfinished upload are left"

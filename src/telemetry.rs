@@ -30,9 +30,8 @@ pub fn note<V: tracing::Value>(field: &str, value: V) {
 }
 
 /// These put whole requests into their lines and spans, presigned queries and upload ids with them.
-const SILENT: [&str; 6] = [
+const SILENT: [&str; 5] = [
     "s3s=off",
-    "s3s_fs=off",
     // It tells the access key.
     "aws_config=warn",
     "aws_smithy_runtime=warn",

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Cold starts: from exec to the answer of the first upload, the function beside the Python service that it replaces. Both
-# talk to the same Runtime API (runtime_api.py) and store in the same S3, the embedded one of the release binary.
+# talk to the same Runtime API (runtime_api.py) and store in the same S3, which answers at once (null-s3).
 #
 # RUNS (10) of each. CHECK=0 only prints; else it fails above 1/15 of Python's time, at 40 MiB of memory or an 8 MiB zip.
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
 function=${FUNCTION:-$target/lambda/image-store/bootstrap}
 zip=$target/lambda/image-store.zip
-store=${STORE:-$target/release/image-store}
+store=${STORE:-$target/release/null-s3}
 image=tests/fixtures/plain.jpg
 venv=$target/venv/coldstart
 work=$(mktemp -d "${TMPDIR:-/tmp}/image-store.XXXXXX")
@@ -26,18 +26,17 @@ if [ ! -e "$venv/ready" ]; then
     touch "$venv/ready"
 fi
 
-HOST=127.0.0.1 PORT=0 EMBEDDED_S3_PORT=0 DATA_DIR=$work/data "$store" >"$work/out" 2>"$work/err" &
+"$store" >"$work/out" 2>"$work/err" &
 server=$!
 endpoint=
 for _ in $(seq 100); do
-    endpoint=$(sed -nE 's/.*the embedded S3 in .* \((http[^)]*)\).*/\1/p' "$work/out")
+    endpoint=$(sed -nE 's/.*listens on (http.*)/\1/p' "$work/out")
     [ -n "$endpoint" ] && break
     kill -0 "$server" || { cat "$work/err"; exit 1; }
     sleep 0.1
 done
-credential() { python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))[sys.argv[2]])' "$work/data/credentials.json" "$1"; }
-AWS_ACCESS_KEY_ID=$(credential access_key)
-AWS_SECRET_ACCESS_KEY=$(credential secret_key)
+AWS_ACCESS_KEY_ID=test
+AWS_SECRET_ACCESS_KEY=test
 S3_BUCKET=${S3_BUCKET:-images}
 export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY S3_BUCKET
 export AWS_ENDPOINT_URL_S3=$endpoint AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 S3_FORCE_PATH_STYLE=true

@@ -103,12 +103,12 @@ mod tests {
 
     #[test]
     fn an_origin_is_a_plain_one() {
-        assert_eq!(origin("http://127.0.0.1:8081/images/a?b=c").as_deref(), Some("http://127.0.0.1:8081"));
+        assert_eq!(origin("http://127.0.0.1:8080/_store/a?b=c").as_deref(), Some("http://127.0.0.1:8080"));
         assert_eq!(
             origin("https://b.s3.eu-west-1.amazonaws.com/k").as_deref(),
             Some("https://b.s3.eu-west-1.amazonaws.com")
         );
-        assert_eq!(origin("http://[::1]:8081/images").as_deref(), Some("http://[::1]:8081"));
+        assert_eq!(origin("http://[::1]:8080/images").as_deref(), Some("http://[::1]:8080"));
         assert_eq!(origin("http://a;script-src*/images"), None);
         assert_eq!(origin("http://user@host/images"), None);
         assert_eq!(origin("/images"), None);

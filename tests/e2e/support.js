@@ -59,7 +59,7 @@ class Service {
   /** Files of multipart uploads that are neither completed nor aborted, and unverified objects. */
   async leftovers() {
     const files = await readdir(path.join(this.folder, "data"), { recursive: true });
-    return files.filter((name) => name.includes(".upload") || name.includes(`incoming${path.sep}`));
+    return files.filter((name) => /^(uploads|tmp)[/]|incoming%2F/.test(name));
   }
 
   /** A PNG of `bytes` bytes on disk. Its tail is the file's own, so that no two parts are alike. */

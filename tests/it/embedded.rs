@@ -38,7 +38,8 @@ fn put(app: &TestApp, signed: &Presigned) -> reqwest::RequestBuilder {
 async fn a_page_may_use_a_url() {
     let app = TestApp::start().await;
     let preflight = app.client.request(Method::OPTIONS, app.at("/_store/images/any"));
-    let preflight = preflight.header("origin", "https://anywhere.example").header("access-control-request-method", "PUT");
+    let preflight =
+        preflight.header("origin", "https://anywhere.example").header("access-control-request-method", "PUT");
     let asked = "content-type,if-none-match,x-amz-checksum-sha256";
     let allowed = preflight.header("access-control-request-headers", asked).send().await.unwrap();
     assert_eq!(allowed.status(), StatusCode::OK);
@@ -81,7 +82,7 @@ async fn a_url_works_under_any_host_and_prefix() {
 }
 
 #[tokio::test]
-async fn only_what_was_signed_is_done() {
+async fn unsigned_requests_and_unsigned_headers_are_refused() {
     let app = TestApp::start().await;
     let (secret, own) = (image(), incoming());
     app.store.put(&secret, &png(), payload(&noise(1, 10))).await.unwrap();
@@ -111,9 +112,9 @@ async fn only_what_was_signed_is_done() {
     app.end(&[secret.key().as_str(), &own.object_key("")]).await;
 }
 
-/// Requests that are signed in a header reach the store in the process, and not through the service.
+/// Only the service itself signs in a header, and it reaches the store inside the process.
 #[tokio::test]
-async fn a_header_s_signature_is_none_for_clients() {
+async fn header_signed_requests_are_refused_under_the_mount() {
     use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
     let app = TestApp::start().await;
     let (access_key, secret_key) = app.credentials();

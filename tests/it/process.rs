@@ -89,9 +89,9 @@ impl Process {
     }
 }
 
+/// Files of unfinished uploads, and files that are being written.
 fn unfinished(data: &Path) -> usize {
-    let names = walk(data);
-    names.iter().filter(|name| name.contains(".part-") || name.contains("upload")).count()
+    walk(&data.join("uploads")).len() + walk(&data.join("tmp")).len()
 }
 
 fn walk(folder: &Path) -> Vec<String> {
@@ -109,7 +109,7 @@ fn walk(folder: &Path) -> Vec<String> {
 
 async fn until_parts_are_stored(data: &Path) {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while unfinished(data) == 0 {
+    while walk(&data.join("uploads")).iter().all(|name| name == "upload") {
         assert!(Instant::now() < deadline, "no part arrives in the store");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -221,6 +221,60 @@ fn help_shows_every_setting_with_its_variable_and_default() {
     for shown in ["[env: PART_SIZE=]", "[default: 5MiB]", "[env: S3_BUCKET=]", "[env: MAX_PIXELS=]", "sweep", "doctor"]
     {
         assert!(help.contains(shown), "{shown} in {help}");
+    }
+}
+
+/// Uploads go on while the process is killed, again and again.
+#[tokio::test]
+async fn a_kill_loses_nothing_that_was_answered_and_leaves_only_what_sweep_removes() {
+    let data = TempDir::new().unwrap();
+    let image = png(11 * MIB);
+    let mut stored = Vec::new();
+    for _ in 0..3 {
+        let mut process = Process::start(data.path(), &[]);
+        let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
+        let mut clients = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            clients.spawn(upload_on_and_on(process.address.clone(), image.clone(), answered.clone()));
+        }
+        for _ in 0..6 {
+            stored.push(answers.recv().await.unwrap());
+        }
+        process.child.kill().unwrap();
+        process.child.wait().unwrap();
+        clients.shutdown().await;
+        answers.close();
+        while let Some(key) = answers.recv().await {
+            stored.push(key);
+        }
+    }
+    let process = Process::start(data.path(), &[]);
+    for key in &stored {
+        let read = reqwest::get(format!("http://{}/images/{key}", process.address)).await.unwrap();
+        assert!(read.bytes().await.unwrap() == image, "{key}");
+    }
+    let objects = std::fs::read_dir(data.path().join("objects")).unwrap();
+    for object in objects.map(|object| object.unwrap().path()) {
+        assert!(
+            std::fs::read(&object).unwrap().starts_with(&image),
+            "{object:?} is whole, whether it was answered or not"
+        );
+    }
+    process.terminate();
+    assert!(process.end().await.0.success());
+    let swept = binary().env("DATA_DIR", data.path()).args(["sweep", "--older-than=0s"]).output().unwrap();
+    assert!(swept.status.success(), "{}", String::from_utf8_lossy(&swept.stderr));
+    assert_eq!(unfinished(data.path()), 0, "{:?}", walk(data.path()));
+}
+
+/// Uploads an image until the service is gone, and sends the key of each that is stored.
+async fn upload_on_and_on(address: String, image: Vec<u8>, answered: tokio::sync::mpsc::UnboundedSender<String>) {
+    let (client, url) = (reqwest::Client::new(), format!("http://{address}/upload-image"));
+    loop {
+        let request = client.post(&url).header("content-type", "image/png").body(image.clone());
+        let Ok(answer) = request.send().await else { return };
+        let Ok(stored) = answer.json::<serde_json::Value>().await else { return };
+        answered.send(stored["s3_key"].as_str().unwrap().to_owned()).unwrap();
     }
 }
 

@@ -34,11 +34,7 @@ pub(super) struct Announced {
 }
 
 impl Announced {
-    pub(super) fn new(
-        input: &mut PutObjectInput,
-        headers: &HeaderMap,
-        trailing: Option<TrailingHeaders>,
-    ) -> Announced {
+    pub(super) fn new(input: &mut PutObjectInput, headers: &HeaderMap, trailing: Option<TrailingHeaders>) -> Announced {
         Announced {
             length: input.content_length,
             md5: input.content_md5.take(),

@@ -88,7 +88,8 @@ fn signed_headers(query: &str) -> Option<Vec<String>> {
 /// (`x-amz-copy-source`). AWS refuses them as well.
 fn check_headers(headers: &HeaderMap, signed: &[String]) -> S3Result<()> {
     let names = headers.keys().map(HeaderName::as_str);
-    if let Some(name) = names.filter(|name| name.starts_with("x-amz-")).find(|name| !signed.iter().any(|it| it == name)) {
+    if let Some(name) = names.filter(|name| name.starts_with("x-amz-")).find(|name| !signed.iter().any(|it| it == name))
+    {
         return Err(s3_error!(AccessDenied, "There were headers present in the request which were not signed: {name}"));
     }
     let authorization = headers.get(header::AUTHORIZATION);
@@ -114,7 +115,8 @@ mod tests {
     use super::*;
     use http_body_util::Empty;
 
-    const SIGNED: &str = "/_store/images/a%20b?X-Amz-SignedHeaders=content-length%3Bhost%3Bx-amz-checksum-sha256&X-Amz-Signature=0";
+    const SIGNED: &str =
+        "/_store/images/a%20b?X-Amz-SignedHeaders=content-length%3Bhost%3Bx-amz-checksum-sha256&X-Amz-Signature=0";
 
     fn restore(method: Method, uri: &str, headers: &[(&str, &str)]) -> Result<Request<s3s::Body>, S3ErrorCode> {
         let mut request = Request::builder().method(method).uri(uri).header("host", "images.example");

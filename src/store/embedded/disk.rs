@@ -133,7 +133,7 @@ impl Disk {
     /// The unfinished upload `id` of `key`.
     ///
     /// # Errors
-    /// `NoSuchUpload`, also for an id that is none of ours, a path above all.
+    /// `NoSuchUpload`, also for an id that this store did not make, a path above all.
     pub(super) fn upload(&self, id: &str, key: &str) -> S3Result<Meta> {
         let ours = Uuid::try_parse(id).is_ok_and(|uuid| uuid.simple().to_string() == id);
         let found = if ours { open(&self.uploads.join(id).join(UPLOAD))? } else { None };
@@ -177,7 +177,13 @@ impl Disk {
     }
 
     /// Makes `joined` the object and ends the upload, unless it has ended meanwhile.
-    pub(super) fn complete(&self, id: &str, key: &str, joined: NamedTempFile, condition: Condition<'_>) -> S3Result<()> {
+    pub(super) fn complete(
+        &self,
+        id: &str,
+        key: &str,
+        joined: NamedTempFile,
+        condition: Condition<'_>,
+    ) -> S3Result<()> {
         let (path, upload) = (self.object_path(key)?, self.uploads.join(id).join(UPLOAD));
         {
             let _changing = self.changing();

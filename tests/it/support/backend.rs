@@ -2,9 +2,9 @@
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
-use image_store::store::Store;
 use http::{HeaderValue, Method};
 use hyper_util::service::TowerToHyperService;
+use image_store::store::Store;
 use image_store::store::embedded::Embedded;
 use image_store::store::s3::{Checksum, S3Options, S3Store};
 use std::path::Path;

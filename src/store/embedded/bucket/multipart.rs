@@ -101,11 +101,7 @@ impl Bucket {
             let upload = disk.upload(id, key)?;
             let parts = chosen(disk.parts(id)?, &input)?;
             conditions.check(disk.object(key)?.map(|there| there.meta).as_ref())?;
-            let object = Meta {
-                etag: joined_etag(&parts)?,
-                crc64nvme: joined_crc64(&parts, &input)?,
-                ..upload
-            };
+            let object = Meta { etag: joined_etag(&parts)?, crc64nvme: joined_crc64(&parts, &input)?, ..upload };
             // An Abort meanwhile takes the parts away.
             let joined = disk.join(id, &parts).or_else(|error| disk.upload(id, key).and(Err(error)))?;
             let joined = joined.seal(&object).map_err(failed)?;
