@@ -73,7 +73,6 @@ impl Backend {
         Err("this binary was built without the embedded S3: set S3_BUCKET".into())
     }
 
-    #[must_use]
     pub fn client_routes(&self) -> Router {
         Router::new()
     }
@@ -94,7 +93,6 @@ impl Backend {
     }
 
     /// Clients' way to a store in this process; no routes for any other.
-    #[must_use]
     pub fn client_routes(&self) -> Router {
         self.embedded.as_ref().map_or_else(Router::new, |(embedded, _)| client_routes(embedded))
     }
