@@ -1,6 +1,7 @@
 //! The whole service, in process, over real HTTP: hyper server, router, SDK and embedded S3.
 
 use clap::Parser;
+use hyper_util::service::TowerToHyperService;
 use image_store::app::App;
 use image_store::backend;
 use image_store::config::{Cli, Config};
@@ -17,9 +18,10 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tower::ServiceBuilder;
 
 use super::faults::Faults;
-use super::{Server, serve};
+use super::{Drained, Server, serve};
 
 /// A running service. [`TestApp::end`] stops it and looks at what is left in the store.
 pub struct TestApp {
@@ -67,7 +69,8 @@ impl TestApp {
         let in_process = embedded.s3_options(&config.store.prefix, config.store.timeout);
         let (mut options, mut socket, mut faults) = (in_process.clone(), None, None);
         if faulty {
-            let served = socket.insert(serve(embedded.service()).await);
+            let service = ServiceBuilder::new().map_request(Drained::of).service(embedded.service());
+            let served = socket.insert(serve(TowerToHyperService::new(service)).await);
             let between = faults.insert(Faults::before(&served.endpoint).await);
             options = S3Options {
                 endpoint: Some(between.endpoint.clone()),

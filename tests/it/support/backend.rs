@@ -11,12 +11,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
-use tower::Layer;
+use tower::ServiceBuilder;
 use tower_http::cors::{AllowHeaders, CorsLayer};
 use uuid::Uuid;
 
 use super::strict::Strict;
-use super::{Server, serve};
+use super::{Drained, Server, serve};
 
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -56,7 +56,8 @@ impl Backend {
     async fn serve_embedded(change: impl FnOnce(&mut S3Options)) -> Backend {
         let data_dir = tempfile::tempdir().unwrap();
         let embedded = Embedded::open(data_dir.path()).unwrap();
-        let server = serve(TowerToHyperService::new(cors().layer(embedded.service()))).await;
+        let served = ServiceBuilder::new().map_request(Drained::of).layer(cors()).service(embedded.service());
+        let server = serve(TowerToHyperService::new(served)).await;
         let mut options = embedded.s3_options(&prefix(), ATTEMPT_TIMEOUT);
         (options.endpoint, options.mount) = (Some(server.endpoint.clone()), None);
         change(&mut options);

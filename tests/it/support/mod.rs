@@ -13,12 +13,16 @@ pub mod samples;
 pub mod scrape;
 pub mod strict;
 
+use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -29,6 +33,41 @@ pub struct Server {
     /// `http://127.0.0.1:<port>`
     pub endpoint: String,
     _stopped: DropGuard,
+}
+
+/// A body that is read to its end also if it is dropped earlier, as the bodies of the service are: after an early answer the
+/// client would else see a reset.
+pub struct Drained(Option<Incoming>);
+
+impl Drained {
+    pub fn of(request: Request<Incoming>) -> Request<Drained> {
+        request.map(|body| Drained(Some(body)))
+    }
+}
+
+impl Body for Drained {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        self.0.as_mut().map_or(Poll::Ready(None), |body| Pin::new(body).poll_frame(cx))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}
+
+impl Drop for Drained {
+    fn drop(&mut self) {
+        if let Some(body) = self.0.take().filter(|body| !body.is_end_stream()) {
+            tokio::spawn(body.collect());
+        }
+    }
 }
 
 /// Serves `service` over HTTP/1. An error of the service closes its connection without an answer.
