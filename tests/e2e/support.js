@@ -30,6 +30,8 @@ const BROWSER = {
 };
 export const MIB = 1 << 20;
 const PATIENCE = 90_000;
+/** What closes an address under incoming/ once its plan has ended. */
+const MARKER = "application/x-image-store-marker";
 
 /** A running service with the embedded S3 in a temporary folder. */
 class Service {
@@ -56,10 +58,15 @@ class Service {
     await rm(this.folder, { recursive: true });
   }
 
-  /** Files of multipart uploads that are neither completed nor aborted, and unverified objects. */
+  /** Files of multipart uploads that are neither completed nor aborted, and unverified objects, markers excepted. */
   async leftovers() {
-    const files = await readdir(path.join(this.folder, "data"), { recursive: true });
-    return files.filter((name) => /^(uploads|tmp)[/]|incoming%2F/.test(name));
+    const data = path.join(this.folder, "data");
+    const files = await readdir(data, { recursive: true });
+    const unverified = files.filter((name) => name.includes("incoming%2F"));
+    // Each file says what it is; one that is gone by now is not left.
+    const contents = await Promise.all(unverified.map((name) => readFile(path.join(data, name)).catch(() => MARKER)));
+    const begun = files.filter((name) => /^(uploads|tmp)[/]/.test(name));
+    return [...begun, ...unverified.filter((_, i) => !contents[i].includes(MARKER))];
   }
 
   /** A PNG of `bytes` bytes on disk. Its tail is the file's own, so that no two parts are alike. */

@@ -186,10 +186,6 @@ impl S3 for Bucket {
         Ok(S3Response::with_status(DeleteObjectOutput::default(), http::StatusCode::NO_CONTENT))
     }
 
-    async fn copy_object(&self, req: S3Request<CopyObjectInput>) -> S3Result<S3Response<CopyObjectOutput>> {
-        self.copy(req).await.map(S3Response::new)
-    }
-
     async fn create_multipart_upload(
         &self,
         req: S3Request<CreateMultipartUploadInput>,

@@ -1,4 +1,4 @@
-//! Multipart uploads and copies.
+//! Multipart uploads, and copies into them.
 
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use s3s::crypto::{Checksum as _, Md5};
@@ -66,7 +66,8 @@ impl Bucket {
         let (source, condition) = (key_of(&input.copy_source)?, input.copy_source_if_match);
         let (range, key, id) = (input.copy_source_range, input.key, input.upload_id);
         let part = self.on_disk(move |disk| {
-            let (meta, content) = copied(disk, &source, condition.as_ref(), range.as_deref(), Meta::new(&key))?;
+            let (digests, content) = copied(disk, &source, condition.as_ref(), range.as_deref())?;
+            let meta = described(&key, &digests);
             disk.put_part(&id, &key, number, content.seal(&meta).map_err(failed)?)?;
             Ok(meta)
         });
@@ -122,34 +123,6 @@ impl Bucket {
         check_bucket(&input.bucket)?;
         self.on_disk(move |disk| disk.abort(&input.upload_id, &input.key)).await
     }
-
-    pub(super) async fn copy(&self, req: S3Request<CopyObjectInput>) -> S3Result<CopyObjectOutput> {
-        let input = req.input;
-        check_bucket(&input.bucket)?;
-        // s3s does not know this condition of CopyObject.
-        let only_new = req.headers.contains_key(http::header::IF_NONE_MATCH).then_some(ETagCondition::Any);
-        let conditions = WriteConditions::new(None, only_new)?;
-        let (source, condition) = (key_of(&input.copy_source)?, input.copy_source_if_match);
-        let described = Meta {
-            content_type: input.content_type,
-            metadata: input.metadata.unwrap_or_default(),
-            ..Meta::new(&input.key)
-        };
-        let object = self.on_disk(move |disk| {
-            let (meta, content) = copied(disk, &source, condition.as_ref(), None, described)?;
-            let file = content.seal(&meta).map_err(failed)?;
-            disk.put(&input.key, file, &|there| conditions.check(there))?;
-            Ok(meta)
-        });
-        let object = object.await?;
-        let result = CopyObjectResult {
-            last_modified: Some(object.created().into()),
-            e_tag: Some(ETag::Strong(object.etag)),
-            checksum_crc64nvme: object.crc64nvme,
-            ..Default::default()
-        };
-        Ok(CopyObjectOutput { copy_object_result: Some(result), ..Default::default() })
-    }
 }
 
 fn empty(disk: &Disk, meta: &Meta) -> S3Result<tempfile::NamedTempFile> {
@@ -188,14 +161,13 @@ fn key_of(source: &CopySource) -> S3Result<String> {
     if **bucket == *BUCKET { Ok(key.to_string()) } else { Err(s3_error!(NoSuchBucket)) }
 }
 
-/// A copy of an object, or of a range of it, with other metadata. Its ETag is its own bytes' MD5.
+/// The content of an object, or of a range of it.
 fn copied(
     disk: &Disk,
     source: &str,
     condition: Option<&ETagCondition>,
     range: Option<&str>,
-    described: Meta,
-) -> S3Result<(Meta, Content)> {
+) -> S3Result<(Digests, Content)> {
     let StoredFile { file, size, meta } = disk.object(source)?.ok_or_else(|| s3_error!(NoSuchKey))?;
     if condition.is_some_and(|condition| !matches(condition, &meta)) {
         return Err(s3_error!(PreconditionFailed));
@@ -206,14 +178,7 @@ fn copied(
     };
     let mut draft = Draft::new(disk.tmp(), Default::default()).map_err(failed)?;
     draft.copy(&file, range.start, range.end - range.start).map_err(failed)?;
-    let (digests, content) = draft.end();
-    let meta = Meta {
-        etag: digests.etag(),
-        crc64nvme: digests.checksums.checksum_crc64nvme,
-        sha256: meta.sha256.filter(|_| digests.size == size),
-        ..described
-    };
-    Ok((meta, content))
+    Ok(draft.end())
 }
 
 /// The parts that a Complete names, checked as on AWS: in order, there, unchanged, large enough, and of the whole's size.
