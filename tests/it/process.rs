@@ -49,7 +49,7 @@ impl Process {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")]);
         command.arg(env!("CARGO_BIN_EXE_image-store")).args(flags);
-        command.env_remove("S3_BUCKET").env("PORT", "0").env("EMBEDDED_S3_PORT", "0").env("DATA_DIR", data);
+        command.env_remove("S3_BUCKET").env("PORT", "0").env("DATA_DIR", data);
         Process::spawn(command, 2)
     }
 
