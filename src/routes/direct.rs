@@ -5,15 +5,15 @@ use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::request::Parts;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{StatusCode, header};
 use serde::Serialize;
 use std::time::Duration;
 use utoipa::ToSchema;
 
+use super::ServiceBase;
 use super::description::{DIRECT, answers};
 use super::images::KeyInPath;
 use super::json::JsonBody;
-use super::service_base;
 use super::upload::{StoredImage, checksum_text};
 use crate::app::App;
 use crate::auth::KeyName;
@@ -131,8 +131,7 @@ impl FromRequestParts<App> for Linked {
     responses((status = 201, description = "The plan.", body = PlanAnswer), answers::Plan))]
 pub async fn plan(
     State(app): State<App>,
-    uri: Uri,
-    headers: HeaderMap,
+    base: ServiceBase,
     key: Option<Extension<KeyName>>,
     JsonBody(wish): JsonBody<Wish>,
 ) -> Result<(StatusCode, Json<PlanAnswer>)> {
@@ -143,7 +142,7 @@ pub async fn plan(
     let kid = key.as_ref().map(|Extension(KeyName(name))| name.as_str());
     let token = app.tokens.sign_plan(pending.plan.claims(), kid)?;
     let links = pending.plan.links(app.config.public_url.as_deref(), &token);
-    let options = upload_link(&app, &uri, &headers);
+    let options = upload_link(&app, base);
     let answer = presign::sign(app.store.as_ref(), &pending.plan, &options, links).await.map_err(Error::Storage)?;
     pending.acknowledged();
     Ok((StatusCode::CREATED, Json(answer)))
@@ -153,7 +152,7 @@ pub async fn plan(
 #[utoipa::path(get, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "upload_status",
     params(KeyInPath, plan::Query),
     responses((status = 200, description = "How far it is.", body = Status), answers::Linked))]
-pub async fn status(State(app): State<App>, uri: Uri, headers: HeaderMap, linked: Linked) -> Result<Json<Status>> {
+pub async fn status(State(app): State<App>, base: ServiceBase, linked: Linked) -> Result<Json<Status>> {
     let plan = &linked.plan;
     if is_there(&app, &plan.image()).await? {
         return Ok(Json(Status::new(&app, &linked, UploadState::Complete)));
@@ -164,7 +163,7 @@ pub async fn status(State(app): State<App>, uri: Uri, headers: HeaderMap, linked
         let missing = compare(&held, plan.size, part_size).missing;
         let state = if held.is_empty() { UploadState::Waiting } else { UploadState::Uploading };
         let mut status = Status::new(&app, &linked, state);
-        let (options, wanted) = (upload_link(&app, &uri, &headers), |number| missing.contains(&number));
+        let (options, wanted) = (upload_link(&app, base), |number| missing.contains(&number));
         let signed = presign::sign_parts(app.store.as_ref(), plan.size, &upload, part_size, wanted, &options).await;
         let (mut parts, expires_at) = signed.map_err(Error::Storage)?;
         if !matches!(app.config.store.sse, Some(Sse::Kms { .. })) {
@@ -224,8 +223,7 @@ async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
     ))]
 pub async fn complete(
     State(app): State<App>,
-    uri: Uri,
-    headers: HeaderMap,
+    ServiceBase(base): ServiceBase,
     deadline: Option<Extension<Deadline>>,
     Linked { plan, .. }: Linked,
 ) -> Result<Response, Response> {
@@ -235,7 +233,6 @@ pub async fn complete(
         Err(_) => return Ok(verifying(&name)),
     };
     let image = outcome.map_err(respond)?;
-    let base = service_base(&app, &uri, &headers);
     // The image stays if signing fails: the client has its links, and can ask again.
     let link = app.store.presign_get(&name, &app.read_link(base)).await;
     let link = link.map_err(|error| Error::Storage(error).into_response())?;
@@ -284,6 +281,6 @@ async fn is_there(app: &App, name: &Name) -> Result<bool> {
     Ok(app.verifier.find(name).await?.is_some())
 }
 
-fn upload_link(app: &App, uri: &Uri, headers: &HeaderMap) -> PresignOptions {
-    PresignOptions { ttl: app.config.direct.url_ttl, base: service_base(app, uri, headers) }
+fn upload_link(app: &App, ServiceBase(base): ServiceBase) -> PresignOptions {
+    PresignOptions { ttl: app.config.direct.url_ttl, base }
 }

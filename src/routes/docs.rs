@@ -3,11 +3,11 @@
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
-use http::{HeaderMap, Uri};
+use http::HeaderMap;
 use std::sync::LazyLock;
 
 use super::asset::{self, Asset, CSS, JS};
-use super::page;
+use super::{ServiceBase, page};
 use crate::app::App;
 use crate::error::Result;
 
@@ -34,8 +34,8 @@ static ASSETS: &[Asset] = &[
 static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
 
 /// `GET /docs`.
-pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
-    page::answer(&app, &uri, &headers, INDEX).await
+pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
+    page::answer(&app, base, INDEX).await
 }
 
 /// `GET /docs/{file}`.

@@ -3,13 +3,13 @@
 use axum::Json;
 use axum::extract::{Path, State, rejection::PathRejection};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::time::SystemTime;
 use utoipa::{IntoParams, ToSchema};
 
+use super::ServiceBase;
 use super::description::{IMAGES, answers};
-use super::service_base;
 use crate::app::App;
 use crate::app::headers::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::error::{Error, Result};
@@ -77,10 +77,10 @@ pub struct Deleted {
         )),
         answers::Stored,
     ))]
-pub async fn redirect(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyPath) -> Result<Response> {
+pub async fn redirect(State(app): State<App>, ServiceBase(base): ServiceBase, key: KeyPath) -> Result<Response> {
     let name = image(key)?;
     app.store.head(&name).await?;
-    let link = app.store.presign_get(&name, &app.read_link(service_base(&app, &uri, &headers))).await?;
+    let link = app.store.presign_get(&name, &app.read_link(base)).await?;
     // A redirect that is used again from a cache must still lead to a link with some life in it.
     let left = link.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     let cache = format!("private, max-age={}", left.as_secs() / 2);
@@ -118,10 +118,10 @@ pub async fn head(State(app): State<App>, key: KeyPath) -> Result<Response> {
 /// The link itself, and what is known of the image.
 #[utoipa::path(get, path = "/images/{s3_key}/url", tag = IMAGES, operation_id = "image_link", params(KeyInPath),
     responses((status = 200, description = "A fresh link.", body = ImageLink), answers::Stored))]
-pub async fn url(State(app): State<App>, uri: Uri, headers: HeaderMap, key: KeyPath) -> Result<Json<ImageLink>> {
+pub async fn url(State(app): State<App>, ServiceBase(base): ServiceBase, key: KeyPath) -> Result<Json<ImageLink>> {
     let name = image(key)?;
     let ObjectInfo { size, content_type, dimensions, .. } = app.store.head(&name).await?;
-    let link = app.store.presign_get(&name, &app.read_link(service_base(&app, &uri, &headers))).await?;
+    let link = app.store.presign_get(&name, &app.read_link(base)).await?;
     let (width, height) = dimensions.unzip();
     Ok(Json(ImageLink {
         url: link.url,

@@ -6,8 +6,8 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, Uri, header};
 use std::sync::LazyLock;
 
+use super::ServiceBase;
 use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
-use super::service_base;
 use crate::app::App;
 use crate::error::Result;
 use crate::store::{ImageKey, Name};
@@ -48,13 +48,13 @@ static ASSETS: &[Asset] = assets! {
 static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
 
 /// `GET /`.
-pub async fn index(State(app): State<App>, uri: Uri, headers: HeaderMap) -> Response {
-    answer(&app, &uri, &headers, INDEX).await
+pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
+    answer(&app, base, INDEX).await
 }
 
 /// A page that may ask this service and its store, and nobody else.
-pub async fn answer(app: &App, uri: &Uri, headers: &HeaderMap, html: &'static str) -> Response {
-    let policy = content_security_policy(&origins(app, service_base(app, uri, headers)).await);
+pub async fn answer(app: &App, ServiceBase(base): ServiceBase, html: &'static str) -> Response {
+    let policy = content_security_policy(&origins(app, base).await);
     // No tag: a 304 would leave an older policy in force, and the policy follows the settings.
     ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], html).into_response()
 }

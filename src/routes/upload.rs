@@ -6,14 +6,14 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
+use super::ServiceBase;
 use super::description::{IMAGES, answers};
-use super::service_base;
 use crate::app::App;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
@@ -91,18 +91,17 @@ pub struct RawImage(pub ());
     ))]
 pub async fn upload(
     State(app): State<App>,
-    uri: Uri,
+    ServiceBase(base): ServiceBase,
     headers: HeaderMap,
     invocation: Option<Extension<Invocation>>,
     timed_out: Option<Extension<TimedOut>>,
     body: Body,
 ) -> Result<Response> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
-    let base = service_base(&app, &uri, &headers);
     let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
     let stored = store(&app, policy, &headers, base, body, timed_out).await;
-    let base = app.config.public_url.as_deref();
-    stored.map(|image| located(image, base)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+    let public_url = app.config.public_url.as_deref();
+    stored.map(|image| located(image, public_url)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
 }
 
 /// The answer, with where the image is. Without a base that is relative to the request: a proxy may have put a prefix before

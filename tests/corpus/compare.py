@@ -50,7 +50,7 @@ class Service:
     """The binary with an embedded S3 in a folder that is thrown away, and every format allowed."""
 
     def __init__(self, binary: str, folder: str):
-        settings = {"DATA_DIR": folder, "PORT": "0", "EMBEDDED_S3_PORT": "0", "ALLOWED_FORMATS": FORMATS, "RUST_LOG": "error"}
+        settings = {"DATA_DIR": folder, "PORT": "0", "ALLOWED_FORMATS": FORMATS, "RUST_LOG": "error"}
         self.process = subprocess.Popen([binary], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True)
         self.url = re.search(r"http://[\d.:]+", self.process.stdout.readline()).group()
 
