@@ -18,7 +18,7 @@ use super::plan::{Expected, Plan, compare};
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
 use crate::sink::parts::payload;
-use crate::sink::undo::UndoOnDrop;
+use crate::sink::undo::Creating;
 use crate::store::{ImageKey, Marker, Name, ObjectInfo, Part, StoreError, Upload, Whole};
 
 /// How often the steps are begun before the client gets the answer that the object keeps changing.
@@ -129,8 +129,8 @@ impl Verifier {
 
     /// Copies by an upload of its own on the final key. None if the source changed, or if somebody else's image was in the way.
     async fn copy(&self, incoming: &Name, image: &Name, checked: &Checked) -> Result<Option<Verified>> {
-        let upload = self.store.create_upload(image, &checked.info.into()).await.map_err(Error::Storage)?;
-        let undo = UndoOnDrop::new(self.store.clone(), self.tasks.clone(), upload.clone());
+        let creating = Creating::new(&self.store, &self.tasks, image.clone(), checked.info.into());
+        let (upload, undo) = creating.await.map_err(Error::Storage)?;
         let part = match self.copy_part(&upload, incoming, &checked.source).await {
             Ok(part) => part,
             Err(error) => {

@@ -271,7 +271,7 @@ fn two_requests_hold_in_every_order() {
 fn a_put_beside_two_requests_holds_in_every_order() {
     use Role::*;
     for roles in [[Put(IMAGE), Complete, Abort], [Put(IMAGE), Event, Abort], [Put(&TEXT), Complete, Abort]] {
-        assert!(explore(Kind::Put, &roles) > 10, "{roles:?}");
+        assert!(explore(Kind::Put, &roles) >= 3, "{roles:?}");
     }
 }
 

@@ -1,11 +1,15 @@
 //! "Undo unless acknowledged": what was begun in the store is aborted, unless whoever holds it says that it is wanted.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-use crate::store::{Store, StoreError, Upload};
+use crate::store::{Metadata, Name, Store, StoreError, Upload};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
@@ -51,6 +55,57 @@ impl Drop for UndoOnDrop {
         let store = Arc::clone(&self.store);
         let abort = async move { abort(store.as_ref(), &upload).await };
         self.tasks.spawn_on(trace::carried(abort), &self.runtime);
+    }
+}
+
+/// A multipart upload that is being begun (CreateMultipartUpload).
+///
+/// Dropped in the middle of the call, it goes on by itself, and aborts what the call has begun: an upload whose id nothing
+/// knows could not be aborted.
+pub struct Creating {
+    store: Arc<dyn Store>,
+    tasks: Tasks,
+    runtime: Handle,
+    /// Empty once it has ended.
+    call: Option<BoxFuture<'static, Result<Upload, StoreError>>>,
+}
+
+impl Creating {
+    /// `tasks` is waited for when the process ends. Must be called within a runtime, and sends nothing before it is polled.
+    pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: Name, metadata: Metadata) -> Self {
+        let (store, begun) = (Arc::clone(store), Arc::clone(store));
+        let call = async move { begun.create_upload(&name, &metadata).await }.boxed();
+        Creating { store, tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }
+    }
+}
+
+impl Future for Creating {
+    type Output = Result<(Upload, UndoOnDrop), StoreError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        let created = ready!(call.as_mut().poll(cx));
+        self.call = None;
+        let undo = |upload: &Upload| UndoOnDrop {
+            store: Arc::clone(&self.store),
+            tasks: self.tasks.clone(),
+            runtime: self.runtime.clone(),
+            upload: Some(upload.clone()),
+        };
+        Poll::Ready(created.map(|upload| (upload.clone(), undo(&upload))))
+    }
+}
+
+impl Drop for Creating {
+    fn drop(&mut self) {
+        let Some(call) = self.call.take() else { return };
+        let store = Arc::clone(&self.store);
+        let undo = async move {
+            if let Ok(upload) = call.await {
+                abort(store.as_ref(), &upload).await;
+            }
+        };
+        self.tasks.spawn_on(trace::carried(undo), &self.runtime);
     }
 }
 
