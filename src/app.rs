@@ -62,6 +62,8 @@ pub struct App {
 impl App {
     pub fn new(config: Config, store: Arc<dyn Store>, spill: Option<Spill>) -> Self {
         let metrics = Metrics::new();
+        // Not behind the limit of calls: a service that is busy is ready.
+        let readiness = Readiness::new(Arc::clone(&store));
         let store: Arc<dyn Store> = Arc::new(Measured::new(store, &metrics, config.store.max_calls));
         let policy = Arc::new(config.policy.clone());
         let uploads = Uploads::new(Arc::clone(&store), &config.sink, spill);
@@ -76,7 +78,7 @@ impl App {
             uploads,
             tokens,
             config: Arc::new(config),
-            readiness: Readiness::new(Arc::clone(&store)),
+            readiness,
             store,
             metrics,
             draining: Arc::default(),
@@ -131,6 +133,7 @@ impl App {
             .split_for_parts();
         let routes = routes.merge(pages()).layer(Extension(description::finish(description, self)));
         let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
+        let store_routes = store_routes.layer(CatchPanicLayer::custom(panicked));
         self.around(routes).merge(self.observed(store_routes))
     }
 

@@ -13,6 +13,7 @@ pub use descriptors::Descriptors;
 pub use parse::duration;
 pub use settings::{Cli, Command, Settings};
 
+use crate::auth::tokens::PLAN_LIFETIME;
 use crate::auth::{Keys, Secret};
 use crate::format::Format;
 use crate::policy::Policy;
@@ -279,6 +280,7 @@ impl Store {
         }
         for (setting, is_set) in [
             ("AWS_ENDPOINT_URL_S3", self.endpoint.is_some()),
+            ("AWS_ENDPOINT_URL", std::env::var_os("AWS_ENDPOINT_URL").is_some_and(|url| !url.is_empty())),
             ("S3_PUBLIC_ENDPOINT_URL", settings.s3_public_endpoint_url.is_some()),
             ("S3_FORCE_PATH_STYLE", self.force_path_style),
             ("S3_CHECKSUM", self.checksum != Checksum::Auto),
@@ -322,7 +324,7 @@ impl Direct {
     fn read(settings: &Settings, problems: &mut Problems) -> Direct {
         Direct {
             put_max: problems.take("DIRECT_PUT_MAX", size(&settings.direct_put_max, 1..=MAX_OBJECT_SIZE)),
-            url_ttl: problems.take("UPLOAD_URL_TTL", parse::url_ttl(&settings.upload_url_ttl)),
+            url_ttl: problems.take("UPLOAD_URL_TTL", upload_url_ttl(&settings.upload_url_ttl)),
             complete_wait: problems.take("COMPLETE_WAIT", parse::some_time(&settings.complete_wait)),
         }
     }
@@ -356,6 +358,15 @@ fn token_secret(secret: Option<&Secret>) -> Result<Option<Secret>, String> {
 const MAX_SCAN_LIMIT: usize = 64 << 20;
 
 /// What shows the dimensions must fit a part: `part_size` bytes.
+/// A marker, which closes a PUT URL, is swept after as long as a plan may live: no URL may outlive it.
+fn upload_url_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse::url_ttl(text).map_err(|problem| problem.to_string())?;
+    if ttl > PLAN_LIFETIME {
+        return Err(format!("'{text}' is more than 24h, after which a plan is swept"));
+    }
+    Ok(ttl)
+}
+
 fn read_policy(settings: &Settings, part_size: usize, problems: &mut Problems) -> Policy {
     let scan = match &settings.header_scan_limit {
         Some(limit) => {
@@ -399,6 +410,13 @@ mod tests {
         assert_eq!(limit(&["--part-size=8MiB"]), 8 << 20);
         assert_eq!(limit(&["--part-size=1GiB", "--memory-budget=2GiB"]), 64 << 20);
         assert_eq!(limit(&["--part-size=8MiB", "--header-scan-limit=1MiB"]), 1 << 20);
+    }
+
+    #[test]
+    fn no_url_for_an_upload_outlives_its_plan() {
+        assert!(read(&["--s3-bucket=b", "--upload-url-ttl=24h"]).is_ok());
+        let problems = read(&["--s3-bucket=b", "--upload-url-ttl=25h"]).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].starts_with("UPLOAD_URL_TTL: '25h'"), "{problems:?}");
     }
 
     #[test]

@@ -133,7 +133,7 @@ pub enum Error {
     Verifying,
     #[error("The upload kept changing while it was checked; try again when nobody sends it any more")]
     ChangedMeanwhile,
-    #[error("Something went wrong here")]
+    #[error("Internal error")]
     Internal(#[source] BoxError),
 }
 

@@ -75,6 +75,10 @@ impl Key {
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }
+
+    fn fingerprint(&self) -> String {
+        hash(&self.hash).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
 }
 
 impl fmt::Debug for Key {
@@ -110,9 +114,13 @@ impl Keys {
         self.0.is_empty()
     }
 
-    /// The key of that name.
-    pub(super) fn named(&self, name: &str) -> Option<&Key> {
-        self.0.iter().find(|key| key.name == name)
+    /// What tells the key of that name from every other, and does not give it away: the beginning of its hash's hash.
+    pub(super) fn fingerprint(&self, name: &str) -> Option<String> {
+        self.0.iter().find(|key| key.name == name).map(Key::fingerprint)
+    }
+
+    pub(super) fn by_fingerprint(&self, fingerprint: &str) -> Option<&Key> {
+        self.0.iter().find(|key| key.fingerprint() == fingerprint)
     }
 
     /// What recognizes each key, in an order of their own.

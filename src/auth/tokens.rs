@@ -53,6 +53,9 @@ struct Claims {
     aud: String,
     /// Seconds since 1970.
     exp: u64,
+    /// Which key signed, by its [`Keys::fingerprint`]: a name may become another key's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
     plan: PlanClaims,
 }
 
@@ -88,7 +91,8 @@ impl Tokens {
     pub fn sign_plan(&self, plan: PlanClaims, kid: Option<&str>) -> Result<String> {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| Error::Internal(error.into()))?;
         let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
-        let claims = Claims { aud: PLAN_AUDIENCE.to_owned(), exp: (now + PLAN_LIFETIME).as_secs(), plan };
+        let key = kid.and_then(|kid| self.0.keys.fingerprint(kid));
+        let claims = Claims { aud: PLAN_AUDIENCE.to_owned(), exp: (now + PLAN_LIFETIME).as_secs(), key, plan };
         encode(&header, &claims, &self.0.sign).map_err(|error| Error::Internal(error.into()))
     }
 
@@ -98,18 +102,16 @@ impl Tokens {
     /// 401 `expired_token`, or `invalid_token`: also if that key is gone or has lost the scope `upload`.
     pub fn read_plan(&self, token: &str) -> Result<(PlanClaims, Option<String>)> {
         let token = decode::<Claims>(token, &self.0.check, &self.0.validation).map_err(refusal)?;
-        let kid = token.header.kid;
-        if !self.may_still_upload(kid.as_deref()) {
-            return Err(Error::InvalidToken(Some("its API key is gone, or has lost the scope upload".into())));
-        }
+        let gone = || Error::InvalidToken(Some("its API key is gone, or has lost the scope upload".into()));
+        let kid = match token.claims.key {
+            None if self.0.keys.is_empty() => None,
+            None => return Err(gone()),
+            Some(key) => {
+                let key = self.0.keys.by_fingerprint(&key).filter(|key| key.may(Scope::Upload)).ok_or_else(gone)?;
+                Some(key.name().to_owned())
+            }
+        };
         Ok((token.claims.plan, kid))
-    }
-
-    fn may_still_upload(&self, kid: Option<&str>) -> bool {
-        match kid {
-            None => self.0.keys.is_empty(),
-            Some(kid) => self.0.keys.named(kid).is_some_and(|key| key.may(Scope::Upload)),
-        }
     }
 }
 
@@ -223,9 +225,14 @@ mod tests {
         let token = Tokens::new(keys("one,two"), Some(&secret)).sign_plan(plan(), Some("key-2")).unwrap();
         assert_eq!(code(Tokens::new(keys("one,two"), Some(&secret)).read_plan(&token)), "taken");
         assert_eq!(code(Tokens::new(keys("one"), Some(&secret)).read_plan(&token)), "invalid_token");
+        // A name is a place in the list, and not the key.
+        assert_eq!(code(Tokens::new(keys("one,other"), Some(&secret)).read_plan(&token)), "invalid_token");
+        let moved = Tokens::new(keys("two"), Some(&secret)).read_plan(&token).unwrap();
+        assert_eq!(moved.1.as_deref(), Some("key-1"));
         assert_eq!(code(Tokens::new(open(), Some(&secret)).read_plan(&token)), "invalid_token");
         let read_only = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(read_only.path(), format!("key-2 {} read", "0".repeat(64))).unwrap();
+        let two = "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3";
+        std::fs::write(read_only.path(), format!("key-2 {two} read")).unwrap();
         let read_only = Keys::read(None, Some(read_only.path())).unwrap();
         assert_eq!(code(Tokens::new(read_only, Some(&secret)).read_plan(&token)), "invalid_token");
         // And one that was made while there were none.

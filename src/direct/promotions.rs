@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
 use super::verify::{HasWaiters, Verifier};
@@ -15,6 +16,9 @@ use crate::store::{ImageKey, ObjectInfo};
 use crate::tasks::Tasks;
 use crate::telemetry::metrics::{Door, Metrics, Trigger};
 use crate::telemetry::trace;
+
+/// Completes and aborts under way at once. They outlive their connections, so no other limit holds for them.
+const MAX_RUNNING: usize = 1_024;
 
 /// Shared by all who waited for it.
 pub type Outcome<T> = Result<T, Arc<Error>>;
@@ -26,6 +30,7 @@ pub struct Promotions {
     running: Arc<Mutex<HashMap<ImageKey, Running>>>,
     tasks: Tasks,
     metrics: Metrics,
+    stop: CancellationToken,
 }
 
 #[derive(Clone, PartialEq, Eq)]
@@ -61,7 +66,7 @@ impl Waiting {
 impl Promotions {
     /// `tasks` is waited for when the process ends.
     pub fn new(verifier: Verifier, tasks: Tasks, metrics: Metrics) -> Self {
-        Promotions { verifier, running: Arc::default(), tasks, metrics }
+        Promotions { verifier, running: Arc::default(), tasks, metrics, stop: CancellationToken::new() }
     }
 
     /// Completes a plan, or joins whoever is doing so. Dropping the future stops nothing that was begun.
@@ -84,7 +89,7 @@ impl Promotions {
             }
         }
         loop {
-            let waiting = self.join_or_start(&work);
+            let waiting = self.join_or_start(&work).ok_or_else(|| Arc::new(Error::OverCapacity(None)))?;
             let same = waiting.work == work;
             let outcome = waiting.outcome().await;
             if same {
@@ -97,28 +102,45 @@ impl Promotions {
         self.lock().get(key).map(Running::join)
     }
 
-    fn join_or_start(&self, work: &Work) -> Waiting {
+    /// None if there are too many already.
+    fn join_or_start(&self, work: &Work) -> Option<Waiting> {
         let mut running = self.lock();
         if let Some(running) = running.get(work.key()) {
-            return running.join();
+            return Some(running.join());
+        }
+        if running.len() >= MAX_RUNNING {
+            return None;
         }
         let started = Running { work: work.clone(), ended: Arc::new(watch::Sender::new(None)) };
         let waiting = started.join();
         self.tasks.spawn_detached(trace::carried(self.clone().work(work.clone(), Arc::clone(&started.ended))));
         running.insert(work.key().clone(), started);
-        waiting
+        Some(waiting)
     }
 
     async fn work(self, work: Work, ended: Ended) {
         // Also when it panics: the next caller must get a fresh start.
         let entry = Entry { running: &self.running, key: work.key() };
-        let outcome = match &work {
-            Work::Complete(plan) => self.promote(plan, &|| !ended.is_closed()).await.map(Some),
-            Work::Abort(plan) => self.undo(plan).await.map(|()| None),
+        let outcome = tokio::select! {
+            outcome = self.run_to_the_end(&work, &ended) => outcome,
+            // What is dropped here aborts its upload.
+            () = self.stop.cancelled() => Err(Error::NotReady { reason: "it is stopping", source: None }),
         };
         // First: who comes from now on must not be given an answer from before.
         drop(entry);
         ended.send_replace(Some(outcome.map_err(Arc::new)));
+    }
+
+    async fn run_to_the_end(&self, work: &Work, ended: &Ended) -> Result<Image, Error> {
+        match work {
+            Work::Complete(plan) => self.promote(plan, &|| !ended.is_closed()).await.map(Some),
+            Work::Abort(plan) => self.undo(plan).await.map(|()| None),
+        }
+    }
+
+    /// Ends everything that is under way, at shutdown: what has been begun in the store is aborted, on the tracked tasks.
+    pub fn cut_off(&self) {
+        self.stop.cancel();
     }
 
     async fn promote(&self, plan: &Plan, has_waiters: HasWaiters<'_>) -> Result<ObjectInfo, Error> {

@@ -94,6 +94,8 @@ impl Verifier {
         if expected.size.is_some_and(|size| size != source.size) {
             return Err(not_as_planned("size"));
         }
+        // Taken before any memory, and kept: what waits for its turn holds nothing.
+        let _turn = self.sniffs.acquire().await;
         if let Some(sha256) = expected.sha256
             && self.sha256(incoming, source, etag).await? != sha256
         {
@@ -120,9 +122,12 @@ impl Verifier {
     async fn sniff(&self, incoming: &Name, source: &ObjectInfo, etag: &str) -> Result<ImageInfo> {
         self.policy.check_size(source.size)?;
         let mut search = Search::new(source.size, &self.policy)?;
+        let mut charged = Vec::new();
+        let mut free = Search::HEAD;
         loop {
-            let _charged = self.budget.lend(search.held().saturating_sub(Search::HEAD)).await?;
-            let _turn = self.sniffs.acquire().await;
+            let more = search.held().saturating_sub(free);
+            free += more;
+            charged.extend(self.budget.lend(more).await?);
             let range = search.wanted();
             let bytes = self.store.read(incoming, range.clone(), etag).await.map_err(Error::Storage)?;
             // A store may look at the range before it looks at the condition: then it was replaced by something shorter.

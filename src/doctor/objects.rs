@@ -24,7 +24,7 @@ pub async fn put_once(subject: &Subject<'_>) -> Outcome {
         Err(error) => Err(subject.failed("s3:PutObject")(error)),
         Ok(()) => Err(Finding::warn(
             "If-None-Match is ignored: a second PUT replaced the first",
-            "nothing in the service rests on it, but a presigned PUT works more than once: keep UPLOAD_URL_TTL short",
+            "here a presigned PUT works until it expires, also after its image was deleted: keep UPLOAD_URL_TTL short",
         )),
     }
 }

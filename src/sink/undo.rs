@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-use crate::store::{Metadata, Name, Store, StoreError, Upload};
+use crate::store::{CreatedUpload, Metadata, Name, Store, StoreError, Upload};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
@@ -67,20 +67,21 @@ pub struct Creating {
     tasks: Tasks,
     runtime: Handle,
     /// Empty once it has ended.
-    call: Option<BoxFuture<'static, Result<Upload, StoreError>>>,
+    call: Option<BoxFuture<'static, Result<CreatedUpload, StoreError>>>,
 }
 
 impl Creating {
     /// `tasks` is waited for when the process ends. Must be called within a runtime, and sends nothing before it is polled.
     pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: Name, metadata: Metadata) -> Self {
         let (store, begun) = (Arc::clone(store), Arc::clone(store));
-        let call = async move { begun.create_upload(&name, &metadata).await }.boxed();
+        let call = async move { begun.create_only_upload(&name, &metadata).await }.boxed();
         Creating { store, tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }
     }
 }
 
 impl Future for Creating {
-    type Output = Result<(Upload, UndoOnDrop), StoreError>;
+    /// The upload; and whether an attempt whose answer was lost may have begun another one of the same key.
+    type Output = Result<(CreatedUpload, UndoOnDrop), StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(call) = &mut self.call else { return Poll::Pending };
@@ -92,7 +93,7 @@ impl Future for Creating {
             runtime: self.runtime.clone(),
             upload: Some(upload.clone()),
         };
-        Poll::Ready(created.map(|upload| (upload.clone(), undo(&upload))))
+        Poll::Ready(created.map(|created| (created.clone(), undo(&created.upload))))
     }
 }
 
@@ -101,8 +102,8 @@ impl Drop for Creating {
         let Some(call) = self.call.take() else { return };
         let store = Arc::clone(&self.store);
         let undo = async move {
-            if let Ok(upload) = call.await {
-                abort(store.as_ref(), &upload).await;
+            if let Ok(created) = call.await {
+                abort(store.as_ref(), &created.upload).await;
             }
         };
         self.tasks.spawn_on(trace::carried(undo), &self.runtime);

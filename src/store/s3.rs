@@ -239,9 +239,10 @@ impl Store for S3Store {
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
         match self.send_complete(upload, parts, whole).await {
             Err(error) if leaves_open(&error) => {
-                let unused = matches!(error, StoreError::Precondition);
+                let over = matches!(error, StoreError::NoSuchUpload);
                 self.look(&upload.name, whole, error).await?;
-                if unused && let Err(error) = self.abort_upload(upload).await {
+                // The object may be another upload's, and this one still open. An upload that made it is gone.
+                if !over && let Err(error) = self.abort_upload(upload).await {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(s3_key = %upload.name.key(), error, "an upload that was not needed is left to the sweep");
                 }

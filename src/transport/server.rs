@@ -141,7 +141,11 @@ impl Connections {
         app.metrics.start_cutting_off();
         // A request that is dropped here undoes its upload.
         self.running.shutdown().await;
-        let clean = tokio::time::timeout(CLEANUP_TIMEOUT, app.uploads.finished()).await.is_ok();
+        // Promotions outlive their connections: those that end by themselves may, the others are aborted.
+        if tokio::time::timeout(CLEANUP_TIMEOUT / 2, app.uploads.finished()).await.is_err() {
+            app.promotions.cut_off();
+        }
+        let clean = tokio::time::timeout(CLEANUP_TIMEOUT / 2, app.uploads.finished()).await.is_ok();
         if !clean {
             tracing::error!(
                 uploads = app.uploads.open(),

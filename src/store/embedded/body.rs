@@ -150,7 +150,7 @@ pub(super) async fn receive(
 fn broken(error: StdError) -> S3Error {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = source {
-        if matches!(error.downcast_ref(), Some(Error::ClientTooSlow { .. })) {
+        if matches!(error.downcast_ref(), Some(Error::ClientTooSlow { .. } | Error::BelowMinRate { .. })) {
             return s3_error!(RequestTimeout);
         }
         source = error.source();

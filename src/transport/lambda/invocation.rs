@@ -50,6 +50,7 @@ impl Function {
     pub async fn shut_down(&self) {
         self.app.start_draining();
         self.app.metrics.start_cutting_off();
+        self.app.promotions.cut_off();
         self.stop.cancel();
         self.running.close();
         self.running.wait().await;

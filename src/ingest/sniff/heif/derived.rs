@@ -48,19 +48,18 @@ fn place_of(item: u32, iloc: &[u8]) -> Option<usize> {
         let method = if version == 0 { 0 } else { fields.next(2)? & 0xf };
         let _reference = fields.next(2)?;
         let base = fields.next(base_size)?;
-        let extents = fields.next(2)?;
-        let mut first = None;
-        for _ in 0..extents {
-            if version > 0 {
-                fields.next(index_size)?;
-            }
-            first = first.or(Some(fields.next(offset_size)?));
-            fields.next(length_size)?;
-        }
+        let extents = usize::try_from(fields.next(2)?).ok()?;
+        let index_size = if version == 0 { 0 } else { index_size };
         if found == u64::from(item) {
-            let place = base.checked_add(first?)?;
+            if extents == 0 {
+                return None;
+            }
+            fields.next(index_size)?;
+            let place = base.checked_add(fields.next(offset_size)?)?;
             return (method == 1).then(|| usize::try_from(place).ok()).flatten();
         }
+        // At once: sizes of 0 make extents of no bytes, of which a few bytes can announce any number.
+        fields.skip(extents * (index_size + offset_size + length_size))?;
     }
     None
 }
@@ -76,9 +75,38 @@ struct Fields<'a> {
 }
 
 impl Fields<'_> {
+    fn skip(&mut self, size: usize) -> Option<()> {
+        self.at += size;
+        (self.at <= self.bytes.len()).then_some(())
+    }
+
     fn next(&mut self, size: usize) -> Option<u64> {
         let field = self.bytes.get(self.at..self.at + size)?;
         self.at += size;
         Some(field.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An ItemLocationBox of version 2 whose `items` announce 65,535 extents of no bytes each.
+    fn extents_of_nothing(items: u32) -> Vec<u8> {
+        let mut iloc = vec![2, 0, 0, 0, 0, 0];
+        iloc.extend(items.to_be_bytes());
+        for item in 0..items {
+            iloc.extend(item.to_be_bytes());
+            iloc.extend([0, 1, 0, 0, 0xff, 0xff]);
+        }
+        iloc
+    }
+
+    #[test]
+    fn extents_of_no_bytes_cost_nothing() {
+        // One step each would be four thousand million of them.
+        let iloc = extents_of_nothing(65_536);
+        assert_eq!(place_of(u32::MAX, &iloc), None);
+        assert_eq!(place_of(65_535, &iloc), Some(0));
     }
 }
