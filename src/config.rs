@@ -240,6 +240,9 @@ impl Server {
 impl Store {
     fn read(settings: &Settings, problems: &mut Problems) -> Store {
         let endpoint = settings.s3_endpoint_url.as_deref().filter(|endpoint| !is_ignored(endpoint));
+        // The SDK reads this one itself, and takes anything.
+        let of_all_services = std::env::var("AWS_ENDPOINT_URL").ok().filter(|_| !ignores_endpoints());
+        problems.url("AWS_ENDPOINT_URL", of_all_services.as_deref());
         let checksums = [("auto", Checksum::Auto), ("crc64nvme", Checksum::Crc64Nvme), ("none", Checksum::None)];
         let kms = Sse::Kms { key_id: settings.s3_sse_kms_key_id.clone() };
         let sse = [("none", None), ("AES256", Some(Sse::Aes256)), ("aws:kms", Some(kms))];
@@ -280,7 +283,7 @@ impl Store {
         }
         for (setting, is_set) in [
             ("AWS_ENDPOINT_URL_S3", self.endpoint.is_some()),
-            ("AWS_ENDPOINT_URL", std::env::var_os("AWS_ENDPOINT_URL").is_some_and(|url| !url.is_empty())),
+            ("AWS_ENDPOINT_URL", std::env::var_os("AWS_ENDPOINT_URL").is_some() && !ignores_endpoints()),
             ("S3_PUBLIC_ENDPOINT_URL", settings.s3_public_endpoint_url.is_some()),
             ("S3_FORCE_PATH_STYLE", self.force_path_style),
             ("S3_CHECKSUM", self.checksum != Checksum::Auto),
@@ -293,13 +296,15 @@ impl Store {
     }
 }
 
+fn ignores_endpoints() -> bool {
+    std::env::var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
 /// Whether `endpoint` comes from the environment while that also says that endpoints are not to be taken from there.
 ///
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>
 fn is_ignored(endpoint: &str) -> bool {
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    variable("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").eq_ignore_ascii_case("true")
-        && variable("AWS_ENDPOINT_URL_S3") == endpoint
+    ignores_endpoints() && std::env::var("AWS_ENDPOINT_URL_S3").is_ok_and(|found| found == endpoint)
 }
 
 impl Sink {

@@ -124,10 +124,16 @@ fn web_url(text: &str) -> Option<Url> {
 /// `text` in quotes, without what may be a secret in a URL: credentials, query and fragment.
 fn shown(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, _)| text.split_at(scheme.len() + 3));
-    let public = rest.rsplit_once('@').map_or(rest.to_owned(), |(_, host)| format!("…@{host}"));
-    let end = public.find(['?', '#']).map_or(public.len(), |at| at + 1);
-    let cut = if end < public.len() { "…" } else { "" };
-    format!("'{scheme}{}{cut}'", &public[..end])
+    let end = rest.find(['?', '#']).map_or(rest.len(), |at| at + 1);
+    let (public, private) = rest.split_at(end);
+    let public = match public.rsplit_once('@') {
+        Some((_, host)) => format!("…@{host}"),
+        // A password may have one of the two characters, and a query an @: which of them this is cannot be told.
+        None if private.contains('@') => String::new(),
+        None => public.to_owned(),
+    };
+    let cut = if private.is_empty() { "" } else { "…" };
+    format!("'{scheme}{public}{cut}'")
 }
 
 /// Origins exactly as browsers send them, or `*` alone.
@@ -312,9 +318,15 @@ mod tests {
 
     #[test]
     fn no_secret_in_a_url_is_shown() {
-        for bad in
-            ["http://user:hunter2@a.example/x", "htp://u:hunter2@a", "https://a.example?token=hunter2", "u:hunter2@a"]
-        {
+        for bad in [
+            "http://user:hunter2@a.example/x",
+            "htp://u:hunter2@a",
+            "https://a.example?token=hunter2",
+            "u:hunter2@a",
+            "https://a.example/?token=a@hunter2",
+            "https://a.example/#a@hunter2",
+            "https://u:hunter2#3@a.example",
+        ] {
             let problem = absolute_url(bad).unwrap_err();
             assert!(!problem.contains("hunter2") && problem.contains('a'), "{problem}");
             assert!(!origins(bad).unwrap_err().contains("hunter2"), "{bad}");

@@ -21,7 +21,7 @@ mod multipart;
 /// The bucket's name.
 pub(super) const BUCKET: &str = "images";
 /// How much of an object is read at once, in bytes.
-const READ_SIZE: usize = 256 << 10;
+const READ_SIZE: usize = 32 << 10;
 
 /// Cheap to clone.
 #[derive(Clone)]
