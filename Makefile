@@ -31,6 +31,7 @@ e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	NO_BUILD=1 loadtest/memory.sh
 	BIN=$(BIN) tests/e2e/run.sh
 	deploy/lint.sh
+	BIN=$(BIN) tests/e2e/seaweedfs.sh
 
 # AWS_LC_SYS_NO_JITTER_ENTROPY: gathering that entropy is milliseconds of every cold start; the kernel's is enough.
 # LAMBDA_TARGET: another processor's, where a linker for it is there (aarch64-unknown-linux-gnu for arm64).

@@ -11,6 +11,8 @@ mkdir -p "$target"
 work=$(mktemp -d "$target/image-store.XXXXXX")
 # The processes this script started.
 started=()
+# Functions that remove what else a script started, called when it ends.
+at_exit=()
 
 fail() {
     echo "FAILED: $*" >&2
@@ -18,8 +20,11 @@ fail() {
 }
 
 finish() {
-    local status=$?
+    local status=$? function
     [ "$status" -eq 0 ] || tail -n 20 "$work"/*.err >&2 2>/dev/null || true
+    for function in ${at_exit[@]+"${at_exit[@]}"}; do
+        "$function" || true
+    done
     [ "${#started[@]}" -eq 0 ] || kill "${started[@]}" 2>/dev/null || true
     wait 2>/dev/null || true
     rm -rf "$work"

@@ -1,35 +1,18 @@
 """The API's description against the real binary: a validator reads it, then schemathesis asks what it promises."""
 
-import contextlib
 import json
 import os
 import pathlib
-import re
-import signal
 import subprocess
 import sys
 import tempfile
 import urllib.request
 
-from httpx_client import BINARY
 from openapi_spec_validator import validate
+from service import service
 
 HERE = pathlib.Path(__file__).resolve().parent
 KEY = "a-key-of-the-tests"
-
-
-@contextlib.contextmanager
-def service():
-    """The address of a service that wants a key, so that it shows that its routes ask for one; and a folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "DATA_DIR": f"{folder}/data", "PORT": "0", "API_KEYS": KEY}
-        environment["RUST_LOG"] = "warn"
-        server = subprocess.Popen([os.path.abspath(BINARY)], env=environment, stdout=subprocess.PIPE, text=True)
-        try:
-            yield re.match(r"image-store listens on (http://\S+),", server.stdout.readline()).group(1), folder
-        finally:
-            server.send_signal(signal.SIGTERM)
-            server.wait(timeout=60)
 
 
 def schemathesis(url: str, folder: str) -> int:
@@ -40,7 +23,11 @@ def schemathesis(url: str, folder: str) -> int:
 
 
 def main() -> int:
-    with service() as (base, folder):
+    # A service that wants a key shows which of its routes ask for one.
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        service(DATA_DIR=f"{folder}/data", API_KEYS=KEY, RUST_LOG="warn") as base,
+    ):
         url = f"{base}/openapi.json"
         with urllib.request.urlopen(url) as answer:
             validate(json.load(answer))

@@ -1,17 +1,9 @@
 """The old service's own client, unchanged, against the real binary: httpx, a form, then DELETE."""
 
-import os
-import pathlib
-import re
-import signal
-import subprocess
-import sys
 import tempfile
 
 import httpx
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-BINARY = os.environ.get("BIN", str(ROOT / "target/release/image-store"))
+from service import ROOT, service
 
 
 def upload(base: str, name: str, data: bytes, content_type: str) -> httpx.Response:
@@ -38,19 +30,7 @@ def check(base: str) -> None:
     assert (empty.status_code, empty.json()["detail"]) == (400, "No file uploaded")
 
 
-def main() -> int:
-    with tempfile.TemporaryDirectory() as data:
-        environment = {**os.environ, "DATA_DIR": data, "PORT": "0"}
-        server = subprocess.Popen([BINARY], env=environment, stdout=subprocess.PIPE, text=True)
-        try:
-            line = server.stdout.readline()
-            check(re.match(r"image-store listens on (http://\S+),", line).group(1))
-        finally:
-            server.send_signal(signal.SIGTERM)
-            status = server.wait(timeout=60)
-    print(f"the httpx client is served; the server ended with {status}")
-    return status
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    with tempfile.TemporaryDirectory() as data, service(DATA_DIR=data) as base:
+        check(base)
+    print("the httpx client works with the service")

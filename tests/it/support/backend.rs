@@ -39,7 +39,10 @@ pub enum Kind {
     },
     Strict(Strict),
     /// Named by the environment.
-    External,
+    External {
+        /// Whether the store holds to every condition and checksum.
+        exact: bool,
+    },
 }
 
 impl Backend {
@@ -69,21 +72,26 @@ impl Backend {
         Backend::connect(strict.options(&prefix()), Kind::Strict(strict)).await
     }
 
-    /// The S3 at `TEST_S3_ENDPOINT`, bucket `TEST_S3_BUCKET`, credentials and region as for the SDK, and
-    /// `TEST_S3_CHECKSUM=crc64nvme` where it knows that.
+    /// The S3 at `TEST_S3_ENDPOINT`, with its bucket `TEST_S3_BUCKET`, and credentials and region as for the SDK.
+    ///
+    /// `TEST_S3_CHECKSUM=crc64nvme` if it supports that checksum; `TEST_S3_EXACT=1` if it also holds to every condition.
+    /// `None` if `TEST_S3_ENDPOINT` is not set.
     pub async fn external() -> Option<Backend> {
-        let (Ok(endpoint), Ok(bucket)) = (std::env::var("TEST_S3_ENDPOINT"), std::env::var("TEST_S3_BUCKET")) else {
-            eprintln!("skipped: TEST_S3_ENDPOINT and TEST_S3_BUCKET name no S3");
+        let set = |name| std::env::var(name).ok();
+        let needed = |name| set(name).unwrap_or_else(|| panic!("TEST_S3_ENDPOINT is set, and {name} is not"));
+        let Some(endpoint) = set("TEST_S3_ENDPOINT") else {
+            eprintln!("skipped: TEST_S3_ENDPOINT names no S3");
             return None;
         };
-        let crc64 = std::env::var("TEST_S3_CHECKSUM").is_ok_and(|name| name == "crc64nvme");
+        let crc64 = set("TEST_S3_CHECKSUM").is_some_and(|name| name == "crc64nvme");
+        let exact = set("TEST_S3_EXACT").is_some_and(|exact| exact == "1");
         let options = S3Options {
-            bucket,
+            bucket: needed("TEST_S3_BUCKET"),
             prefix: prefix(),
             endpoint: Some(endpoint),
             public_endpoint: None,
-            credentials: Some((std::env::var("AWS_ACCESS_KEY_ID").ok()?, std::env::var("AWS_SECRET_ACCESS_KEY").ok()?)),
-            region: std::env::var("AWS_REGION").ok(),
+            credentials: Some((needed("AWS_ACCESS_KEY_ID"), needed("AWS_SECRET_ACCESS_KEY"))),
+            region: set("AWS_REGION"),
             force_path_style: true,
             checksum: if crc64 { Checksum::Crc64Nvme } else { Checksum::None },
             sse: None,
@@ -91,7 +99,7 @@ impl Backend {
             http_client: None,
             mount: None,
         };
-        Some(Backend::connect(options, Kind::External).await)
+        Some(Backend::connect(options, Kind::External { exact }).await)
     }
 
     async fn connect(options: S3Options, kind: Kind) -> Backend {
@@ -112,9 +120,14 @@ impl Backend {
         Arc::new(S3Store::connect(options).await)
     }
 
-    /// Whether the store is known to hold to every condition and checksum; one named by the environment may not.
+    /// Whether the store holds to every condition and checksum; one named by the environment may not.
     pub fn is_exact(&self) -> bool {
-        !matches!(self.kind, Kind::External)
+        !matches!(self.kind, Kind::External { exact: false })
+    }
+
+    /// Whether the store compares `x-amz-mp-object-size` with the object that Complete makes. SeaweedFS ignores it.
+    pub fn compares_object_size(&self) -> bool {
+        !matches!(self.kind, Kind::External { .. })
     }
 
     pub fn strict_s3(&self) -> &Strict {
@@ -150,7 +163,7 @@ impl Backend {
             Kind::Strict(strict) => {
                 assert_eq!((strict.objects(), strict.open_uploads()), (vec![], vec![]), "something is left elsewhere");
             }
-            Kind::External => {}
+            Kind::External { .. } => {}
         }
     }
 

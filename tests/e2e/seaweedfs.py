@@ -1,0 +1,289 @@
+"""The service with a real S3 server behind it: what clients do, then the sweep and the doctor.
+
+The store's own list of files (SeaweedFS's filer, below its S3 gateway) says what is there after each step.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.parse
+
+import httpx
+from service import BINARY, ROOT, service
+
+MIB = 1 << 20
+FILER = os.environ["SEAWEEDFS_FILER"]
+BUCKET = os.environ["TEST_S3_BUCKET"]
+STORE = {
+    "AWS_ENDPOINT_URL_S3": os.environ["TEST_S3_ENDPOINT"],
+    "S3_BUCKET": BUCKET,
+    "S3_FORCE_PATH_STYLE": "true",
+    "DIRECT_PUT_MAX": "6MiB",
+    # What the doctor says must not depend on the machine's own disk.
+    "SPILL_BUDGET": "0",
+    "CORS_ALLOW_ORIGIN": "https://pages.example",
+}
+PLAIN = (ROOT / "tests/fixtures/plain.png").read_bytes()
+
+
+def png(size: int) -> bytes:
+    """A PNG of so many bytes; each call returns another one. Its tail is random and is stored like any other byte."""
+    return PLAIN + os.urandom(size - len(PLAIN))
+
+
+def listed(folder: str) -> list[dict]:
+    url = f"{FILER}/buckets/{BUCKET}/{folder}"
+    answer = httpx.get(url, headers={"Accept": "application/json"}, params={"limit": 10_000})
+    if answer.status_code == 404:
+        return []
+    answer.raise_for_status()
+    assert not answer.json()["ShouldDisplayLoadMore"], "more files than one page"
+    return answer.json()["Entries"] or []
+
+
+def names(folder: str = "") -> set[str]:
+    """The objects in a folder of the bucket, or the unfinished uploads in `.uploads/`."""
+    return {name for entry in listed(folder) if (name := entry["FullPath"].rsplit("/", 1)[1]) and is_content(entry)}
+
+
+def is_content(entry: dict) -> bool:
+    is_folder = entry["Mode"] >> 31
+    return not is_folder or "/.uploads/" in entry["FullPath"]
+
+
+def unfinished() -> set[str]:
+    return names(".uploads/")
+
+
+def body_of(answer: httpx.Response, status: int, code: str | None) -> dict:
+    """The answer's JSON, after a check of its status and of its error's code."""
+    what = f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text}"
+    assert answer.status_code == status, what
+    body = answer.json() if answer.content else {}
+    assert body.get("code") == code, what
+    return body
+
+
+class Client:
+    """A client of the service at `base`."""
+
+    def __init__(self, base: str) -> None:
+        self.http = httpx.Client(base_url=base, timeout=60)
+
+    def ask(self, method: str, url: str, status: int, code: str | None = None, **request) -> dict:
+        return body_of(self.http.request(method, url, **request), status, code)
+
+    def plan(self, size: int, kind: str, **more: str) -> dict:
+        plan = self.ask("POST", "/uploads", 201, json={"filename": "photo.png", "size": size, **more})
+        assert plan["kind"] == kind, plan
+        return plan
+
+    def complete(self, plan: dict, status: int = 200, code: str | None = None) -> dict:
+        deadline = time.monotonic() + 60
+        # Each request waits for COMPLETE_WAIT before it is answered 202.
+        while (answer := self.http.post(plan["complete_url"])).status_code == 202:
+            assert time.monotonic() < deadline, "still verifying"
+        return body_of(answer, status, code)
+
+    def check_image(self, image: dict, content: bytes) -> None:
+        assert (image["content_type"], image["size"]) == ("image/png", len(content)), image
+        assert (image["width"], image["height"]) == (16, 12), image
+        assert httpx.get(image["url"]).content == content, "the link reads other bytes"
+        opened = self.http.get(f"/images/{image['s3_key']}", follow_redirects=True)
+        assert opened.content == content, "the image's address reads other bytes"
+
+    def check_unreadable(self, key: str) -> None:
+        self.ask("GET", f"/images/{key}", 404, "not_found")
+        assert key not in names(), f"{key} is an image"
+
+    def delete(self, image: dict) -> None:
+        self.ask("DELETE", f"/delete/{image['s3_key']}", 200)
+        self.ask("DELETE", f"/delete/{image['s3_key']}", 404, "not_found")
+        assert httpx.get(image["url"]).status_code == 404, "the link outlives the image"
+        self.check_unreadable(image["s3_key"])
+
+
+def put(target: dict, content: bytes) -> int:
+    """Sends what a plan, or a part of one, describes; the status that the store answers."""
+    return httpx.put(target["url"], headers=target["headers"], content=content, timeout=60).status_code
+
+
+def put_half(target: dict, content: bytes) -> None:
+    """Starts to send a part, and closes the connection in the middle of it."""
+    url = urllib.parse.urlsplit(target["url"])
+    head = [f"PUT {url.path}?{url.query} HTTP/1.1", f"Host: {url.netloc}"]
+    head += [f"{name}: {value}" for name, value in target["headers"].items()]
+    with socket.create_connection((url.hostname, url.port)) as connection:
+        connection.sendall("\r\n".join([*head, "", ""]).encode() + content[: len(content) // 2])
+
+
+def cut(plan: dict, content: bytes) -> dict[int, bytes]:
+    """A file's parts by number."""
+    size = plan["part_size"]
+    parts = {number: content[start : start + size] for number, start in enumerate(range(0, len(content), size), 1)}
+    assert [len(part) for part in parts.values()] == [part["size"] for part in plan["parts"]]
+    return parts
+
+
+def through_the_service(client: Client) -> None:
+    """Forms and raw bodies, of one part and of several."""
+    for size in (len(PLAIN), 100_000, 11 * MIB + 7):
+        content = png(size)
+        form = client.ask("POST", "/upload-image", 200, files={"file": ("a.png", content, "image/png")})
+        client.check_image(form, content)
+        raw = client.ask("POST", "/upload-image", 200, content=content, headers={"Content-Type": "image/png"})
+        client.check_image(raw, content)
+        client.delete(form)
+        client.delete(raw)
+    before = names()
+    text = b"<html>" * (2 * MIB)
+    client.ask(
+        "POST", "/upload-image", 400, "invalid_file_type", files={"file": ("a.png", text, "image/png")}
+    )
+    assert (names(), unfinished()) == (before, set())
+
+
+def in_one_put(client: Client) -> None:
+    content = png(5 * MIB)
+    plan = client.plan(len(content), "put", sha256=hashlib.sha256(content).hexdigest())
+    client.complete(plan, 404, "not_found")
+    assert put(plan, png(len(content))) == 400, "other bytes than planned"
+    assert put(plan, content) == 200
+    assert put(plan, content) == 412, "the URL writes once"
+    client.check_unreadable(plan["s3_key"])
+    assert client.ask("GET", plan["status_url"], 200)["state"] == "verifying"
+
+    image = client.complete(plan)
+    client.check_image(image, content)
+    client.check_image(client.complete(plan), content)
+    assert client.ask("GET", plan["status_url"], 200)["state"] == "complete"
+    client.ask("DELETE", plan["abort_url"], 409, "already_complete")
+    assert put(plan, content) == 412, "the URL writes nothing after the image is complete"
+
+    client.delete(image)
+    assert put(plan, content) == 412, "the URL writes nothing after the image is deleted"
+    client.complete(plan, 404, "not_found")
+    client.check_unreadable(plan["s3_key"])
+
+
+def in_parts(client: Client, resumed: Client) -> None:
+    """An upload that is interrupted in the middle of a part; `resumed` goes on with it."""
+    content = png(13 * MIB + 7)
+    plan = client.plan(len(content), "multipart")
+    parts = cut(plan, content)
+    assert put(plan["parts"][1], parts[2]) == 200
+    put_half(plan["parts"][0], parts[1])
+    client.complete(plan, 409, "parts_missing")
+
+    status = resumed.ask("GET", plan["status_url"], 200)
+    assert status["state"] == "uploading", status
+    missing = [part for part in status["parts"] if "url" in part]
+    assert [part["part_number"] for part in missing] == [1, 3], status
+    assert status["parts"][1]["etag"].strip('"') == hashlib.md5(parts[2]).hexdigest(), status
+    for part in missing:
+        assert put(part, parts[part["part_number"]]) == 200
+    resumed.check_unreadable(plan["s3_key"])
+
+    image = resumed.complete(plan)
+    resumed.check_image(image, content)
+    resumed.check_image(client.complete(plan), content)
+    client.ask("DELETE", plan["abort_url"], 409, "already_complete")
+    assert put(plan["parts"][2], parts[3]) == 404, "no part arrives after the end"
+    assert unfinished() == set()
+
+    resumed.delete(image)
+    client.complete(plan, 404, "not_found")
+    client.check_unreadable(plan["s3_key"])
+
+
+def aborted(client: Client) -> None:
+    content = png(11 * MIB)
+    small, unsent = client.plan(100_000, "put"), client.plan(100_000, "put")
+    assert put(small, content[:100_000]) == 200
+    large = client.plan(len(content), "multipart")
+    parts = cut(large, content)
+    assert put(large["parts"][0], parts[1]) == 200
+    for plan in (small, unsent, large):
+        client.ask("DELETE", plan["abort_url"], 204)
+        client.ask("DELETE", plan["abort_url"], 204)
+        client.complete(plan, 404, "not_found")
+        client.check_unreadable(plan["s3_key"])
+    for part in large["parts"]:
+        assert put(part, parts[part["part_number"]]) == 404, "no part arrives after an abort"
+    for plan in (small, unsent):
+        assert put(plan, content[:100_000]) == 412, "nothing arrives after an abort"
+        client.complete(plan, 404, "not_found")
+        client.check_unreadable(plan["s3_key"])
+    assert unfinished() == set()
+
+
+def not_an_image(client: Client) -> None:
+    text = b"<html>" * (2 * MIB)
+    small, large = client.plan(6_000, "put"), client.plan(len(text), "multipart")
+    assert put(small, text[:6_000]) == 200
+    for part in large["parts"]:
+        assert put(part, cut(large, text)[part["part_number"]]) == 200
+    for plan in (small, large):
+        client.complete(plan, 400, "invalid_file_type")
+        client.check_unreadable(plan["s3_key"])
+    assert put(small, png(6_000)) == 412, "nothing arrives after a rejection"
+    client.complete(small, 404, "not_found")
+    assert unfinished() == set()
+
+
+def left_behind(client: Client) -> None:
+    """What a client that never comes back leaves, for the sweep."""
+    content = png(11 * MIB)
+    put_plan, parts_plan = client.plan(100_000, "put"), client.plan(len(content), "multipart")
+    assert put(put_plan, content[:100_000]) == 200
+    assert put(parts_plan["parts"][0], cut(parts_plan, content)[1]) == 200
+    assert put_plan["s3_key"] in names("incoming/")
+    assert len(unfinished()) == 1, unfinished()
+
+
+def run(*arguments: str, **settings: str) -> str:
+    """What a command of the binary prints; it must succeed."""
+    done = subprocess.run([BINARY, *arguments], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="")
+    assert done.returncode == 0, f"{' '.join(arguments)} exited with status {done.returncode}"
+    return done.stdout
+
+
+def check(**settings: str) -> None:
+    """Every way in and out, with these settings."""
+    settings = STORE | settings
+    assert (names(), names("incoming/"), unfinished()) == (set(), set(), set()), "the bucket is not empty"
+    content = png(11 * MIB)
+    with service(**settings) as first, service(**settings) as second:
+        client, other = Client(first), Client(second)
+        through_the_service(client)
+        in_one_put(client)
+        in_parts(client, other)
+        aborted(client)
+        not_an_image(client)
+        left_behind(client)
+        image = client.ask("POST", "/upload-image", 200, files={"file": ("a.png", content, "image/png")})
+
+        closed = len(names("incoming/"))
+        swept = run("sweep", "--older-than", "0s", **settings)
+        assert f"aborted 1 unfinished uploads, deleted {closed} unverified objects" in swept, swept
+        assert (names(), names("incoming/"), unfinished()) == ({image["s3_key"]}, set(), set())
+        client.check_image(image, content)
+
+        findings = [json.loads(line) for line in run("doctor", "--json", **settings).splitlines()]
+        verdicts = {finding["check"]: finding["verdict"] for finding in findings if finding["verdict"] != "ok"}
+        assert verdicts == {"lifecycle": "warn"}, findings
+        assert (names(), names("incoming/"), unfinished()) == ({image["s3_key"]}, set(), set())
+        client.delete(image)
+    run("sweep", "--older-than", "0s", **settings)
+    assert (names(), names("incoming/"), unfinished()) == (set(), set(), set()), "something is left"
+
+
+if __name__ == "__main__":
+    for checksum in ("auto", "crc64nvme"):
+        started = time.monotonic()
+        check(S3_CHECKSUM=checksum)
+        print(f"S3_CHECKSUM={checksum}: everything works with SeaweedFS, in {time.monotonic() - started:.1f} s")
