@@ -48,7 +48,15 @@ impl Verifier {
             }
             if let Err(error) = self.assemble(plan).await {
                 // Another complete may have made the image meanwhile, also by what this one has no answer to.
-                return self.find_promoted(&plan.key, plan.expected()).await.ok().flatten().ok_or(error);
+                if let Some(image) = self.find_promoted(&plan.key, plan.expected()).await.ok().flatten() {
+                    return Ok(image);
+                }
+                // SeaweedFS lists no parts of an upload whose Complete is being answered. Then its object is there already.
+                let is_assembled = matches!(error, Error::PartsMissing { .. })
+                    && self.find(&plan.incoming()).await.is_ok_and(|arrived| arrived.is_some());
+                if !is_assembled {
+                    return Err(error);
+                }
             }
         }
         self.promote(&plan.key, plan.expected(), has_waiters).await
