@@ -1,8 +1,8 @@
 //! An S3 inside this process, on a local folder: what `make run` and the tests use.
 //!
-//! s3s speaks the protocol and verifies signatures; [`bucket`] does what S3 does, on files ([`disk`]). The service's own calls
-//! reach it without a connection ([`in_process`]), clients by presigned URLs under [`MOUNT`] on the service's port
-//! ([`clients`]).
+//! s3s speaks the protocol and verifies signatures; `bucket` does what S3 does, on files (`disk`). The service's own calls
+//! reach it without a connection (`in_process`), clients by presigned URLs under [`MOUNT`] on the service's port
+//! (`clients`).
 
 use bytes::Bytes;
 use http::{Request, Response};

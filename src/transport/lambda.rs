@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Lambda may freeze the process after an answer, so an invocation ends only when the uploads that it has started are
-//! completed or aborted ([`invocation`]). On Managed Instances the process is never frozen and has several invocations at
+//! completed or aborted (`invocation`). On Managed Instances the process is never frozen and has several invocations at
 //! once, which share one [`App`] and so one memory budget. lambda_http is not used: it holds a body three times, panics on invalid base64 and puts
 //! a REST API's stage before the path.
 
