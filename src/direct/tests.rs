@@ -69,7 +69,7 @@ struct World {
     shared: Shared,
     key: ImageKey,
     actors: Vec<Actor>,
-    /// An image that a PUT after the delete's answer brought is no violation: its client was told nothing else.
+    /// An image that a PUT after the delete's answer brought is no violation: it came after that answer.
     put_after_delete: bool,
     schedule: Vec<usize>,
 }

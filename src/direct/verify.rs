@@ -20,7 +20,7 @@ use crate::tasks::Tasks;
 /// Objects that are looked at at once. What one of them holds beyond [`Search::HEAD`] is charged to the budget.
 const MAX_CONCURRENT_SNIFFS: usize = 16;
 
-/// Whether somebody waits for the verdict. An object that is rejected while nobody does stays, unreadable, for the next
+/// Whether a request waits for the verdict. An object that is rejected while none does stays, unreadable, for the next
 /// request: else its client would get a 404 instead of the reason.
 pub type HasWaiters<'a> = &'a (dyn Fn() -> bool + Sync);
 

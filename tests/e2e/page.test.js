@@ -230,7 +230,7 @@ pageTest("an answer that is not the service's ends an upload, which is sent once
   await desk.press("fourteen.png", "remove");
 });
 
-pageTest("behind a path prefix everything works without PUBLIC_URL", {}, async (desk) => {
+pageTest("behind a path prefix everything works without PUBLIC_URL, if the proxy passes the embedded store on", {}, async (desk) => {
   const proxy = await prefixed("/up", desk.service.url);
   try {
     await desk.page.goto(`${proxy.url}/up/`);

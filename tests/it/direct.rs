@@ -130,7 +130,7 @@ pub async fn abort(app: &TestApp, plan: &Plan) -> Response {
     app.client.delete(app.at(plan.link("abort_url"))).send().await.unwrap()
 }
 
-/// What nobody may see before it is an image: every route that reads says that there is nothing.
+/// What is not readable before it is an image: every route that reads answers 404.
 async fn check_unreadable(app: &TestApp, key: &str) {
     for (method, path) in [
         (Method::GET, format!("/images/{key}")),
