@@ -8,10 +8,12 @@ use std::time::Duration;
 mod descriptors;
 mod parse;
 mod settings;
+mod trusted_proxies;
 
 pub use descriptors::Descriptors;
 pub use parse::duration;
-pub use settings::{Cli, Command, Settings};
+pub use settings::Settings;
+pub use trusted_proxies::TrustedProxies;
 
 use crate::auth::tokens::PLAN_LIFETIME;
 use crate::auth::{Keys, Secret};
@@ -19,7 +21,6 @@ use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::s3::{Checksum, Sse};
 use crate::telemetry;
-use crate::transport::request::TrustedProxies;
 use parse::{absolute_url, formats, number, origins, prefix, size};
 
 /// S3's limit on the number of parts of one upload.
@@ -392,6 +393,7 @@ fn read_policy(settings: &Settings, part_size: usize, problems: &mut Problems) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Cli;
     use clap::Parser;
 
     fn read(arguments: &[&str]) -> Result<Config, Vec<String>> {

@@ -1,18 +1,10 @@
 //! One error for the whole service: a status, a stable code, a text for people, and a private source.
 //!
-//! The source never reaches a client; it is logged once, at the boundary (see [`crate::telemetry`]).
+//! The source never reaches a client; it is logged once, in the request's line.
 
-use axum::Json;
-use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
-use std::sync::Arc;
-
-mod refusal;
-
-pub use refusal::Refusal;
+use http::StatusCode;
 
 use crate::format::Format;
-use crate::store::StoreError;
 
 /// What went wrong with a request. `Display` is the public `detail`.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +102,7 @@ pub enum Error {
     #[error("Send application/json")]
     NotJson,
     #[error("The image could not be stored; try again")]
-    Storage(#[source] StoreError),
+    Storage(#[source] BoxError),
     #[error("Too many uploads at once; try again, or upload directly with POST /uploads")]
     OverCapacity(#[source] Option<std::io::Error>),
     #[error("Too many connections at once; try again")]
@@ -147,7 +139,7 @@ pub struct ScanLimit {
 }
 
 impl ScanLimit {
-    const SETTING: &str = "HEADER_SCAN_LIMIT";
+    pub const SETTING: &str = "HEADER_SCAN_LIMIT";
 
     fn hint(self) -> String {
         let (setting, bytes) = (ScanLimit::SETTING, self.bytes);
@@ -238,7 +230,7 @@ impl Error {
             Error::ContentEncoding,
             Error::ContentTransferEncoding,
             Error::NotJson,
-            Error::Storage(StoreError::NotFound),
+            Error::Storage("".into()),
             Error::OverCapacity(None),
             Error::TooManyConnections,
             Error::Deadline,
@@ -288,7 +280,7 @@ impl Error {
     }
 
     /// What else there is to say to people, beside the `detail` that the service this one replaces gave already.
-    fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> Option<String> {
         match self {
             Error::NoFile { fields: Some(_) } => {
                 Some("Send the image in a form field named 'file', as a file that is not empty".to_owned())
@@ -303,43 +295,6 @@ impl Error {
         let passes = self.status() == StatusCode::SERVICE_UNAVAILABLE || matches!(self, Error::Verifying);
         passes.then_some(1)
     }
-}
-
-/// A missing object is the client's 404; everything else the store says is ours.
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::NotFound => Error::NotFound,
-            other => Error::Storage(other),
-        }
-    }
-}
-
-/// Carried in the response's extensions, so that the access log can say why.
-#[derive(Clone, Debug)]
-pub struct Logged(pub Arc<Error>);
-
-impl IntoResponse for Error {
-    fn into_response(self) -> Response {
-        respond(Arc::new(self))
-    }
-}
-
-/// The answer for an error, which may be shared by several requests that waited for the same thing.
-pub fn respond(error: Arc<Error>) -> Response {
-    let mut response = (error.status(), Json(Refusal::from(&*error))).into_response();
-    if let Some(seconds) = error.retry_after() {
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if error.status() == StatusCode::UNAUTHORIZED {
-        response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    }
-    if matches!(*error, Error::ContentEncoding) {
-        // RFC 9110 15.5.16: what would have been taken.
-        response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    }
-    response.extensions_mut().insert(Logged(error));
-    response
 }
 
 fn list(parts: &[u32]) -> String {

@@ -1,35 +1,41 @@
-//! Takes images from clients and keeps them in S3, as a stream.
+//! Takes images from clients and stores them in S3, as a stream.
 //!
 //! ```text
-//! hyper connection ─┐                          ┌─ sniff (type, dimensions)
-//! Lambda HTTP event ┴→ app (axum Router) → ingest (multer: one form, one file) → sink (parts) → store (S3)
-//! a client that is done, or S3's event ─→ direct (verify, promote) ──────────────────────────→ store (S3)
+//! HTTP/1.1 connection ─┐                                 ┌─ sniff (type, dimensions)
+//! Lambda HTTP event ───┴→ router → ingest (one form, one file) ─┴→ upload (parts) → store (S3)
+//! S3 event, complete ───→ direct (verify, promote) ─────────────────────────────→ store (S3)
 //! ```
 //!
-//! `ingest` never sees S3, `sink` never sees HTTP, and `store/s3` is the only place that knows the SDK.
+//! The modules below are in layers: each one imports only from those after it. `ingest` never sees S3, `upload` never sees
+//! HTTP, and `store::s3` is the only place that knows the SDK. `docs/architecture.md` follows one upload of each kind through
+//! the files and has a glossary.
 
-pub mod backend;
-pub mod config;
-pub mod error;
-pub mod telemetry;
+pub mod cli;
 
-pub mod app;
-pub mod auth;
-pub mod direct;
-pub mod healthcheck;
-pub mod ingest;
-pub mod probe;
-pub mod routes;
-pub mod sink;
-pub mod store;
-pub mod sweep;
+pub mod commands;
+
 pub mod transport;
 
-#[cfg(feature = "client")]
-pub mod client;
-#[cfg(feature = "doctor")]
-pub mod doctor;
+pub mod server;
+
+pub mod direct;
+
+pub mod upload;
+
+pub mod ingest;
+
+pub mod config;
+
+pub mod store;
+
+pub mod auth;
+
+pub mod policy;
+
+pub mod error;
 
 pub mod format;
-pub mod policy;
+
+pub mod telemetry;
+
 pub mod tasks;

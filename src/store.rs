@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::error::BoxError;
+use crate::error::{BoxError, Error};
 use crate::format::ImageInfo;
 
 #[cfg(feature = "embedded")]
@@ -195,11 +195,33 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// The error of the store that `error` was made of, if it was made of one.
+    pub fn behind(error: &Error) -> Option<&StoreError> {
+        match error {
+            Error::Storage(source) => source.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// The answer if the client has named the object, so that a missing one is its 404. Everything else is the service's error.
+    pub fn or_not_found(self) -> Error {
+        match self {
+            StoreError::NotFound => Error::NotFound,
+            other => other.into(),
+        }
+    }
+
     /// Whether the store does not do what it was asked for, in any of the ways in which stores say so.
     pub fn is_unsupported(&self) -> bool {
         const CODES: [&str; 6] =
             ["NotImplemented", "InvalidRequest", "InvalidArgument", "EntityTooSmall", "501", "400"];
         matches!(self, StoreError::Refused { code, .. } if CODES.contains(&&**code))
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Error::Storage(Box::new(error))
     }
 }
 

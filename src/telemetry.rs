@@ -3,31 +3,14 @@
 //! One structured line a request, with its id; the private source of an error is told there and nowhere else. Lines hold the
 //! route's template and the key; never a query, a presigned URL, an upload id or a credential.
 
-use tracing::Span;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 pub mod metrics;
-mod requests;
 pub mod trace;
 
 pub use metrics::Metrics;
-pub use requests::{REQUEST_ID, observe_request};
-
-/// Fields that handlers add to their request's line, with [`note`].
-pub mod field {
-    pub const S3_KEY: &str = "s3_key";
-    pub const SIZE: &str = "size";
-    pub const CONTENT_TYPE: &str = "content_type";
-    /// The name of the key a request was sent with, never the key.
-    pub const API_KEY_NAME: &str = "api_key_name";
-}
-
-/// Adds a field to the line of the request that is being handled.
-pub fn note<V: tracing::Value>(field: &str, value: V) {
-    Span::current().record(field, value);
-}
 
 /// These put whole requests into their lines and spans, presigned queries and upload ids with them.
 const SILENT: [&str; 5] = [

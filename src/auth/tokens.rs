@@ -11,7 +11,7 @@ use sha2::Sha256;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::keys::{Keys, Scope, Secret};
+use super::api_keys::{Keys, Scope, Secret};
 use crate::error::{BoxError, Error, Result};
 
 /// How long a plan's links work: what is older is swept.

@@ -65,7 +65,7 @@ impl Config {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Cli;
+    use crate::cli::Cli;
     use clap::Parser;
 
     fn sum(shares: Descriptors) -> usize {

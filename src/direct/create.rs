@@ -6,12 +6,12 @@ use tokio::sync::oneshot;
 use super::plan::{Door, Draft, Plan, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::sink::undo::UndoOnDrop;
 use crate::store::reconcile::Reconciler;
 use crate::store::s3::leaves_open;
 use crate::store::{Metadata, Name, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
+use crate::upload::undo::UndoOnDrop;
 
 /// A plan that its client does not have yet. Dropped before [`PendingPlan::acknowledged`], its upload is aborted.
 pub struct PendingPlan {
@@ -61,7 +61,7 @@ pub async fn create(
         }
     }));
     let created = receiver.await.map_err(|gone| Error::Internal(gone.into()))?;
-    let (upload_id, upload) = created.map_err(Error::Storage)?;
+    let (upload_id, upload) = created.map_err(Error::from)?;
     let part_size = part_size(size, config.sink.part_size as u64);
     let plan = Plan { key, size, format, door: Door::Multipart { upload_id, part_size } };
     Ok(PendingPlan { plan, upload: Some(upload) })

@@ -17,9 +17,9 @@ use std::time::Duration;
 use super::plan::{Expected, Plan, compare};
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
-use crate::sink::parts::payload;
-use crate::sink::undo::Creating;
 use crate::store::{CreatedUpload, ImageKey, Marker, Name, ObjectInfo, Part, StoreError, Upload, Whole};
+use crate::upload::parts::payload;
+use crate::upload::undo::Creating;
 
 /// How often the steps are begun before the client gets the answer that the object keeps changing.
 const ATTEMPTS: u32 = 3;
@@ -70,7 +70,7 @@ impl Verifier {
             let parts = match self.store.list_parts(&upload).await {
                 Ok(parts) => parts,
                 Err(StoreError::NoSuchUpload) => return Ok(()),
-                Err(error) => return Err(Error::Storage(error)),
+                Err(error) => return Err(error.into()),
             };
             let found = compare(&parts, plan.size, part_size);
             if !found.missing.is_empty() {
@@ -83,7 +83,7 @@ impl Verifier {
                 Ok(()) | Err(StoreError::NoSuchUpload) => return Ok(()),
                 // A part was sent again after it was listed.
                 Err(StoreError::Refused { code, .. }) if code == "InvalidPart" => {}
-                Err(error) => return Err(Error::Storage(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(Error::ChangedMeanwhile)
@@ -138,15 +138,15 @@ impl Verifier {
     /// Copies by an upload of its own on the final key. None if the source changed, or if somebody else's image was in the way.
     async fn copy(&self, incoming: &Name, image: &Name, checked: &Checked) -> Result<Option<Verified>> {
         let creating = Creating::new(&self.store, &self.tasks, image.clone(), checked.info.into());
-        let (CreatedUpload { upload, perhaps_others }, undo) = creating.await.map_err(Error::Storage)?;
+        let (CreatedUpload { upload, perhaps_others }, undo) = creating.await.map_err(Error::from)?;
         let part = match self.copy_part(&upload, incoming, &checked.source).await {
             Ok(part) => part,
             Err(error) => {
                 undo.abort().await;
-                return match error {
-                    Error::Storage(StoreError::Precondition | StoreError::NotFound) => Ok(None),
-                    Error::Storage(StoreError::NoSuchUpload) => self.overtaken(image.key(), withdrawn()).await,
-                    error => Err(error),
+                return match StoreError::behind(&error) {
+                    Some(StoreError::Precondition | StoreError::NotFound) => Ok(None),
+                    Some(StoreError::NoSuchUpload) => self.overtaken(image.key(), withdrawn()).await,
+                    _ => Err(error),
                 };
             }
         };
@@ -168,7 +168,7 @@ impl Verifier {
             }
             (None, Err(StoreError::Precondition)) => Ok(None),
             (None, Ok(()) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
-            (None, Err(error)) => Err(Error::Storage(error)),
+            (None, Err(error)) => Err(error.into()),
         }
     }
 
@@ -186,10 +186,10 @@ impl Verifier {
             Err(error) if source.size < SMALL_SOURCE && error.is_unsupported() => {
                 let etag = source.etag.as_deref().unwrap_or_default();
                 let _charged = self.budget.lend(source.size).await?;
-                let bytes = self.store.read(from, 0..source.size, etag).await.map_err(Error::Storage)?;
-                self.store.upload_part(upload, 1, payload(bytes)).await.map_err(Error::Storage)
+                let bytes = self.store.read(from, 0..source.size, etag).await.map_err(Error::from)?;
+                self.store.upload_part(upload, 1, payload(bytes)).await.map_err(Error::from)
             }
-            copied => copied.map_err(Error::Storage),
+            copied => copied.map_err(Error::from),
         }
     }
 
@@ -209,10 +209,10 @@ impl Verifier {
     /// Leaves nothing that could still become this image: closes `incoming/`, then revokes every promotion under way.
     async fn withdraw(&self, key: &ImageKey) -> Result<()> {
         let (incoming, image) = (Name::Incoming(key.clone()), Name::Image(key.clone()));
-        self.store.put_marker(&incoming, &Marker::Withdrawn, None).await.map_err(Error::Storage)?;
-        let uploads = self.store.uploads_of(&image).await.map_err(Error::Storage)?;
+        self.store.put_marker(&incoming, &Marker::Withdrawn, None).await.map_err(Error::from)?;
+        let uploads = self.store.uploads_of(&image).await.map_err(Error::from)?;
         let aborts = uploads.iter().map(|upload| self.store.abort_upload(upload));
-        try_join_all(aborts).await.map(drop).map_err(Error::Storage)
+        try_join_all(aborts).await.map(drop).map_err(Error::from)
     }
 
     /// Deletes an image for good: nothing that was uploaded directly brings it back.
@@ -229,7 +229,7 @@ impl Verifier {
         if !found {
             return Err(Error::NotFound);
         }
-        self.store.delete(&image).await.map_err(Error::Storage)
+        self.store.delete(&image).await.map_err(Error::from)
     }
 
     /// Leaves nothing of an upload that is not an image yet, and never deletes an image.
@@ -242,7 +242,7 @@ impl Verifier {
         }
         // First: it must not be assembled behind the marker.
         if let Some((upload, _)) = plan.upload() {
-            self.store.abort_upload(&upload).await.map_err(Error::Storage)?;
+            self.store.abort_upload(&upload).await.map_err(Error::from)?;
         }
         self.withdraw(&plan.key).await?;
         // A promotion may have been faster.

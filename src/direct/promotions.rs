@@ -10,15 +10,26 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::Plan;
+use super::promote::Verified;
 use super::verify::{HasWaiters, Verifier};
 use crate::error::Error;
 use crate::store::{ImageKey, ObjectInfo};
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::{Door, Metrics, Trigger};
+use crate::telemetry::metrics::{Metrics, table};
 use crate::telemetry::trace;
+use crate::upload::timer::Door;
 
 /// Completes and aborts under way at once. They outlive their connections, so no other limit holds for them.
 const MAX_RUNNING: usize = 1_024;
+
+/// Who asked for a direct upload to be verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trigger {
+    /// Its client.
+    Complete,
+    /// S3's notification.
+    Event,
+}
 
 /// Shared by all who waited for it.
 pub type Outcome<T> = Result<T, Arc<Error>>;
@@ -146,7 +157,7 @@ impl Promotions {
     async fn promote(&self, plan: &Plan, has_waiters: HasWaiters<'_>) -> Result<ObjectInfo, Error> {
         let began = Instant::now();
         let verified = self.verifier.complete(plan, has_waiters).await;
-        self.metrics.promotion(Trigger::Complete, began, verified.as_ref());
+        count(&self.metrics, Trigger::Complete, began, verified.as_ref());
         verified.map(|verified| verified.image)
     }
 
@@ -158,6 +169,23 @@ impl Promotions {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ImageKey, Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a verification that began at `began`.
+pub fn count(metrics: &Metrics, trigger: Trigger, began: Instant, verified: Result<&Verified, &Error>) {
+    let trigger = match trigger {
+        Trigger::Complete => "complete",
+        Trigger::Event => "event",
+    };
+    let outcome = match verified {
+        Ok(Verified { new: true, .. }) => "promoted",
+        Ok(_) => "already_there",
+        Err(error) => error.code(),
+    };
+    metrics.counter(&table::PROMOTIONS, &[trigger, outcome]).increment(1);
+    if let Ok(Verified { image, new: true }) = verified {
+        metrics.stored(Door::Direct, began, image.size);
     }
 }
 

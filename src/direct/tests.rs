@@ -16,9 +16,9 @@ use super::verify::Verifier;
 use crate::error::Error;
 use crate::format::Format;
 use crate::policy::Policy;
-use crate::sink::memory::Budget;
 use crate::store::{ImageKey, Name};
 use crate::tasks::Tasks;
+use crate::upload::budget::Budget;
 
 mod store;
 
@@ -195,7 +195,7 @@ fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
             Role::Event => outcome(verifier.promote(&plan.key, Expected::default(), &|| false).await.map(drop)),
             Role::Delete => outcome(verifier.delete(&plan.key).await),
             Role::Abort => outcome(verifier.abort(&plan).await),
-            Role::Put(bytes) => outcome(store.put_by_url(&plan.incoming(), bytes).await.map_err(Error::Storage)),
+            Role::Put(bytes) => outcome(store.put_by_url(&plan.incoming(), bytes).await.map_err(Error::from)),
         }
     };
     Actor { role, work: Box::pin(work), outcome: None, crashed: false }

@@ -13,9 +13,9 @@ use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::sniff::Search;
 use crate::policy::Policy;
-use crate::sink::memory::Budget;
 use crate::store::{Marker, Name, ObjectInfo, Store, StoreError};
 use crate::tasks::Tasks;
+use crate::upload::budget::Budget;
 
 /// Objects that are looked at at once. What one of them holds beyond [`Search::HEAD`] is charged to the budget.
 const MAX_CONCURRENT_SNIFFS: usize = 16;
@@ -51,7 +51,7 @@ impl Verifier {
         match self.store.head(name).await {
             Ok(found) => Ok(Some(found)),
             Err(StoreError::NotFound) => Ok(None),
-            Err(error) => Err(Error::Storage(error)),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -68,8 +68,10 @@ impl Verifier {
         let etag = source.etag.clone().ok_or_else(|| Error::Internal("the store gave no ETag".into()))?;
         match self.inspect(incoming, &source, &etag, expected).await {
             Ok(info) => Ok(Some(Checked { source, info })),
-            Err(Error::Storage(StoreError::Precondition | StoreError::NotFound)) => Ok(None),
             Err(error) => {
+                if let Some(StoreError::Precondition | StoreError::NotFound) = StoreError::behind(&error) {
+                    return Ok(None);
+                }
                 if error.status().is_client_error() && has_waiters() {
                     self.close(incoming, &Marker::Rejected(error.code().to_owned()), &etag).await;
                 }
@@ -109,13 +111,13 @@ impl Verifier {
         if let Some(sha256) = source.sha256 {
             return Ok(sha256);
         }
-        let mut bytes = self.store.stream(incoming, etag).await.map_err(Error::Storage)?;
+        let mut bytes = self.store.stream(incoming, etag).await.map_err(Error::from)?;
         let (mut digest, mut read) = (Sha256::new(), 0);
-        while let Some(chunk) = bytes.try_next().await.map_err(Error::Storage)? {
+        while let Some(chunk) = bytes.try_next().await.map_err(Error::from)? {
             read += chunk.len() as u64;
             digest.update(&chunk);
         }
-        if read == source.size { Ok(digest.finalize().into()) } else { Err(Error::Storage(StoreError::Precondition)) }
+        if read == source.size { Ok(digest.finalize().into()) } else { Err(StoreError::Precondition.into()) }
     }
 
     /// Reads as much as it takes to see the dimensions, by the limits of every way in.
@@ -129,10 +131,10 @@ impl Verifier {
             free += more;
             charged.extend(self.budget.lend(more).await?);
             let range = search.wanted();
-            let bytes = self.store.read(incoming, range.clone(), etag).await.map_err(Error::Storage)?;
+            let bytes = self.store.read(incoming, range.clone(), etag).await.map_err(Error::from)?;
             // A store may look at the range before it looks at the condition: then it was replaced by something shorter.
             if (bytes.len() as u64) < range.end - range.start {
-                return Err(Error::Storage(StoreError::Precondition));
+                return Err(StoreError::Precondition.into());
             }
             if let Some(info) = search.add(bytes)? {
                 return Ok(info);

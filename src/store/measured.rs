@@ -210,8 +210,9 @@ impl Store for Measured {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::backend::Backend;
-    use crate::config::{Cli, Config};
+    use crate::cli::Cli;
+    use crate::commands::backend::Backend;
+    use crate::config::Config;
     use clap::Parser;
     use futures::FutureExt;
     use std::cell::Cell;

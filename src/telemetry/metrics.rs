@@ -1,4 +1,4 @@
-//! Numbers for Prometheus. Each [`crate::app::App`] has its own, so nothing is global and tests can count.
+//! Numbers for Prometheus. Each service has its own, so nothing is global and tests can count.
 //!
 //! What costs something to know is asked when it is scraped; what is on a byte's way is a handle that was made before.
 
@@ -9,10 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub mod table;
-mod uploads;
 
 pub use table::{Kind, Metric, TABLE};
-pub use uploads::{Door, TimedOut, Trigger, UploadWatch};
 
 /// How often [`Metrics::upkeep`] is wanted.
 pub const UPKEEP: Duration = Duration::from_secs(5);

@@ -18,10 +18,10 @@ use tokio::time::timeout;
 
 use self::event::Event;
 use self::invocation::Function;
-use super::Invocation;
-use crate::app::App;
 use crate::config::Config;
 use crate::error::BoxError;
+use crate::server::App;
+use crate::server::request::Invocation;
 
 pub mod body;
 pub mod event;

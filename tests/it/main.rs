@@ -15,6 +15,7 @@ mod environment;
 mod failing_store;
 mod faulty;
 mod hardening;
+mod imports;
 mod lambda;
 mod lost_answers;
 mod metrics;

@@ -1,7 +1,7 @@
 //! What a kill leaves behind is removed once it is old enough, and nothing else.
 
+use image_store::commands::sweep::{AGE, Swept, sweep};
 use image_store::store::{Content, ImageKey, Metadata, Name, Payload};
-use image_store::sweep::{AGE, Swept, sweep};
 use std::time::Duration;
 
 use super::process::binary;

@@ -14,7 +14,7 @@ use super::objects::{self, Promoted};
 use super::request::HttpEvent;
 use super::response::HttpAnswer;
 use super::{Invocation, failure};
-use crate::app::App;
+use crate::server::App;
 use crate::tasks::Scope;
 
 /// What is still running this long before the invocation's deadline is aborted.

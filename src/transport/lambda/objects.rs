@@ -13,12 +13,12 @@ use tokio::time::{Instant, timeout_at};
 
 use super::event::Created;
 use super::failure;
-use crate::app::App;
 use crate::direct::plan::Expected;
 use crate::direct::promote::Verified;
+use crate::direct::promotions::{self, Trigger};
 use crate::error::Error;
+use crate::server::App;
 use crate::store::{INCOMING, ImageKey};
-use crate::telemetry::metrics::Trigger;
 
 /// What became of an event's objects, in numbers.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -83,7 +83,7 @@ async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
     let began = Instant::now().into_std();
     let promotion = app.verifier.promote(key, Expected::default(), &|| false);
     let verified = timeout_at(ends, promotion).await.unwrap_or(Err(Error::Deadline));
-    app.metrics.promotion(Trigger::Event, began, verified.as_ref());
+    promotions::count(&app.metrics, Trigger::Event, began, verified.as_ref());
     let error = match verified {
         Ok(Verified { image, .. }) => {
             tracing::info!(s3_key = %key, size = image.size, "promoted");

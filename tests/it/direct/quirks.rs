@@ -6,9 +6,9 @@ use image_store::direct::verify::Verifier;
 use image_store::error::{Error, Result};
 use image_store::format::Format;
 use image_store::policy::Policy;
-use image_store::sink::memory::Budget;
 use image_store::store::{ImageKey, Marker, Metadata, Name};
 use image_store::tasks::Tasks;
+use image_store::upload::budget::Budget;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 

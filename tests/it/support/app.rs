@@ -2,14 +2,15 @@
 
 use clap::Parser;
 use hyper_util::service::TowerToHyperService;
-use image_store::app::App;
-use image_store::backend;
-use image_store::config::{Cli, Config};
-use image_store::sink::spill::Spill;
+use image_store::cli::Cli;
+use image_store::commands::backend;
+use image_store::config::Config;
+use image_store::server::App;
 use image_store::store::embedded::Embedded;
 use image_store::store::s3::{S3Options, S3Store};
 use image_store::store::{ImageKey, MARKER_TYPE, Store};
-use image_store::transport::server;
+use image_store::transport::http;
+use image_store::upload::spill::Spill;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -90,7 +91,7 @@ impl TestApp {
         TestApp {
             url,
             client: reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap(),
-            server: tokio::spawn(server::serve(listener, app.clone(), config.server, ended)),
+            server: tokio::spawn(http::serve(listener, app.clone(), config.server, ended)),
             app,
             sdk: sdk(&embedded),
             bucket: embedded.bucket.clone(),
@@ -110,7 +111,7 @@ impl TestApp {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = App::new(config.clone(), Arc::clone(&self.store), None)
             .with_store_routes(backend::client_routes(&self.embedded));
-        tokio::spawn(server::serve(listener, app, config.server, std::future::pending()));
+        tokio::spawn(http::serve(listener, app, config.server, std::future::pending()));
         url
     }
 

@@ -1,0 +1,32 @@
+//! What the binary does, one module a subcommand.
+
+use std::error::Error;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub mod backend;
+#[cfg(feature = "doctor")]
+pub mod doctor;
+pub mod healthcheck;
+pub mod probe;
+pub mod serve;
+pub mod sweep;
+#[cfg(feature = "client")]
+pub mod upload;
+
+/// How a command ends.
+pub type Outcome = Result<ExitCode, Box<dyn Error>>;
+
+/// Resolves at SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the signals cannot be watched.
+pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+        }
+    })
+}

@@ -1,0 +1,117 @@
+//! Whether a file is still the one that an earlier run sent: by what the store holds, not by its time.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use crc_fast::CrcAlgorithm;
+use md5::{Digest, Md5};
+use std::io::{self, SeekFrom};
+use std::path::Path;
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncSeekExt};
+
+use super::answer::{Image, Part};
+use super::job::Job;
+use super::report::Failure;
+use super::trouble::Trouble;
+
+/// Bytes that are read at once.
+const CHUNK: usize = 256 << 10;
+
+/// Compares the parts that have arrived with the file. Those whose ETag is not the form of an MD5 cannot be compared.
+///
+/// # Errors
+/// If a part is not the file's.
+pub async fn parts(job: &Job<'_>, parts: &[Part]) -> Result<(), Failure> {
+    let mut sorted: Vec<&Part> = parts.iter().collect();
+    sorted.sort_unstable_by_key(|part| part.part_number);
+    let mut offset = 0;
+    for part in sorted {
+        if let Some(held) = part.etag.as_deref().and_then(md5_of)
+            && held != md5(job.path, offset, part.size).await.map_err(Trouble::File)?
+        {
+            return Err(other_file(&format!("part {} in the store is not this file's", part.part_number)));
+        }
+        offset += part.size;
+    }
+    Ok(())
+}
+
+/// Compares the image that an upload came to with the file, if the store keeps a checksum of it.
+///
+/// # Errors
+/// If it is not the file.
+pub async fn image(job: &Job<'_>, image: &Image) -> Result<(), Failure> {
+    let Some(stored) = image.get("checksum").and_then(|checksum| checksum.as_str()) else { return Ok(()) };
+    if stored == checksum(job.path, job.size).await.map_err(Trouble::File)? {
+        return Ok(());
+    }
+    let key = image.get("s3_key").and_then(|key| key.as_str()).unwrap_or_default();
+    Err(other_file(&format!("the image that was stored by this upload ({key}) is not this file")))
+}
+
+fn other_file(what: &str) -> Failure {
+    let advice = "the file changed, or the upload is another one's; upload the file without --resume";
+    Failure::new("other_file", format!("{what}: {advice}"))
+}
+
+/// The MD5 that an ETag holds. Only the ETags of stores that encrypt with KMS have its form and are none.
+fn md5_of(etag: &str) -> Option<[u8; 16]> {
+    let text = etag.trim_matches('"');
+    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    digits.then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)).flatten()
+}
+
+async fn md5(path: &Path, offset: u64, size: u64) -> io::Result<[u8; 16]> {
+    let mut md5 = Md5::new();
+    read(path, offset, size, |bytes| md5.update(bytes)).await?;
+    Ok(md5.finalize().into())
+}
+
+/// As the service writes it: `crc64nvme:` and the big-endian bytes in base64.
+async fn checksum(path: &Path, size: u64) -> io::Result<String> {
+    let mut crc = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
+    read(path, 0, size, |bytes| crc.update(bytes)).await?;
+    Ok(format!("crc64nvme:{}", STANDARD.encode(crc.finalize().to_be_bytes())))
+}
+
+async fn read(path: &Path, offset: u64, size: u64, mut use_bytes: impl FnMut(&[u8])) -> io::Result<()> {
+    let mut file = File::open(path).await?;
+    file.seek(SeekFrom::Start(offset)).await?;
+    let mut rest = file.take(size);
+    let mut buffer = vec![0; CHUNK];
+    loop {
+        match rest.read(&mut buffer).await? {
+            0 => return Ok(()),
+            count => use_bytes(&buffer[..count]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn an_etag_may_hold_an_md5() {
+        let md5 = Some(0xd41d_8cd9_8f00_b204_e980_0998_ecf8_427e_u128.to_be_bytes());
+        assert_eq!(md5_of("\"d41d8cd98f00b204e9800998ecf8427e\""), md5);
+        assert_eq!(md5_of("D41D8CD98F00B204E9800998ECF8427E"), md5);
+        for other in ["\"d41d8cd98f00b204e9800998ecf8427e-2\"", "", "\"+41d8cd98f00b204e9800998ecf8427e\"", "\"etag\""]
+        {
+            assert_eq!(md5_of(other), None, "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_range_of_a_file_is_read() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(&[b'x'; CHUNK + 10]).unwrap();
+        file.write_all(b"abc").unwrap();
+        let found = md5(file.path(), CHUNK as u64 + 10, 3).await.unwrap();
+        assert_eq!(u128::from_be_bytes(found), 0x9001_5098_3cd2_4fb0_d696_3f7d_28e1_7f72);
+        let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &[b'x'; CHUNK + 10]);
+        let text = checksum(file.path(), CHUNK as u64 + 10).await.unwrap();
+        assert_eq!(text, crate::server::routes::upload::checksum_text(crc));
+    }
+}

@@ -1,0 +1,185 @@
+//! A request's line in the log, and its place in the metrics.
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
+use http::{HeaderName, HeaderValue, Method};
+use std::error::Error as _;
+use std::time::Instant;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
+use uuid::Uuid;
+
+use crate::error::Error;
+use crate::server::request::{Invocation, RequestFacts};
+use crate::server::response::Logged;
+use crate::telemetry::metrics::{Metrics, table};
+use crate::telemetry::trace::{self, TraceContext};
+
+/// Fields that handlers add to their request's line, with [`note`].
+pub mod field {
+    pub const S3_KEY: &str = "s3_key";
+    pub const SIZE: &str = "size";
+    pub const CONTENT_TYPE: &str = "content_type";
+    /// The name of the key a request was sent with, never the key.
+    pub const API_KEY_NAME: &str = "api_key_name";
+}
+
+/// Adds a field to the line of the request that is being handled.
+pub fn note<V: tracing::Value>(field: &str, value: V) {
+    Span::current().record(field, value);
+}
+
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The status counted for a request whose client left before its answer, as nginx has it.
+const CLIENT_GONE: u16 = 499;
+/// And for one that the process' own end cut off.
+const CUT_OFF: u16 = 503;
+
+/// Takes or makes the request's id, answers with it, writes the request's line and counts it.
+pub async fn observe_request(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
+    let id = request_id(&request);
+    request.headers_mut().insert(REQUEST_ID, id.clone());
+    let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
+    let trace = TraceContext::of(request.headers());
+    let span = span(&request, &id, &route, trace.as_ref());
+    let counted = Counted { metrics, route, method: method_label(request.method()) };
+    let line = Line { began: Instant::now(), span: span.clone(), quiet: is_probe(&request), written: false, counted };
+    let mut response = trace::within(trace, next.run(request).instrument(span)).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    line.answered(&response);
+    response
+}
+
+fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceContext>) -> Span {
+    let span = tracing::info_span!(
+        "request",
+        id = id.to_str().unwrap_or_default(),
+        method = %request.method(),
+        route,
+        client = Empty,
+        s3_key = Empty,
+        content_type = Empty,
+        size = Empty,
+        api_key_name = Empty,
+        lambda_request_id = Empty,
+        trace_id = Empty,
+        span_id = Empty,
+    );
+    if let Some(client) = request.extensions().get().and_then(|facts: &RequestFacts| facts.client) {
+        span.record("client", tracing::field::display(client));
+    }
+    if let Some(invocation) = request.extensions().get::<Invocation>() {
+        span.record("lambda_request_id", &invocation.request_id);
+    }
+    if let Some(trace) = trace {
+        span.record("trace_id", trace.trace_id());
+        span.record("span_id", trace.span_id());
+    }
+    span
+}
+
+/// The client's own id where it is fit for a log, else a fresh one.
+fn request_id(request: &Request) -> HeaderValue {
+    let given = request.headers().get(REQUEST_ID);
+    let fit = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    given.filter(fit).cloned().unwrap_or_else(|| {
+        let mut buffer = Uuid::encode_buffer();
+        let id = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
+        HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
+    })
+}
+
+/// Probes and scrapers ask every few seconds; their lines are for debugging.
+fn is_probe(request: &Request) -> bool {
+    request.method() == Method::GET && matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics")
+}
+
+/// A request's line, also where nobody waits for the answer any more: then the future is dropped, and this with it.
+struct Line {
+    began: Instant,
+    span: Span,
+    quiet: bool,
+    written: bool,
+    counted: Counted,
+}
+
+impl Line {
+    fn answered(mut self, response: &Response) {
+        self.written = true;
+        let _entered = self.span.enter();
+        let ms = self.ms();
+        let status = response.status().as_u16();
+        self.counted.answered(status);
+        let Some(Logged(error)) = response.extensions().get::<Logged>() else {
+            if self.quiet {
+                tracing::debug!(status, ms, "answered");
+            } else {
+                tracing::info!(status, ms, "answered");
+            }
+            return;
+        };
+        self.counted.refused(error);
+        let (code, detail) = (error.code(), error.to_string());
+        match error.source() {
+            Some(cause) if status >= 500 => tracing::error!(status, ms, code, cause, "failed"),
+            _ if status >= 500 => tracing::error!(status, ms, code, detail, "failed"),
+            Some(cause) => tracing::info!(status, ms, code, cause, "refused"),
+            None => tracing::info!(status, ms, code, detail, "refused"),
+        }
+    }
+
+    fn ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if !self.written {
+            let _entered = self.span.enter();
+            if self.counted.metrics.is_cutting_off() {
+                self.counted.answered(CUT_OFF);
+                tracing::warn!(ms = self.ms(), "cut off at shutdown");
+            } else {
+                self.counted.answered(CLIENT_GONE);
+                tracing::info!(ms = self.ms(), "the client went away");
+            }
+        }
+    }
+}
+
+/// What a request is counted by. All of it is of a few values, whatever clients send.
+struct Counted {
+    metrics: Metrics,
+    route: String,
+    method: &'static str,
+}
+
+impl Counted {
+    fn answered(&self, status: u16) {
+        self.metrics.counter(&table::REQUESTS, &[&self.route, self.method, &status.to_string()]).increment(1);
+    }
+
+    fn refused(&self, error: &Error) {
+        let detected = match error {
+            Error::InvalidFileType { detected: Some(detected), .. } => detected,
+            _ => "-",
+        };
+        self.metrics.counter(&table::REFUSALS, &[error.code(), detected]).increment(1);
+    }
+}
+
+fn method_label(method: &Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "POST" => "POST",
+        "PUT" => "PUT",
+        "DELETE" => "DELETE",
+        "OPTIONS" => "OPTIONS",
+        "PATCH" => "PATCH",
+        _ => "other",
+    }
+}

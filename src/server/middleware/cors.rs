@@ -1,0 +1,73 @@
+//! Which pages of other origins may call the service, and what they may send and see (Fetch, "HTTP-CORS protocol").
+
+use http::{HeaderName, HeaderValue, Method, header};
+use std::time::Duration;
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+use super::access_log::REQUEST_ID;
+use super::authority::API_KEY;
+use crate::telemetry::trace;
+
+/// How long a browser may keep the answer to a preflight.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// What upload clients send beside their own headers: Dropzone `Cache-Control` and `X-Requested-With`; tus-js-client, Uppy
+/// and the IETF's resumable uploads the others.
+const REQUEST: [HeaderName; 18] = [
+    header::CONTENT_TYPE,
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    API_KEY,
+    REQUEST_ID,
+    trace::TRACEPARENT,
+    trace::TRACESTATE,
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("tus-resumable"),
+    HeaderName::from_static("upload-complete"),
+    HeaderName::from_static("upload-concat"),
+    HeaderName::from_static("upload-defer-length"),
+    HeaderName::from_static("upload-draft-interop-version"),
+    HeaderName::from_static("upload-length"),
+    HeaderName::from_static("upload-metadata"),
+    HeaderName::from_static("upload-offset"),
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-requested-with"),
+];
+
+/// What their pages look for in answers.
+const RESPONSE: [HeaderName; 16] = [
+    header::ETAG,
+    header::LOCATION,
+    header::RETRY_AFTER,
+    REQUEST_ID,
+    HeaderName::from_static("tus-extension"),
+    HeaderName::from_static("tus-max-size"),
+    HeaderName::from_static("tus-resumable"),
+    HeaderName::from_static("tus-version"),
+    HeaderName::from_static("upload-complete"),
+    HeaderName::from_static("upload-defer-length"),
+    HeaderName::from_static("upload-draft-interop-version"),
+    HeaderName::from_static("upload-expires"),
+    HeaderName::from_static("upload-length"),
+    HeaderName::from_static("upload-limit"),
+    HeaderName::from_static("upload-metadata"),
+    HeaderName::from_static("upload-offset"),
+];
+
+/// `origins` may be a single `*`.
+pub fn cors(origins: &[String]) -> CorsLayer {
+    if origins.is_empty() {
+        return CorsLayer::new();
+    }
+    let allowed = if origins.iter().any(|origin| origin == "*") {
+        AllowOrigin::any()
+    } else {
+        AllowOrigin::list(origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok()))
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::HEAD, Method::POST, Method::PATCH, Method::DELETE])
+        .allow_headers(REQUEST)
+        .expose_headers(RESPONSE)
+        .max_age(MAX_AGE)
+}

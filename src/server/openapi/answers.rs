@@ -1,0 +1,126 @@
+//! Errors as answers: status, body and examples come from [`Error`] itself; here is which route gives which.
+
+use std::collections::BTreeMap;
+use utoipa::openapi::example::Example;
+use utoipa::openapi::path::Operation;
+use utoipa::openapi::{Content, Ref, RefOr, Response};
+use utoipa::{IntoResponses, ToSchema};
+
+use super::headers;
+use crate::error::Error;
+use crate::server::response::Refusal;
+
+type Responses = BTreeMap<String, RefOr<Response>>;
+
+/// Types that stand for the errors of a route, for `responses(…)`.
+macro_rules! answers {
+    ($($(#[$meta:meta])* $name:ident: $errors:pat,)*) => {$(
+        $(#[$meta])*
+        pub struct $name;
+
+        impl IntoResponses for $name {
+            fn responses() -> Responses {
+                let mut responses = Responses::new();
+                add(&mut responses, Error::examples().into_iter().filter(|error| matches!(error, $errors)));
+                responses
+            }
+        }
+    )*};
+}
+
+answers! {
+    /// Of `POST /upload-image`.
+    Upload:
+        Error::NoFile { .. }
+        | Error::InvalidFileType { .. }
+        | Error::MalformedForm(_)
+        | Error::InvalidBase64
+        | Error::MangledBody
+        | Error::TooManyPixels { .. }
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::StreamTooLarge { .. }
+        | Error::UnsupportedMediaType
+        | Error::ContentEncoding
+        | Error::ContentTransferEncoding
+        | Error::Storage(_)
+        | Error::OverCapacity(_),
+    /// Of routes that name an image.
+    Stored: Error::NotFound | Error::Storage(_),
+    /// Of `POST /uploads`.
+    Plan:
+        Error::InvalidFileType { .. }
+        | Error::InvalidRequest(_)
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::PayloadTooLarge { .. }
+        | Error::NotJson
+        | Error::Storage(_),
+    /// Of every route that takes a plan's link.
+    Linked:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::NotFound
+        | Error::UploadOver { .. }
+        | Error::Storage(_),
+    /// Of `complete_url`.
+    Complete:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::UploadOver { .. }
+        | Error::AlreadyComplete
+        | Error::OverCapacity(_)
+        | Error::InvalidFileType { .. }
+        | Error::InvalidRequest(_)
+        | Error::TooManyPixels { .. }
+        | Error::NotFound
+        | Error::PayloadTooLarge { .. }
+        | Error::PartsMissing { .. }
+        | Error::PartsUnexpected { .. }
+        | Error::ChangedMeanwhile
+        | Error::Storage(_),
+    /// Of `abort_url`.
+    Abort:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::AlreadyComplete
+        | Error::Verifying
+        | Error::NotFound
+        | Error::Storage(_),
+    /// Of `GET /readyz`.
+    Ready: Error::NotReady { .. },
+}
+
+/// Adds errors to what a route answers; those of one status become examples of one response.
+pub fn add(responses: &mut Responses, errors: impl IntoIterator<Item = Error>) {
+    for error in errors {
+        let status = error.status();
+        let reason = status.canonical_reason().unwrap_or_default();
+        let response = responses.entry(status.as_str().to_owned()).or_insert_with(|| Response::new(reason).into());
+        if let Some(response) = super::inline(response) {
+            headers::of_error(response, &error);
+            let content = response.content.entry("application/json".to_owned()).or_insert_with(refusal);
+            if let RefOr::T(content) = content {
+                // Of several errors with one code the first one is the route's own.
+                content.examples.entry(error.code().to_owned()).or_insert_with(|| example(&error).into());
+            }
+        }
+    }
+}
+
+fn refusal() -> RefOr<Content> {
+    Content::new(Some(Ref::from_schema_name(Refusal::name()))).into()
+}
+
+fn example(error: &Error) -> Example {
+    let mut example = Example::new();
+    example.value = serde_json::to_value(Refusal::from(error)).ok();
+    example
+}
+
+/// Of `HEAD`: the same statuses and headers.
+pub fn without_bodies(operation: &mut Operation) {
+    operation.responses.responses.values_mut().filter_map(super::inline).for_each(|response| response.content.clear());
+}

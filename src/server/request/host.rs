@@ -1,0 +1,48 @@
+//! `host[:port]` as a Host header has it (RFC 9110 7.2, RFC 3986 3.2.2).
+
+use std::net::Ipv6Addr;
+
+/// Whether `text` is a host with an optional port, without user information. The host is not looked up.
+pub fn is_valid(text: &str) -> bool {
+    let (host, port) = split(text);
+    port.is_none_or(is_port) && is_host(host)
+}
+
+/// The host, IPv6 addresses in brackets, and what follows its colon.
+pub fn split(text: &str) -> (&str, Option<&str>) {
+    let behind_literal = text.rfind(']').map_or(0, |end| end + 1);
+    match text[behind_literal..].find(':') {
+        Some(colon) => (&text[..behind_literal + colon], Some(&text[behind_literal + colon + 1..])),
+        None => (text, None),
+    }
+}
+
+/// `port = *DIGIT`, and one that there can be.
+fn is_port(port: &str) -> bool {
+    port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
+}
+
+fn is_host(host: &str) -> bool {
+    match host.strip_prefix('[') {
+        Some(literal) => literal.strip_suffix(']').is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()),
+        None => !host.is_empty() && is_reg_name(host.as_bytes()),
+    }
+}
+
+/// `reg-name = *( unreserved / pct-encoded / sub-delims )`
+fn is_reg_name(name: &[u8]) -> bool {
+    let mut bytes = name.iter();
+    let is_escape = |bytes: &mut std::slice::Iter<'_, u8>| {
+        bytes.next().is_some_and(u8::is_ascii_hexdigit) && bytes.next().is_some_and(u8::is_ascii_hexdigit)
+    };
+    while let Some(byte) = bytes.next() {
+        let valid = match byte {
+            b'%' => is_escape(&mut bytes),
+            other => other.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(other),
+        };
+        if !valid {
+            return false;
+        }
+    }
+    true
+}

@@ -1,0 +1,38 @@
+//! A body whose first bytes have been waited for.
+
+use http_body::{Body, Frame};
+use http_body_util::BodyExt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// A body that has begun to arrive, as it is.
+pub struct Started<B: Body> {
+    first: Option<Result<Frame<B::Data>, B::Error>>,
+    body: B,
+}
+
+impl<B: Body + Unpin> Started<B> {
+    /// Waits for the first bytes of `body`, or for its end.
+    pub async fn wait(mut body: B) -> Self {
+        Started { first: body.frame().await, body }
+    }
+}
+
+impl<B: Body<Data: Unpin, Error: Unpin> + Unpin> Body for Started<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        match self.first.take() {
+            None => Pin::new(&mut self.body).poll_frame(cx),
+            first => Poll::Ready(first),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.body.is_end_stream()
+    }
+}

@@ -1,0 +1,31 @@
+//! The HTTP contract, one file a resource.
+
+pub(super) mod asset;
+pub mod direct;
+pub mod docs;
+pub mod images;
+pub mod page;
+pub mod system;
+pub mod upload;
+
+use axum::extract::FromRequestParts;
+use http::request::Parts;
+use std::convert::Infallible;
+
+use crate::server::App;
+use crate::server::request::RequestFacts;
+
+/// Where the client reaches the service, without a trailing slash: `PUBLIC_URL`, else what the client addressed.
+///
+/// The latter is the client's own word: it goes into what this client is answered, and nowhere else.
+pub struct ServiceBase(Option<String>);
+
+impl FromRequestParts<App> for ServiceBase {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let public_url = app.config.public_url.as_deref();
+        let facts = parts.extensions.get::<RequestFacts>();
+        Ok(ServiceBase(facts.and_then(|facts| facts.base_url(public_url))))
+    }
+}

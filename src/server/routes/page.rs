@@ -1,0 +1,116 @@
+//! `/`: the upload page, and `/assets/{file}`: what it is made of. All of it lies in the binary.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::response::{IntoResponse, Response};
+use http::{HeaderMap, Uri, header};
+use std::sync::LazyLock;
+
+use super::ServiceBase;
+use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
+use crate::error::Result;
+use crate::server::App;
+use crate::store::{ImageKey, Name};
+
+/// The page itself.
+const INDEX: &str = include_str!("../../../web/index.html");
+
+const HTML: &str = "text/html; charset=utf-8";
+
+macro_rules! assets {
+    ($($name:literal: $content_type:ident),* $(,)?) => {
+        &[$(Asset {
+            name: $name,
+            content_type: $content_type,
+            bytes: include_bytes!(concat!("../../../web/", $name)),
+            encoding: None,
+        }),*]
+    };
+}
+
+static ASSETS: &[Asset] = assets! {
+    "app.css": CSS,
+    "icon.svg": SVG,
+    "app.js": JS,
+    "api.js": JS,
+    "card.js": JS,
+    "connection.js": JS,
+    "direct.js": JS,
+    "form.js": JS,
+    "intake.js": JS,
+    "key.js": JS,
+    "pace.js": JS,
+    "thumbnail.js": JS,
+    "transfer.js": JS,
+    "upload.js": JS,
+};
+
+static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
+
+/// `GET /`.
+pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
+    answer(&app, base, INDEX).await
+}
+
+/// A page that may ask this service and its store, and nobody else.
+pub async fn answer(app: &App, ServiceBase(base): ServiceBase, html: &'static str) -> Response {
+    let policy = content_security_policy(&origins(app, base).await);
+    // No tag: a 304 would leave an older policy in force, and the policy follows the settings.
+    ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], html).into_response()
+}
+
+/// `GET /assets/{file}`.
+pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response> {
+    asset::answer(ASSETS, &ETAG, file, &headers)
+}
+
+/// Where the page sends requests besides its own origin: the store, and the service by its public name.
+async fn origins(app: &App, base: Option<String>) -> Vec<String> {
+    // Any link says where the store's links point: its address is the client's business, not only the settings'.
+    let anything = Name::Image(ImageKey::random("png"));
+    let link = app.store.presign_get(&anything, &app.read_link(base)).await;
+    let link = link.map(|link| link.url).inspect_err(|error| {
+        let error = error as &dyn std::error::Error;
+        tracing::warn!(error, "the page cannot be told where the store is: uploads past the service will not work");
+    });
+    let addresses = link.ok().into_iter().chain(app.config.public_url.clone());
+    let mut origins: Vec<String> = addresses.filter_map(|address| origin(&address)).collect();
+    origins.dedup();
+    origins
+}
+
+/// Scheme, host and port of a URL.
+///
+/// The host may be the client's own Host header, which may hold a `;`: nothing but a plain name goes into a header.
+fn origin(url: &str) -> Option<String> {
+    let uri: Uri = url.parse().ok()?;
+    let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
+    authority.bytes().all(plain).then(|| format!("{scheme}://{authority}"))
+}
+
+fn content_security_policy(origins: &[String]) -> String {
+    let origins: String = origins.iter().map(|origin| format!(" {origin}")).collect();
+    format!(
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:{origins}; \
+         connect-src 'self'{origins}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::origin;
+
+    #[test]
+    fn an_origin_is_a_plain_one() {
+        assert_eq!(origin("http://127.0.0.1:8080/_store/a?b=c").as_deref(), Some("http://127.0.0.1:8080"));
+        assert_eq!(
+            origin("https://b.s3.eu-west-1.amazonaws.com/k").as_deref(),
+            Some("https://b.s3.eu-west-1.amazonaws.com")
+        );
+        assert_eq!(origin("http://[::1]:8080/images").as_deref(), Some("http://[::1]:8080"));
+        assert_eq!(origin("http://a;script-src*/images"), None);
+        assert_eq!(origin("http://user@host/images"), None);
+        assert_eq!(origin("/images"), None);
+    }
+}

@@ -1,0 +1,121 @@
+//! What the service says of itself.
+
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::{Extension, Json};
+use http::header;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::error::{Error, Result};
+use crate::policy::MAX_SIDE;
+use crate::server::App;
+use crate::server::openapi::{SERVICE, answers};
+use crate::server::request::Invocation;
+
+/// What a client may send, and how.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Limits {
+    /// The largest image, in bytes.
+    #[schema(examples(5_000_000_000_u64))]
+    pub max_upload_size: u64,
+    /// The largest image `POST /upload-image` takes, in bytes; smaller on Lambda, whose events are limited.
+    #[schema(examples(4_694_016))]
+    pub max_stream_size: u64,
+    /// The largest image planned as one presigned PUT, in bytes; larger ones are planned in parts.
+    #[schema(examples(104_857_600))]
+    pub direct_put_max: u64,
+    /// Width times height; 0: any.
+    #[schema(examples(268_435_456))]
+    pub max_pixels: u64,
+    /// Pixels of each side, where `max_pixels` is not 0.
+    #[schema(examples(65_535))]
+    pub max_side: u64,
+    /// An image must show its dimensions within this many bytes.
+    #[schema(examples(5_242_880))]
+    pub header_scan_limit: usize,
+    /// What is taken.
+    pub formats: Vec<FormatLimits>,
+    /// How an image may come in.
+    #[schema(examples("form"))]
+    pub doors: Vec<&'static str>,
+}
+
+/// An image format that is taken.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct FormatLimits {
+    /// Its short name.
+    #[schema(examples("jpeg"))]
+    pub name: &'static str,
+    /// Its media type.
+    #[schema(examples("image/jpeg"))]
+    pub content_type: &'static str,
+    /// The extensions its files may have, in any case.
+    #[schema(value_type = Vec<String>, examples("jpg"))]
+    pub extensions: Vec<&'static str>,
+}
+
+/// How the service is.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Health {
+    /// `ok` of `/healthz`, `ready` of `/readyz`.
+    #[schema(examples("ok"))]
+    pub status: &'static str,
+}
+
+/// The sizes, formats and doors in force, so that a client can choose.
+#[utoipa::path(get, path = "/limits", tag = SERVICE,
+    responses((status = 200, description = "The limits.", body = Limits)))]
+pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocation>>) -> Json<Limits> {
+    let policy = &app.policy;
+    let streams = Invocation::policy(invocation.as_deref(), policy);
+    let formats = policy.formats.iter().map(|format| FormatLimits {
+        name: format.name(),
+        content_type: format.content_type(),
+        extensions: format.file_extensions().collect(),
+    });
+    Json(Limits {
+        max_upload_size: policy.max_upload_size,
+        max_stream_size: streams.max_upload_size,
+        direct_put_max: app.config.direct.put_max.min(policy.max_upload_size),
+        max_pixels: policy.max_pixels,
+        max_side: MAX_SIDE,
+        header_scan_limit: policy.header_scan_limit,
+        formats: formats.collect(),
+        doors: vec!["form", "raw", "put", "multipart"],
+    })
+}
+
+/// Numbers for Prometheus.
+///
+/// Answered with any API key, whatever its scope, and to clients on the service's own machine that neither a proxy nor a page
+/// stands between.
+#[utoipa::path(get, path = "/metrics", tag = SERVICE,
+    responses((status = 200, description = "In Prometheus' text format.", body = String, content_type = "text/plain")))]
+pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.scrape())
+}
+
+/// Whether the process answers.
+#[utoipa::path(get, path = "/healthz", tag = SERVICE,
+    responses((status = 200, description = "It does.", body = Health)))]
+pub async fn healthz() -> Json<Health> {
+    Json(Health { status: "ok" })
+}
+
+/// Whether the process takes work, and the bucket answers.
+///
+/// 503 also while it is stopping. The bucket is asked at most every two seconds, whoever calls how often; it is never
+/// written to.
+#[utoipa::path(get, path = "/readyz", tag = SERVICE,
+    responses(
+        (status = 200, description = "They do.", body = Health, example = json!({ "status": "ready" })),
+        answers::Ready,
+    ))]
+pub async fn readyz(State(app): State<App>) -> Result<Json<Health>> {
+    if app.is_draining() {
+        return Err(Error::NotReady { reason: "it is stopping", source: None });
+    }
+    app.readiness.check().await?;
+    Ok(Json(Health { status: "ready" }))
+}

@@ -1,0 +1,64 @@
+//! Answers to what is not a request.
+//!
+//! What hyper cannot parse it answers by itself, with a bare status, and asks no service. Its answer is recognised in what a
+//! connection writes, and the service's own takes its place, so that every error is JSON.
+
+use memchr::memmem;
+
+use super::head::MAX_HEAD;
+use crate::error::Error;
+use crate::server::response::Refusal;
+
+/// Every answer of the service has it, and none of hyper's.
+const OF_THE_SERVICE: &[u8] = b"\r\nx-request-id:";
+
+/// What is to be sent in place of `written`, if that is an answer of hyper's own and nothing else.
+pub(super) fn answer_instead_of(written: &[u8]) -> Option<Vec<u8>> {
+    let error = match written.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()? {
+        b"400" => Error::InvalidRequest("The request's head is malformed (RFC 9112)".to_owned()),
+        b"414" | b"431" => Error::HeadTooLarge { limit: MAX_HEAD },
+        _ => return None,
+    };
+    let bare = written.ends_with(b"\r\n\r\n") && memmem::find(written, OF_THE_SERVICE).is_none();
+    bare.then(|| answer(&error))
+}
+
+fn answer(error: &Error) -> Vec<u8> {
+    let body = serde_json::to_vec(&Refusal::from(error)).unwrap_or_default();
+    let (status, length) = (error.status(), body.len());
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\
+         cache-control: no-store\r\nx-content-type-options: nosniff\r\n\r\n"
+    );
+    [head.into_bytes(), body].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn instead_of(written: &str) -> Option<String> {
+        answer_instead_of(written.as_bytes()).map(|answer| String::from_utf8(answer).unwrap())
+    }
+
+    #[test]
+    fn a_bare_answer_becomes_json_and_every_other_stays() {
+        for (status, code) in
+            [("400 Bad Request", "invalid_request"), ("431 X", "head_too_large"), ("414 X", "head_too_large")]
+        {
+            let answer = instead_of(&format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\ndate: x\r\n\r\n")).unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(body).unwrap()["code"], code);
+        }
+        for other in [
+            "HTTP/1.1 400 Bad Request\r\nx-request-id: 1\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\n\r\n{}",
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 4",
+        ] {
+            assert_eq!(instead_of(other), None, "{other}");
+        }
+    }
+}

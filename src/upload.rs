@@ -1,0 +1,14 @@
+//! From a stream of bytes to one object: equal parts, a few in flight, reviewed before they become visible.
+//!
+//! [`budget`] and [`spill`] say what an upload may hold, [`parts`] is the arithmetic, [`writer`] the request's half of the
+//! I/O and `task` the store's. None of them knows where the bytes come from.
+
+pub mod budget;
+pub mod parts;
+pub mod spill;
+mod task;
+pub mod timer;
+pub mod undo;
+pub mod writer;
+
+pub use writer::{Stored, Uploader, Uploads};
