@@ -4,6 +4,7 @@
 //! I/O and `task` the store's. None of them knows where the bytes come from.
 
 pub mod budget;
+pub mod manager;
 pub mod parts;
 pub mod spill;
 mod task;
@@ -11,4 +12,6 @@ pub mod timer;
 pub mod undo;
 pub mod writer;
 
-pub use writer::{Stored, Uploader, Uploads};
+pub use manager::Uploads;
+pub use task::Stored;
+pub use writer::Uploader;

@@ -6,8 +6,10 @@ use http::HeaderMap;
 use http::header::CONTENT_DISPOSITION;
 use percent_encoding::percent_decode_str;
 
-use super::form::FILE;
 use super::params;
+
+/// The field that holds the image.
+pub(super) const FILE: &str = "file";
 
 /// What a part says it is.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -9,15 +9,12 @@ use multer::{Field, Multipart};
 use std::task::{Context, Poll};
 
 use super::body::{Data, meaning};
-use super::disposition::Disposition;
+use super::disposition::{Disposition, FILE};
 use super::feed::{Feed, HEADER_LIMIT};
 use super::sniff::{self, Known, Sniff};
 use super::transfer_encoding::Decoder;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
-
-/// The field that holds the image.
-pub(super) const FILE: &str = "file";
 
 /// Fields beside the file, at most.
 const MAX_FIELDS: usize = 64;

@@ -28,6 +28,7 @@ pub mod event;
 mod invocation;
 pub mod objects;
 mod path;
+mod payload;
 pub mod request;
 pub mod response;
 

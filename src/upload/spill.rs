@@ -8,9 +8,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::budget::Buffer;
-use crate::store::ReadAt;
-
 /// `f_type` of a file system that is memory (statfs(2)).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
@@ -116,26 +113,6 @@ impl SpillFile {
         let mut bytes = BytesMut::zeroed(len);
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes.freeze())
-    }
-}
-
-/// A part that is whole, in its file.
-#[derive(Debug)]
-pub(super) struct SpilledPart {
-    file: Arc<SpillFile>,
-    /// Holds the room.
-    _buffer: Buffer,
-}
-
-impl SpilledPart {
-    pub(super) fn new(file: Arc<SpillFile>, buffer: Buffer) -> Self {
-        SpilledPart { file, _buffer: buffer }
-    }
-}
-
-impl ReadAt for SpilledPart {
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        self.file.read(offset, len)
     }
 }
 

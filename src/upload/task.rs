@@ -25,10 +25,18 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::parts;
 use super::undo::{abort, retry};
-use super::writer::Stored;
 use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::leaves_open;
 use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
+
+/// What became of an upload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes.
+    pub size: u64,
+    /// CRC64NVME of the whole object.
+    pub crc64: u64,
+}
 
 /// What the task tells the request; a success also asks to be told that it was heard.
 pub(super) type Outcome = Result<(Stored, oneshot::Sender<()>), StoreError>;

@@ -6,7 +6,7 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
-use super::answer::{Door, Headers, Image, Plan, Progress, Status};
+use super::answer::{Door, Headers, Image, Part, Plan, Progress, Status};
 use super::compare;
 use super::http::Link;
 use super::job::Job;
@@ -48,7 +48,7 @@ pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
         match plan.door {
             Door::Multipart { parts } => {
                 job.report.resumable(session.status.url.as_str());
-                parts::send(&session, parts).await?;
+                session.send(parts).await?;
                 return session.finish().await;
             }
             Door::Put { url, headers } if session.put(&url, &headers).await? => return session.finish().await,
@@ -78,7 +78,7 @@ pub async fn resume(job: &Job<'_>, status_url: &str) -> Result<Image, Failure> {
         }
         (_, Some(parts)) => {
             compare::parts(job, &parts).await?;
-            parts::send(&session, parts).await?;
+            session.send(parts).await?;
         }
         (_, None) => job.report.bar.set_position(job.size),
     }
@@ -116,6 +116,10 @@ impl<'a> Session<'a> {
         self.job.ask(Method::GET, &self.status, None).await?.json()
     }
 
+    async fn send(&self, parts: Vec<Part>) -> Result<(), Failure> {
+        parts::send(self.job, parts, async || Ok(self.status().await?.parts)).await
+    }
+
     /// Whether the object is there now; if not, the URL has expired.
     async fn put(&self, url: &str, headers: &Headers) -> Result<bool, Failure> {
         let size = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(CONTENT_LENGTH.as_str()));
@@ -137,7 +141,7 @@ impl<'a> Session<'a> {
         for _ in 1..COMPLETIONS {
             match self.complete().await {
                 Err(trouble) if trouble.refusal().is_some_and(|refusal| refusal.is("parts_missing")) => {
-                    parts::send(self, self.status().await?.parts.unwrap_or_default()).await?;
+                    self.send(self.status().await?.parts.unwrap_or_default()).await?;
                 }
                 outcome => return self.verdict(outcome),
             }

@@ -7,7 +7,6 @@ use futures::{StreamExt, TryStreamExt};
 use std::cell::{Cell, RefCell};
 
 use super::answer::Part;
-use super::direct::Session;
 use super::job::Job;
 use super::report::Failure;
 use super::trouble::Trouble;
@@ -23,23 +22,27 @@ struct Missing {
     offset: u64,
 }
 
-/// Sends those of `parts` that have a URL.
+/// Sends those of `parts` that have a URL. `refresh` asks for the parts with fresh URLs. None if the upload is over: completing
+/// it reports how it ended.
 ///
 /// # Errors
 /// Where a part fails for good; the others stay where they are.
-pub async fn send(session: &Session<'_>, mut parts: Vec<Part>) -> Result<(), Failure> {
+pub async fn send(
+    job: &Job<'_>,
+    mut parts: Vec<Part>,
+    refresh: impl AsyncFn() -> Result<Option<Vec<Part>>, Trouble>,
+) -> Result<(), Failure> {
     let mut idle = 0;
     loop {
         let round = Round::default();
-        round.send(session.job, parts).await?;
+        round.send(job, parts).await?;
         let Some(refused) = round.refused.into_inner() else { return Ok(()) };
         idle = if round.arrived.get() == 0 { idle + 1 } else { 0 };
         if idle == IDLE_ROUNDS {
             return Err(refused.into());
         }
-        session.job.report.say(&format!("{refused}; asking for fresh URLs"));
-        // None: the upload is over, and completing tells how it ended.
-        let Some(fresh) = session.status().await?.parts else { return Ok(()) };
+        job.report.say(&format!("{refused}; asking for fresh URLs"));
+        let Some(fresh) = refresh().await? else { return Ok(()) };
         parts = fresh;
     }
 }

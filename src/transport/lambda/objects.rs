@@ -11,8 +11,8 @@ use serde::Serialize;
 use std::error::Error as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::event::Created;
 use super::failure;
+use super::payload::Created;
 use crate::direct::plan::Expected;
 use crate::direct::promote::Verified;
 use crate::direct::promotions::{self, Trigger};

@@ -14,7 +14,7 @@
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
-use super::event::Payload;
+use super::payload::Payload;
 
 /// `path` without a base path and a stage. `resource` is what the gateway matched.
 pub(super) fn below_base<'a>(path: &'a str, resource: Option<&str>, payload: &Payload<'_>) -> &'a str {

@@ -7,8 +7,8 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use std::collections::BTreeMap;
 
 use super::body::EventBody;
-use super::event::Payload;
 use super::path;
+use super::payload::Payload;
 use crate::error::BoxError;
 
 /// What a synchronous invocation's payload may have, in bytes.

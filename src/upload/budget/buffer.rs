@@ -5,9 +5,9 @@ use std::io;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::super::spill::{SpillFile, SpilledPart};
+use super::super::spill::SpillFile;
 use super::{Budget, Room, State, lock};
-use crate::store::Content;
+use crate::store::{Content, ReadAt};
 
 /// A room in use. It goes back when the part in it is gone.
 #[derive(Debug)]
@@ -95,6 +95,26 @@ impl Buffer {
             Some(Room::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
         }
+    }
+}
+
+/// A part that is whole, in its file.
+#[derive(Debug)]
+struct SpilledPart {
+    file: Arc<SpillFile>,
+    /// Holds the room.
+    _buffer: Buffer,
+}
+
+impl SpilledPart {
+    fn new(file: Arc<SpillFile>, buffer: Buffer) -> Self {
+        SpilledPart { file, _buffer: buffer }
+    }
+}
+
+impl ReadAt for SpilledPart {
+    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.file.read(offset, len)
     }
 }
 
