@@ -366,7 +366,7 @@ const MAX_SCAN_LIMIT: usize = 64 << 20;
 /// What shows the dimensions must fit a part: `part_size` bytes.
 /// A marker, which closes a PUT URL, is swept after as long as a plan may live: no URL may outlive it.
 fn upload_url_ttl(text: &str) -> Result<Duration, String> {
-    let ttl = parse::url_ttl(text).map_err(|problem| problem.to_string())?;
+    let ttl = parse::url_ttl(text)?;
     if ttl > PLAN_LIFETIME {
         return Err(format!("'{text}' is more than 24h, after which a plan is swept"));
     }

@@ -10,6 +10,8 @@
 //! HTTP, and `store::s3` is the only place that knows the SDK. `docs/architecture.md` follows one upload of each kind through
 //! the files and has a glossary.
 
+#![forbid(unsafe_code)]
+
 pub mod cli;
 
 pub mod commands;

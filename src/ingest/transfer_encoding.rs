@@ -116,7 +116,7 @@ impl QuotedPrintable {
                 [b'=', b'\n'] | [b'=', b'\r', b'\n'] => {}
                 [b'=', high] if high.is_ascii_hexdigit() => continue,
                 [b'=', high, low] => {
-                    decoded.push(hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low).ok_or_else(not_quoted)?)
+                    decoded.push(hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low).ok_or_else(not_quoted)?);
                 }
                 _ => return Err(not_quoted()),
             }

@@ -62,7 +62,7 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
 }
 
 fn some_time(text: &str) -> Result<Duration, String> {
-    let time = crate::config::duration(text).map_err(|problem| problem.to_string())?;
+    let time = crate::config::duration(text)?;
     if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
 }
 

@@ -6,7 +6,7 @@
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::access_log::{field, note};
 use crate::auth::{Key, Keys, Scope};
@@ -65,7 +65,7 @@ pub struct KeyName(pub String);
 /// The key a request was sent with, noted in its log line.
 fn identify<'a>(keys: &'a Keys, headers: &HeaderMap) -> Option<&'a Key> {
     // Either will do: what is in front of the service may need `Authorization` for itself.
-    let given = [bearer(headers), headers.get(API_KEY).map(|value| value.as_bytes())];
+    let given = [bearer(headers), headers.get(API_KEY).map(HeaderValue::as_bytes)];
     let key = given.into_iter().flatten().find_map(|secret| keys.find(secret))?;
     note(field::API_KEY_NAME, key.name());
     Some(key)
@@ -81,7 +81,6 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 mod tests {
     use super::*;
     use crate::auth::Secret;
-    use http::HeaderValue;
     use tower::ServiceExt;
 
     /// What a route behind this machine or a key answers to `peer`.

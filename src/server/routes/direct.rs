@@ -229,10 +229,8 @@ pub async fn complete(
     Linked { plan, .. }: Linked,
 ) -> Result<Response, Response> {
     let name = plan.image();
-    let outcome = match tokio::time::timeout(wait(&app, deadline), app.promotions.complete(plan)).await {
-        Ok(outcome) => outcome,
-        Err(_) => return Ok(verifying(&name)),
-    };
+    let completing = app.promotions.complete(plan);
+    let Ok(outcome) = tokio::time::timeout(wait(&app, deadline), completing).await else { return Ok(verifying(&name)) };
     let image = outcome.map_err(respond)?;
     // The image stays if signing fails: the client has its links, and can ask again.
     let link = app.store.presign_get(&name, &app.read_link(base)).await;

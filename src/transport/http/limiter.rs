@@ -115,7 +115,7 @@ mod tests {
             let (alive, ended) = oneshot::channel::<()>();
             limiter.run_extra(&mut connections, async move {
                 let _held = (permit, alive);
-                pending().await
+                pending::<()>().await;
             });
             ends.push(ended);
         }
