@@ -1,6 +1,7 @@
 //! Wiring only: configuration, logs, store, then the command.
 
 use clap::Parser;
+use futures::future::OptionFuture;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use image_store::app::App;
 use image_store::backend::Backend;
 use image_store::config::{self, Cli, Command, Config, Settings};
+use image_store::probe::Probe;
 use image_store::sink::spill::{Spill, Unusable};
 use image_store::store::Store;
 use image_store::{sweep, telemetry, transport};
@@ -126,11 +128,12 @@ fn runtime(task: &Task) -> tokio::runtime::Builder {
 /// At the end, what calls whose answers were lost may have done is looked for once more, for this long.
 const LAST_LOOKS: Duration = Duration::from_secs(5);
 
-/// A function's first invocation has the little processor time there is for itself.
+/// A function's first invocation has the little processor time there is for itself. Its probe writes nothing: there would be
+/// a trial at every cold start, and the function may be frozen in the middle of it.
 const PROBE_DELAY: Duration = Duration::from_secs(1);
 
 async fn function(config: Config, backend: &Backend) -> Outcome {
-    image_store::probe::start(Arc::clone(&backend.s3), PROBE_DELAY);
+    image_store::probe::look(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
     transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
     Ok(ExitCode::SUCCESS)
@@ -154,13 +157,12 @@ async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     if config.auth.keys.is_empty() && !address.ip().is_loopback() {
         tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
     }
-    if !backend.is_embedded() {
-        image_store::probe::start(Arc::clone(&backend.s3), Duration::ZERO);
-    }
+    let probe = (!backend.is_embedded()).then(|| image_store::probe::start(Arc::clone(&backend.s3)));
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
     let clean = transport::server::serve(listener, app.clone(), server, stop_signal()?).await;
     // Not a reason to call the end unclean: nothing says that anything is there.
-    let _ = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude()).await;
+    let last_looks = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude());
+    let _ = tokio::join!(last_looks, OptionFuture::from(probe.map(Probe::end)));
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

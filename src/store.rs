@@ -18,6 +18,7 @@ pub mod measured;
 mod name;
 pub mod reconcile;
 pub mod s3;
+pub mod scratch;
 
 pub use name::{INCOMING, ImageKey, Name};
 

@@ -14,11 +14,12 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use self::attempts::Attempts;
+use self::copy::CopyFacts;
+pub use self::copy::{CopyProtection, TriedCopy};
 use self::credentials::InUse;
 pub(crate) use self::errors::leaves_open;
 use self::errors::{classify, of_upload, refused};
@@ -67,8 +68,7 @@ pub struct S3Store {
     sse: Option<Sse>,
     attempt_timeout: Duration,
     in_use: InUse,
-    /// The store refuses the name under which Ceph reads a copy's condition.
-    ceph_condition_refused: AtomicBool,
+    copy_facts: Mutex<CopyFacts>,
     /// Known from the first URL that was presigned; none within where it is not of the usual kind.
     pattern: OnceLock<Option<Pattern>>,
 }
@@ -91,13 +91,13 @@ impl S3Store {
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
             in_use,
-            ceph_condition_refused: AtomicBool::new(false),
+            copy_facts: Mutex::default(),
             pattern: OnceLock::new(),
         }
     }
 
     /// Whether this is AWS's own S3, which holds to every condition.
-    fn is_aws(&self) -> bool {
+    pub fn is_aws(&self) -> bool {
         self.endpoint.as_deref().is_none_or(is_aws)
     }
 
