@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use crate::store::{
     Content, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions,
-    Result, Store, StoreError, Upload, Whole,
+    Result, Store, StoreError, Upload, Whole, Written,
 };
 
 /// Random numbers that a seed decides (SplitMix64).
@@ -269,11 +269,12 @@ impl Memory {
 
 #[async_trait]
 impl Store for Memory {
-    async fn put(&self, name: &Name, _: &Metadata, body: Payload) -> Result<()> {
+    async fn put(&self, name: &Name, _: &Metadata, body: Payload) -> Result<Written> {
         let touched = Touched::object(name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
-        self.change(touched, move |state| state.write(&name, object, true)).await
+        self.change(touched, move |state| state.write(&name, object, true)).await?;
+        Ok(Written { perhaps_again: false })
     }
 
     async fn create_upload(&self, name: &Name, _: &Metadata) -> Result<Upload> {
