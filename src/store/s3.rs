@@ -167,7 +167,8 @@ impl S3Store {
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
             .set_checksum_type(crc64.map(|_| ChecksumType::FullObject))
             .set_checksum_crc64_nvme(crc64.map(values::crc64_to_base64))
-            .set_if_none_match(matches!(upload.name, Name::Image(_)).then(|| "*".to_owned()))
+            // Also under `incoming/`: a Complete that lands after an abort must not replace the marker.
+            .if_none_match("*")
             .mpu_object_size(values::length(whole.size));
         let attempts = Attempts::watch();
         let call = call.customize().config_override(self.slow_call()).interceptor(attempts.clone());
