@@ -102,7 +102,7 @@ fn run(config: Config, task: Task) -> Outcome {
         let code = match task {
             Task::Serve => serve(config, &backend).await?,
             Task::Function => function(config, &backend).await?,
-            Task::Sweep { age } => clean(backend.store.as_ref(), age).await,
+            Task::Sweep { age } => clean(backend.store.as_ref(), age, config.direct.url_ttl).await,
             #[cfg(feature = "doctor")]
             Task::Doctor { json } => image_store::doctor::doctor(&config, &backend, json, stop_signal()?).await?,
         };
@@ -204,8 +204,8 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-async fn clean(store: &dyn Store, age: Duration) -> ExitCode {
-    let swept = sweep::sweep(store, age).await;
+async fn clean(store: &dyn Store, age: Duration, url_ttl: Duration) -> ExitCode {
+    let swept = sweep::sweep(store, age, url_ttl).await;
     println!("{swept}");
     if swept.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

@@ -168,6 +168,8 @@ pub struct Leftover {
     pub object_key: String,
     /// The multipart upload, or none for an object under `incoming/`.
     pub upload_id: Option<String>,
+    /// Whether it is an object without content, as markers are ([`Marker`]).
+    pub is_empty: bool,
     /// When it was started or written.
     pub since: SystemTime,
 }

@@ -416,6 +416,6 @@ async fn what_cannot_be_cleaned_up_is_an_exit_with_1() {
     let (status, log) = process.end().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("could not be cleaned up in time"), "{log}");
-    image_store::sweep::sweep(app.store.as_ref(), Duration::ZERO).await;
+    image_store::sweep::sweep(app.store.as_ref(), Duration::ZERO, Duration::ZERO).await;
     app.end(&[]).await;
 }
