@@ -35,8 +35,7 @@ fn main() -> ExitCode {
     let (config, task) = match configure(&cli.settings, task) {
         Ok(ready) => ready,
         Err(problems) => {
-            eprintln!("image-store: the configuration is wrong:\n  {}", problems.join("\n  "));
-            return ExitCode::from(2);
+            return misconfigured(&problems.join("\n  "));
         }
     };
     telemetry::init(config.log_json);
@@ -45,9 +44,17 @@ fn main() -> ExitCode {
 
 fn exit(outcome: Outcome) -> ExitCode {
     outcome.unwrap_or_else(|error| {
+        if error.is::<Unusable>() {
+            return misconfigured(&error.to_string());
+        }
         eprintln!("image-store: {error}");
         ExitCode::FAILURE
     })
+}
+
+fn misconfigured(problems: &str) -> ExitCode {
+    eprintln!("image-store: the configuration is wrong:\n  {problems}");
+    ExitCode::from(2)
 }
 
 /// A command with its own arguments checked.

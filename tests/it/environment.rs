@@ -180,6 +180,15 @@ fn an_empty_bucket_is_no_embedded_store() {
     assert!(told.contains("S3_BUCKET: is empty"), "{told}");
 }
 
+#[test]
+fn a_folder_that_takes_no_spilled_parts_is_a_configuration_error() {
+    let data = TempDir::new().unwrap();
+    let output = binary().env("DATA_DIR", data.path()).env("SPILL_DIR", "/proc").output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("the configuration is wrong:\n  SPILL_DIR: /proc cannot be written"), "{told}");
+}
+
 /// The SDK's own variable for "this environment is not mine": the endpoint in it is no setting, and nothing to complain of.
 #[tokio::test]
 async fn an_endpoint_that_is_to_be_ignored_is() {
