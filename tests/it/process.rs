@@ -374,7 +374,7 @@ async fn a_crowd_of_connections_leaves_health_and_admitted_uploads_alone() {
     process.terminate();
     let (status, log) = process.end().await;
     assert!(status.success(), "{status}: {log}");
-    assert!(log.contains("224 connections are served at once"), "{log}");
+    assert!(log.contains("112 connections are served at once"), "{log}");
     assert!(!log.contains("could not be accepted") && !log.contains("Too many open files"), "{log}");
     drop((crowd, uploads));
 }
