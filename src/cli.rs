@@ -24,7 +24,7 @@ pub enum Command {
     Healthcheck,
     /// Abort multipart uploads and delete unverified objects that were left behind, then exit
     Sweep {
-        /// Only what is older than this (a duration: 30m, 24h)
+        /// Only what is older than this (a duration: 30m, 24h); markers of ended uploads also not before UPLOAD_URL_TTL
         #[arg(long, value_name = "DURATION", default_value = "24h")]
         older_than: String,
     },

@@ -279,6 +279,18 @@ impl Error {
         }
     }
 
+    /// How loudly it is logged: what is wrong here is an error, a limit that was reached a warning, and the rest is between the
+    /// client and its request.
+    pub fn log_level(&self) -> tracing::Level {
+        match self {
+            Error::TransferEncoding => tracing::Level::INFO,
+            // With a source, a disk cannot be written.
+            Error::TooManyConnections | Error::OverCapacity(None) => tracing::Level::WARN,
+            error if error.status().is_server_error() => tracing::Level::ERROR,
+            _ => tracing::Level::INFO,
+        }
+    }
+
     /// What else there is to say to people, beside the `detail` that the service this one replaces gave already.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -307,6 +319,20 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
     use strum::EnumCount;
+
+    #[test]
+    fn only_what_is_wrong_here_is_logged_as_an_error() {
+        for (error, level) in [
+            (Error::NotFound, tracing::Level::INFO),
+            (Error::TransferEncoding, tracing::Level::INFO),
+            (Error::TooManyConnections, tracing::Level::WARN),
+            (Error::OverCapacity(None), tracing::Level::WARN),
+            (Error::OverCapacity(Some(std::io::ErrorKind::StorageFull.into())), tracing::Level::ERROR),
+            (Error::Storage("".into()), tracing::Level::ERROR),
+        ] {
+            assert_eq!(error.log_level(), level, "{error:?}");
+        }
+    }
 
     #[test]
     fn there_is_an_example_of_each() {

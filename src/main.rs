@@ -9,6 +9,7 @@ use image_store::commands::backend::Backend;
 use image_store::commands::{self, Outcome, sweep};
 use image_store::config::{Config, Settings};
 use image_store::store::Store;
+use image_store::upload::spill::Unusable;
 use image_store::{telemetry, transport};
 
 fn main() -> ExitCode {
@@ -26,10 +27,7 @@ fn main() -> ExitCode {
     };
     let (config, task) = match configure(&cli.settings, task) {
         Ok(ready) => ready,
-        Err(problems) => {
-            eprintln!("image-store: the configuration is wrong:\n  {}", problems.join("\n  "));
-            return ExitCode::from(2);
-        }
+        Err(problems) => return misconfigured(&problems.join("\n  ")),
     };
     telemetry::init(config.log_json);
     exit(run(config, task))
@@ -37,9 +35,17 @@ fn main() -> ExitCode {
 
 fn exit(outcome: Outcome) -> ExitCode {
     outcome.unwrap_or_else(|error| {
+        if error.is::<Unusable>() {
+            return misconfigured(&error.to_string());
+        }
         eprintln!("image-store: {error}");
         ExitCode::FAILURE
     })
+}
+
+fn misconfigured(problems: &str) -> ExitCode {
+    eprintln!("image-store: the configuration is wrong:\n  {problems}");
+    ExitCode::from(2)
 }
 
 /// A command with its own arguments checked.
@@ -94,7 +100,7 @@ fn run(config: Config, task: Task) -> Outcome {
         let code = match task {
             Task::Serve => commands::serve::serve(config, &backend).await?,
             Task::Function => commands::serve::function(config, &backend).await?,
-            Task::Sweep { age } => clean(backend.store.as_ref(), age).await,
+            Task::Sweep { age } => clean(backend.store.as_ref(), age, config.direct.url_ttl).await,
             #[cfg(feature = "doctor")]
             Task::Doctor { json } => {
                 commands::doctor::doctor(&config, &backend, json, commands::stop_signal()?).await?
@@ -119,8 +125,8 @@ fn runtime(task: &Task) -> tokio::runtime::Builder {
     builder
 }
 
-async fn clean(store: &dyn Store, age: Duration) -> ExitCode {
-    let swept = sweep::sweep(store, age).await;
+async fn clean(store: &dyn Store, age: Duration, url_ttl: Duration) -> ExitCode {
+    let swept = sweep::sweep(store, age, url_ttl).await;
     println!("{swept}");
     if swept.is_complete() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

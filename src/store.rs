@@ -18,6 +18,7 @@ pub mod measured;
 mod name;
 pub mod reconcile;
 pub mod s3;
+pub mod scratch;
 
 pub use name::{INCOMING, ImageKey, Name};
 
@@ -115,6 +116,13 @@ pub struct ObjectInfo {
     pub marker: Option<Marker>,
 }
 
+/// An object that was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// An attempt before it got no answer, and may still write the same bytes if nothing is there then.
+    pub perhaps_again: bool,
+}
+
 /// Why nothing can arrive under an address in `incoming/` any more. It is for the answer's text: no decision rests on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Marker {
@@ -160,6 +168,8 @@ pub struct Leftover {
     pub object_key: String,
     /// The multipart upload, or none for an object under `incoming/`.
     pub upload_id: Option<String>,
+    /// Whether it is an object without content, as markers are ([`Marker`]).
+    pub is_empty: bool,
     /// When it was started or written.
     pub since: SystemTime,
 }
@@ -237,7 +247,7 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Where the answer leaves the effect open (lost, or the object is there), this looks before it fails: an object of
     /// the same size and checksum is the one that was sent. [`StoreError::Precondition`] where another object is there.
-    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()>;
+    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written>;
 
     /// Starts a multipart upload (CreateMultipartUpload).
     async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload>;

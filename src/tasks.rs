@@ -12,6 +12,13 @@ tokio::task_local! {
     static CURRENT: TaskTracker;
 }
 
+/// Tasks beyond which nothing new is begun.
+///
+/// A client that leaves gives back its connection and its room for bytes, but what its request has begun in the store is still
+/// undone, which takes as long as the store does: so neither bounds clean-ups. If the store hangs, clients that come and go
+/// would pile them up, each with a few KiB. That many are no load that a working store leaves.
+pub const MAX_TASKS: usize = 16_384;
+
 /// The tasks of one process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Tasks(TaskTracker);
@@ -30,6 +37,11 @@ impl Tasks {
     /// Runs work that no scope waits for, because something else finishes it if the process does not.
     pub fn spawn_detached<F: Future<Output = ()> + Send + 'static>(&self, work: F) {
         self.0.spawn(work);
+    }
+
+    /// Whether another request may begin something: there are fewer than [`MAX_TASKS`].
+    pub fn has_room(&self) -> bool {
+        self.len() < MAX_TASKS
     }
 
     /// Tasks that have not ended.

@@ -9,7 +9,13 @@ use crate::store::Store;
 use crate::store::s3::{S3Options, S3Store};
 
 #[cfg(feature = "embedded")]
+use crate::commands::sweep::{AGE, sweep};
+#[cfg(feature = "embedded")]
 use crate::store::embedded::{Embedded, MOUNT};
+#[cfg(feature = "embedded")]
+use futures::future::BoxFuture;
+#[cfg(feature = "embedded")]
+use std::{io, time::Duration};
 
 /// The store in use and, where it is in this process, the server behind it.
 pub struct Backend {
@@ -88,7 +94,7 @@ impl Backend {
         let embedded = Embedded::open(&config.data_dir).map_err(|error| format!("cannot open {place}: {error}"))?;
         let s3 = Arc::new(S3Store::connect(embedded.s3_options(&config.prefix, config.timeout)).await);
         let store = Arc::clone(&s3) as Arc<dyn Store>;
-        let sweeper = tokio::spawn(sweep_now_and_then(Arc::clone(&store)));
+        let sweeper = tokio::spawn(sweep_now_and_then(Arc::clone(&store), embedded.sweeper()));
         Ok(Backend { store, s3, place, embedded: Some((embedded, sweeper)) })
     }
 
@@ -113,10 +119,17 @@ pub fn client_routes(embedded: &Embedded) -> Router {
 
 /// What lifecycle rules do for a bucket on AWS.
 #[cfg(feature = "embedded")]
-async fn sweep_now_and_then(store: Arc<dyn Store>) {
-    let mut hourly = tokio::time::interval(std::time::Duration::from_secs(3600));
+async fn sweep_now_and_then(
+    store: Arc<dyn Store>,
+    sweep_files: impl Fn(Duration) -> BoxFuture<'static, io::Result<()>>,
+) {
+    let mut hourly = tokio::time::interval(Duration::from_secs(3600));
     loop {
         hourly.tick().await;
-        crate::commands::sweep::sweep(store.as_ref(), crate::commands::sweep::AGE).await;
+        // No URL of an upload is good for longer than that.
+        sweep(store.as_ref(), AGE, AGE).await;
+        if let Err(error) = sweep_files(AGE).await {
+            tracing::warn!(%error, "old temporary files of the embedded store could not be removed");
+        }
     }
 }

@@ -22,7 +22,6 @@ mod objects;
 mod outside;
 mod presigned;
 mod report;
-mod scratch;
 mod subject;
 mod versioning;
 

@@ -1,5 +1,6 @@
 //! `image-store serve`, as an HTTP server or as a Lambda function.
 
+use futures::future::OptionFuture;
 use std::error::Error;
 use std::path::Path;
 use std::process::ExitCode;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backend::Backend;
+use super::probe::Probe;
 use super::{Outcome, probe, stop_signal};
 use crate::config::{self, Config};
 use crate::server::App;
@@ -16,7 +18,8 @@ use crate::upload::spill::{Spill, Unusable};
 /// At the end, what calls whose answers were lost may have done is looked for once more, for this long.
 const LAST_LOOKS: Duration = Duration::from_secs(5);
 
-/// A function's first invocation has the little processor time there is for itself.
+/// A function's first invocation has the little processor time there is for itself. Its probe writes nothing: there would be
+/// a trial at every cold start, and the function may be frozen in the middle of it.
 const PROBE_DELAY: Duration = Duration::from_secs(1);
 
 /// Answers the invocations of a Lambda function.
@@ -24,7 +27,7 @@ const PROBE_DELAY: Duration = Duration::from_secs(1);
 /// # Errors
 /// If the Runtime API cannot be reached.
 pub async fn function(config: Config, backend: &Backend) -> Outcome {
-    probe::start(Arc::clone(&backend.s3), PROBE_DELAY);
+    probe::look(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
     transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
     Ok(ExitCode::SUCCESS)
@@ -52,13 +55,12 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     if config.auth.keys.is_empty() && !address.ip().is_loopback() {
         tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
     }
-    if !backend.is_embedded() {
-        probe::start(Arc::clone(&backend.s3), Duration::ZERO);
-    }
+    let probe = (!backend.is_embedded()).then(|| probe::start(Arc::clone(&backend.s3)));
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
     let clean = transport::http::serve(listener, app.clone(), server, stop_signal()?).await;
     // Not a reason to call the end unclean: nothing says that anything is there.
-    let _ = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude()).await;
+    let last_looks = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude());
+    let _ = tokio::join!(last_looks, OptionFuture::from(probe.map(Probe::end)));
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

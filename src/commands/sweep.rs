@@ -60,16 +60,21 @@ impl fmt::Display for Swept {
 
 /// Aborts unfinished uploads and deletes objects under `incoming/` that are older than `age`.
 ///
+/// Markers stay for at least `url_ttl`, for which a presigned PUT works: without its marker it would work once more.
+///
 /// What cannot be listed or removed is counted, and the rest goes on: some stores cannot list uploads.
-pub async fn sweep(store: &dyn Store, age: Duration) -> Swept {
+pub async fn sweep(store: &dyn Store, age: Duration, url_ttl: Duration) -> Swept {
     let mut swept = Swept::default();
-    let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+    let now = SystemTime::now();
+    let before = |age| now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+    let (others, markers) = (before(age), before(age.max(url_ttl)));
+    let is_old = |leftover: &&Leftover| leftover.since <= if leftover.is_empty { markers } else { others };
     for (what, listed) in [
         ("unfinished uploads", store.unfinished_uploads().await),
         ("unverified objects", store.unverified_objects().await),
     ] {
         match listed {
-            Ok(found) => swept.remove(store, found.iter().filter(|leftover| leftover.since <= before)).await,
+            Ok(found) => swept.remove(store, found.iter().filter(is_old)).await,
             Err(error) => {
                 swept.unlisted.push(what);
                 tracing::error!(what, error = &error as &dyn Error, "the store could not list what may be left behind");

@@ -30,23 +30,29 @@ impl Descriptors {
     const PER_CALL: usize = 2;
 
     /// The shares of `limit` descriptors: half for connections, a quarter for calls, an eighth for spilled parts. The last
-    /// eighth is for what there is few of: the listener, standard streams, name lookups, the embedded store's files.
-    pub fn share(limit: u64) -> Self {
+    /// eighth is for what there is few of: the listener, standard streams, name lookups.
+    pub fn share(limit: u64, embedded: bool) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let extra_connections = Self::EXTRA_CONNECTIONS.min(limit / 16).max(1);
         Descriptors {
-            connections: (limit / 2).saturating_sub(extra_connections).max(1),
+            connections: ((limit / 2).saturating_sub(extra_connections) / Self::per_connection(embedded)).max(1),
             extra_connections,
             calls: (limit / 4 / Self::PER_CALL).clamp(1, Self::MAX_CALLS),
             spill_files: (limit / 8).min(Self::MAX_SPILL_FILES),
         }
+    }
+
+    /// What a client's connection may have open, itself included: with the embedded store also the file that its request
+    /// reads or writes. Extra connections are answered without the store.
+    const fn per_connection(embedded: bool) -> usize {
+        if embedded { 2 } else { 1 }
     }
 }
 
 impl Config {
     /// Keeps to `limit` open descriptors; the warning that goes with it where that is less than the settings want.
     pub fn keep_to_descriptors(&mut self, limit: u64) -> Option<String> {
-        let shares = Descriptors::share(limit);
+        let shares = Descriptors::share(limit, self.store.bucket.is_none());
         let wanted = self.server.max_connections;
         self.server.max_connections = wanted.min(shares.connections);
         self.server.extra_connections = shares.extra_connections;
@@ -68,19 +74,25 @@ mod tests {
     use crate::cli::Cli;
     use clap::Parser;
 
-    fn sum(shares: Descriptors) -> usize {
+    fn sum(shares: Descriptors, embedded: bool) -> usize {
         let Descriptors { connections, extra_connections, calls, spill_files } = shares;
-        connections + extra_connections + calls * Descriptors::PER_CALL + spill_files
+        connections * Descriptors::per_connection(embedded)
+            + extra_connections
+            + calls * Descriptors::PER_CALL
+            + spill_files
     }
 
     #[test]
     fn the_shares_leave_an_eighth() {
         for limit in [64, 256, 512, 1024, 4096, 1 << 20, u64::MAX] {
-            let shares = Descriptors::share(limit);
-            assert!(sum(shares) as u64 <= limit - limit / 8, "{limit}: {shares:?}");
+            for embedded in [false, true] {
+                let shares = Descriptors::share(limit, embedded);
+                assert!(sum(shares, embedded) as u64 <= limit - limit / 8, "{limit}: {shares:?}");
+            }
         }
         let small = Descriptors { connections: 224, extra_connections: 32, calls: 64, spill_files: 64 };
-        assert_eq!(Descriptors::share(512), small);
+        assert_eq!(Descriptors::share(512, false), small);
+        assert_eq!(Descriptors::share(512, true), Descriptors { connections: 112, ..small });
     }
 
     #[test]

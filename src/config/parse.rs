@@ -16,6 +16,8 @@ const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
 const MAX_PREFIX: usize = 900;
+/// AWS's former limit, of buckets that are still there.
+const MAX_BUCKET: usize = 255;
 /// Longer is a mistake, and sums of durations must not overflow.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -174,18 +176,26 @@ fn never_sent(origin: &str) -> Option<String> {
     (sent != origin).then(|| format!("{shown} never matches; browsers send '{sent}'"))
 }
 
-/// A bucket's name, or an access point's ARN. Stores differ in their rules, so only what no store takes is an error.
+/// A bucket's name, or an access point's ARN. Stores differ in their rules, so only what no store takes is an error: most know
+/// AWS's former rule for names, and Ceph RGW names a tenant before a colon.
+///
+/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>
 pub fn bucket(text: &str) -> Parsed<String> {
     if text.is_empty() {
         return Err("is empty; name a bucket, or unset it to use the embedded S3".to_owned());
     }
-    let plain = text.chars().all(|char| !char.is_whitespace() && !char.is_control());
-    if plain && (text.starts_with("arn:") || !text.contains(['/', '?', '#'])) {
+    let holds = |part: &str, others: &[u8]| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || others.contains(&byte))
+    };
+    let is_name = |text: &str| text.len() <= MAX_BUCKET && holds(text, b"._-");
+    let is_arn = text.strip_prefix("arn:").is_some_and(|arn| holds(arn, b"._-:/"));
+    if is_arn || is_name(text) || text.split_once(':').is_some_and(|(tenant, name)| is_name(tenant) && is_name(name)) {
         return Ok(text.to_owned());
     }
+    // Not repeated: it may be an address with credentials.
     Err(format!(
-        "{} is not a bucket's name (a prefix goes into S3_PREFIX, an address into AWS_ENDPOINT_URL_S3)",
-        shown(text)
+        "is not a bucket's name: at most {MAX_BUCKET} letters, digits, '.', '_' and '-', or an access point's ARN (a prefix goes \
+         into S3_PREFIX, an address into AWS_ENDPOINT_URL_S3)"
     ))
 }
 
@@ -343,8 +353,15 @@ mod tests {
         for good in ["photos", "my.bucket_1", "tenant:photos", "arn:aws:s3:eu-north-1:123:accesspoint/photos"] {
             assert_eq!(bucket(good), Ok(good.to_owned()));
         }
-        for bad in ["", " photos", "photos/a", "s3://photos", "https://photos.s3.amazonaws.com"] {
+        let long = "b".repeat(256);
+        for bad in ["", " photos", "photos/a", "s3://photos", "https://photos.s3.amazonaws.com", "a:b:c", "arn:", &long]
+        {
             assert!(bucket(bad).is_err(), "{bad}");
+        }
+        for bad in
+            ["user:hunter2@host", "https://user:hunter2@host/photos", "photos?key=hunter2", "user:hunter2/photos"]
+        {
+            assert!(!bucket(bad).unwrap_err().contains("hunter2"), "{bad}");
         }
     }
 

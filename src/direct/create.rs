@@ -1,17 +1,14 @@
 //! Beginning a direct upload. A multipart upload begins here, and ends here too if its client never gets the plan.
 
 use std::sync::Arc;
-use tokio::sync::oneshot;
 
 use super::plan::{Door, Draft, Plan, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
-use crate::store::s3::leaves_open;
 use crate::store::{Metadata, Name, Store};
 use crate::tasks::Tasks;
-use crate::telemetry::trace;
-use crate::upload::undo::UndoOnDrop;
+use crate::upload::undo::{Creating, UndoOnDrop};
 
 /// A plan that its client does not have yet. Dropped before [`PendingPlan::acknowledged`], its upload is aborted.
 pub struct PendingPlan {
@@ -47,21 +44,13 @@ pub async fn create(
         )));
     }
     let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };
+    if !tasks.has_room() {
+        return Err(Error::OverCapacity(None));
+    }
     let name = Name::Incoming(key.clone());
-    let (sender, receiver) = oneshot::channel();
-    let (store, reconciler, tracker) = (Arc::clone(store), reconciler.clone(), tasks.clone());
-    // On a task of its own: this future is dropped when its client goes, and an upload whose id nothing knows could not be
-    // aborted. If nothing receives what is sent, it is dropped, and that aborts it.
-    tasks.spawn(trace::carried(async move {
-        let created = reconciler.create_upload(&name, &metadata).await;
-        let is_open = created.as_ref().is_err_and(leaves_open);
-        let _ = sender.send(created.map(|upload| (upload.id.clone(), UndoOnDrop::new(store, tracker, upload))));
-        if is_open {
-            reconciler.created_none(&name).await;
-        }
-    }));
-    let created = receiver.await.map_err(|gone| Error::Internal(gone.into()))?;
-    let (upload_id, upload) = created.map_err(Error::from)?;
+    let creating = Creating::of_random_name(store, tasks, reconciler, name, metadata);
+    let (created, upload) = creating.await?;
+    let upload_id = created.upload.id;
     let part_size = part_size(size, config.sink.part_size as u64);
     let plan = Plan { key, size, format, door: Door::Multipart { upload_id, part_size } };
     Ok(PendingPlan { plan, upload: Some(upload) })

@@ -146,6 +146,10 @@ pub struct Query {
 }
 
 /// What is known of an upload besides its key.
+///
+/// An event knows nothing, and needs nothing: events reach the service only as a Lambda function, so from AWS, which has
+/// checked what the PUT signs, its length and its SHA-256, before there was an object. Of an upload in parts, only a complete
+/// makes the object, and has compared the parts with the plan first.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Expected {
     /// Bytes.

@@ -50,6 +50,8 @@ static TEXT: [u8; IMAGE.len()] = [b'x'; IMAGE.len()];
 enum Kind {
     Put,
     Parts(&'static [u8]),
+    /// The same in a store whose Complete takes a while, and lands also if the upload was aborted meanwhile.
+    SlowParts(&'static [u8]),
 }
 
 #[derive(PartialEq, Eq)]
@@ -77,10 +79,13 @@ struct World {
 impl World {
     fn new(kind: Kind, roles: &[Role], faults: Faults) -> World {
         let shared = Shared::new(roles.len(), faults);
+        if matches!(kind, Kind::SlowParts(_)) {
+            shared.assemble_slowly();
+        }
         let key = ImageKey::parse("0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png").unwrap();
         let door = match kind {
             Kind::Put => Door::Put { sha256: None },
-            Kind::Parts(bytes) => {
+            Kind::Parts(bytes) | Kind::SlowParts(bytes) => {
                 let upload_id = shared.lay_parts(&Name::Incoming(key.clone()), bytes);
                 Door::Multipart { upload_id, part_size: IMAGE.len() as u64 }
             }
@@ -267,6 +272,17 @@ fn two_requests_hold_in_every_order() {
     assert!(runs > 1_000, "{runs}");
 }
 
+/// What a slow Complete would put over the marker of an abort could be promoted by anybody.
+#[test]
+fn a_slow_complete_of_the_parts_holds_beside_an_abort_in_every_order() {
+    use Role::*;
+    for bytes in [IMAGE, &TEXT] {
+        for roles in [[Complete, Abort], [Complete, Complete], [Complete, Delete]] {
+            assert!(explore(Kind::SlowParts(bytes), &roles) >= 3, "{roles:?}");
+        }
+    }
+}
+
 #[test]
 fn a_put_beside_two_requests_holds_in_every_order() {
     use Role::*;
@@ -309,6 +325,7 @@ fn five_requests_hold_in_drawn_orders() {
                 run_drawn(Kind::Put, &events, seed, faulty);
                 run_drawn(Kind::Parts(IMAGE), &parts, seed, faulty);
                 run_drawn(Kind::Parts(&TEXT), &parts, seed, faulty);
+                run_drawn(Kind::SlowParts(IMAGE), &parts, seed, faulty);
             }
         }
     });

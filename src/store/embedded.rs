@@ -5,6 +5,8 @@
 //! (`clients`).
 
 use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use s3s::auth::SimpleAuth;
 use s3s::service::{S3Service, S3ServiceBuilder};
@@ -41,6 +43,7 @@ pub struct Embedded {
     pub bucket: String,
     pub access_key: String,
     pub secret_key: String,
+    disk: Arc<Disk>,
     service: S3Service,
 }
 
@@ -50,11 +53,21 @@ impl Embedded {
     /// # Errors
     /// `WouldBlock` if another process uses the folder; else why the folder cannot be used.
     pub fn open(data_dir: &Path) -> io::Result<Embedded> {
-        let disk = Disk::open(data_dir)?;
+        let disk = Arc::new(Disk::open(data_dir)?);
         let Keys { access_key, secret_key } = Keys::load(data_dir)?;
-        let mut builder = S3ServiceBuilder::new(Bucket(Arc::new(disk)));
+        let mut builder = S3ServiceBuilder::new(Bucket(Arc::clone(&disk)));
         builder.set_auth(SimpleAuth::from_single(access_key.clone(), secret_key.clone()));
-        Ok(Embedded { bucket: BUCKET.to_owned(), access_key, secret_key, service: builder.build() })
+        Ok(Embedded { bucket: BUCKET.to_owned(), access_key, secret_key, disk, service: builder.build() })
+    }
+
+    /// What removes from the folder what failed work has left there, if it is older than the given age.
+    pub fn sweeper(&self) -> impl Fn(Duration) -> BoxFuture<'static, io::Result<()>> + Send + Sync + use<> {
+        let disk = Arc::clone(&self.disk);
+        move |age| {
+            let disk = Arc::clone(&disk);
+            let swept = tokio::task::spawn_blocking(move || disk.sweep(age));
+            async move { swept.await.map_err(io::Error::other)? }.boxed()
+        }
     }
 
     /// How the service itself reaches the store: inside the process, and its presigned URLs lead to [`MOUNT`].

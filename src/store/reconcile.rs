@@ -4,24 +4,38 @@
 //! the effect is looked for at once and again later, and undone. Only under keys that this process has drawn at random,
 //! which nothing else writes: under a key that was fixed beforehand the effect may be another attempt's success, and is
 //! never undone (callers for such keys use the [`Store`] itself).
+//!
+//! A PutObject that succeeded at a later attempt leaves the earlier ones open, too. While its object is there they do
+//! nothing, because they have If-None-Match. Once it is deleted they could bring it back: so its name is remembered for as
+//! long as an effect is looked for, and its deletion begins the watch. Only in this process: a deletion that another
+//! process is asked for within those minutes begins none.
+//!
+//! All effects wait in one [`queue`], in the order of their next looks, and one task looks for them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
-use tokio_util::task::TaskTracker;
 
-use super::{Metadata, Name, Result, Store, StoreError, Upload};
-use crate::telemetry::trace;
+use self::queue::{Queue, Watched};
+use self::recent::Recent;
+use super::{CreatedUpload, Metadata, Name, Result, Store, StoreError, Upload};
+
+mod queue;
+mod recent;
+#[cfg(test)]
+mod tests;
 
 /// How often an effect is looked for after the first time, and the pause before the next look; it doubles. The last look is
 /// 17 minutes after the call was given up.
 const LOOKS: u32 = 10;
 const PAUSE: Duration = Duration::from_secs(1);
+const WATCH_TIME: Duration = Duration::from_secs(17 * 60);
 /// A store that cannot be asked is asked again for this long.
 const PATIENCE: Duration = Duration::from_secs(24 * 3600);
-/// Effects that are looked for at one time; what is beyond that is only looked for at once. Each is a small task.
-const WATCHED: usize = 1_000;
+/// Effects that are looked for at one time; what is beyond that is only looked for at once. Each is an entry of a few hundred
+/// bytes.
+const MAX_WATCHED: usize = 100_000;
 /// Looks at one time.
 const CONCURRENT_LOOKS: usize = 16;
 
@@ -36,24 +50,30 @@ pub enum LateEffect {
 
 /// Looks for late effects and undoes them. The clones are one.
 #[derive(Clone)]
-pub struct Reconciler {
+pub struct Reconciler(Arc<Shared>);
+
+struct Shared {
     store: Arc<dyn Store>,
-    tasks: TaskTracker,
-    watched: Arc<Semaphore>,
-    looks: Arc<Semaphore>,
-    /// How many callers wait for the end of all tasks.
-    concluding: watch::Sender<usize>,
+    queue: Mutex<Queue>,
+    /// Names whose objects may be written once more.
+    rewritten: Mutex<Recent>,
+    /// The queue has changed in a way that the scheduler does not know of.
+    changed: Notify,
+    /// Whether there is a scheduler. Changed only under the queue's lock.
+    scheduled: watch::Sender<bool>,
+    looks: Semaphore,
 }
 
 impl Reconciler {
     pub fn new(store: Arc<dyn Store>) -> Self {
-        Reconciler {
+        Reconciler(Arc::new(Shared {
             store,
-            tasks: TaskTracker::new(),
-            watched: Arc::new(Semaphore::new(WATCHED)),
-            looks: Arc::new(Semaphore::new(CONCURRENT_LOOKS)),
-            concluding: watch::Sender::default(),
-        }
+            queue: Mutex::default(),
+            rewritten: Mutex::new(Recent::new(MAX_WATCHED, WATCH_TIME)),
+            changed: Notify::new(),
+            scheduled: watch::Sender::new(false),
+            looks: Semaphore::new(CONCURRENT_LOOKS),
+        }))
     }
 
     /// Starts a multipart upload of a key drawn at random. If answers were lost, further uploads of the key may exist:
@@ -62,18 +82,23 @@ impl Reconciler {
     /// # Errors
     /// As [`Store::create_upload`].
     pub async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
-        let created = self.store.create_only_upload(name, metadata).await?;
-        if created.perhaps_others {
-            let in_use = Some(created.upload.id.clone());
-            self.look_from(Duration::ZERO, LateEffect::Uploads { name: name.clone(), in_use });
-        }
+        let created = self.0.store.create_only_upload(name, metadata).await?;
+        self.created(&created);
         Ok(created.upload)
+    }
+
+    /// Aborts what else the calls may have created that created an upload.
+    pub fn created(&self, created: &CreatedUpload) {
+        if created.perhaps_others {
+            let Upload { name, id } = created.upload.clone();
+            self.watch_after(Duration::ZERO, LateEffect::Uploads { name, in_use: Some(id) });
+        }
     }
 
     /// Aborts what [`Reconciler::create_upload`] may have created although it failed: now, and if it appears later.
     pub async fn created_none(&self, name: &Name) {
         let effect = LateEffect::Uploads { name: name.clone(), in_use: None };
-        if let Err(error) = self.look(&effect).await {
+        if let Err(error) = self.0.look(&effect).await {
             let error = &error as &dyn std::error::Error;
             tracing::warn!(s3_key = %name.key(), error, "uploads that may have been created could not be listed yet");
         }
@@ -82,42 +107,50 @@ impl Reconciler {
 
     /// Undoes the effect if it appears from now on.
     pub fn watch(&self, effect: LateEffect) {
-        self.look_from(PAUSE, effect);
+        self.watch_after(PAUSE, effect);
+    }
+
+    /// An object of a key drawn at random was written, and by an earlier attempt it may be written again.
+    pub fn may_be_rewritten(&self, name: Name) {
+        self.0.rewritten().insert(name, Instant::now());
+    }
+
+    /// An object was deleted for good: what may still bring it back is looked for.
+    pub fn deleted(&self, name: &Name) {
+        if self.0.rewritten().remove(name, Instant::now()) {
+            self.watch(LateEffect::Object(name.clone()));
+        }
     }
 
     /// Has everything looked for once more now, and waits until that is done: for the end of the process.
     pub async fn conclude(&self) {
-        let _concluding = Concluding::begin(&self.concluding);
-        self.tasks.close();
-        self.tasks.wait().await;
-        self.tasks.reopen();
+        let _concluding = Concluding::begin(&self.0);
+        // An error only if the sender is gone, which `self` has.
+        let _ = self.0.scheduled.subscribe().wait_for(|scheduled| !scheduled).await;
     }
 
-    fn look_from(&self, pause: Duration, effect: LateEffect) {
-        let Ok(place) = Arc::clone(&self.watched).try_acquire_owned() else {
-            tracing::error!(s3_key = %effect.name().key(), "too many lost calls: what this one may do late is not looked for");
+    fn watch_after(&self, pause: Duration, effect: LateEffect) {
+        let mut queue = self.0.queue();
+        let now = Instant::now();
+        if let Err(full) = queue.add(Watched::new(effect, pause, now), now) {
+            drop(queue);
+            full.log();
             return;
-        };
-        let reconciler = self.clone();
-        self.tasks.spawn(trace::carried(async move {
-            reconciler.look_again(&effect, pause).await;
-            drop(place);
-        }));
+        }
+        match self.0.scheduled.send_replace(true) {
+            true => self.0.changed.notify_one(),
+            false => drop(tokio::spawn(queue::schedule(Arc::clone(&self.0)))),
+        }
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn look_again(&self, effect: &LateEffect, mut pause: Duration) {
-        let began = Instant::now();
-        let mut concluding = self.concluding.subscribe();
-        for look in 1.. {
-            // An error only if the sender is gone, which `self` has.
-            let concluded = tokio::time::timeout(pause, concluding.wait_for(|waiting| *waiting > 0)).await.is_ok();
-            let looked = self.look(effect).await;
-            let settled = look >= LOOKS && (looked.is_ok() || !effect.is_worth_waiting_for(began));
-            if concluded || settled {
-                return effect.log_end(&looked, settled);
-            }
-            pause = if look < LOOKS { (pause * 2).max(PAUSE) } else { pause };
-        }
+    fn rewritten(&self) -> MutexGuard<'_, Recent> {
+        self.rewritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn look(&self, effect: &LateEffect) -> Result<()> {
@@ -126,19 +159,20 @@ impl Reconciler {
     }
 }
 
-/// While it lives, tasks do not pause.
-struct Concluding<'a>(&'a watch::Sender<usize>);
+/// While it lives, every effect is due.
+struct Concluding<'a>(&'a Shared);
 
 impl<'a> Concluding<'a> {
-    fn begin(waiting: &'a watch::Sender<usize>) -> Self {
-        waiting.send_modify(|waiting| *waiting += 1);
-        Concluding(waiting)
+    fn begin(shared: &'a Shared) -> Self {
+        shared.queue().concluding += 1;
+        shared.changed.notify_one();
+        Concluding(shared)
     }
 }
 
 impl Drop for Concluding<'_> {
     fn drop(&mut self) {
-        self.0.send_modify(|waiting| *waiting -= 1);
+        self.0.queue().concluding -= 1;
     }
 }
 

@@ -14,11 +14,12 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
-use std::sync::OnceLock;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use self::attempts::Attempts;
+use self::copy::CopyFacts;
+pub use self::copy::{CopyProtection, TriedCopy};
 use self::credentials::InUse;
 pub(crate) use self::errors::leaves_open;
 use self::errors::{classify, of_upload, refused};
@@ -27,7 +28,7 @@ use self::options::{client_config, is_aws, timeouts};
 use self::pattern::Pattern;
 use super::{
     CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
-    PutConditions, Result, Store, StoreError, Upload, Whole,
+    PutConditions, Result, Store, StoreError, Upload, Whole, Written,
 };
 
 mod attempts;
@@ -67,8 +68,7 @@ pub struct S3Store {
     sse: Option<Sse>,
     attempt_timeout: Duration,
     in_use: InUse,
-    /// The store refuses the name under which Ceph reads a copy's condition.
-    ceph_condition_refused: AtomicBool,
+    copy_facts: Mutex<CopyFacts>,
     /// Known from the first URL that was presigned; none within where it is not of the usual kind.
     pattern: OnceLock<Option<Pattern>>,
 }
@@ -91,13 +91,13 @@ impl S3Store {
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
             in_use,
-            ceph_condition_refused: AtomicBool::new(false),
+            copy_facts: Mutex::default(),
             pattern: OnceLock::new(),
         }
     }
 
     /// Whether this is AWS's own S3, which holds to every condition.
-    fn is_aws(&self) -> bool {
+    pub fn is_aws(&self) -> bool {
         self.endpoint.as_deref().is_none_or(is_aws)
     }
 
@@ -121,7 +121,8 @@ impl S3Store {
         aws_sdk_s3::Config::builder().timeout_config(timeouts(self.attempt_timeout * SLOW_CALL_FACTOR))
     }
 
-    async fn send_put(&self, name: &Name, metadata: &Metadata, body: &Payload) -> Result<()> {
+    /// What came of it, and whether an attempt's outcome is unknown.
+    async fn send_put(&self, name: &Name, metadata: &Metadata, body: &Payload) -> (Result<()>, bool) {
         let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(&metadata.content_type)
@@ -134,7 +135,7 @@ impl S3Store {
             .body(body::retryable(body));
         let attempts = Attempts::watch();
         let sent = call.customize().disable_payload_signing().interceptor(attempts.clone()).send().await;
-        sent.map(drop).map_err(|error| attempts.classify("PutObject", error))
+        (sent.map(drop).map_err(|error| attempts.classify("PutObject", error)), attempts.unanswered())
     }
 
     async fn send_create(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
@@ -166,7 +167,8 @@ impl S3Store {
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
             .set_checksum_type(crc64.map(|_| ChecksumType::FullObject))
             .set_checksum_crc64_nvme(crc64.map(values::crc64_to_base64))
-            .set_if_none_match(matches!(upload.name, Name::Image(_)).then(|| "*".to_owned()))
+            // Also under `incoming/`: a Complete that lands after an abort must not replace the marker.
+            .if_none_match("*")
             .mpu_object_size(values::length(whole.size));
         let attempts = Attempts::watch();
         let call = call.customize().config_override(self.slow_call()).interceptor(attempts.clone());
@@ -205,12 +207,14 @@ async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
 
 #[async_trait]
 impl Store for S3Store {
-    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()> {
+    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written> {
         let whole = Whole { size: body.len, crc64: Some(body.crc64) };
-        match self.send_put(name, metadata, &body).await {
-            Err(error) if leaves_open(&error) => self.look(name, whole, error).await,
-            done => done,
+        let (sent, perhaps_again) = self.send_put(name, metadata, &body).await;
+        match sent {
+            Err(error) if leaves_open(&error) => self.look(name, whole, error).await?,
+            done => done?,
         }
+        Ok(Written { perhaps_again })
     }
 
     async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {

@@ -44,9 +44,9 @@ impl Uploads {
     /// yet, since its client may never send anything.
     ///
     /// # Errors
-    /// 503 `over_capacity` if neither memory nor disk has any.
+    /// 503 `over_capacity` if neither memory nor disk has any, or too much of earlier uploads is still to be undone.
     pub fn check_capacity(&self, expected: Option<u64>) -> Result<()> {
-        if self.budget.has_free(expected) { Ok(()) } else { Err(Error::OverCapacity(None)) }
+        if self.tasks.has_room() && self.budget.has_free(expected) { Ok(()) } else { Err(Error::OverCapacity(None)) }
     }
 
     /// Room for an upload of at most `expected` bytes, to be reserved when the first of them is there.

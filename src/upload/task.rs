@@ -27,7 +27,7 @@ use super::parts;
 use super::undo::{abort, retry};
 use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::leaves_open;
-use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
+use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole, Written};
 
 /// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ enum Leftover {
     Upload(Upload),
     /// The object and, where completing failed, perhaps its upload instead.
     Object(Option<Upload>),
-    /// The same, also after it was removed: the answer to the call that makes it was lost.
+    /// The same, also after it was removed: the answer to a call that makes it was lost.
     LateObject(Option<Upload>),
 }
 
@@ -124,6 +124,8 @@ impl Task {
         };
         if unheard {
             self.clean_up(leftover).await;
+        } else if matches!(leftover, Leftover::LateObject(_)) {
+            self.reconciler.may_be_rewritten(self.name);
         }
     }
 
@@ -156,7 +158,8 @@ impl Task {
             () = self.given_up(done) => return (Err(Stop::Abandoned), Leftover::LateObject(None)),
         };
         match put {
-            Ok(()) => (Ok(stored), Leftover::Object(None)),
+            Ok(Written { perhaps_again: false }) => (Ok(stored), Leftover::Object(None)),
+            Ok(Written { perhaps_again: true }) => (Ok(stored), Leftover::LateObject(None)),
             Err(error) => {
                 let leftover = Leftover::after(&error, None);
                 (Err(Stop::Failed(error)), leftover)
@@ -246,7 +249,7 @@ impl Task {
         })
     }
 
-    async fn put_in_turn(&self, only: Payload) -> Result<(), StoreError> {
+    async fn put_in_turn(&self, only: Payload) -> Result<Written, StoreError> {
         let _turn = self.turn(&only).await;
         self.store.put(&self.name, &self.metadata, only).await
     }

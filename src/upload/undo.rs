@@ -9,6 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
+use crate::store::reconcile::Reconciler;
+use crate::store::s3::leaves_open;
 use crate::store::{CreatedUpload, Metadata, Name, Store, StoreError, Upload};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
@@ -73,9 +75,35 @@ pub struct Creating {
 impl Creating {
     /// `tasks` is waited for when the process ends. Must be called within a runtime, and sends nothing before it is polled.
     pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: Name, metadata: Metadata) -> Self {
-        let (store, begun) = (Arc::clone(store), Arc::clone(store));
-        let call = async move { begun.create_only_upload(&name, &metadata).await }.boxed();
-        Creating { store, tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }
+        let creates = Arc::clone(store);
+        Creating::by(store, tasks, async move { creates.create_only_upload(&name, &metadata).await }.boxed())
+    }
+
+    /// The same for a `name` that was drawn at random: what attempts without an answer may have begun of it is aborted, too.
+    pub fn of_random_name(
+        store: &Arc<dyn Store>,
+        tasks: &Tasks,
+        reconciler: &Reconciler,
+        name: Name,
+        metadata: Metadata,
+    ) -> Self {
+        let (creates, tracker, reconciler) = (Arc::clone(store), tasks.clone(), reconciler.clone());
+        let call = async move {
+            let created = creates.create_only_upload(&name, &metadata).await;
+            match &created {
+                Ok(created) => reconciler.created(created),
+                Err(error) if leaves_open(error) => {
+                    tracker.spawn(trace::carried(async move { reconciler.created_none(&name).await }));
+                }
+                Err(_) => {}
+            }
+            created
+        };
+        Creating::by(store, tasks, call.boxed())
+    }
+
+    fn by(store: &Arc<dyn Store>, tasks: &Tasks, call: BoxFuture<'static, Result<CreatedUpload, StoreError>>) -> Self {
+        Creating { store: Arc::clone(store), tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }
     }
 }
 

@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use crate::process::Process;
 use crate::support::app::TestApp;
 use crate::support::backend::{Backend, Kind, stray_files};
 use crate::support::samples::*;
@@ -32,6 +33,26 @@ fn sized(size: u64) -> PutConditions {
 fn put(app: &TestApp, signed: &Presigned) -> reqwest::RequestBuilder {
     let request = app.client.put(&signed.url);
     signed.headers.iter().fold(request, |request, (name, value)| request.header(name, value))
+}
+
+#[tokio::test]
+async fn objects_of_an_earlier_version_are_reported() {
+    for is_there in [false, true] {
+        let data = tempfile::tempdir().unwrap();
+        let former = data.path().join("s3");
+        if is_there {
+            std::fs::create_dir(&former).unwrap();
+        }
+        let process = Process::start(data.path(), &[]);
+        let health = reqwest::get(format!("http://{}/healthz", process.address)).await.unwrap();
+        assert_eq!(health.status(), StatusCode::OK);
+        process.terminate();
+        let (status, log) = process.end().await;
+        assert!(status.success(), "{log}");
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("they are not served")).collect();
+        assert_eq!(lines.len(), usize::from(is_there), "{log}");
+        assert!(lines.iter().all(|line| line.contains("WARN") && line.contains(former.to_str().unwrap())), "{log}");
+    }
 }
 
 #[tokio::test]

@@ -99,24 +99,26 @@ async fn links_end_with_the_credentials_that_sign_them() {
 async fn a_bucket_that_rejects_its_probe_is_one_warning_and_delays_nothing() {
     let app = TestApp::behind_faults(&[]).await;
     let mut keys = Vec::new();
-    for (action, warnings, lists) in
-        [(Action::Status(403), 1, 1), (Action::SetHeader("x-other", "1"), 0, 0), (Action::Hang, 0, 0)]
+    // What answers is also tried: with an object that is put and deleted.
+    for (action, warnings, lists, tries) in
+        [(Action::Status(403), 1, 1, 0), (Action::SetHeader("x-other", "1"), 0, 0, 1), (Action::Hang, 0, 0, 0)]
     {
         app.faults().heal();
         app.faults().fail_all(Operation::HeadBucket, action);
         let denied = Action::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
         app.faults().fail_all(Operation::ListObjects, denied);
         let (asked, listed) = (app.faults().calls(Operation::HeadBucket), app.faults().calls(Operation::ListObjects));
-        let written = app.faults().calls(Operation::Put);
+        let (written, deleted) = (app.faults().calls(Operation::Put), app.faults().calls(Operation::Delete));
         let process = Process::on_store_of(&app, &["--log-format=json"]);
         app.faults().wait_for(Operation::HeadBucket, asked + 1).await;
         app.faults().wait_for(Operation::ListObjects, listed + lists).await;
+        app.faults().wait_for(Operation::Delete, deleted + tries).await;
         keys.push(upload(&process).await["s3_key"].as_str().unwrap().to_owned());
         process.terminate();
         let (status, log) = process.end().await;
         assert!(status.success(), "{log}");
         assert_eq!(log.matches("run `image-store doctor`").count(), warnings, "{action:?}: {log}");
-        assert_eq!(app.faults().calls(Operation::Put), written + 1, "only the upload's");
+        assert_eq!(app.faults().calls(Operation::Put), written + 1 + tries, "the upload's, and the trial's");
     }
     app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
@@ -176,6 +178,15 @@ fn an_empty_bucket_is_no_embedded_store() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("S3_BUCKET: is empty"), "{told}");
+}
+
+#[test]
+fn a_folder_that_takes_no_spilled_parts_is_a_configuration_error() {
+    let data = TempDir::new().unwrap();
+    let output = binary().env("DATA_DIR", data.path()).env("SPILL_DIR", "/proc").output().unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("the configuration is wrong:\n  SPILL_DIR: /proc cannot be written"), "{told}");
 }
 
 /// The SDK's own variable for "this environment is not mine": the endpoint in it is no setting, and nothing to complain of.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use image_store::tasks::MAX_TASKS;
+
 use super::support::app::{TestApp, png};
 use super::support::faults::{Action, Faults, Operation};
 use super::support::raw::{RawClient, form, head, s3_key};
@@ -98,6 +100,28 @@ async fn an_abort_that_fails_at_first_is_tried_again() {
     assert_eq!(status, 500);
     faults.wait_for(Operation::Abort, 7).await;
     app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn while_too_many_clean_ups_are_under_way_nothing_new_is_begun() {
+    let app = TestApp::with(&["--direct-put-max=1MiB"]).await;
+    let (end, ended) = tokio::sync::watch::channel(());
+    for _ in 0..MAX_TASKS {
+        let mut ended = ended.clone();
+        app.app.uploads.tasks().spawn(async move { drop(ended.changed().await) });
+    }
+    let wish = serde_json::json!({ "filename": "a.png", "size": 12 * MIB });
+    let plan = app.client.post(app.at("/uploads")).json(&wish).send();
+    for refused in [app.upload("a.png", png(MIB)).await, plan.await.unwrap()] {
+        assert!(refused.headers().contains_key("retry-after"));
+        let (status, answer) = told(refused).await;
+        assert_eq!((status, answer["code"].as_str().unwrap()), (503, "over_capacity"));
+    }
+    drop(end);
+    app.settled().await;
+    let (status, answer) = told(app.upload("a.png", png(MIB)).await).await;
+    assert_eq!(status, 200, "{answer}");
+    app.end(&[answer["s3_key"].as_str().unwrap()]).await;
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@ use super::process::Process;
 use super::support::app::{TestApp, png as image_file};
 use super::support::backend::Backend;
 use super::support::faults::{Action, Faults, Operation};
+use super::support::raw::{RawClient, form, head};
 use super::support::samples::{image, incoming, png};
 
 const MIB: usize = 1 << 20;
@@ -135,16 +136,18 @@ async fn a_put_that_lands_after_it_was_given_up_does_not_stay() {
 async fn what_has_landed_at_shutdown_is_removed_before_the_process_ends() {
     let app = TestApp::behind_faults(&[]).await;
     let process = Process::on_store_of(&app, &[TIMEOUT]);
+    // The start-up probe has put an object, and deletes it.
+    app.faults().wait_for(Operation::Delete, 1).await;
     app.faults().fail_all(Operation::Put, Action::Late);
     let client = reqwest::Client::new();
     let url = format!("http://{}/upload-image", process.address);
     let post = client.post(url).header("content-type", "image/png").body(image_file(MIB));
     assert_eq!(post.send().await.unwrap().status(), 500);
-    app.faults().wait_for(Operation::Delete, 1).await;
+    app.faults().wait_for(Operation::Delete, 2).await;
     app.faults().release();
     let deadline = Instant::now() + Duration::from_secs(10);
     // One of the regular looks may be faster.
-    while app.objects().await.is_empty() && app.faults().calls(Operation::Delete) < 2 {
+    while app.objects().await.is_empty() && app.faults().calls(Operation::Delete) < 3 {
         assert!(Instant::now() < deadline, "it lands");
     }
     process.terminate();
@@ -161,6 +164,52 @@ async fn a_complete_that_lands_after_it_was_given_up_does_not_stay() {
     assert_eq!(status(app.upload("a.png", image_file(12 * MIB)).await).await.0, 500);
     app.faults().release();
     app.settled().await;
+    app.end(&[]).await;
+}
+
+/// A client leaves while its object is made at the second attempt, and the first one lands when that was deleted.
+#[tokio::test]
+async fn an_attempt_that_lands_after_the_next_one_was_undone_does_not_stay() {
+    let app = TestApp::behind_faults(&["--s3-timeout=1s"]).await;
+    app.faults().fail(Operation::Put, 1..=1, Action::Late);
+    app.faults().fail(Operation::Put, 2..=2, Action::Delay(Duration::from_millis(300)));
+    let body = form("a.png", &image_file(MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), "")).await;
+    client.send(&body).await;
+    app.faults().wait_for(Operation::Put, 2).await;
+    client.reset();
+    app.faults().wait_for(Operation::Delete, 1).await;
+    app.settled().await;
+    app.faults().release();
+    // Only what is there is deleted again.
+    app.faults().wait_for(Operation::Delete, 2).await;
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_lands_after_its_image_was_deleted_does_not_bring_it_back() {
+    let app = TestApp::behind_faults(&[TIMEOUT]).await;
+    app.faults().fail(Operation::Put, 1..=1, Action::Late);
+    let (code, answer) = status(app.upload("a.png", image_file(MIB)).await).await;
+    assert_eq!((code, app.faults().calls(Operation::Put)), (200, 2), "{answer}");
+    app.settled().await;
+    let path = app.at(&format!("/delete/{}", answer["s3_key"].as_str().unwrap()));
+    assert_eq!(app.client.delete(path).send().await.unwrap().status(), 200);
+    app.faults().release();
+    app.faults().wait_for(Operation::Delete, 2).await;
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_image_that_was_put_at_the_first_attempt_is_deleted_once() {
+    let app = TestApp::behind_faults(&[TIMEOUT]).await;
+    let (_, answer) = status(app.upload("a.png", image_file(MIB)).await).await;
+    let path = app.at(&format!("/delete/{}", answer["s3_key"].as_str().unwrap()));
+    assert_eq!(app.client.delete(path).send().await.unwrap().status(), 200);
+    let heads = app.faults().calls(Operation::Head);
+    app.app.uploads.reconciler().conclude().await;
+    assert_eq!(app.faults().calls(Operation::Head), heads, "nothing is looked for");
     app.end(&[]).await;
 }
 

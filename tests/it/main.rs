@@ -20,6 +20,7 @@ mod lambda;
 mod lost_answers;
 mod metrics;
 mod page;
+mod probe;
 mod process;
 mod support;
 mod sweep;

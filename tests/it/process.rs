@@ -374,7 +374,7 @@ async fn a_crowd_of_connections_leaves_health_and_admitted_uploads_alone() {
     process.terminate();
     let (status, log) = process.end().await;
     assert!(status.success(), "{status}: {log}");
-    assert!(log.contains("224 connections are served at once"), "{log}");
+    assert!(log.contains("112 connections are served at once"), "{log}");
     assert!(!log.contains("could not be accepted") && !log.contains("Too many open files"), "{log}");
     drop((crowd, uploads));
 }
@@ -416,6 +416,6 @@ async fn what_cannot_be_cleaned_up_is_an_exit_with_1() {
     let (status, log) = process.end().await;
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("could not be cleaned up in time"), "{log}");
-    image_store::commands::sweep::sweep(app.store.as_ref(), Duration::ZERO).await;
+    image_store::commands::sweep::sweep(app.store.as_ref(), Duration::ZERO, Duration::ZERO).await;
     app.end(&[]).await;
 }

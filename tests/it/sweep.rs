@@ -1,7 +1,7 @@
 //! What a kill leaves behind is removed once it is old enough, and nothing else.
 
 use image_store::commands::sweep::{AGE, Swept, sweep};
-use image_store::store::{Content, ImageKey, Metadata, Name, Payload};
+use image_store::store::{Content, ImageKey, Marker, Metadata, Name, Payload};
 use std::time::Duration;
 
 use super::process::binary;
@@ -21,11 +21,26 @@ async fn a_sweep_removes_what_is_old_and_not_an_image() {
     app.store.put(&unverified, &metadata, payload).await.unwrap();
     app.store.create_upload(&Name::Image(ImageKey::random("png")), &metadata).await.unwrap();
 
-    assert_eq!(sweep(app.store.as_ref(), AGE).await, Swept::default());
+    assert_eq!(sweep(app.store.as_ref(), AGE, Duration::ZERO).await, Swept::default());
     assert_eq!(app.store.leftovers().await.unwrap().len(), 2);
-    let swept = sweep(app.store.as_ref(), Duration::ZERO).await;
+    let swept = sweep(app.store.as_ref(), Duration::ZERO, Duration::ZERO).await;
     assert_eq!(swept, Swept { uploads: 1, objects: 1, ..Swept::default() });
     app.end(&[&format!("a/{}", answer["s3_key"].as_str().unwrap())]).await;
+}
+
+/// While its URL works, a PUT would succeed without the marker.
+#[tokio::test]
+async fn markers_stay_as_long_as_a_url_may_work() {
+    let app = TestApp::start().await;
+    let (unverified, closed) = (incoming(), incoming());
+    app.store.put(&unverified, &png(), payload(&noise(1, 100))).await.unwrap();
+    app.store.put_marker(&closed, &Marker::Withdrawn, None).await.unwrap();
+    let swept = sweep(app.store.as_ref(), Duration::ZERO, Duration::from_secs(900)).await;
+    assert_eq!(swept, Swept { objects: 1, ..Swept::default() });
+    assert_eq!(app.store.head(&closed).await.unwrap().marker, Some(Marker::Withdrawn));
+    let swept = sweep(app.store.as_ref(), Duration::ZERO, Duration::ZERO).await;
+    assert_eq!(swept, Swept { objects: 1, ..Swept::default() });
+    app.end(&[]).await;
 }
 
 /// The binary's sweep of the store of `app`, behind its faults: its exit code, and what it printed and logged.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::report::{Finding, Outcome};
 use super::subject::{LONGER, SAMPLE, Subject, unverified, verified};
-use crate::store::s3::Checksum;
+use crate::store::s3::{Checksum, CopyProtection, TriedCopy};
 use crate::store::{ImageKey, Marker, Metadata, Name, ObjectInfo, Payload, StoreError, Whole};
 use crate::upload::parts::payload;
 
@@ -22,7 +22,7 @@ pub async fn put_once(subject: &Subject<'_>) -> Outcome {
     match subject.store.put(&name, &verified(), payload(Bytes::from_static(LONGER))).await {
         Err(StoreError::Precondition) => Ok("a second PUT to the same key is refused".to_owned()),
         Err(error) => Err(subject.failed("s3:PutObject")(error)),
-        Ok(()) => Err(Finding::warn(
+        Ok(_) => Err(Finding::warn(
             "If-None-Match is ignored: a second PUT replaced the first",
             "here a presigned PUT works until it expires, also after its image was deleted: keep UPLOAD_URL_TTL short",
         )),
@@ -79,7 +79,7 @@ pub async fn checksum(subject: &Subject<'_>) -> Outcome {
 async fn takes(subject: &Subject<'_>, wrong: Payload) -> Result<bool, Finding> {
     let name = subject.scratch.image();
     match subject.store.put(&name, &verified(), wrong).await {
-        Ok(()) => return Ok(true),
+        Ok(_) => return Ok(true),
         Err(StoreError::Refused { code, .. }) if is_bad_digest(&code) => {}
         Err(error) => return Err(subject.failed("s3:PutObject")(error)),
     }
@@ -106,18 +106,16 @@ pub async fn copy(subject: &Subject<'_>) -> Outcome {
     let upload = subject.scratch.upload(subject.store, &to, &verified()).await;
     let upload = upload.map_err(subject.failed("s3:PutObject"))?;
     let failed = subject.failed("s3:GetObject and s3:PutObject");
-    let conditional = subject.s3.honours_copy_condition(&upload, &from).await.map_err(&failed)?;
-    let part = match subject.store.copy_part(&upload, &from, &source).await {
-        Ok(part) => part,
-        Err(StoreError::Precondition) if !conditional => return Err(unprotected()),
-        Err(error) if conditional && error.is_unsupported() => return Err(only_large(&error)),
-        Err(error) => return Err(failed(error)),
-    };
+    let TriedCopy { protection, part } = subject.s3.try_copy(&upload, &from, &source).await.map_err(&failed)?;
+    if protection == CopyProtection::Nothing {
+        return Err(unprotected());
+    }
+    let part = part.map_err(|error| if error.is_unsupported() { only_large(&error) } else { failed(error) })?;
     let whole = Whole { size: part.size, crc64: part.crc64 };
     let completed = subject.store.complete_upload(&upload, &[part], whole).await;
     completed.map_err(subject.failed("s3:PutObject"))?;
     says(&find(subject, &to).await?, SAMPLE.len(), &verified())?;
-    if conditional {
+    if protection == CopyProtection::Condition {
         return Ok("only with the right ETag, and with new metadata".to_owned());
     }
     Err(Finding::warn(
@@ -143,7 +141,7 @@ fn only_large(error: &StoreError) -> Finding {
 async fn put_incoming(subject: &Subject<'_>) -> Result<Name, Finding> {
     let name = subject.scratch.incoming();
     let put = subject.store.put(&name, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
-    put.map(|()| name).map_err(subject.failed("s3:PutObject"))
+    put.map(|_| name).map_err(subject.failed("s3:PutObject"))
 }
 
 /// If-Match on Put, by which a plan's address is closed.

@@ -6,11 +6,11 @@ use tokio::sync::OnceCell;
 use super::advice::{fix, told};
 use super::outside::Outside;
 use super::report::{Finding, Outcome};
-use super::scratch::Scratch;
 use crate::commands::backend::Backend;
 use crate::config::Config;
 use crate::store::s3::S3Store;
 use crate::store::s3::inspect::Greeting;
+use crate::store::scratch::Scratch;
 use crate::store::{self, Metadata, Name, PresignOptions, Store, StoreError};
 use crate::upload::parts::payload;
 
@@ -61,7 +61,7 @@ impl<'a> Subject<'a> {
     pub async fn put_sample(&self) -> Result<Name, Finding> {
         let name = self.scratch.image();
         let put = self.store.put(&name, &verified(), payload(Bytes::from_static(SAMPLE))).await;
-        put.map(|()| name).map_err(self.failed("s3:PutObject"))
+        put.map(|_| name).map_err(self.failed("s3:PutObject"))
     }
 
     /// For calls that take a permission on the objects below the prefix.

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,7 +11,7 @@ use std::task::Poll;
 
 use crate::store::{
     Content, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions,
-    Result, Store, StoreError, Upload, Whole,
+    Result, Store, StoreError, Upload, Whole, Written,
 };
 
 /// Random numbers that a seed decides (SplitMix64).
@@ -127,6 +127,8 @@ type Effect = Box<dyn FnOnce(&mut State) + Send>;
 struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Unfinished>,
+    /// The ids of those that were completed.
+    completed: BTreeSet<String>,
     serial: usize,
     overwritten: bool,
 }
@@ -137,6 +139,8 @@ struct Scheduler {
     next: Vec<Option<Touched>>,
     faults: Faults,
     late: Vec<Effect>,
+    /// A Complete under `incoming/` has two steps: between them its upload may be aborted, and it lands all the same.
+    slow_assembly: bool,
 }
 
 #[derive(Clone)]
@@ -144,8 +148,16 @@ pub(super) struct Shared(Arc<Mutex<Scheduler>>);
 
 impl Shared {
     pub(super) fn new(actors: usize, faults: Faults) -> Self {
-        let scheduler = Scheduler { state: State::default(), next: vec![None; actors], faults, late: Vec::new() };
-        Shared(Arc::new(Mutex::new(scheduler)))
+        let (state, next) = (State::default(), vec![None; actors]);
+        Shared(Arc::new(Mutex::new(Scheduler { state, next, faults, late: Vec::new(), slow_assembly: false })))
+    }
+
+    pub(super) fn assemble_slowly(&self) {
+        self.lock().slow_assembly = true;
+    }
+
+    fn is_assembled_slowly(&self, name: &Name) -> bool {
+        matches!(name, Name::Incoming(_)) && self.lock().slow_assembly
     }
 
     fn lock(&self) -> MutexGuard<'_, Scheduler> {
@@ -212,6 +224,15 @@ impl State {
     fn upload(&mut self, upload: &Upload) -> Result<&mut Unfinished> {
         self.uploads.get_mut(&upload.id).ok_or(StoreError::NoSuchUpload)
     }
+
+    fn joined(&mut self, upload: &Upload, numbers: &[u32], whole: Whole) -> Result<Vec<u8>> {
+        let held = &self.upload(upload)?.parts;
+        let bytes: Vec<u8> = numbers.iter().filter_map(|number| held.get(number)).flatten().copied().collect();
+        if bytes.len() as u64 == whole.size {
+            return Ok(bytes);
+        }
+        Err(StoreError::Refused { operation: "test", code: "InvalidPart".to_owned(), source: "".into() })
+    }
 }
 
 /// One actor's way to the store.
@@ -269,11 +290,12 @@ impl Memory {
 
 #[async_trait]
 impl Store for Memory {
-    async fn put(&self, name: &Name, _: &Metadata, body: Payload) -> Result<()> {
+    async fn put(&self, name: &Name, _: &Metadata, body: Payload) -> Result<Written> {
         let touched = Touched::object(name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
-        self.change(touched, move |state| state.write(&name, object, true)).await
+        self.change(touched, move |state| state.write(&name, object, true)).await?;
+        Ok(Written { perhaps_again: false })
     }
 
     async fn create_upload(&self, name: &Name, _: &Metadata) -> Result<Upload> {
@@ -302,19 +324,20 @@ impl Store for Memory {
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
         let touched = Touched::uploads(&upload.name) | Touched::object(&upload.name);
         let (upload, numbers) = (upload.clone(), parts.iter().map(|part| part.number).collect::<Vec<_>>());
-        let only_new = matches!(upload.name, Name::Image(_));
+        let begun = match self.shared.is_assembled_slowly(&upload.name) {
+            true => Some(self.read_state(touched, |state| state.joined(&upload, &numbers, whole)).await?),
+            false => None,
+        };
         self.change(touched, move |state| {
-            let held = &state.upload(&upload)?.parts;
-            let bytes: Vec<u8> = numbers.iter().filter_map(|number| held.get(number)).flatten().copied().collect();
-            if bytes.len() as u64 != whole.size {
-                return Err(StoreError::Refused {
-                    operation: "test",
-                    code: "InvalidPart".to_owned(),
-                    source: "".into(),
-                });
-            }
-            state.write(&upload.name, Object { bytes, marker: None }, only_new)?;
+            // Begun before, it lands in spite of an Abort in the meantime; of two, the first has ended the upload.
+            let bytes = match begun {
+                Some(_) if state.completed.contains(&upload.id) => return Err(StoreError::NoSuchUpload),
+                Some(bytes) => bytes,
+                None => state.joined(&upload, &numbers, whole)?,
+            };
+            state.write(&upload.name, Object { bytes, marker: None }, true)?;
             state.uploads.remove(&upload.id);
+            state.completed.insert(upload.id);
             Ok(())
         })
         .await

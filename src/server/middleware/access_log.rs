@@ -7,7 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 use std::error::Error as _;
 use std::time::Instant;
 use tracing::field::Empty;
-use tracing::{Instrument, Span};
+use tracing::{Instrument, Level, Span};
 use uuid::Uuid;
 
 use crate::error::Error;
@@ -122,11 +122,12 @@ impl Line {
         };
         self.counted.refused(error);
         let (code, detail) = (error.code(), error.to_string());
-        match error.source() {
-            Some(cause) if status >= 500 => tracing::error!(status, ms, code, cause, "failed"),
-            _ if status >= 500 => tracing::error!(status, ms, code, detail, "failed"),
-            Some(cause) => tracing::info!(status, ms, code, cause, "refused"),
-            None => tracing::info!(status, ms, code, detail, "refused"),
+        match (error.log_level(), error.source()) {
+            (Level::ERROR, Some(cause)) => tracing::error!(status, ms, code, cause, "failed"),
+            (Level::ERROR, None) => tracing::error!(status, ms, code, detail, "failed"),
+            (Level::WARN, _) => tracing::warn!(status, ms, code, detail, "refused"),
+            (_, Some(cause)) => tracing::info!(status, ms, code, cause, "refused"),
+            (_, None) => tracing::info!(status, ms, code, detail, "refused"),
         }
     }
 

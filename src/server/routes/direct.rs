@@ -159,7 +159,7 @@ pub async fn status(State(app): State<App>, base: ServiceBase, linked: Linked) -
         return Ok(Json(Status::new(&app, &linked, UploadState::Complete)));
     }
     if let Some((upload, part_size)) = plan.upload()
-        && let Some(held) = held_parts(&app, &upload).await?
+        && let Some(held) = held_parts(&app, plan, &upload).await?
     {
         let missing = compare(&held, plan.size, part_size).missing;
         let state = if held.is_empty() { UploadState::Waiting } else { UploadState::Uploading };
@@ -185,8 +185,10 @@ fn add_etags(parts: &mut [PartAnswer], held: &[Part]) {
 }
 
 /// The parts of a multipart upload; none where it is over.
-async fn held_parts(app: &App, upload: &Upload) -> Result<Option<Vec<Part>>> {
+async fn held_parts(app: &App, plan: &Plan, upload: &Upload) -> Result<Option<Vec<Part>>> {
     match app.store.list_parts(upload).await {
+        // SeaweedFS lists none while a Complete of the upload is being answered: then its object is there already.
+        Ok(parts) if parts.is_empty() && is_there(app, &plan.incoming()).await? => Ok(None),
         Ok(parts) => Ok(Some(parts)),
         Err(StoreError::NoSuchUpload) => Ok(None),
         Err(error) => Err(error.into()),

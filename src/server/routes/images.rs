@@ -141,6 +141,7 @@ pub async fn url(State(app): State<App>, ServiceBase(base): ServiceBase, key: Ke
 pub async fn delete(State(app): State<App>, key: KeyPath) -> Result<Json<Deleted>> {
     let name = image(key)?;
     app.verifier.delete(name.key()).await?;
+    app.uploads.reconciler().deleted(&name);
     Ok(Json(Deleted { detail: format!("File '{}' deleted successfully", name.key()) }))
 }
 

@@ -2,11 +2,11 @@
 //!
 //! - `objects/<encoded key>`: an object.
 //! - `uploads/<id>/upload`: an unfinished upload, a file without content; `uploads/<id>/<number>`: a part of it.
-//! - `tmp/`: files that are being written. Emptied at the start.
+//! - `tmp/`: files that are being written. Emptied at the start, and of what is old by [`Disk::sweep`].
 //!
 //! Complete replaces `uploads/<id>/upload` by a file with the joined content and then renames that file to the object: one
 //! rename makes the object and ends the upload. A process killed before it leaves the upload with all its parts; one killed
-//! after it leaves a folder without an upload, which the next start removes.
+//! after it leaves a folder without an upload, which the next start or sweep removes.
 //!
 //! Everything here blocks. Nothing is synced to the disk: what was answered survives the process, but not the machine.
 
@@ -16,6 +16,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 use tempfile::NamedTempFile;
 use uuid::Uuid;
 
@@ -27,6 +28,8 @@ const MAX_FILE_NAME: usize = 255;
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'=').remove(b'+');
 /// An upload's own file in its folder.
 const UPLOAD: &str = "upload";
+/// Where an earlier version kept its objects, in a layout of its own.
+const FORMER_FOLDER: &str = "s3";
 
 /// What the store holds. One process at a time has it.
 #[derive(Debug)]
@@ -67,17 +70,45 @@ impl Disk {
             tmp: folder("tmp"),
             change: Mutex::default(),
         };
+        let former = folder(FORMER_FOLDER);
+        if former.is_dir() {
+            tracing::warn!(
+                folder = %former.display(),
+                "the embedded store of an earlier version kept its objects here; they are not served: upload them again, or \
+                 remove the folder"
+            );
+        }
         or_absent(fs::remove_dir_all(&disk.tmp))?;
         for folder in [&disk.objects, &disk.uploads, &disk.tmp] {
             fs::create_dir_all(folder)?;
         }
-        for entry in fs::read_dir(&disk.uploads)? {
-            let folder = entry?.path();
-            if !folder.join(UPLOAD).exists() {
-                fs::remove_dir_all(folder)?;
+        disk.remove_ended_uploads(None)?;
+        Ok(disk)
+    }
+
+    /// Removes what was left of work that failed in the middle, if nothing has been written there for `age`: files that were
+    /// never published, and folders whose uploads have ended.
+    pub(super) fn sweep(&self, age: Duration) -> io::Result<()> {
+        let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+        for entry in fs::read_dir(&self.tmp)? {
+            let path = entry?.path();
+            if is_older(&path, before)? {
+                or_absent(fs::remove_file(path))?;
             }
         }
-        Ok(disk)
+        self.remove_ended_uploads(Some(before))
+    }
+
+    /// An upload is created in two steps, its folder first: so a new one may not have its file yet.
+    fn remove_ended_uploads(&self, before: Option<SystemTime>) -> io::Result<()> {
+        for entry in fs::read_dir(&self.uploads)? {
+            let folder = entry?.path();
+            let is_old = before.map_or(Ok(true), |before| is_older(&folder, before))?;
+            if is_old && !folder.join(UPLOAD).exists() {
+                or_absent(fs::remove_dir_all(folder))?;
+            }
+        }
+        Ok(())
     }
 
     /// Where files are written before they are published.
@@ -209,7 +240,7 @@ impl Disk {
     /// Of an upload that has ended.
     fn remove_folder(&self, id: &str) {
         if let Err(error) = fs::remove_dir_all(self.uploads.join(id)) {
-            tracing::warn!(%error, "the parts of an upload that has ended were not removed; the next start does it");
+            tracing::warn!(%error, "the parts of an upload that has ended were not removed; a sweep or the next start does it");
         }
     }
 
@@ -279,6 +310,12 @@ fn entries(folder: &Path) -> S3Result<Vec<PathBuf>> {
     listed.into_iter().flatten().map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(failed)
 }
 
+/// Whether nothing was written since. What has gone is not.
+fn is_older(path: &Path, before: SystemTime) -> io::Result<bool> {
+    let written = or_absent(fs::metadata(path).and_then(|metadata| metadata.modified()).map(Some))?;
+    Ok(written.is_some_and(|written| written <= before))
+}
+
 /// What is not there is as good as none.
 fn or_absent<T: Default>(done: io::Result<T>) -> io::Result<T> {
     done.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(T::default()) } else { Err(error) })
@@ -325,6 +362,21 @@ mod tests {
             disk.remove(key, ANY).unwrap();
         }
         assert_eq!(disk.keys("").unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_sweep_removes_what_is_old_and_not_in_use() {
+        let (_folder, disk) = disk();
+        let (meta, hour) = (Meta::new("k"), Duration::from_secs(3600));
+        let (_, unpublished) = file(&disk, &meta).keep().unwrap();
+        let (open, ended) = (disk.create_upload(file(&disk, &meta)).unwrap(), disk.uploads.join("ended"));
+        fs::create_dir(&ended).unwrap();
+        fs::write(ended.join("1"), "x").unwrap();
+        disk.sweep(hour).unwrap();
+        assert!(unpublished.exists() && ended.exists(), "they may be in use");
+        disk.sweep(Duration::ZERO).unwrap();
+        assert!(!unpublished.exists() && !ended.exists());
+        assert_eq!(disk.unfinished("").unwrap().len(), 1, "{open}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyOutput;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
-use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
 
 use super::errors::{classify, refused};
 use super::{RESERVED, S3Store, values};
@@ -15,26 +15,80 @@ const CEPH_CONDITION: &str = "x-amz-copy-if-match";
 /// An ETag that no object has, to see whether a store honours the condition.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
+/// How the bytes of a copy are known to be those that were checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyProtection {
+    /// The store rejects a copy of another object than the condition names.
+    Condition,
+    /// It ignores the condition, and the ETag of a copied part is that of its source.
+    Etag,
+    /// Neither: no direct upload that is one PUT can be promoted.
+    Nothing,
+}
+
+/// A copy that was tried on objects of nobody's ([`S3Store::try_copy`]).
+#[derive(Debug)]
+pub struct TriedCopy {
+    pub protection: CopyProtection,
+    /// The part; an error if the store rejects the copy, as some do if the source is small.
+    pub part: Result<Part>,
+}
+
+/// What earlier copies have shown of the store.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CopyFacts {
+    /// The store rejects the name under which Ceph reads the condition.
+    ceph_name_rejected: bool,
+    protection: Option<CopyProtection>,
+}
+
 impl S3Store {
     /// UploadPartCopy, and a look at the result: some stores ignore the condition, and then the part may be of other bytes.
     pub(super) async fn copy_whole(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
-        let etag = source.etag.as_deref().ok_or_else(|| refused("UploadPartCopy", "the source has no ETag"))?;
-        let copied = self.send_copy(upload, 1, from, etag).await?.copy_part_result;
-        let crc64 = copied.as_ref().and_then(|copied| values::crc64_from_base64(copied.checksum_crc64_nvme()?));
-        let part = Part { number: 1, size: source.size, etag: copied.and_then(|copied| copied.e_tag), crc64 };
+        let etag = etag_of(source)?;
+        let part = self.copy_as_part(upload, from, source, etag).await?;
         if self.is_aws() || self.is_of_source(upload, from, &part, etag).await? {
             return Ok(part);
         }
         Err(StoreError::Precondition)
     }
 
+    /// Copies `from` into `upload` by a condition that does not hold, and by one that does. What that shows is remembered, so
+    /// that promotions need not find it out.
+    ///
+    /// # Errors
+    /// If the store does not let it be seen.
+    pub async fn try_copy(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<TriedCopy> {
+        let etag = etag_of(source)?;
+        let is_condition_honoured = self.honours_copy_condition(upload, from).await?;
+        let (protection, part) = match self.copy_as_part(upload, from, source, etag).await {
+            part if is_condition_honoured => (CopyProtection::Condition, part),
+            Ok(part) if has_etag(&part, etag) => (CopyProtection::Etag, Ok(part)),
+            Ok(part) => (CopyProtection::Nothing, Ok(part)),
+            Err(error) => return Err(error),
+        };
+        self.copy_facts().protection = Some(protection);
+        Ok(TriedCopy { protection, part })
+    }
+
+    fn copy_facts(&self) -> MutexGuard<'_, CopyFacts> {
+        self.copy_facts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn copy_as_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo, etag: &str) -> Result<Part> {
+        let copied = self.send_copy(upload, 1, from, etag).await?.copy_part_result;
+        let crc64 = copied.as_ref().and_then(|copied| values::crc64_from_base64(copied.checksum_crc64_nvme()?));
+        Ok(Part { number: 1, size: source.size, etag: copied.and_then(|copied| copied.e_tag), crc64 })
+    }
+
     async fn send_copy(&self, upload: &Upload, number: u32, from: &Name, etag: &str) -> Result<UploadPartCopyOutput> {
-        let ceph = !self.is_aws() && !self.ceph_condition_refused.load(Ordering::Relaxed);
+        let ceph = !self.is_aws() && !self.copy_facts().ceph_name_rejected;
         match self.send_copy_if(upload, number, from, etag, ceph).await {
             // A store that does not take the other name; a source that it refuses to copy is refused again.
             Err(error) if ceph && error.is_unsupported() => {
                 let copied = self.send_copy_if(upload, number, from, etag, false).await?;
-                self.ceph_condition_refused.store(true, Ordering::Relaxed);
+                // What was seen with the other name says nothing of copies without it.
+                *self.copy_facts() = CopyFacts { ceph_name_rejected: true, protection: None };
                 Ok(copied)
             }
             done => done,
@@ -74,20 +128,18 @@ impl S3Store {
     /// The ETag of a part is its MD5, as that of a single PUT is. An object of several parts has another kind of ETag: it
     /// is the plan's own, because an upload is completed once, unless a marker has replaced it, which has another size.
     async fn is_of_source(&self, upload: &Upload, from: &Name, part: &Part, etag: &str) -> Result<bool> {
-        let unquoted = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
-        let (wanted, found) = (unquoted(etag), unquoted(part.etag.as_deref().unwrap_or_default()));
-        if wanted.contains('-') {
+        if etag.contains('-') {
             let held = self.list_parts(upload).await?;
             return Ok(held.iter().any(|held| held.number == part.number && held.size == part.size));
         }
-        if wanted == found {
+        if has_etag(part, etag) {
             return Ok(true);
         }
         // Where encryption makes ETags that are no MD5, they differ always: then the condition must be what holds.
-        match self.honours_copy_condition(upload, from).await {
-            Err(error @ (StoreError::NoAnswer { .. } | StoreError::NoSuchUpload)) => Err(error),
-            Ok(true) => Ok(true),
-            _ => {
+        match self.known_protection(upload, from).await? {
+            Some(CopyProtection::Condition) => Ok(true),
+            Some(CopyProtection::Etag) => Ok(false),
+            Some(CopyProtection::Nothing) | None => {
                 tracing::warn!(
                     s3_key = %upload.name.key(),
                     "the store does not say what it copied, so that no direct upload can be promoted: run `image-store doctor`"
@@ -97,12 +149,37 @@ impl S3Store {
         }
     }
 
+    /// What [`S3Store::try_copy`] has shown; without it, whether the condition is honoured is seen here. None if it is not.
+    async fn known_protection(&self, upload: &Upload, from: &Name) -> Result<Option<CopyProtection>> {
+        if let known @ Some(_) = self.copy_facts().protection {
+            return Ok(known);
+        }
+        match self.honours_copy_condition(upload, from).await {
+            Err(error @ (StoreError::NoAnswer { .. } | StoreError::NoSuchUpload)) => Err(error),
+            Ok(true) => {
+                self.copy_facts().protection = Some(CopyProtection::Condition);
+                Ok(Some(CopyProtection::Condition))
+            }
+            Ok(false) | Err(_) => Ok(None),
+        }
+    }
+
     /// Whether the store rejects a copy whose condition does not hold. Tries it as part 2 of `upload`.
-    pub async fn honours_copy_condition(&self, upload: &Upload, from: &Name) -> Result<bool> {
+    async fn honours_copy_condition(&self, upload: &Upload, from: &Name) -> Result<bool> {
         match self.send_copy(upload, 2, from, NO_ETAG).await {
             Err(StoreError::Precondition) => Ok(true),
             Err(error) => Err(error),
             Ok(_) => Ok(false),
         }
     }
+}
+
+fn etag_of(source: &ObjectInfo) -> Result<&str> {
+    source.etag.as_deref().ok_or_else(|| refused("UploadPartCopy", "the source has no ETag"))
+}
+
+/// Whether a part has this ETag. Stores differ in quotes and case.
+fn has_etag(part: &Part, etag: &str) -> bool {
+    let bare = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
+    part.etag.as_deref().is_some_and(|found| bare(found) == bare(etag))
 }

@@ -59,6 +59,11 @@ impl S3Store {
         self.checksum
     }
 
+    /// Before every key.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Where requests go; None: AWS by region.
     pub fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()

@@ -51,6 +51,7 @@ impl S3Store {
         Some(Leftover {
             object_key: upload.key().filter(|key| self.is_ours(key))?.to_owned(),
             upload_id: Some(upload.upload_id()?.to_owned()),
+            is_empty: false,
             since: SystemTime::try_from(*upload.initiated()?).ok()?,
         })
     }
@@ -59,6 +60,7 @@ impl S3Store {
         Some(Leftover {
             object_key: object.key().filter(|key| self.is_ours(key))?.to_owned(),
             upload_id: None,
+            is_empty: object.size() == Some(0),
             since: SystemTime::try_from(*object.last_modified()?).ok()?,
         })
     }

@@ -1,6 +1,6 @@
 //! Promotion on stores that differ from AWS: what is published is what was checked, everywhere.
 
-use image_store::direct::plan::Expected;
+use image_store::direct::plan::{Door, Expected, Plan};
 use image_store::direct::promote::Verified;
 use image_store::direct::verify::Verifier;
 use image_store::error::{Error, Result};
@@ -12,7 +12,7 @@ use image_store::upload::budget::Budget;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-use crate::support::app::png;
+use crate::support::app::{png, until};
 use crate::support::backend::Backend;
 use crate::support::faults::{Action, Faults, Operation};
 use crate::support::samples::payload;
@@ -126,6 +126,62 @@ async fn an_object_of_another_size_than_planned_is_rejected() {
     assert!(matches!(refused, Error::InvalidRequest(_)), "{refused:?}");
     let closed = backend.store.head(&Name::Incoming(key)).await.unwrap();
     assert_eq!(closed.marker, Some(Marker::Rejected("invalid_request".to_owned())));
+}
+
+#[tokio::test]
+async fn a_complete_that_finds_no_parts_beside_another_promotes_what_that_has_assembled() {
+    let backend = Backend::strict().await;
+    let strict = backend.strict_s3();
+    strict.take_up(Quirk::PartsHiddenByComplete);
+    let (key, bytes) = (ImageKey::random("png"), png(SIZE));
+    let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
+    let upload = backend.store.create_upload(&Name::Incoming(key.clone()), &plain).await.unwrap();
+    backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
+    let door = Door::Multipart { upload_id: upload.id, part_size: 5 << 20 };
+    let plan = Plan { key: key.clone(), size: SIZE as u64, format: Format::Png, door };
+    let (one, other) = (verifier(backend.store.clone()), verifier(backend.store.clone()));
+    let second = async {
+        until("the first has assembled it", || strict.objects().iter().any(|object| object.contains("incoming/")))
+            .await;
+        // Its own Complete, of the copy, is held too.
+        let second = other.complete(&plan, &|| true);
+        let answer = async {
+            until("the second has copied it", || strict.calls("UploadPartCopy") > 0).await;
+            strict.answer_completes();
+        };
+        tokio::join!(second, answer).0
+    };
+    let (first, second) = tokio::join!(one.complete(&plan, &|| true), second);
+    assert_eq!([first.unwrap(), second.unwrap()].map(|made| made.image.size), [SIZE as u64; 2]);
+    assert_eq!(strict.open_uploads(), Vec::<String>::new());
+}
+
+/// A marker that an abort has put there stays, whenever the Complete arrives.
+#[tokio::test]
+async fn a_complete_that_arrives_after_an_abort_does_not_replace_its_marker() {
+    let backend = Backend::strict().await;
+    let faults = Faults::before(&backend.endpoint).await;
+    let (key, bytes) = (ImageKey::random("png"), png(SIZE));
+    let (incoming, plain) =
+        (Name::Incoming(key.clone()), Metadata { content_type: "image/png".to_owned(), dimensions: None });
+    let upload = backend.store.create_upload(&incoming, &plain).await.unwrap();
+    backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
+    let door = Door::Multipart { upload_id: upload.id, part_size: 5 << 20 };
+    let plan = Plan { key, size: SIZE as u64, format: Format::Png, door };
+    faults.fail_once(Operation::Complete, Action::Hold);
+    let verifier = verifier(backend.store_at(&faults.endpoint).await);
+    let aborting = async {
+        faults.wait_for(Operation::Complete, 1).await;
+        // On a store that aborts an upload too late, it is still there when the marker is.
+        backend.store.put_marker(&incoming, &Marker::Withdrawn, None).await.unwrap();
+        faults.release();
+    };
+    let (completed, ()) = tokio::join!(verifier.complete(&plan, &|| true), aborting);
+    assert_eq!(completed.unwrap_err().code(), "not_found");
+    assert_eq!(backend.store.head(&incoming).await.unwrap().marker, Some(Marker::Withdrawn));
+    let conditions: Vec<_> =
+        faults.headers(Operation::Complete).iter().map(|sent| sent["if-none-match"].clone()).collect();
+    assert_eq!(conditions, ["*"]);
 }
 
 #[tokio::test]

@@ -83,6 +83,31 @@ async fn assembled_and_not_yet_copied_is_verifying() {
     app.end(&[plan.key()]).await;
 }
 
+/// As SeaweedFS lists them while it answers a Complete.
+#[tokio::test]
+async fn assembled_with_hidden_parts_is_verifying_and_not_waiting() {
+    const NO_PARTS: &str = "<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>";
+    let app = TestApp::behind_faults(&SMALL).await;
+    let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
+    app.faults().fail_once(Operation::ListParts, Action::Answer(200, NO_PARTS));
+    let waiting = status(&app, &plan).await;
+    assert_eq!((&waiting["state"], waiting["parts"].as_array().unwrap().len()), (&json!("waiting"), 2));
+    send_parts(&app, plan.parts(), &bytes, |_| true).await;
+    app.faults().fail_once(Operation::Copy, Action::Hold);
+    let watching = async {
+        app.faults().wait_for(Operation::Copy, 1).await;
+        app.faults().fail_once(Operation::ListParts, Action::Answer(200, NO_PARTS));
+        let verifying = status(&app, &plan).await;
+        app.faults().release();
+        verifying
+    };
+    let (image, verifying) = tokio::join!(completed(&app, &plan), watching);
+    assert_eq!(verifying["state"], "verifying");
+    assert!(verifying.get("parts").is_none(), "{verifying}");
+    check_image(&app, &image, &bytes).await;
+    app.end(&[plan.key()]).await;
+}
+
 #[tokio::test]
 async fn a_multipart_upload_that_is_gone_has_no_status() {
     let app = TestApp::with(&SMALL).await;

@@ -12,6 +12,7 @@ use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
+use tokio::sync::watch;
 
 use super::{Server, serve};
 
@@ -35,6 +36,9 @@ pub enum Quirk {
     NoSha256,
     /// Garage ignores If-Match on Put.
     NoIfMatch,
+    /// SeaweedFS lists no parts of an upload while a Complete of it is being answered and its object is there already. Here
+    /// that lasts until [`Strict::answer_completes`] is called.
+    PartsHiddenByComplete,
     /// With SSE-KMS an ETag is no MD5: a part's is never its source's.
     OpaqueEtags,
 }
@@ -69,6 +73,9 @@ struct State {
     calls: HashMap<&'static str, usize>,
     serial: usize,
     quirks: HashSet<Quirk>,
+    /// The ids of uploads whose Complete is being answered.
+    completing: HashSet<String>,
+    completes_answered: watch::Sender<bool>,
 }
 
 #[derive(Clone)]
@@ -119,6 +126,11 @@ impl Strict {
         self.bucket.state().quirks.insert(quirk);
     }
 
+    /// Ends what [`Quirk::PartsHiddenByComplete`] does.
+    pub fn answer_completes(&self) {
+        self.bucket.state().completes_answered.send_replace(true);
+    }
+
     /// The keys of all objects, in order.
     pub fn objects(&self) -> Vec<String> {
         self.bucket.state().objects.keys().cloned().collect()
@@ -149,6 +161,21 @@ impl Bucket {
         let mut state = self.state();
         *state.calls.entry(operation).or_default() += 1;
         if bucket == BUCKET { Ok(state) } else { Err(s3_error!(NoSuchBucket)) }
+    }
+
+    /// The object's ETag, and what the answer has to wait for.
+    fn complete(&self, input: &CompleteMultipartUploadInput) -> S3Result<(String, Option<watch::Receiver<bool>>)> {
+        let mut state = self.called("CompleteMultipartUpload", &input.bucket)?;
+        state.check_new(&input.key, only_new(input.if_none_match.as_ref()))?;
+        let etag = match state.completed.get(&input.upload_id).filter(|(key, _)| *key == input.key) {
+            Some((_, etag)) => etag.clone(),
+            None => complete(&mut state, input)?,
+        };
+        let hidden = state.has(Quirk::PartsHiddenByComplete);
+        if hidden {
+            state.completing.insert(input.upload_id.clone());
+        }
+        Ok((etag, hidden.then(|| state.completes_answered.subscribe())))
     }
 }
 
@@ -417,12 +444,11 @@ impl S3 for Bucket {
         req: S3Request<CompleteMultipartUploadInput>,
     ) -> S3Result<S3Response<CompleteMultipartUploadOutput>> {
         let input = req.input;
-        let mut state = self.called("CompleteMultipartUpload", &input.bucket)?;
-        state.check_new(&input.key, only_new(input.if_none_match.as_ref()))?;
-        let etag = match state.completed.get(&input.upload_id).filter(|(key, _)| *key == input.key) {
-            Some((_, etag)) => etag.clone(),
-            None => complete(&mut state, &input)?,
-        };
+        let (etag, answered) = self.complete(&input)?;
+        if let Some(mut answered) = answered {
+            answered.wait_for(|answered| *answered).await.map_err(|_| s3_error!(InternalError))?;
+            self.state().completing.remove(&input.upload_id);
+        }
         Ok(S3Response::new(CompleteMultipartUploadOutput {
             bucket: Some(input.bucket),
             key: Some(input.key),
@@ -445,6 +471,10 @@ impl S3 for Bucket {
         let input = req.input;
         let mut state = self.called("ListParts", &input.bucket)?;
         let no_such_key = state.has(Quirk::ListPartsNoSuchKey);
+        if state.completing.contains(&input.upload_id) {
+            let (parts, is_truncated) = (Some(Vec::new()), Some(false));
+            return Ok(S3Response::new(ListPartsOutput { parts, is_truncated, ..Default::default() }));
+        }
         let upload = match state.upload(&input.upload_id, &input.key) {
             Err(_) if no_such_key => return Err(s3_error!(NoSuchKey)),
             upload => upload?,

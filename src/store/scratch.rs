@@ -1,11 +1,14 @@
-//! What the checks have made, or may have made, so that it can be removed.
+//! What a trial of the store has made, or may have made, so that it can be removed.
+//!
+//! Its objects have random keys like the service's own. What a kill leaves of them under `incoming/`, and unfinished uploads
+//! of any key, are removed by the sweep.
 
 use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::store::s3::leaves_open;
-use crate::store::{ImageKey, Metadata, Name, Result, Store, StoreError, Upload};
+use super::s3::leaves_open;
+use super::{ImageKey, Metadata, Name, Result, Store, StoreError, Upload};
 
 /// Names are noted before anything is sent, because a call that fails may have had its effect.
 #[derive(Debug, Default)]

@@ -1,0 +1,62 @@
+//! Names that are remembered for a while.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+use tokio::time::Instant;
+
+use crate::store::Name;
+
+/// At most so many names, each for the same time; beyond that the oldest are forgotten.
+pub(super) struct Recent {
+    max: usize,
+    time: Duration,
+    until: HashMap<Name, Instant>,
+    /// The oldest first; some may have been removed.
+    order: VecDeque<Name>,
+}
+
+impl Recent {
+    pub(super) fn new(max: usize, time: Duration) -> Self {
+        Recent { max, time, until: HashMap::new(), order: VecDeque::new() }
+    }
+
+    pub(super) fn insert(&mut self, name: Name, now: Instant) {
+        while self.order.front().is_some_and(|oldest| self.order.len() >= self.max || !self.is_remembered(oldest, now))
+        {
+            self.order.pop_front().map(|oldest| self.until.remove(&oldest));
+        }
+        self.until.insert(name.clone(), now + self.time);
+        self.order.push_back(name);
+    }
+
+    /// Whether it was remembered.
+    pub(super) fn remove(&mut self, name: &Name, now: Instant) -> bool {
+        self.until.remove(name).is_some_and(|until| now < until)
+    }
+
+    fn is_remembered(&self, name: &Name, now: Instant) -> bool {
+        self.until.get(name).is_some_and(|until| now < *until)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::ImageKey;
+
+    #[test]
+    fn names_are_forgotten_after_a_while_and_the_oldest_first() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let names: Vec<Name> = (0..4).map(|_| Name::Image(ImageKey::random("png"))).collect();
+        let mut recent = Recent::new(2, 10 * second);
+        for (name, at) in names[..3].iter().zip(0..) {
+            recent.insert(name.clone(), start + at * second);
+        }
+        assert!(!recent.remove(&names[0], start + 3 * second), "there was room for two");
+        assert!(recent.remove(&names[1], start + 3 * second));
+        assert!(!recent.remove(&names[1], start + 3 * second), "only once");
+        assert!(!recent.remove(&names[2], start + 12 * second), "too late");
+        recent.insert(names[3].clone(), start + 12 * second);
+        assert_eq!((recent.until.len(), recent.order.len()), (1, 1));
+    }
+}

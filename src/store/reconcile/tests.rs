@@ -1,0 +1,202 @@
+//! Many effects at once, in a store in memory, while time is made to pass.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::runtime::Handle;
+
+use super::*;
+use crate::store::{
+    ImageKey, Leftover, Marker, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Whole, Written,
+};
+
+/// Objects that have appeared late.
+#[derive(Default)]
+struct Objects {
+    there: Mutex<HashSet<Name>>,
+    heads: AtomicUsize,
+    /// At this moment, and the most there were.
+    looks: AtomicUsize,
+    most_looks: AtomicUsize,
+}
+
+impl Objects {
+    fn there(&self) -> MutexGuard<'_, HashSet<Name>> {
+        self.there.lock().unwrap()
+    }
+}
+
+#[async_trait]
+impl Store for Objects {
+    async fn head(&self, name: &Name) -> Result<ObjectInfo> {
+        self.heads.fetch_add(1, Ordering::Relaxed);
+        let looks = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
+        self.most_looks.fetch_max(looks, Ordering::Relaxed);
+        tokio::task::yield_now().await;
+        self.looks.fetch_sub(1, Ordering::Relaxed);
+        let (etag, content_type, marker) = (None, None, None);
+        let found = ObjectInfo {
+            size: 1,
+            etag,
+            content_type,
+            dimensions: None,
+            crc64: None,
+            sha256: None,
+            last_modified: None,
+            marker,
+        };
+        if self.there().contains(name) { Ok(found) } else { Err(StoreError::NotFound) }
+    }
+
+    async fn delete(&self, name: &Name) -> Result<()> {
+        self.there().remove(name);
+        Ok(())
+    }
+
+    async fn put(&self, _: &Name, _: &Metadata, _: Payload) -> Result<Written> {
+        unreachable!()
+    }
+
+    async fn create_upload(&self, _: &Name, _: &Metadata) -> Result<Upload> {
+        unreachable!()
+    }
+
+    async fn upload_part(&self, _: &Upload, _: u32, _: Payload) -> Result<Part> {
+        unreachable!()
+    }
+
+    async fn complete_upload(&self, _: &Upload, _: &[Part], _: Whole) -> Result<()> {
+        unreachable!()
+    }
+
+    async fn abort_upload(&self, _: &Upload) -> Result<()> {
+        unreachable!()
+    }
+
+    async fn list_parts(&self, _: &Upload) -> Result<Vec<Part>> {
+        unreachable!()
+    }
+
+    async fn read(&self, _: &Name, _: Range<u64>, _: &str) -> Result<Bytes> {
+        unreachable!()
+    }
+
+    async fn stream(&self, _: &Name, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+        unreachable!()
+    }
+
+    async fn copy_part(&self, _: &Upload, _: &Name, _: &ObjectInfo) -> Result<Part> {
+        unreachable!()
+    }
+
+    async fn uploads_of(&self, _: &Name) -> Result<Vec<Upload>> {
+        unreachable!()
+    }
+
+    async fn put_marker(&self, _: &Name, _: &Marker, _: Option<&str>) -> Result<()> {
+        unreachable!()
+    }
+
+    async fn ping(&self) -> Result<()> {
+        unreachable!()
+    }
+
+    async fn unfinished_uploads(&self) -> Result<Vec<Leftover>> {
+        unreachable!()
+    }
+
+    async fn unverified_objects(&self) -> Result<Vec<Leftover>> {
+        unreachable!()
+    }
+
+    async fn remove_leftover(&self, _: &Leftover) -> Result<()> {
+        unreachable!()
+    }
+
+    async fn presign_get(&self, _: &Name, _: &PresignOptions) -> Result<Presigned> {
+        unreachable!()
+    }
+
+    async fn presign_put(&self, _: &Name, _: &PutConditions, _: &PresignOptions) -> Result<Presigned> {
+        unreachable!()
+    }
+
+    async fn presign_part(&self, _: &Upload, _: u32, _: u64, _: &PresignOptions) -> Result<Presigned> {
+        unreachable!()
+    }
+}
+
+fn image() -> Name {
+    Name::Image(ImageKey::random("png"))
+}
+
+fn reconciler() -> (Arc<Objects>, Reconciler) {
+    let objects = Arc::new(Objects::default());
+    (Arc::clone(&objects), Reconciler::new(objects))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hundred_thousand_effects_are_entries_of_one_task_and_all_are_undone() {
+    let (objects, reconciler) = reconciler();
+    let names: Vec<Name> = (0..MAX_WATCHED).map(|_| image()).collect();
+    for name in &names {
+        reconciler.watch(LateEffect::Object(name.clone()));
+    }
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+    // One more than there may be.
+    reconciler.watch(LateEffect::Object(image()));
+
+    tokio::time::sleep(PAUSE * 3 / 2).await;
+    assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_WATCHED, "each is looked for once");
+    objects.there().extend(names);
+    tokio::time::sleep(PAUSE * 2).await;
+    assert_eq!(objects.there().len(), 0, "what has appeared since is deleted by the second look");
+    assert_eq!(objects.most_looks.load(Ordering::Relaxed), CONCURRENT_LOOKS);
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
+
+    let before = objects.heads.load(Ordering::Relaxed);
+    reconciler.conclude().await;
+    assert_eq!(objects.heads.load(Ordering::Relaxed), before + MAX_WATCHED, "each once more");
+    tokio::task::yield_now().await;
+    assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_effect_is_looked_for_for_seventeen_minutes() {
+    let (objects, reconciler) = reconciler();
+    reconciler.watch(LateEffect::Object(image()));
+    tokio::time::sleep(WATCH_TIME - Duration::from_secs(60)).await;
+    assert_eq!(objects.heads.load(Ordering::Relaxed), LOOKS as usize - 1);
+    tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
+    assert_eq!(objects.heads.load(Ordering::Relaxed), LOOKS as usize);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_object_is_looked_for_only_if_it_may_be_written_again() {
+    let (objects, reconciler) = reconciler();
+    let (plain, doubtful, old) = (image(), image(), image());
+    reconciler.may_be_rewritten(old.clone());
+    tokio::time::sleep(WATCH_TIME).await;
+    reconciler.may_be_rewritten(doubtful.clone());
+    for name in [&plain, &doubtful, &old] {
+        reconciler.deleted(name);
+    }
+    objects.there().extend([plain, doubtful.clone(), old]);
+    tokio::time::sleep(PAUSE * 2).await;
+    assert!(objects.there().len() == 2 && !objects.there().contains(&doubtful));
+    reconciler.conclude().await;
+}
+
+#[test]
+fn a_full_queue_is_logged_once_a_minute() {
+    let (mut queue, start) = (Queue::default(), Instant::now());
+    let mut add = |at: u64| {
+        let now = start + Duration::from_secs(at);
+        queue.add(Watched::new(LateEffect::Object(image()), PAUSE, now), now).err().map(|full| full.unwatched)
+    };
+    assert!((0..MAX_WATCHED).all(|_| add(0).is_none()));
+    assert_eq!([0, 1, 59, 60, 61].map(&mut add), [Some(Some(1)), Some(None), Some(None), Some(Some(3)), Some(None)]);
+}
