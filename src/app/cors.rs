@@ -6,18 +6,20 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use crate::auth;
 use crate::telemetry::{self, trace};
+use crate::transport::request::X_BASE_URL;
 
 /// How long a browser may keep the answer to a preflight.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// What upload clients send beside their own headers: Dropzone `Cache-Control` and `X-Requested-With`; tus-js-client, Uppy
 /// and the IETF's resumable uploads the others.
-const REQUEST: [HeaderName; 18] = [
+const REQUEST: [HeaderName; 19] = [
     header::CONTENT_TYPE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     auth::API_KEY,
     telemetry::REQUEST_ID,
+    X_BASE_URL,
     trace::TRACEPARENT,
     trace::TRACESTATE,
     HeaderName::from_static("idempotency-key"),

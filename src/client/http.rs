@@ -16,6 +16,7 @@ use super::answer::{Headers, Image};
 use super::body::{FileBody, FileError, Meter};
 use super::options::UploadOptions;
 use super::trouble::{Refusal, Trouble};
+use crate::transport::request::X_BASE_URL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Times the stall timeout: what is sent whole may take the other side a while, a large object's completion minutes.
@@ -45,6 +46,12 @@ impl Link {
         };
         let url = joined.map_err(|error| Trouble::Unclear(format!("a link is wrong: {error}")))?;
         Ok(Link { url, base: self.base.clone(), trusted: self.trusted })
+    }
+
+    /// The service's address as the service is told it, so that its links lead to where it was found: without credentials.
+    fn stated_base(&self) -> String {
+        let path = self.base.path();
+        format!("{}{path}", self.base.origin().ascii_serialization())
     }
 }
 
@@ -168,7 +175,7 @@ impl Http {
     }
 
     fn request(&self, method: Method, link: &Link) -> RequestBuilder {
-        let request = self.client.request(method, link.url.clone());
+        let request = self.client.request(method, link.url.clone()).header(X_BASE_URL, link.stated_base());
         match &self.authorization {
             Some(authorization) if link.trusted => request.header(AUTHORIZATION, authorization),
             _ => request,

@@ -37,7 +37,10 @@ async fn an_image_is_uploaded_opened_and_deleted() {
     let redirect = app.client.get(app.at(&format!("/images/{s3_key}"))).send().await.unwrap();
     assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(redirect.headers()[header::CACHE_CONTROL], "private, max-age=1799");
+    // Relative to the request, so that it is right behind a proxy, too.
     let location = redirect.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    assert!(location.starts_with("../_store/"), "{location}");
+    let location = redirect.url().join(&location).unwrap();
     assert_eq!(app.client.get(location).send().await.unwrap().bytes().await.unwrap(), image);
 
     let head = app.client.head(app.at(&format!("/images/{s3_key}"))).send().await.unwrap();

@@ -46,6 +46,33 @@ async fn a_service_below_a_path_needs_no_public_url() {
 }
 
 #[tokio::test]
+async fn an_embedded_store_is_reached_below_the_same_path() {
+    let app = TestApp::with(&[SMALL_PUTS]).await;
+    let (proxy, strange) = elsewhere(&app, "/up/here").await;
+    let below = format!("{}/up/here", proxy.endpoint);
+    let url = format!("--url={below}");
+    let files = Files::new();
+    let (small, large) = (files.add("small.png", &png(1_000)), files.image(PART + 1));
+    let mut keys = Vec::new();
+    for (flags, file) in [(&["--stream"][..], &small), (&["--direct"], &small), (&["--direct"], &large)] {
+        let line = stored(&app, &[flags, &[url.as_str()]].concat(), file).await;
+        assert!(line["url"].as_str().unwrap().starts_with(&format!("{below}/_store/")), "{line}");
+        check(&app, &line, file).await;
+        keys.push(key(&line).to_owned());
+    }
+    // Whoever names no base is still led on below the path.
+    let image = format!("{below}/images/{}", keys[0]);
+    let redirect = app.client.get(&image).send().await.unwrap();
+    let location = redirect.headers()["location"].to_str().unwrap();
+    let location = reqwest::Url::parse(&image).unwrap().join(location).unwrap();
+    assert!(location.as_str().starts_with(&format!("{below}/_store/")), "{location}");
+    assert_eq!(app.client.get(location).send().await.unwrap().bytes().await.unwrap(), png(1_000));
+    assert_eq!(strange.load(Ordering::Relaxed), 0);
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    app.end(&keys).await;
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_the_services_is_asked_for_once() {
     let app = TestApp::start().await;
     let files = Files::new();
