@@ -3,7 +3,7 @@
 //! ```text
 //!                     ┌ boundaries, headers → multer
 //! body ─┬─ form: feed ┴ data of the part named `file` ─┬→ head: name, type, dimensions → chunks → end of the form
-//!       └─ image/*: the body itself ───────────────────┘
+//!       └─ image/*, octet-stream: the body itself ─────┘
 //! ```
 
 use bytes::Bytes;

@@ -24,7 +24,7 @@ impl BodyKind {
     /// By a request's Content-Type.
     ///
     /// # Errors
-    /// [`Error::UnsupportedMediaType`] but for forms and images; [`Error::InvalidFileType`] for an image that is not taken;
+    /// [`Error::UnsupportedMediaType`] except for forms, images and bytes of no stated type; [`Error::InvalidFileType`] for an image that is not taken;
     /// [`Error::MalformedForm`] for a form without a usable boundary.
     pub fn of(content_type: Option<&HeaderValue>, policy: &Policy) -> Result<Self> {
         let text = content_type
@@ -33,6 +33,10 @@ impl BodyKind {
         let media_type = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if media_type == "multipart/form-data" {
             return Ok(BodyKind::Form { boundary: boundary(text)? });
+        }
+        // Clients that do not know the type say that the bytes are any.
+        if media_type == "application/octet-stream" {
+            return Ok(BodyKind::Raw);
         }
         if !media_type.starts_with("image/") {
             return Err(Error::UnsupportedMediaType);
@@ -87,7 +91,8 @@ mod tests {
 
     #[test]
     fn images_are_raw_bodies() {
-        for text in ["image/jpeg", "IMAGE/PNG; q=1", "image/x-unheard-of", "image/*", "image/pjpeg"] {
+        let bytes = "Application/Octet-Stream; charset=binary";
+        for text in ["image/jpeg", "IMAGE/PNG; q=1", "image/x-unheard-of", "image/*", "image/pjpeg", bytes] {
             assert_eq!(of(text).unwrap(), BodyKind::Raw, "{text}");
         }
         for text in ["image/svg+xml", "image/SVG+xml; charset=utf-8", "image/tiff", "image/heif"] {
@@ -97,8 +102,7 @@ mod tests {
 
     #[test]
     fn anything_else_is_unsupported() {
-        for text in ["application/octet-stream", "text/plain", "", "imagejpeg", "multipart/mixed; boundary=a", "\u{fc}"]
-        {
+        for text in ["application/octet", "text/plain", "", "imagejpeg", "multipart/mixed; boundary=a", "\u{fc}"] {
             assert!(matches!(of(text), Err(Error::UnsupportedMediaType)), "{text}");
         }
         assert!(matches!(BodyKind::of(None, &policy()), Err(Error::UnsupportedMediaType)));

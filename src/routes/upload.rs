@@ -1,11 +1,12 @@
-//! `POST /upload-image`: a form or a raw body, streamed into the store.
+//! `POST /upload-image` and `POST /images`: a form or a raw body, streamed into the store.
 
+use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
@@ -78,8 +79,8 @@ pub struct RawImage(pub ());
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
         (status = 200, description = "It is stored.", body = StoredImage, headers(
-            ("Location" = String, description = "Of the image: a reference relative to this request, or with \
-                `PUBLIC_URL` absolute."),
+            ("Location" = String, description = "The image's address. It starts at `PUBLIC_URL`, or else where this request \
+                was sent to."),
             ("ETag" = String, description = "The image's `checksum`, in quotes. It is not the store's ETag."),
         ), links(
             ("open" = (operation_id = "open_image", parameters(("s3_key" = "$response.body#/s3_key")))),
@@ -89,23 +90,16 @@ pub struct RawImage(pub ());
         )),
         answers::Upload,
     ))]
-pub async fn upload(
-    State(app): State<App>,
-    ServiceBase(base): ServiceBase,
-    headers: HeaderMap,
-    invocation: Option<Extension<Invocation>>,
-    timed_out: Option<Extension<TimedOut>>,
-    body: Body,
-) -> Result<Response> {
-    let policy = Invocation::policy(invocation.as_deref(), &app.policy);
-    let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
-    let stored = store(&app, policy, &headers, base, body, timed_out).await;
-    let public_url = app.config.public_url.as_deref();
-    stored.map(|image| located(image, public_url)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+pub async fn upload(State(app): State<App>, ServiceBase(base): ServiceBase, request: Request) -> Result<Response> {
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    let invocation = extensions.get::<Invocation>();
+    let policy = Invocation::policy(invocation, &app.policy);
+    let timed_out = extensions.get::<TimedOut>().cloned().unwrap_or_default();
+    let stored = store(&app, policy, &headers, base.clone(), body, timed_out).await;
+    stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation, error))
 }
 
-/// The answer, with where the image is. Without a base that is relative to the request: a proxy may have put a prefix before
-/// its path.
+/// The answer, with where the image is: relative to the request if that names no host.
 fn located(image: StoredImage, base: Option<&str>) -> Response {
     let location = format!("{}/images/{}", base.unwrap_or("."), image.s3_key);
     let etag = image.checksum.as_ref().map(|checksum| [(header::ETAG, format!("\"{checksum}\""))]);
