@@ -43,6 +43,30 @@ async fn an_encoded_file_is_decoded() {
 }
 
 #[tokio::test]
+async fn a_header_may_go_on_in_the_next_line() {
+    let folded = |head: &str| {
+        let head = format!("--XX\r\n{head}\r\n\r\n");
+        form(&[part("form-data;\r\n name=a", b"1"), [head.as_bytes(), JPEG, b"\r\n"].concat()])
+    };
+    for head in [
+        "Content-Disposition: form-data;\r\n name=\"file\";\r\n\tfilename=\"a.jpeg\"\r\nContent-Type: image/jpeg",
+        "Content-Type: image/jpeg\r\nContent-Disposition:\r\n \r\n  form-data; name=file; filename=a.jpeg",
+        "Content-Disposition: form-data; name=file; filename=a.jpeg\r\n ",
+    ] {
+        let body = folded(head);
+        for at in 0..=body.len() {
+            let chunks = [&body[..at], &body[at..]].map(|chunk| Ok(Bytes::copy_from_slice(chunk)));
+            assert_jpeg(read_chunks(FORM, chunks.into(), policy()).await.0, "jpeg");
+        }
+        assert_jpeg(read_cut(&body).await, "jpeg");
+    }
+    // No header that could go on.
+    assert_malformed(read_cut(&folded(" name=file")).await, "headers are not valid");
+    let long = format!("Content-Disposition: form-data; name=file{}", "\r\n ;".repeat(5_000));
+    assert_malformed(read_cut(&folded(&long)).await, "within 16384 bytes");
+}
+
+#[tokio::test]
 async fn an_encoded_file_that_is_wrong_is_refused() {
     assert_malformed(read_cut(&form(&[encoded("base64", &[&base64(JPEG)[..], b"*"].concat())])).await, "base64");
     assert_malformed(read_cut(&form(&[encoded("base64", JPEG)])).await, "base64");
