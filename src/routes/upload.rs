@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -20,6 +21,7 @@ use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::{BodyKind, IncomingImage};
 use crate::policy::Policy;
+use crate::sink::uploader::Opening;
 use crate::sink::{Stored, Uploader};
 use crate::store::{ImageKey, Name};
 use crate::telemetry::metrics::{Door, TimedOut, UploadWatch};
@@ -127,6 +129,26 @@ async fn store(
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
     let mut image = IncomingImage::open(kind, body, policy, opening.head()).await?;
+    loop {
+        match send(app, &watch, &mut image, opening, base.clone()).await? {
+            ControlFlow::Break(stored) => {
+                watch.stored(stored.size);
+                return Ok(stored);
+            }
+            ControlFlow::Continue(room) => opening = room,
+        }
+        image = image.replacement(opening.head()).await?;
+    }
+}
+
+/// Stores the image. If it turns out that another one is to be stored, nothing of it is, and its room is free.
+async fn send(
+    app: &App,
+    watch: &UploadWatch,
+    image: &mut IncomingImage,
+    opening: Opening,
+    base: Option<String>,
+) -> Result<ControlFlow<StoredImage, Opening>> {
     let info = image.info();
     let name = Name::Image(ImageKey::random(image.extension()));
     note(field::S3_KEY, name.key().as_str());
@@ -134,14 +156,17 @@ async fn store(
 
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     let work = async {
-        pump(&mut image, &mut uploader).await?;
+        pump(image, &mut uploader).await?;
+        if image.is_replaced() {
+            return Ok(ControlFlow::Continue(uploader.restart().await));
+        }
         let link = app.store.presign_get(&name, &app.read_link(base)).await.map_err(Error::Storage)?;
-        Ok((uploader.finish().await?, link))
+        Ok(ControlFlow::Break((uploader.finish().await?, link)))
     };
-    let (stored, link) = watch.run(work).await?;
-    watch.stored(stored.size);
-    note(field::SIZE, stored.size);
-    Ok(answer(&name, info, stored, link.url))
+    Ok(watch.run(work).await?.map_break(|(stored, link)| {
+        note(field::SIZE, stored.size);
+        answer(&name, info, stored, link.url)
+    }))
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.

@@ -301,6 +301,31 @@ async fn images_are_created_and_deleted_at_their_own_addresses_too() {
 }
 
 #[tokio::test]
+async fn an_image_without_a_name_is_undone_if_one_with_a_name_follows() {
+    // Room for one part: what the first image holds is what the second one gets.
+    for flags in [&[][..], &["--memory-budget=10MiB", "--spill-budget=0"]] {
+        let app = TestApp::with(flags).await;
+        for size in [1_000, (5 << 20) + 1, 21 << 20] {
+            let unnamed = reqwest::multipart::Part::bytes(png(size));
+            let named = reqwest::multipart::Part::bytes(fixture("plain.gif")).file_name("a.gif");
+            let form = reqwest::multipart::Form::new().part("file", unnamed).part("file", named);
+            let answer = app.client.post(app.at("/upload-image")).multipart(form).send().await.unwrap();
+            let answer = json(answer, 200).await;
+            assert_eq!(answer["content_type"], "image/gif");
+            let read = app.client.get(answer["url"].as_str().unwrap()).send().await.unwrap();
+            assert_eq!(read.bytes().await.unwrap(), fixture("plain.gif"), "{size}");
+            app.client.delete(app.at(&format!("/images/{}", key(&answer)))).send().await.unwrap();
+        }
+        // Without a second file it is the image, as ever.
+        let alone = reqwest::multipart::Form::new().part("file", reqwest::multipart::Part::bytes(png(6 << 20)));
+        let answer = app.client.post(app.at("/upload-image")).multipart(alone).send().await.unwrap();
+        let answer = json(answer, 200).await;
+        assert_eq!(answer["size"], 6 << 20);
+        app.end(&[&key(&answer)]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_rejection_says_what_would_be_accepted() {
     let app = TestApp::with(&["--allowed-formats=jpg,tiff", "--header-scan-limit=64KiB"]).await;
     let refused = json(app.upload("a.png", fixture("plain.png")).await, 400).await;

@@ -151,9 +151,32 @@ async fn a_field_of_the_files_name_is_no_file_beside_one() {
 #[tokio::test]
 async fn two_images_are_refused_with_names_and_without() {
     let unnamed = part("form-data; name=file", JPEG);
-    for parts in [[file(JPEG), file(JPEG)], [unnamed.clone(), file(JPEG)], [unnamed.clone(), unnamed.clone()]] {
+    for parts in [
+        vec![file(JPEG), file(JPEG)],
+        vec![unnamed.clone(), unnamed.clone()],
+        vec![unnamed.clone(), file(JPEG), file(JPEG)],
+        vec![unnamed.clone(), unnamed.clone(), file(JPEG)],
+    ] {
         assert_malformed(read_cut(&form(&parts)).await, "more than one file");
     }
+}
+
+#[tokio::test]
+async fn an_image_without_a_name_is_no_file_if_one_with_a_name_follows() {
+    let [unnamed, empty] = [PNG, b""].map(|content| part("form-data; name=file", content));
+    let field = part("form-data; name=a", b"1");
+    for parts in [
+        vec![unnamed.clone(), file(JPEG)],
+        vec![field.clone(), unnamed.clone(), field.clone(), empty.clone(), file(JPEG), unnamed.clone(), field],
+    ] {
+        assert_jpeg(read_cut(&form(&parts)).await, "jpg");
+    }
+    let wrong_name = part("form-data; name=file; filename=a.exe", JPEG);
+    let refused = read_cut(&form(&[unnamed.clone(), wrong_name])).await;
+    assert!(matches!(refused, Err(Error::InvalidFileType { .. })), "{refused:?}");
+    let no_data = part("form-data; name=file; filename=a.jpg", b"");
+    let refused = read_cut(&form(&[unnamed, no_data])).await;
+    assert!(matches!(refused, Err(Error::NoFile { fields: Some(_) })), "{refused:?}");
 }
 
 #[tokio::test]
