@@ -6,10 +6,11 @@
 //! and thrown away for a while, as nginx does (`lingering_close`). A client that sent `Expect: 100-continue` and was not
 //! told to go on sends nothing: there, reading would be what asks it to.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,9 @@ use tokio::time::timeout;
 use super::pace::{Pace, PaceLimits};
 use crate::error::{BoxError, Error};
 use crate::telemetry::metrics::Received;
+
+const BAD_CHUNKS: &str = "The body's chunks are malformed: each begins with a line that has its size in hexadecimal, and ends \
+                          with CRLF (RFC 9112, 7.1)";
 
 /// Reading on ends after this long in all,
 const LINGER: Duration = Duration::from_secs(30);
@@ -83,7 +87,7 @@ impl<B: Transported> RequestBody<B> {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.ended.set();
-                return Some(Err(error.into()));
+                return Some(Err(meaning(error.into())));
             }
             None => {
                 self.ended.set();
@@ -173,6 +177,25 @@ impl<B: Body<Data: Unpin, Error: Unpin> + Unpin> Body for Started<B> {
 
     fn is_end_stream(&self) -> bool {
         self.first.is_none() && self.body.is_end_stream()
+    }
+
+    /// At least; frames of other bytes than data are not known beforehand.
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(|first| first.as_ref().ok()?.data_ref());
+        let mut hint = SizeHint::new();
+        hint.set_lower(first.map_or(0, |data| data.remaining() as u64) + self.body.size_hint().lower());
+        hint
+    }
+}
+
+/// hyper's error for chunks that it cannot read looks like a body that was cut off.
+fn meaning(error: BoxError) -> BoxError {
+    let kind = error.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
+    match kind {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+            Error::InvalidRequest(BAD_CHUNKS.to_owned()).into()
+        }
+        _ => error,
     }
 }
 
