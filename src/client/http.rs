@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::answer::{Headers, Image};
 use super::body::{FileBody, FileError, Meter};
-use super::options::UploadOptions;
+use super::options::{UploadOptions, base_url};
 use super::trouble::{Refusal, Trouble};
 use crate::transport::request::X_BASE_URL;
 
@@ -96,7 +96,7 @@ pub struct Http {
 
 impl Http {
     /// # Errors
-    /// Where the key is no header, or there is no TLS to be had.
+    /// Where the base is no address, the key is no header, or there is no TLS to be had.
     pub fn new(options: &UploadOptions) -> Result<Http, String> {
         // A redirected POST would arrive as a GET, and a signed PUT elsewhere is not signed: neither is followed.
         let client = Client::builder()
@@ -110,7 +110,7 @@ impl Http {
         });
         Ok(Http {
             client: client.build().map_err(|error| format!("cannot make connections: {error}"))?,
-            base: options.url.clone(),
+            base: base_url(&options.url).map_err(|problem| format!("--url (IMAGE_STORE_URL): {problem}"))?,
             authorization: authorization.transpose().map_err(|_| "--api-key: cannot be sent in a header")?,
             stall_timeout: options.stall_timeout,
             retries: options.retries,
@@ -249,7 +249,6 @@ fn network(error: reqwest::Error) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::options::base_url;
 
     fn link(base: &str, url: &str) -> Link {
         Link { url: url.parse().unwrap(), base: base_url(base).unwrap(), trusted: true }

@@ -46,6 +46,30 @@ async fn a_service_below_a_path_needs_no_public_url() {
 }
 
 #[tokio::test]
+async fn a_wrong_address_is_wrong_usage_and_its_password_is_not_shown() {
+    let app = TestApp::start().await;
+    for (address, problem) in [
+        ("ftp://user:hunter2@images.example", "must start with http:// or https://"),
+        ("http://user:hunter2@images.example/?a=b", "must have no query"),
+        ("http://user:hunter2@images.example:port", "port"),
+    ] {
+        let (by_flag, mut by_environment) = (client(&app, &["--url", address, "a.png"]), client(&app, &["a.png"]));
+        by_environment.env("IMAGE_STORE_URL", address);
+        let mut help = client(&app, &["--help"]);
+        help.env("IMAGE_STORE_URL", address);
+        for (mut command, code) in [(by_flag, 2), (by_environment, 2), (help, 0)] {
+            let output = finished(command.spawn().unwrap()).await;
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{text}");
+            assert!(code == 0 || (text.contains("IMAGE_STORE_URL") && text.contains(problem)), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
 async fn an_embedded_store_is_reached_below_the_same_path() {
     let app = TestApp::with(&[SMALL_PUTS]).await;
     let (proxy, strange) = elsewhere(&app, "/up/here").await;
