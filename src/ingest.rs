@@ -83,11 +83,15 @@ impl IncomingImage {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let length = body.size_hint().lower();
         let body = Data::new(body);
         match kind {
             BodyKind::Form { boundary } => {
                 let mut form = Box::new(Form::new(boundary, body));
                 let file = form.find_file(&policy).await?;
+                if !form.is_encoded() {
+                    content_type::check_form_length(length, &policy)?;
+                }
                 Self::of_form(form, file, policy, head).await
             }
             BodyKind::Raw => Self::read(SourceKind::Raw(body), None, policy, head).await,

@@ -125,6 +125,11 @@ impl Form {
         Error::NoFile { fields: Some(self.names.clone()) }
     }
 
+    /// Whether the file that was found is longer in the body than it is.
+    pub(super) fn is_encoded(&self) -> bool {
+        !matches!(self.decoder, Decoder::Identity)
+    }
+
     /// The file's next bytes, never none of them.
     pub(super) async fn file_chunk(&mut self) -> Result<Option<Bytes>> {
         if !self.peeked.is_empty() {

@@ -29,9 +29,6 @@ use crate::telemetry::{field, note};
 use crate::transport::Invocation;
 use crate::transport::body::Started;
 
-/// What a form may be longer than its file: the other fields it may hold, and every field's head.
-const FORM_ALLOWANCE: u64 = 2 << 20;
-
 /// An image that is stored: the answer of every door.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StoredImage {
@@ -121,7 +118,7 @@ async fn store(
     check_encoding(headers)?;
     let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
     let (door, length) = (door(&kind), content_length(headers));
-    refuse_too_large(&policy, door, length)?;
+    kind.check_length(length.unwrap_or_default(), &policy)?;
     let watch = UploadWatch::new(&app.metrics, door, timed_out);
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
@@ -217,10 +214,4 @@ fn door(kind: &BodyKind) -> Door {
         BodyKind::Form { .. } => Door::Form,
         BodyKind::Raw => Door::Raw,
     }
-}
-
-/// Refuses what says itself that it is too large, before its body is asked for.
-fn refuse_too_large(policy: &Policy, door: Door, length: Option<u64>) -> Result<()> {
-    let allowance = if door == Door::Form { FORM_ALLOWANCE } else { 0 };
-    policy.check_stream_size(length.unwrap_or_default().saturating_sub(allowance))
 }

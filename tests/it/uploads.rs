@@ -1,9 +1,12 @@
 //! The contract of the streaming door and of the images behind it.
 
-use reqwest::{StatusCode, header};
+use base64::Engine;
+use reqwest::StatusCode;
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::support::app::{TestApp, fixture, png};
+use super::support::raw::{RawClient, form, head};
 
 const PART: usize = 5 << 20;
 
@@ -157,6 +160,32 @@ async fn too_large_is_413_whether_it_is_announced_or_found_out() {
     assert!(!planned["detail"].as_str().unwrap().contains("POST /uploads"), "{planned}");
     let fits = json(app.upload("a.png", png(6 << 20)).await, 200).await;
     app.end(&[&key(&fits)]).await;
+}
+
+#[tokio::test]
+async fn the_limit_is_of_the_file_and_not_of_its_encoding() {
+    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
+    let encoded = |image: &[u8]| {
+        let text = base64::engine::general_purpose::STANDARD.encode(image);
+        let lines: String = text.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line) + "\r\n").collect();
+        let encoding = [(HeaderName::from_static("content-transfer-encoding"), HeaderValue::from_static("base64"))];
+        let part = reqwest::multipart::Part::text(lines).file_name("a.png").headers(HeaderMap::from_iter(encoding));
+        let form = reqwest::multipart::Form::new().part("file", part);
+        app.client.post(app.at("/upload-image")).multipart(form).send()
+    };
+    // Encoded it is more than the limit and 2 MiB.
+    let stored = json(encoded(&png(6 << 20)).await.unwrap(), 200).await;
+    assert_eq!(stored["size"], 6 << 20);
+    assert_eq!(json(encoded(&png((6 << 20) + 1)).await.unwrap(), 413).await["code"], "payload_too_large");
+    // Of a file that is not encoded no more than its headers are awaited.
+    let (body, length) = (form("a.png", &png(1_000)), 9 << 20);
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(length, "")).await;
+    client.send(&body[..500]).await;
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"payload_too_large\""), "{answer}");
+    drop(client);
+    app.end(&[&key(&stored)]).await;
 }
 
 #[tokio::test]
