@@ -58,7 +58,7 @@ impl BodyKind {
 impl BodyKind {
     /// Refuses a body that says itself, by its Content-Length, that its image is too large, before it is asked for.
     ///
-    /// A form does not say yet whether its file is encoded: [`check_form_length`] follows when it does.
+    /// A form does not say yet whether its file is encoded: `check_form_length` follows when it does.
     ///
     /// # Errors
     /// 413.
