@@ -30,6 +30,7 @@ e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
 	NO_BUILD=1 loadtest/memory.sh
 	BIN=$(BIN) tests/e2e/run.sh
+	BIN=$(BIN) tests/e2e/nginx.sh
 	deploy/lint.sh
 	BIN=$(BIN) tests/e2e/seaweedfs.sh
 

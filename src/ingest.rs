@@ -3,7 +3,7 @@
 //! ```text
 //!                     ┌ boundaries, headers → multer
 //! body ─┬─ form: feed ┴ data of the part named `file` ─┬→ head: name, type, dimensions → chunks → end of the form
-//!       └─ image/*: the body itself ───────────────────┘
+//!       └─ image/*, octet-stream: the body itself ─────┘
 //! ```
 
 use bytes::Bytes;
@@ -31,7 +31,7 @@ pub(crate) use body::meaning as error_from_body;
 pub use content_type::BodyKind;
 
 use body::Data;
-use form::Form;
+use form::{FilePart, Form};
 
 /// One image on its way in: sniffed and checked before the first byte is handed on.
 pub struct IncomingImage {
@@ -83,11 +83,50 @@ impl IncomingImage {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
+        let length = body.size_hint().lower();
         let body = Data::new(body);
-        let (kind, named) = match kind {
-            BodyKind::Form { boundary } => open_form(boundary, body, &policy).await?,
-            BodyKind::Raw => (SourceKind::Raw(body), None),
+        match kind {
+            BodyKind::Form { boundary } => {
+                let mut form = Box::new(Form::new(boundary, body));
+                let file = form.find_file(&policy).await?;
+                if !form.is_encoded() {
+                    content_type::check_form_length(length, &policy)?;
+                }
+                Self::of_form(form, file, policy, head).await
+            }
+            BodyKind::Raw => Self::read(SourceKind::Raw(body), None, policy, head).await,
+        }
+    }
+
+    /// Whether it turned out to be none: a file with a name follows this one, which has none.
+    pub fn is_replaced(&self) -> bool {
+        matches!(&self.source.kind, SourceKind::Form(form) if form.has_replacement())
+    }
+
+    /// Goes on with the file that follows, as [`IncomingImage::open`] began with this one.
+    ///
+    /// # Errors
+    /// As that has; [`Error::NoFile`] if there is none.
+    pub async fn replacement(self, head: &mut impl Head) -> Result<Self> {
+        let Source { kind: SourceKind::Form(mut form), policy, .. } = self.source else {
+            return Err(Error::NoFile { fields: None });
         };
+        let file = form.replacement().ok_or_else(|| form.no_file())?;
+        Self::of_form(form, file, policy, head).await
+    }
+
+    /// Checks the file's name before any of its bytes.
+    async fn of_form(form: Box<Form>, file: FilePart, policy: Arc<Policy>, head: &mut impl Head) -> Result<Self> {
+        let named = file.file_name.map(|name| policy.check_name(&name)).transpose()?.flatten();
+        Self::read(SourceKind::Form(form), named, policy, head).await
+    }
+
+    async fn read(
+        kind: SourceKind,
+        named: Option<(Format, &'static str)>,
+        policy: Arc<Policy>,
+        head: &mut impl Head,
+    ) -> Result<Self> {
         let mut source = Source { kind, policy, size: 0 };
         let read = source.read_head(head).await;
         let (info, pending) = read.map_err(|error| source.explained(error))?;
@@ -108,7 +147,7 @@ impl IncomingImage {
     /// The next bytes of the image, never none of them.
     ///
     /// `None` comes only after the whole request proved right: of a form, the closing boundary was read and there was no
-    /// second file. An error is final. The future may be dropped; nothing is lost.
+    /// second file; or if the image [is replaced](IncomingImage::is_replaced). An error is final. The future may be dropped; nothing is lost.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>> {
         if !self.pending.is_empty() {
             return Ok(Some(std::mem::take(&mut self.pending)));
@@ -119,18 +158,6 @@ impl IncomingImage {
         }
         next
     }
-}
-
-/// Finds the form's file and checks its name before any of its bytes.
-async fn open_form(
-    boundary: String,
-    body: Data,
-    policy: &Policy,
-) -> Result<(SourceKind, Option<(Format, &'static str)>)> {
-    let mut form = Form::new(boundary, body);
-    let file = form.find_file(policy).await?;
-    let named = file.file_name.map(|name| policy.check_name(&name)).transpose()?.flatten();
-    Ok((SourceKind::Form(Box::new(form)), named))
 }
 
 /// The name's own extension where the bytes are what it says, else the usual one of what they are.

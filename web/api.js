@@ -52,6 +52,11 @@ export function refusal(status, body, retryAfter) {
   return new Refusal(status, body, Number(retryAfter) || 0);
 }
 
+/** What every request to the service says: the key, and where the page found the service, so that its links lead there. */
+export function headers() {
+  return { ...key.headers(), "X-Base-URL": new URL(".", document.baseURI).href };
+}
+
 /** A link of the service's: it starts at the service's own address, wherever a proxy has put that. */
 function at(reference) {
   return new URL(reference.replace(/^\/+/, ""), document.baseURI);
@@ -59,12 +64,12 @@ function at(reference) {
 
 /** Sends a request; returns its status, body and Retry-After. */
 export async function call(method, path, { json, signal, keepalive } = {}) {
-  const headers = key.headers();
-  if (json !== undefined) headers["Content-Type"] = "application/json";
+  const sent = headers();
+  if (json !== undefined) sent["Content-Type"] = "application/json";
   let response, text;
   try {
     const body = json === undefined ? undefined : JSON.stringify(json);
-    response = await fetch(at(path), { method, headers, body, signal, keepalive, cache: "no-store" });
+    response = await fetch(at(path), { method, headers: sent, body, signal, keepalive, cache: "no-store" });
     text = await response.text();
   } catch (problem) {
     if (signal?.aborted) throw signal.reason;

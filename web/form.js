@@ -1,8 +1,7 @@
 // The form: one request through the service, for files where a second one is not worth it.
 
-import { NotTheService, parse, refusal } from "./api.js";
+import { NotTheService, headers, parse, refusal } from "./api.js";
 import { ConnectionLost, reconnected } from "./connection.js";
-import * as key from "./key.js";
 import { send } from "./transfer.js";
 
 const FAILURES = 5;
@@ -40,7 +39,7 @@ export class FormUpload {
       this.#sentAll = bytes >= this.#file.size;
       if (this.#sentAll) onVerifying();
     };
-    const answer = await send("POST", "upload-image", { headers: key.headers(), body, signal, onSent: progress });
+    const answer = await send("POST", "upload-image", { headers: headers(), body, signal, onSent: progress });
     const image = parse(answer.text);
     if (answer.status !== 200) throw refusal(answer.status, image, answer.header("Retry-After"));
     if (!image?.s3_key) throw new NotTheService(answer.status);

@@ -10,6 +10,11 @@ use crate::policy::Policy;
 /// RFC 2046 5.1.1.
 const MAX_BOUNDARY: usize = 70;
 
+/// What a form may be longer than its file: the other fields it may hold, and every field's head.
+const FORM_ALLOWANCE: u64 = 2 << 20;
+/// How many times longer a file may be made by its encoding: quoted-printable has three characters for a byte, and line ends.
+const LONGEST_ENCODING: u64 = 4;
+
 /// How a body carries its image.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BodyKind {
@@ -24,7 +29,7 @@ impl BodyKind {
     /// By a request's Content-Type.
     ///
     /// # Errors
-    /// [`Error::UnsupportedMediaType`] but for forms and images; [`Error::InvalidFileType`] for an image that is not taken;
+    /// [`Error::UnsupportedMediaType`] except for forms, images and bytes of no stated type; [`Error::InvalidFileType`] for an image that is not taken;
     /// [`Error::MalformedForm`] for a form without a usable boundary.
     pub fn of(content_type: Option<&HeaderValue>, policy: &Policy) -> Result<Self> {
         let text = content_type
@@ -33,6 +38,10 @@ impl BodyKind {
         let media_type = text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if media_type == "multipart/form-data" {
             return Ok(BodyKind::Form { boundary: boundary(text)? });
+        }
+        // Clients that do not know the type say that the bytes are any.
+        if media_type == "application/octet-stream" {
+            return Ok(BodyKind::Raw);
         }
         if !media_type.starts_with("image/") {
             return Err(Error::UnsupportedMediaType);
@@ -44,6 +53,26 @@ impl BodyKind {
             _ => Ok(BodyKind::Raw),
         }
     }
+}
+
+impl BodyKind {
+    /// Refuses a body that says itself, by its Content-Length, that its image is too large, before it is asked for.
+    ///
+    /// A form does not say yet whether its file is encoded: `check_form_length` follows when it does.
+    ///
+    /// # Errors
+    /// 413.
+    pub fn check_length(&self, length: u64, policy: &Policy) -> Result<()> {
+        match self {
+            BodyKind::Form { .. } => policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE) / LONGEST_ENCODING),
+            BodyKind::Raw => policy.check_stream_size(length),
+        }
+    }
+}
+
+/// The same for a form of at least `length` bytes whose file is sent as it is.
+pub(super) fn check_form_length(length: u64, policy: &Policy) -> Result<()> {
+    policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE))
 }
 
 fn boundary(content_type: &str) -> Result<String> {
@@ -87,7 +116,8 @@ mod tests {
 
     #[test]
     fn images_are_raw_bodies() {
-        for text in ["image/jpeg", "IMAGE/PNG; q=1", "image/x-unheard-of", "image/*", "image/pjpeg"] {
+        let bytes = "Application/Octet-Stream; charset=binary";
+        for text in ["image/jpeg", "IMAGE/PNG; q=1", "image/x-unheard-of", "image/*", "image/pjpeg", bytes] {
             assert_eq!(of(text).unwrap(), BodyKind::Raw, "{text}");
         }
         for text in ["image/svg+xml", "image/SVG+xml; charset=utf-8", "image/tiff", "image/heif"] {
@@ -96,9 +126,21 @@ mod tests {
     }
 
     #[test]
+    fn a_length_is_too_large_if_no_encoding_makes_it_fit() {
+        let (policy, form) = (policy(), form("abc"));
+        let limit = policy.max_upload_size;
+        for (kind, longest) in [(&BodyKind::Raw, limit), (&form, FORM_ALLOWANCE + 4 * limit + 3)] {
+            assert!(kind.check_length(longest, &policy).is_ok());
+            let refused = kind.check_length(longest + 1, &policy).unwrap_err();
+            assert_eq!(refused.status().as_u16(), 413, "{kind:?}");
+        }
+        assert!(check_form_length(FORM_ALLOWANCE + limit, &policy).is_ok());
+        assert!(check_form_length(FORM_ALLOWANCE + limit + 1, &policy).is_err());
+    }
+
+    #[test]
     fn anything_else_is_unsupported() {
-        for text in ["application/octet-stream", "text/plain", "", "imagejpeg", "multipart/mixed; boundary=a", "\u{fc}"]
-        {
+        for text in ["application/octet", "text/plain", "", "imagejpeg", "multipart/mixed; boundary=a", "\u{fc}"] {
             assert!(matches!(of(text), Err(Error::UnsupportedMediaType)), "{text}");
         }
         assert!(matches!(BodyKind::of(None, &policy()), Err(Error::UnsupportedMediaType)));

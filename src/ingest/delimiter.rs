@@ -16,7 +16,7 @@ pub(super) struct Delimiter {
     before: usize,
 }
 
-const LINE_END: &str = "\r\n";
+pub(super) const LINE_END: &str = "\r\n";
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {

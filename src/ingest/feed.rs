@@ -7,6 +7,9 @@
 //! they lie, and multer, which takes the part for an empty one, goes on with that. Headers that are none end with the line
 //! behind the boundary's; multer reads on for another, and gets it from here.
 //!
+//! multer refuses headers that go on in a line that begins with a space or a tab (RFC 5322, 2.2.3), which clients built on
+//! mail libraries write. It is given such a header in one line.
+//!
 //! multer takes from its stream until that is pending, reads end-of-stream before it has searched what came with it, and
 //! asks again before it has searched what it got last. Here the body is asked once for each look at it; in between the
 //! stream seems pending. [`Feed::reopen`] tells that from a body that really is, so nothing has to be woken. So multer
@@ -20,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use super::body::Data;
-use super::delimiter::{Delimiter, Piece};
+use super::delimiter::{Delimiter, LINE_END, Piece};
 use crate::error::{Error, Result};
 
 /// The longest headers of a part, in bytes.
@@ -72,8 +75,10 @@ struct HeadLines {
     headers: usize,
     /// Bytes of the line so far.
     line: usize,
-    /// The last byte was a CR.
+    /// The last byte was a CR, which is not passed on yet.
     cr: bool,
+    /// A header's line has ended, and its end is not passed on yet: the next byte says whether the header has.
+    held: bool,
 }
 
 /// The empty line that ends a part's headers.
@@ -220,26 +225,31 @@ impl State {
     /// Keeps for later what multer is not to have yet, or not at all.
     fn cut(&mut self, mut chunk: Bytes) -> Bytes {
         let most = chunk.len().min(self.allowance);
-        let empty_line = self.empty_line(&chunk[..most]);
-        let end = empty_line.as_ref().map_or(most, |found| found.end);
+        let Some(start) = self.head_start(&chunk[..most]) else {
+            self.rest = chunk.split_off(most);
+            self.allowance -= most;
+            return chunk;
+        };
+        let Place::Head(lines) = &mut self.place else { return chunk };
+        let mut unfolded = chunk[..start].to_vec();
+        let empty_line = lines.unfold(&chunk[start..most], &mut unfolded);
+        let end = empty_line.as_ref().map_or(most, |found| start + found.end);
         self.rest = chunk.split_off(end);
-        self.allowance -= chunk.len();
-        match empty_line {
+        self.allowance -= end;
+        if empty_line.is_some_and(|found| found.alone) {
             // What multer looks for is two line ends behind the boundary's.
-            Some(EmptyLine { alone: true, .. }) => [&chunk[..], b"\r\n"].concat().into(),
-            _ => chunk,
+            unfolded.extend_from_slice(LINE_END.as_bytes());
         }
+        unfolded.into()
     }
 
-    /// The first empty line. Those of a preamble do not count: multer looks at all of that at every slice.
-    fn empty_line(&mut self, head: &[u8]) -> Option<EmptyLine> {
-        let mut start = 0;
-        if let Place::Preamble(preamble) = &mut self.place {
-            start = preamble.end(head, self.delimiter.boundary_line())?;
-            self.place = Place::Head(HeadLines::default());
-        }
-        let Place::Head(lines) = &mut self.place else { return None };
-        lines.empty_line(&head[start..]).map(|found| EmptyLine { end: start + found.end, ..found })
+    /// Where a part's head goes on or begins. Empty lines of a preamble do not count: multer looks at all of that at every
+    /// slice.
+    fn head_start(&mut self, bytes: &[u8]) -> Option<usize> {
+        let Place::Preamble(preamble) = &mut self.place else { return Some(0) };
+        let start = preamble.end(bytes, self.delimiter.boundary_line())?;
+        self.place = Place::Head(HeadLines::default());
+        Some(start)
     }
 }
 
@@ -258,23 +268,31 @@ impl Preamble {
 }
 
 impl HeadLines {
-    fn empty_line(&mut self, bytes: &[u8]) -> Option<EmptyLine> {
-        for (at, byte) in bytes.iter().enumerate() {
-            let line_ends = self.cr && *byte == b'\n';
-            self.cr = *byte == b'\r';
-            if !line_ends {
+    /// Passes the lines on to `unfolded`, each header in one of them, up to the empty line.
+    fn unfold(&mut self, bytes: &[u8], unfolded: &mut Vec<u8>) -> Option<EmptyLine> {
+        for (at, &byte) in bytes.iter().enumerate() {
+            let header_goes_on = matches!(byte, b' ' | b'\t');
+            if std::mem::take(&mut self.held) && !header_goes_on {
+                unfolded.extend_from_slice(LINE_END.as_bytes());
+            }
+            let after_cr = std::mem::replace(&mut self.cr, byte == b'\r');
+            if !(after_cr && byte == b'\n') {
                 self.line += 1;
+                unfolded.extend(after_cr.then_some(b'\r'));
+                unfolded.extend((!self.cr).then_some(byte));
                 continue;
             }
             // Nothing but the CR.
             let is_empty = std::mem::take(&mut self.line) == 1;
-            if !std::mem::replace(&mut self.in_headers, true) {
-                continue;
+            let in_headers = std::mem::replace(&mut self.in_headers, true);
+            self.held = in_headers && !is_empty;
+            if !self.held {
+                unfolded.extend_from_slice(LINE_END.as_bytes());
             }
-            if is_empty {
+            if in_headers && is_empty {
                 return Some(EmptyLine { end: at + 1, alone: self.headers == 0 });
             }
-            self.headers += 1;
+            self.headers += usize::from(in_headers);
         }
         None
     }

@@ -39,6 +39,8 @@ pub(super) struct Form {
     peeked: Bytes,
     /// The file that was found has a name, so that a part without one is no file.
     named: bool,
+    /// The name of a part that was found behind a file without one, which was none then.
+    replacement: Option<String>,
     /// How many parts there were, their names, and the bytes of those beside the file.
     count: usize,
     names: Vec<String>,
@@ -74,6 +76,7 @@ impl Form {
             decoder: Decoder::Identity,
             peeked: Bytes::new(),
             named: false,
+            replacement: None,
             count: 0,
             names: Vec::new(),
             fields_size: 0,
@@ -82,8 +85,9 @@ impl Form {
 
     /// Skips to the file.
     ///
-    /// A part without a file name may be one too, if it holds an image: clients leave the name off. If it does not, it is a
-    /// field of the file's name: an input that was left empty (RFC 7578, 4.2), or what FilePond sends before each file.
+    /// A part without a file name may be one too, if it holds an image and none with a name follows: clients leave the name
+    /// off. Else it is a field of the file's name: an input that was left empty (RFC 7578, 4.2), or what FilePond sends before
+    /// each file.
     ///
     /// # Errors
     /// [`Error::NoFile`] if the form has none; [`Error::InvalidFileType`] if all that it has is a part without a file name
@@ -118,6 +122,11 @@ impl Form {
         Error::NoFile { fields: Some(self.names.clone()) }
     }
 
+    /// Whether the file that was found is longer in the body than it is.
+    pub(super) fn is_encoded(&self) -> bool {
+        !matches!(self.decoder, Decoder::Identity)
+    }
+
     /// The file's next bytes, never none of them.
     pub(super) async fn file_chunk(&mut self) -> Result<Option<Bytes>> {
         if !self.peeked.is_empty() {
@@ -126,26 +135,41 @@ impl Form {
         if self.reading == Reading::File { self.decoded_chunk().await } else { Ok(None) }
     }
 
-    /// Reads what stands behind the file: no second one, the closing boundary, an epilogue.
+    /// Reads what stands behind the file: no second one, the closing boundary, an epilogue. Stops at a
+    /// [`Form::replacement`].
     ///
     /// May be dropped and called again.
     pub(super) async fn finish(&mut self) -> Result<()> {
-        loop {
+        while self.replacement.is_none() {
             self.skip_field().await?;
-            let Some(part) = self.next_part().await? else { break };
+            let Some(part) = self.next_part().await? else { return self.drop_epilogue().await };
             if part.is_file() {
-                self.reading = self.second_file(&part)?;
+                self.reading = self.second_file(part)?;
             }
         }
-        self.drop_epilogue().await
+        Ok(())
+    }
+
+    /// The file that takes the place of the one that was read, if there is one.
+    pub(super) fn replacement(&mut self) -> Option<FilePart> {
+        self.replacement.take().map(|name| FilePart { file_name: Some(name) })
+    }
+
+    pub(super) fn has_replacement(&self) -> bool {
+        self.replacement.is_some()
     }
 
     /// How to read another part named `file`. It is no file if it has no name beside one that has, or if it is empty.
-    fn second_file(&self, part: &Disposition) -> Result<Reading> {
+    fn second_file(&mut self, part: Disposition) -> Result<Reading> {
         match part.file_name {
-            Some(_) => Err(second_file()),
+            Some(_) if self.named => Err(second_file()),
             None if self.named => Ok(Reading::Field),
             None => Ok(Reading::Empty),
+            name => {
+                self.named = true;
+                self.replacement = name;
+                Ok(Reading::File)
+            }
         }
     }
 

@@ -84,12 +84,18 @@ async fn read_body(content_type: &str, body: TestBody, policy: Policy) -> Result
     let mut head = Part::default();
     let kind = BodyKind::of(Some(&header), &policy)?;
     let mut image = IncomingImage::open(kind, body, Arc::new(policy), &mut head).await?;
-    let mut bytes = head.0;
-    while let Some(chunk) = image.next_chunk().await? {
-        assert!(!chunk.is_empty());
-        bytes.extend_from_slice(&chunk);
+    loop {
+        let mut bytes = head.0;
+        while let Some(chunk) = image.next_chunk().await? {
+            assert!(!chunk.is_empty());
+            bytes.extend_from_slice(&chunk);
+        }
+        if !image.is_replaced() {
+            return Ok(Read { bytes, info: image.info(), extension: image.extension() });
+        }
+        head = Part::default();
+        image = image.replacement(&mut head).await?;
     }
-    Ok(Read { bytes, info: image.info(), extension: image.extension() })
 }
 
 fn cut(bytes: &[u8], size: usize) -> Chunks {
@@ -266,7 +272,8 @@ async fn types_that_are_not_allowed() {
         assert!(matches!(read(FORM, &form(&[part])).await, Err(Error::InvalidFileType { .. })));
     }
     assert!(matches!(read("image/tiff", JPEG).await, Err(Error::InvalidFileType { .. })));
-    assert!(matches!(read("application/octet-stream", JPEG).await, Err(Error::UnsupportedMediaType)));
+    assert!(matches!(read("text/plain", JPEG).await, Err(Error::UnsupportedMediaType)));
+    assert_jpeg(read("application/octet-stream", JPEG).await, "jpg");
 }
 
 #[tokio::test]

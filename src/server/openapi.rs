@@ -44,7 +44,9 @@ const JSON: &str = "application/json";
             list, any path that is none of them is 404 `not_found`, a method a route does not take 405 \
             `method_not_allowed`, a path and query over 8 KiB 414 `uri_too_long`, and a head over 32 KiB 431 \
             `head_too_large`. A head that breaks the rules of HTTP/1.1 is 400 `invalid_request`, and a transfer coding \
-            other than one `chunked` 501 `unsupported_transfer_encoding`."
+            other than one `chunked` 501 `unsupported_transfer_encoding`.\n\nAny request may say in `X-Base-URL` under \
+            which address it reaches the service (`https://example.com/images`): unless the service is configured with \
+            one, the links of the answer start there."
     ),
     tags(
         (name = IMAGES, description = "Upload through the service, read, delete."),
@@ -82,6 +84,17 @@ pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
             scope.map_or_else(|| Error::LocalOnly("".into()), |scope| Error::Forbidden { scope: scope.name() });
         answers::add(&mut operation.responses.responses, [Error::Unauthorized, forbidden]);
     }
+}
+
+/// Describes the one operation at `path` a second time, for `other` path that does the same.
+pub fn repeat(document: &mut OpenApi, path: &str, other: &str, operation_id: &str) {
+    let Some(mut item) = document.paths.paths.get(path).cloned() else { return };
+    for operation in [&mut item.post, &mut item.delete].into_iter().flatten() {
+        operation.operation_id = Some(operation_id.to_owned());
+        operation.summary = Some(format!("The same as `{path}`."));
+        operation.description = None;
+    }
+    document.paths.paths.insert(other.to_owned(), item);
 }
 
 /// Says that a plan's link is the permission for the routes so far.

@@ -1,8 +1,11 @@
 //! What is known of a request beside its method, path and body: who sent it, and as what the client addressed the service.
 //!
 //! The socket says who is on its other end. Where that is a proxy in `TRUSTED_PROXIES`, the proxy says who its client was
-//! (`Forwarded`, RFC 7239, or `X-Forwarded-For`, `-Proto` and `-Host`); where that one is a trusted proxy too, the same holds
-//! for what it said. What anybody else writes into these headers is not even looked at.
+//! (`Forwarded`, RFC 7239, or `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix`); where that one is a trusted proxy too, the
+//! same holds for what it said. What anybody else writes into these headers is not even looked at.
+//!
+//! A client that knows under which address it calls the service says so in `X-Base-URL`: then its answers' links are right
+//! behind any proxy, without settings. Like Host, it is good for what that client gets back only.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -22,6 +25,9 @@ use crate::policy::Policy;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+/// The address under which the client calls the service: `https://example.com/images`.
+pub const X_BASE_URL: HeaderName = HeaderName::from_static("x-base-url");
 
 /// In every request's extensions: who sent it, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +37,10 @@ pub struct RequestFacts {
     pub scheme: Scheme,
     /// `host[:port]` that the client addressed. It is what the client says, and good for what that client gets back only.
     pub authority: Option<String>,
+    /// What trusted proxies have removed from the start of the path: empty, or `/images`.
+    pub prefix: String,
+    /// The client's [`X_BASE_URL`], without a trailing slash.
+    pub stated_base: Option<String>,
 }
 
 /// How the client reached the service, or the proxy before it.
@@ -54,10 +64,11 @@ impl Scheme {
 }
 
 impl RequestFacts {
-    /// Where the client reaches the service, without a trailing slash: `PUBLIC_URL`, else what it addressed.
+    /// Where the client reaches the service, without a trailing slash: `PUBLIC_URL`, else where the client says that it does,
+    /// else what it addressed.
     pub fn base_url(&self, public_url: Option<&str>) -> Option<String> {
-        let addressed = || Some(format!("{}://{}", self.scheme.name(), self.authority.as_deref()?));
-        public_url.map(str::to_owned).or_else(addressed)
+        let addressed = || Some(format!("{}://{}{}", self.scheme.name(), self.authority.as_deref()?, self.prefix));
+        public_url.or(self.stated_base.as_deref()).map(str::to_owned).or_else(addressed)
     }
 
     /// The host the client addressed, without its port.
@@ -128,11 +139,12 @@ pub async fn add_facts(State(trusted): State<TrustedProxies>, mut request: Reque
 fn facts<B>(request: &http::Request<B>, trusted: &TrustedProxies) -> RequestFacts {
     let headers = request.headers();
     let authority = addressed(request.uri(), headers);
+    let stated_base = stated_base(headers);
     if request.extensions().get::<Invocation>().is_some() {
-        return lambda_facts(headers, authority);
+        return RequestFacts { stated_base, ..lambda_facts(headers, authority) };
     }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_canonical());
-    let facts = RequestFacts { client: peer, scheme: Scheme::Http, authority };
+    let facts = RequestFacts { client: peer, scheme: Scheme::Http, authority, prefix: String::new(), stated_base };
     match peer {
         Some(peer) if trusted.contains(peer) => facts.before(hops(headers), trusted),
         _ => facts,
@@ -142,7 +154,22 @@ fn facts<B>(request: &http::Request<B>, trusted: &TrustedProxies) -> RequestFact
 /// AWS itself adds the client's address and the scheme behind whatever the client wrote there, and no host.
 fn lambda_facts(headers: &HeaderMap, authority: Option<String>) -> RequestFacts {
     let nearest = x_forwarded(headers).pop().unwrap_or_default();
-    RequestFacts { client: nearest.address, scheme: nearest.scheme.unwrap_or(Scheme::Https), authority }
+    let scheme = nearest.scheme.unwrap_or(Scheme::Https);
+    RequestFacts { client: nearest.address, scheme, authority, prefix: String::new(), stated_base: None }
+}
+
+fn stated_base(headers: &HeaderMap) -> Option<String> {
+    let uri: Uri = headers.get(X_BASE_URL)?.to_str().ok()?.parse().ok()?;
+    let (scheme, authority) = (Scheme::parse(uri.scheme_str()?)?, uri.authority()?.as_str());
+    let is_base = host::is_valid(authority) && uri.query().is_none();
+    is_base.then(|| Some(format!("{}://{authority}{}", scheme.name(), path_prefix(uri.path())?))).flatten()
+}
+
+/// A path without its trailing slashes. None if it is not one that can stand in a URL as it is.
+fn path_prefix(text: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
+    let is_path = text.starts_with('/') && !text.starts_with("//") && text.bytes().all(plain);
+    is_path.then(|| text.trim_end_matches('/').to_owned())
 }
 
 /// The target's own authority goes before the Host header (RFC 9112 3.2.2).
@@ -158,6 +185,7 @@ struct Hop {
     address: Option<IpAddr>,
     scheme: Option<Scheme>,
     authority: Option<String>,
+    prefix: Option<String>,
 }
 
 impl RequestFacts {
@@ -167,6 +195,7 @@ impl RequestFacts {
             self.client = hop.address.or(self.client);
             self.scheme = hop.scheme.unwrap_or(self.scheme);
             self.authority = hop.authority.or(self.authority);
+            self.prefix.insert_str(0, hop.prefix.as_deref().unwrap_or_default());
             if !hop.address.is_some_and(|address| trusted.contains(address)) {
                 break;
             }
@@ -183,11 +212,13 @@ fn hops(headers: &HeaderMap) -> Vec<Hop> {
     if hops.is_empty() { forwarded(headers) } else { hops }
 }
 
-/// The elements of these lists belong together by their places from the right; a shorter one's first is that of all before.
+/// The elements of these lists belong together by their places from the right; a shorter one's first is that of all before,
+/// except of prefixes: each was removed once.
 fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
-    let [addresses, schemes, hosts] =
-        [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST].map(|name| elements(headers, &name));
-    let length = if addresses.is_empty() { schemes.len().max(hosts.len()).min(1) } else { addresses.len() };
+    let [addresses, schemes, hosts, prefixes] =
+        [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PREFIX].map(|name| elements(headers, &name));
+    let lengths = [&schemes, &hosts, &prefixes].map(Vec::len);
+    let length = if addresses.is_empty() { lengths.into_iter().max().unwrap_or(0).min(1) } else { addresses.len() };
     let from_right = |list: &[String], place: usize| {
         let place = place.min(list.len().checked_sub(1)?);
         list.get(list.len() - 1 - place).cloned()
@@ -198,6 +229,7 @@ fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
             address: from_right(&addresses, place).and_then(|text| parse_address(&text)),
             scheme: from_right(&schemes, place).and_then(|text| Scheme::parse(&text)),
             authority: from_right(&hosts, place).filter(|text| host::is_valid(text)),
+            prefix: prefixes.iter().rev().nth(place).and_then(|text| path_prefix(text)),
         })
         .collect()
 }
@@ -336,6 +368,46 @@ mod tests {
         }
         assert_eq!(of("10.1.2.3", &[("x-forwarded-proto", "gopher")]).1, "http://inner:8080");
         assert_eq!(of("10.1.2.3", &[("x-forwarded-host", "[::1]:80")]).1, "http://[::1]:80");
+    }
+
+    #[test]
+    fn trusted_proxies_say_which_prefixes_they_removed() {
+        let prefixed = |prefix| of("10.1.2.3", &[SAID[0], SAID[1], SAID[2], ("x-forwarded-prefix", prefix)]).1;
+        assert_eq!(prefixed("/up/"), "https://images.example/up");
+        assert_eq!(prefixed("/"), "https://images.example");
+        for bad in ["up", "//evil.example", "/a b", "/a\"b", "/a?b"] {
+            assert_eq!(prefixed(bad), "https://images.example", "{bad}");
+        }
+        let alone = [("x-forwarded-prefix", "/up")];
+        assert_eq!(of("10.1.2.3", &alone).1, "http://inner:8080/up");
+        assert_eq!(of("11.1.2.3", &alone).1, "http://inner:8080");
+        let two = |prefixes| [("x-forwarded-for", "192.0.2.7, 10.0.0.2"), ("x-forwarded-prefix", prefixes)];
+        assert_eq!(of("10.1.2.3", &two("/outer, /inner")).1, "http://inner:8080/outer/inner");
+        assert_eq!(of("10.1.2.3", &two("/once")).1, "http://inner:8080/once");
+        let claimed = [("x-forwarded-for", "192.0.2.7"), ("x-forwarded-prefix", "/the-clients-own, /up")];
+        assert_eq!(of("10.1.2.3", &claimed).1, "http://inner:8080/up");
+    }
+
+    #[test]
+    fn a_client_may_say_under_which_address_it_calls() {
+        for (stated, base) in [
+            ("https://images.example/up/", "https://images.example/up"),
+            ("HTTPS://images.example:8443", "https://images.example:8443"),
+            ("http://[::1]:80/", "http://[::1]:80"),
+            ("ftp://images.example", "http://inner:8080"),
+            ("images.example", "http://inner:8080"),
+            ("/up", "http://inner:8080"),
+            ("https://user@images.example", "http://inner:8080"),
+            ("https://images.example/?a=b", "http://inner:8080"),
+            ("https://images.example/a\"b", "http://inner:8080"),
+        ] {
+            assert_eq!(of("11.1.2.3", &[("x-base-url", stated)]).1, base, "{stated}");
+        }
+        let facts = facts(
+            &Request::get("/").header("x-base-url", "https://a.example").body(()).unwrap(),
+            &TrustedProxies::default(),
+        );
+        assert_eq!(facts.base_url(Some("https://images.example")).as_deref(), Some("https://images.example"));
     }
 
     #[test]

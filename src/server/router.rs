@@ -3,7 +3,7 @@
 use axum::extract::Request;
 use axum::middleware::{self, Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, post};
 use axum::{Extension, Router};
 use http::Method;
 use std::sync::Arc;
@@ -101,7 +101,10 @@ fn operating() -> OpenApiRouter<App> {
 }
 
 fn uploading() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(upload::upload)).routes(routes!(direct::plan))
+    let routes = OpenApiRouter::default().routes(routes!(upload::upload)).route("/images", post(upload::upload));
+    let mut routes = routes.routes(routes!(direct::plan));
+    openapi::repeat(routes.get_openapi_mut(), "/upload-image", "/images", "create_image");
+    routes
 }
 
 /// What a plan's links are for: they are the permission.
@@ -113,7 +116,10 @@ fn linked() -> OpenApiRouter<App> {
 }
 
 fn deleting() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(images::delete))
+    let routes = OpenApiRouter::default().routes(routes!(images::delete));
+    let mut routes = routes.route("/images/{s3_key}", delete(images::delete));
+    openapi::repeat(routes.get_openapi_mut(), "/delete/{s3_key}", "/images/{s3_key}", "remove_image");
+    routes
 }
 
 fn reading() -> OpenApiRouter<App> {

@@ -74,6 +74,15 @@ impl Uploader {
         Ok(stored)
     }
 
+    /// Undoes the upload, and keeps its room for another one.
+    pub async fn restart(self) -> Opening {
+        let Uploader { cutter, mut share, commands, outcome } = self;
+        drop((cutter, commands, outcome));
+        // At once, or when a part of the old upload that is on its way has been given up.
+        let cutter = PartCutter::new(share.next().await);
+        Opening { cutter, share }
+    }
+
     async fn failure(&mut self) -> Error {
         match told((&mut self.outcome).await) {
             Err(error) => error,

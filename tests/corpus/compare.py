@@ -25,7 +25,7 @@ import urllib.request
 import warnings
 from pathlib import Path
 
-from PIL import Image, ImageFile
+from PIL import ExifTags, Image, ImageFile
 
 FORMATS = "jpg,png,gif,bmp,webp,avif,heic,tiff"
 # Pillow's names that differ. An MPO is a JPEG with more JPEGs behind it.
@@ -87,6 +87,12 @@ def decodes(path: Path) -> bool:
         return False
 
 
+def is_turned(path: Path) -> bool:
+    """Whether the file asks for a turn by 90 degrees, in the one way or the other: Pillow tells both as an Orientation."""
+    with Image.open(path) as image:
+        return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+
+
 def seen_by_service(answer: dict) -> tuple[str, int, int] | None:
     if "s3_key" not in answer:
         return None
@@ -104,7 +110,7 @@ def compare(service: Service, path: Path) -> tuple[str, str]:
         return "on purpose", said
     # A turn that is part of the image is applied (HEIF's), one that is metadata is not (TIFF's and Exif's Orientation);
     # Pillow does it the other way round.
-    if pillow and ours and pillow[0] in ("avif", "tiff") and (pillow[0], pillow[2], pillow[1]) == ours:
+    if pillow and is_turned(path) and (pillow[0], pillow[2], pillow[1]) == ours:
         return "on purpose", said
     if ours is None and not decodes(path):
         return "both refuse", said

@@ -10,5 +10,5 @@ FILES = {"jpeg": "plain.jpg", "png": "plain.png", "gif": "plain.gif", "bmp": "pl
 
 binary = st.sampled_from([(FIXTURES / name).read_bytes() for name in FILES.values()]) | st.binary(max_size=1024)
 schemathesis.openapi.format("binary", binary)
-for kind in FILES:
-    schemathesis.openapi.media_type(f"image/{kind}", binary)
+for media_type in ["application/octet-stream", *(f"image/{kind}" for kind in FILES)]:
+    schemathesis.openapi.media_type(media_type, binary)

@@ -208,11 +208,9 @@ class Desk {
 /** A proxy that has the service below `prefix`, and something else everywhere else. */
 export async function prefixed(prefix, target) {
   const server = createServer((request, response) => {
-    // Without PUBLIC_URL the embedded store's URLs do not have the prefix, and are passed on as they are.
-    const store = request.url.startsWith("/_store/");
-    if (!store && !request.url.startsWith(`${prefix}/`)) return response.writeHead(404, { "Content-Type": "text/html" }).end("<h1>Not found</h1>");
+    if (!request.url.startsWith(`${prefix}/`)) return response.writeHead(404, { "Content-Type": "text/html" }).end("<h1>Not found</h1>");
     const options = { method: request.method, headers: request.headers };
-    const forwarded = httpRequest(new URL(store ? request.url : request.url.slice(prefix.length), target), options, (answer) => {
+    const forwarded = httpRequest(new URL(request.url.slice(prefix.length), target), options, (answer) => {
       response.writeHead(answer.statusCode, answer.headers);
       answer.pipe(response);
     });

@@ -32,8 +32,10 @@ fn guarded() -> Vec<(Method, String, &'static str)> {
     let image = KEY.trim_start_matches("/images/");
     vec![
         (Method::POST, "/upload-image".to_owned(), "upload"),
+        (Method::POST, "/images".to_owned(), "upload"),
         (Method::POST, "/uploads".to_owned(), "upload"),
         (Method::DELETE, format!("/delete/{image}"), "delete"),
+        (Method::DELETE, format!("/images/{image}"), "delete"),
         (Method::GET, KEY.to_owned(), "read"),
         (Method::HEAD, KEY.to_owned(), "read"),
         (Method::GET, format!("{KEY}/url"), "read"),

@@ -222,10 +222,12 @@ async fn keys_are_wanted_by_the_description_where_the_service_wants_them() {
 async fn formats_and_address_are_those_in_force() {
     let app = TestApp::with(&["--allowed-formats=png,avif", "--public-url=https://images.example/up"]).await;
     let description = Description::of(&app).await;
-    let bodies: &Map<_, _> =
-        description.operation(&Method::POST, "/upload-image")["requestBody"]["content"].as_object().unwrap();
-    let types: Vec<&str> = bodies.keys().map(String::as_str).collect();
-    assert_eq!(types, ["multipart/form-data", "image/png", "image/avif"]);
+    for path in ["/upload-image", "/images"] {
+        let bodies: &Map<_, _> =
+            description.operation(&Method::POST, path)["requestBody"]["content"].as_object().unwrap();
+        let types: Vec<&str> = bodies.keys().map(String::as_str).collect();
+        assert_eq!(types, ["multipart/form-data", "image/png", "image/avif", "application/octet-stream"], "{path}");
+    }
     assert_eq!(description.0["servers"], json!([{ "url": "https://images.example/up" }]));
     app.end(&[]).await;
 }

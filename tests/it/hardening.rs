@@ -117,6 +117,40 @@ async fn a_head_too_large_is_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_content_length_that_no_number_holds_is_invalid() {
+    let app = TestApp::start().await;
+    for length in ["18446744073709551614", "18446744073709551615", "18446744073709551616"] {
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(format!("POST /uploads HTTP/1.1\r\nhost: a\r\ncontent-length: {length}\r\n\r\n")).await;
+        let answer = client.read_to_end().await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("\"invalid_request\""), "{answer}");
+    }
+    let longest = "content-type: image/png\r\ncontent-length: 18446744073709551613\r\n";
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(format!("POST /upload-image HTTP/1.1\r\nhost: a\r\n{longest}\r\n")).await;
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"payload_too_large\""), "{answer}");
+    drop(client);
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn malformed_chunks_are_named() {
+    let app = TestApp::start().await;
+    for chunks in ["xyz\r\n", "-1\r\n", "5\r\nabcdefgh\r\n", "fffffffffffffffff\r\n"] {
+        for (path, content_type) in [("/upload-image", "image/png"), ("/uploads", "application/json")] {
+            let head = format!("host: a\r\ncontent-type: {content_type}\r\ntransfer-encoding: chunked\r\n\r\n");
+            let mut client = RawClient::connect(app.address()).await;
+            client.send(format!("POST {path} HTTP/1.1\r\n{head}{chunks}")).await;
+            let answer = client.read_to_end().await;
+            assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("\"invalid_request\""), "{answer}");
+            assert!(answer.contains("chunks are malformed"), "{answer}");
+        }
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
 async fn the_body_behind_a_head_too_large_is_read_on_so_that_the_answer_arrives() {
     let app = TestApp::start().await;
     let mut client = RawClient::connect(app.address()).await;

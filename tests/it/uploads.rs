@@ -1,9 +1,12 @@
 //! The contract of the streaming door and of the images behind it.
 
-use reqwest::{StatusCode, header};
+use base64::Engine;
+use reqwest::StatusCode;
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;
 
 use super::support::app::{TestApp, fixture, png};
+use super::support::raw::{RawClient, form, head};
 
 const PART: usize = 5 << 20;
 
@@ -37,7 +40,10 @@ async fn an_image_is_uploaded_opened_and_deleted() {
     let redirect = app.client.get(app.at(&format!("/images/{s3_key}"))).send().await.unwrap();
     assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(redirect.headers()[header::CACHE_CONTROL], "private, max-age=1799");
+    // Relative to the request, so that it is right behind a proxy, too.
     let location = redirect.headers()[header::LOCATION].to_str().unwrap().to_owned();
+    assert!(location.starts_with("../_store/"), "{location}");
+    let location = redirect.url().join(&location).unwrap();
     assert_eq!(app.client.get(location).send().await.unwrap().bytes().await.unwrap(), image);
 
     let head = app.client.head(app.at(&format!("/images/{s3_key}"))).send().await.unwrap();
@@ -157,6 +163,32 @@ async fn too_large_is_413_whether_it_is_announced_or_found_out() {
 }
 
 #[tokio::test]
+async fn the_limit_is_of_the_file_and_not_of_its_encoding() {
+    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
+    let encoded = |image: &[u8]| {
+        let text = base64::engine::general_purpose::STANDARD.encode(image);
+        let lines: String = text.as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line) + "\r\n").collect();
+        let encoding = [(HeaderName::from_static("content-transfer-encoding"), HeaderValue::from_static("base64"))];
+        let part = reqwest::multipart::Part::text(lines).file_name("a.png").headers(HeaderMap::from_iter(encoding));
+        let form = reqwest::multipart::Form::new().part("file", part);
+        app.client.post(app.at("/upload-image")).multipart(form).send()
+    };
+    // Encoded it is more than the limit and 2 MiB.
+    let stored = json(encoded(&png(6 << 20)).await.unwrap(), 200).await;
+    assert_eq!(stored["size"], 6 << 20);
+    assert_eq!(json(encoded(&png((6 << 20) + 1)).await.unwrap(), 413).await["code"], "payload_too_large");
+    // Of a file that is not encoded no more than its headers are awaited.
+    let (body, length) = (form("a.png", &png(1_000)), 9 << 20);
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(length, "")).await;
+    client.send(&body[..500]).await;
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 413") && answer.contains("\"payload_too_large\""), "{answer}");
+    drop(client);
+    app.end(&[&key(&stored)]).await;
+}
+
+#[tokio::test]
 async fn every_refusal_is_json_with_a_code() {
     let app = TestApp::start().await;
     let client = &app.client;
@@ -261,11 +293,63 @@ async fn an_answer_says_where_the_image_is_and_what_its_bytes_are() {
             [header::LOCATION, header::ETAG].map(|name| response.headers()[name].to_str().unwrap().to_owned());
         let answer = json(response, 200).await;
         let path = format!("/images/{}", key(&answer));
-        // As a browser resolves it, also if a proxy has put a prefix before the path.
-        let at = |asked: &str| reqwest::Url::parse(asked).unwrap().join(&location).unwrap().to_string();
-        assert_eq!(at("http://h/upload-image"), format!("{}{path}", base.unwrap_or("http://h")));
-        assert_eq!(at("http://h/a/b/upload-image"), format!("{}{path}", base.unwrap_or("http://h/a/b")));
+        assert_eq!(location, format!("{}{path}", base.unwrap_or(&app.url)));
         assert_eq!(etag, format!("\"{}\"", answer["checksum"].as_str().unwrap()));
+        app.end(&[&key(&answer)]).await;
+    }
+}
+
+#[tokio::test]
+async fn images_are_created_and_deleted_at_their_own_addresses_too() {
+    let app = TestApp::start().await;
+    let image = fixture("plain.gif");
+    let part = reqwest::multipart::Part::bytes(image.clone()).file_name("a.gif");
+    let form = app.client.post(app.at("/images")).multipart(reqwest::multipart::Form::new().part("file", part));
+    let raw = |path: &str| app.client.post(app.at(path)).header("content-type", "application/octet-stream");
+    let bodies = [form, raw("/images").body(image.clone()), raw("/upload-image").body(image.clone())];
+    for request in bodies {
+        let stated = request.header("x-base-url", "https://images.example/up/").send().await.unwrap();
+        let location = stated.headers()[header::LOCATION].to_str().unwrap().to_owned();
+        let stored = json(stated, 200).await;
+        assert_eq!((&stored["content_type"], &stored["size"]), (&"image/gif".into(), &image.len().into()));
+        let s3_key = key(&stored);
+        assert_eq!(location, format!("https://images.example/up/images/{s3_key}"));
+        let address = app.at(&format!("/images/{s3_key}"));
+        let deleted = json(app.client.delete(&address).send().await.unwrap(), 200).await;
+        assert_eq!(deleted["detail"], format!("File '{s3_key}' deleted successfully"));
+        assert_eq!(json(app.client.delete(&address).send().await.unwrap(), 404).await["code"], "not_found");
+    }
+    let refused = json(raw("/images").body("no image").send().await.unwrap(), 400).await;
+    assert_eq!((&refused["code"], &refused["detected"]), (&"invalid_file_type".into(), &"text".into()));
+    assert_eq!(json(app.client.get(app.at("/images")).send().await.unwrap(), 405).await["code"], "method_not_allowed");
+    let metrics = app.client.get(app.at("/metrics")).send().await.unwrap().text().await.unwrap();
+    for (route, method) in [("/images", "POST"), ("/images/{s3_key}", "DELETE")] {
+        assert!(metrics.contains(&format!("route=\"{route}\",method=\"{method}\"")), "{method} {route}");
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_image_without_a_name_is_undone_if_one_with_a_name_follows() {
+    // Room for one part: what the first image holds is what the second one gets.
+    for flags in [&[][..], &["--memory-budget=10MiB", "--spill-budget=0"]] {
+        let app = TestApp::with(flags).await;
+        for size in [1_000, (5 << 20) + 1, 21 << 20] {
+            let unnamed = reqwest::multipart::Part::bytes(png(size));
+            let named = reqwest::multipart::Part::bytes(fixture("plain.gif")).file_name("a.gif");
+            let form = reqwest::multipart::Form::new().part("file", unnamed).part("file", named);
+            let answer = app.client.post(app.at("/upload-image")).multipart(form).send().await.unwrap();
+            let answer = json(answer, 200).await;
+            assert_eq!(answer["content_type"], "image/gif");
+            let read = app.client.get(answer["url"].as_str().unwrap()).send().await.unwrap();
+            assert_eq!(read.bytes().await.unwrap(), fixture("plain.gif"), "{size}");
+            app.client.delete(app.at(&format!("/images/{}", key(&answer)))).send().await.unwrap();
+        }
+        // Without a second file it is the image, as ever.
+        let alone = reqwest::multipart::Form::new().part("file", reqwest::multipart::Part::bytes(png(6 << 20)));
+        let answer = app.client.post(app.at("/upload-image")).multipart(alone).send().await.unwrap();
+        let answer = json(answer, 200).await;
+        assert_eq!(answer["size"], 6 << 20);
         app.end(&[&key(&answer)]).await;
     }
 }

@@ -14,8 +14,9 @@ use tokio::time::timeout;
 
 use super::answer::{Headers, Image};
 use super::body::{FileBody, FileError, Meter};
-use super::options::UploadOptions;
+use super::options::{UploadOptions, base_url};
 use super::trouble::{Refusal, Trouble};
+use crate::server::request::X_BASE_URL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Times the stall timeout: what is sent whole may take the other side a while, a large object's completion minutes.
@@ -45,6 +46,12 @@ impl Link {
         };
         let url = joined.map_err(|error| Trouble::Unclear(format!("a link is wrong: {error}")))?;
         Ok(Link { url, base: self.base.clone(), trusted: self.trusted })
+    }
+
+    /// The service's address as the service is told it, so that its links lead to where it was found: without credentials.
+    fn stated_base(&self) -> String {
+        let path = self.base.path();
+        format!("{}{path}", self.base.origin().ascii_serialization())
     }
 }
 
@@ -89,7 +96,7 @@ pub struct Http {
 
 impl Http {
     /// # Errors
-    /// Where the key is no header, or there is no TLS to be had.
+    /// Where the base is no address, the key is no header, or there is no TLS to be had.
     pub fn new(options: &UploadOptions) -> Result<Http, String> {
         // A redirected POST would arrive as a GET, and a signed PUT elsewhere is not signed: neither is followed.
         let client = Client::builder()
@@ -103,7 +110,7 @@ impl Http {
         });
         Ok(Http {
             client: client.build().map_err(|error| format!("cannot make connections: {error}"))?,
-            base: options.url.clone(),
+            base: base_url(&options.url).map_err(|problem| format!("--url (IMAGE_STORE_URL): {problem}"))?,
             authorization: authorization.transpose().map_err(|_| "--api-key: cannot be sent in a header")?,
             stall_timeout: options.stall_timeout,
             retries: options.retries,
@@ -168,7 +175,7 @@ impl Http {
     }
 
     fn request(&self, method: Method, link: &Link) -> RequestBuilder {
-        let request = self.client.request(method, link.url.clone());
+        let request = self.client.request(method, link.url.clone()).header(X_BASE_URL, link.stated_base());
         match &self.authorization {
             Some(authorization) if link.trusted => request.header(AUTHORIZATION, authorization),
             _ => request,
@@ -242,7 +249,6 @@ fn network(error: reqwest::Error) -> Trouble {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::upload::options::base_url;
 
     fn link(base: &str, url: &str) -> Link {
         Link { url: url.parse().unwrap(), base: base_url(base).unwrap(), trusted: true }

@@ -43,6 +43,30 @@ async fn an_encoded_file_is_decoded() {
 }
 
 #[tokio::test]
+async fn a_header_may_go_on_in_the_next_line() {
+    let folded = |head: &str| {
+        let head = format!("--XX\r\n{head}\r\n\r\n");
+        form(&[part("form-data;\r\n name=a", b"1"), [head.as_bytes(), JPEG, b"\r\n"].concat()])
+    };
+    for head in [
+        "Content-Disposition: form-data;\r\n name=\"file\";\r\n\tfilename=\"a.jpeg\"\r\nContent-Type: image/jpeg",
+        "Content-Type: image/jpeg\r\nContent-Disposition:\r\n \r\n  form-data; name=file; filename=a.jpeg",
+        "Content-Disposition: form-data; name=file; filename=a.jpeg\r\n ",
+    ] {
+        let body = folded(head);
+        for at in 0..=body.len() {
+            let chunks = [&body[..at], &body[at..]].map(|chunk| Ok(Bytes::copy_from_slice(chunk)));
+            assert_jpeg(read_chunks(FORM, chunks.into(), policy()).await.0, "jpeg");
+        }
+        assert_jpeg(read_cut(&body).await, "jpeg");
+    }
+    // No header that could go on.
+    assert_malformed(read_cut(&folded(" name=file")).await, "headers are not valid");
+    let long = format!("Content-Disposition: form-data; name=file{}", "\r\n ;".repeat(5_000));
+    assert_malformed(read_cut(&folded(&long)).await, "within 16384 bytes");
+}
+
+#[tokio::test]
 async fn an_encoded_file_that_is_wrong_is_refused() {
     assert_malformed(read_cut(&form(&[encoded("base64", &[&base64(JPEG)[..], b"*"].concat())])).await, "base64");
     assert_malformed(read_cut(&form(&[encoded("base64", JPEG)])).await, "base64");
@@ -127,9 +151,32 @@ async fn a_field_of_the_files_name_is_no_file_beside_one() {
 #[tokio::test]
 async fn two_images_are_refused_with_names_and_without() {
     let unnamed = part("form-data; name=file", JPEG);
-    for parts in [[file(JPEG), file(JPEG)], [unnamed.clone(), file(JPEG)], [unnamed.clone(), unnamed.clone()]] {
+    for parts in [
+        vec![file(JPEG), file(JPEG)],
+        vec![unnamed.clone(), unnamed.clone()],
+        vec![unnamed.clone(), file(JPEG), file(JPEG)],
+        vec![unnamed.clone(), unnamed.clone(), file(JPEG)],
+    ] {
         assert_malformed(read_cut(&form(&parts)).await, "more than one file");
     }
+}
+
+#[tokio::test]
+async fn an_image_without_a_name_is_no_file_if_one_with_a_name_follows() {
+    let [unnamed, empty] = [PNG, b""].map(|content| part("form-data; name=file", content));
+    let field = part("form-data; name=a", b"1");
+    for parts in [
+        vec![unnamed.clone(), file(JPEG)],
+        vec![field.clone(), unnamed.clone(), field.clone(), empty.clone(), file(JPEG), unnamed.clone(), field],
+    ] {
+        assert_jpeg(read_cut(&form(&parts)).await, "jpg");
+    }
+    let wrong_name = part("form-data; name=file; filename=a.exe", JPEG);
+    let refused = read_cut(&form(&[unnamed.clone(), wrong_name])).await;
+    assert!(matches!(refused, Err(Error::InvalidFileType { .. })), "{refused:?}");
+    let no_data = part("form-data; name=file; filename=a.jpg", b"");
+    let refused = read_cut(&form(&[unnamed, no_data])).await;
+    assert!(matches!(refused, Err(Error::NoFile { fields: Some(_) })), "{refused:?}");
 }
 
 #[tokio::test]

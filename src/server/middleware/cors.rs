@@ -6,6 +6,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access_log::REQUEST_ID;
 use super::authority::API_KEY;
+use crate::server::request::X_BASE_URL;
 use crate::telemetry::trace;
 
 /// How long a browser may keep the answer to a preflight.
@@ -13,12 +14,13 @@ const MAX_AGE: Duration = Duration::from_secs(3600);
 
 /// What upload clients send beside their own headers: Dropzone `Cache-Control` and `X-Requested-With`; tus-js-client, Uppy
 /// and the IETF's resumable uploads the others.
-const REQUEST: [HeaderName; 18] = [
+const REQUEST: [HeaderName; 19] = [
     header::CONTENT_TYPE,
     header::AUTHORIZATION,
     header::CACHE_CONTROL,
     API_KEY,
     REQUEST_ID,
+    X_BASE_URL,
     trace::TRACEPARENT,
     trace::TRACESTATE,
     HeaderName::from_static("idempotency-key"),

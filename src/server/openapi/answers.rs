@@ -29,7 +29,7 @@ macro_rules! answers {
 }
 
 answers! {
-    /// Of `POST /upload-image`.
+    /// Of `POST /upload-image` and `POST /images`.
     Upload:
         Error::NoFile { .. }
         | Error::InvalidFileType { .. }

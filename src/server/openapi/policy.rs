@@ -5,24 +5,29 @@ use serde_json::{Map, Value, json};
 use crate::format::Format;
 use crate::policy::Policy;
 
-const BODIES: &str = "/paths/~1upload-image/post/requestBody/content";
+const BODIES: [&str; 2] =
+    ["/paths/~1upload-image/post/requestBody/content", "/paths/~1images/post/requestBody/content"];
 const WISH: &str = "/components/schemas/UploadRequest";
 /// Stands for the formats' own types in the description of `POST /upload-image`.
 pub const ANY_IMAGE: &str = "image/*";
+const OCTET_STREAM: &str = "application/octet-stream";
 
 pub fn apply(document: &mut Value, policy: &Policy, put_max: u64) {
-    if let Some(Value::Object(bodies)) = document.pointer_mut(BODIES) {
-        name_formats(bodies, policy);
+    for bodies in BODIES {
+        if let Some(Value::Object(bodies)) = document.pointer_mut(bodies) {
+            name_formats(bodies, policy);
+        }
     }
     if let Some(wish) = document.pointer_mut(WISH) {
         merge(wish, rules(policy, put_max));
     }
 }
 
-/// A raw body for each format that is taken.
+/// A raw body for each format that is taken, and one of no stated type.
 fn name_formats(bodies: &mut Map<String, Value>, policy: &Policy) {
     if let Some(body) = bodies.remove(ANY_IMAGE) {
-        bodies.extend(policy.formats.iter().map(|format| (format.content_type().to_owned(), body.clone())));
+        let types = policy.formats.iter().map(|format| format.content_type()).chain([OCTET_STREAM]);
+        bodies.extend(types.map(|content_type| (content_type.to_owned(), body.clone())));
     }
 }
 

@@ -1,6 +1,7 @@
 //! A body whose first bytes have been waited for.
 
-use http_body::{Body, Frame};
+use bytes::Buf;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -34,5 +35,13 @@ impl<B: Body<Data: Unpin, Error: Unpin> + Unpin> Body for Started<B> {
 
     fn is_end_stream(&self) -> bool {
         self.first.is_none() && self.body.is_end_stream()
+    }
+
+    /// At least; frames of other bytes than data are not known beforehand.
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().and_then(|first| first.as_ref().ok()?.data_ref());
+        let mut hint = SizeHint::new();
+        hint.set_lower(first.map_or(0, |data| data.remaining() as u64) + self.body.size_hint().lower());
+        hint
     }
 }

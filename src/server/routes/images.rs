@@ -72,15 +72,18 @@ pub struct Deleted {
 #[utoipa::path(get, path = "/images/{s3_key}", tag = IMAGES, operation_id = "open_image", params(KeyInPath),
     responses(
         (status = 307, description = "The image is at `Location`.", headers(
-            ("Location" = String, description = "A presigned GET, good for `READ_URL_TTL` (1 h)."),
+            ("Location" = String, description = "A presigned GET, good for `READ_URL_TTL` (1 h). Of the embedded \
+                store it is relative to this request, unless `PUBLIC_URL` is set."),
             ("Cache-Control" = String, description = "`private, max-age=<seconds>`: half of what is left of the link."),
         )),
         answers::Stored,
     ))]
-pub async fn redirect(State(app): State<App>, ServiceBase(base): ServiceBase, key: KeyPath) -> Result<Response> {
+pub async fn redirect(State(app): State<App>, key: KeyPath) -> Result<Response> {
     let name = image(key)?;
     app.store.head(&name).await.map_err(StoreError::or_not_found)?;
-    let link = app.store.presign_get(&name, &app.read_link(base)).await?;
+    // Of a store behind the service: relative to the request, so that it is right under whatever path a proxy has that.
+    let base = app.config.public_url.clone().unwrap_or_else(|| "..".to_owned());
+    let link = app.store.presign_get(&name, &app.read_link(Some(base))).await?;
     // A redirect that is used again from a cache must still lead to a link with some life in it.
     let left = link.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     let cache = format!("private, max-age={}", left.as_secs() / 2);

@@ -1,14 +1,16 @@
-//! `POST /upload-image`: a form or a raw body, streamed into the store.
+//! `POST /upload-image` and `POST /images`: a form or a raw body, streamed into the store.
 
+use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -24,10 +26,8 @@ use crate::server::request::Invocation;
 use crate::server::request::started::Started;
 use crate::store::{ImageKey, Name};
 use crate::upload::timer::{Door, TimedOut, UploadWatch};
+use crate::upload::writer::Opening;
 use crate::upload::{Stored, Uploader};
-
-/// What a form may be longer than its file: the other fields it may hold, and every field's head.
-const FORM_ALLOWANCE: u64 = 2 << 20;
 
 /// An image that is stored: the answer of every door.
 #[derive(Debug, Serialize, ToSchema)]
@@ -78,8 +78,8 @@ pub struct RawImage(pub ());
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
         (status = 200, description = "It is stored.", body = StoredImage, headers(
-            ("Location" = String, description = "Of the image: a reference relative to this request, or with \
-                `PUBLIC_URL` absolute."),
+            ("Location" = String, description = "The image's address. It starts at `PUBLIC_URL`, or else where this request \
+                was sent to."),
             ("ETag" = String, description = "The image's `checksum`, in quotes. It is not the store's ETag."),
         ), links(
             ("open" = (operation_id = "open_image", parameters(("s3_key" = "$response.body#/s3_key")))),
@@ -89,23 +89,16 @@ pub struct RawImage(pub ());
         )),
         answers::Upload,
     ))]
-pub async fn upload(
-    State(app): State<App>,
-    ServiceBase(base): ServiceBase,
-    headers: HeaderMap,
-    invocation: Option<Extension<Invocation>>,
-    timed_out: Option<Extension<TimedOut>>,
-    body: Body,
-) -> Result<Response> {
-    let policy = Invocation::policy(invocation.as_deref(), &app.policy);
-    let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
-    let stored = store(&app, policy, &headers, base, body, timed_out).await;
-    let public_url = app.config.public_url.as_deref();
-    stored.map(|image| located(image, public_url)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+pub async fn upload(State(app): State<App>, ServiceBase(base): ServiceBase, request: Request) -> Result<Response> {
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    let invocation = extensions.get::<Invocation>();
+    let policy = Invocation::policy(invocation, &app.policy);
+    let timed_out = extensions.get::<TimedOut>().cloned().unwrap_or_default();
+    let stored = store(&app, policy, &headers, base.clone(), body, timed_out).await;
+    stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation, error))
 }
 
-/// The answer, with where the image is. Without a base that is relative to the request: a proxy may have put a prefix before
-/// its path.
+/// The answer, with where the image is: relative to the request if that names no host.
 fn located(image: StoredImage, base: Option<&str>) -> Response {
     let location = format!("{}/images/{}", base.unwrap_or("."), image.s3_key);
     let etag = image.checksum.as_ref().map(|checksum| [(header::ETAG, format!("\"{checksum}\""))]);
@@ -125,7 +118,7 @@ async fn store(
     check_encoding(headers)?;
     let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
     let (door, length) = (door(&kind), content_length(headers));
-    refuse_too_large(&policy, door, length)?;
+    kind.check_length(length.unwrap_or_default(), &policy)?;
     let watch = UploadWatch::new(&app.metrics, door, timed_out);
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
@@ -133,6 +126,26 @@ async fn store(
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
     let mut image = IncomingImage::open(kind, body, policy, opening.head()).await?;
+    loop {
+        match send(app, &watch, &mut image, opening, base.clone()).await? {
+            ControlFlow::Break(stored) => {
+                watch.stored(stored.size);
+                return Ok(stored);
+            }
+            ControlFlow::Continue(room) => opening = room,
+        }
+        image = image.replacement(opening.head()).await?;
+    }
+}
+
+/// Stores the image. If it turns out that another one is to be stored, nothing of it is, and its room is free.
+async fn send(
+    app: &App,
+    watch: &UploadWatch,
+    image: &mut IncomingImage,
+    opening: Opening,
+    base: Option<String>,
+) -> Result<ControlFlow<StoredImage, Opening>> {
     let info = image.info();
     let name = Name::Image(ImageKey::random(image.extension()));
     note(field::S3_KEY, name.key().as_str());
@@ -140,14 +153,17 @@ async fn store(
 
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     let work = async {
-        pump(&mut image, &mut uploader).await?;
-        let link = app.store.presign_get(&name, &app.read_link(base)).await.map_err(Error::from)?;
-        Ok((uploader.finish().await?, link))
+        pump(image, &mut uploader).await?;
+        if image.is_replaced() {
+            return Ok(ControlFlow::Continue(uploader.restart().await));
+        }
+        let link = app.store.presign_get(&name, &app.read_link(base)).await?;
+        Ok(ControlFlow::Break((uploader.finish().await?, link)))
     };
-    let (stored, link) = watch.run(work).await?;
-    watch.stored(stored.size);
-    note(field::SIZE, stored.size);
-    Ok(answer(&name, info, stored, link.url))
+    Ok(watch.run(work).await?.map_break(|(stored, link)| {
+        note(field::SIZE, stored.size);
+        answer(&name, info, stored, link.url)
+    }))
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.
@@ -198,10 +214,4 @@ fn door(kind: &BodyKind) -> Door {
         BodyKind::Form { .. } => Door::Form,
         BodyKind::Raw => Door::Raw,
     }
-}
-
-/// Refuses what says itself that it is too large, before its body is asked for.
-fn refuse_too_large(policy: &Policy, door: Door, length: Option<u64>) -> Result<()> {
-    let allowance = if door == Door::Form { FORM_ALLOWANCE } else { 0 };
-    policy.check_stream_size(length.unwrap_or_default().saturating_sub(allowance))
 }

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,6 +21,9 @@ use tokio::time::timeout;
 use super::pace::{Pace, PaceLimits};
 use crate::error::{BoxError, Error};
 use crate::telemetry::metrics::Received;
+
+const BAD_CHUNKS: &str = "The body's chunks are malformed: each begins with a line that has its size in hexadecimal, and ends \
+                          with CRLF (RFC 9112, 7.1)";
 
 /// Reading on ends after this long in all,
 const LINGER: Duration = Duration::from_secs(30);
@@ -83,7 +87,7 @@ impl<B: Transported> RequestBody<B> {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.ended.set();
-                return Some(Err(error.into()));
+                return Some(Err(meaning(error.into())));
             }
             None => {
                 self.ended.set();
@@ -141,6 +145,17 @@ impl<B: Transported> Drop for RequestBody<B> {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(timeout(LINGER, read_on(inner, received)));
         }
+    }
+}
+
+/// hyper's error for chunks that it cannot read looks like a body that was cut off.
+fn meaning(error: BoxError) -> BoxError {
+    let kind = error.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
+    match kind {
+        Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {
+            Error::InvalidRequest(BAD_CHUNKS.to_owned()).into()
+        }
+        _ => error,
     }
 }
 

@@ -12,9 +12,20 @@ use crate::server::response::Refusal;
 /// Every answer of the service has it, and none of hyper's.
 const OF_THE_SERVICE: &[u8] = b"\r\nx-request-id:";
 
+/// How the two lengths begin that hyper keeps for marks of its own: it answers them as it does a head that is too large.
+const UNREADABLE_LENGTH: &[u8] = b"1844674407370955161";
+
+/// Whether `head`, of a request that hyper does not hand on, has a Content-Length that it cannot take.
+pub(super) fn has_unreadable_length(head: &[u8]) -> bool {
+    memmem::find(head, UNREADABLE_LENGTH).is_some()
+}
+
 /// What is to be sent in place of `written`, if that is an answer of hyper's own and nothing else.
-pub(super) fn answer_instead_of(written: &[u8]) -> Option<Vec<u8>> {
+pub(super) fn answer_instead_of(written: &[u8], unreadable_length: bool) -> Option<Vec<u8>> {
     let error = match written.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()? {
+        b"431" if unreadable_length => {
+            Error::InvalidRequest("The request's Content-Length is larger than any body can be".to_owned())
+        }
         b"400" => Error::InvalidRequest("The request's head is malformed (RFC 9112)".to_owned()),
         b"414" | b"431" => Error::HeadTooLarge { limit: MAX_HEAD },
         _ => return None,
@@ -38,7 +49,7 @@ mod tests {
     use super::*;
 
     fn instead_of(written: &str) -> Option<String> {
-        answer_instead_of(written.as_bytes()).map(|answer| String::from_utf8(answer).unwrap())
+        answer_instead_of(written.as_bytes(), false).map(|answer| String::from_utf8(answer).unwrap())
     }
 
     #[test]

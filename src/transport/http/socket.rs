@@ -12,13 +12,18 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::malformed::answer_instead_of;
+use super::malformed::{answer_instead_of, has_unreadable_length};
+
+/// A read of more bytes is of a body. No head that is only strange is this large.
+const HEAD: usize = 4 << 10;
 
 /// The half that hyper reads and writes.
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
     /// What is being sent instead of what hyper wrote, as far as it is not yet.
     instead: Vec<u8>,
+    /// What came last seems to be a head with such a length.
+    unreadable_length: bool,
 }
 
 /// The half that is watched.
@@ -27,7 +32,7 @@ pub(super) struct Watched(Arc<TcpStream>);
 /// Both halves of a socket.
 pub(super) fn watched(stream: TcpStream) -> (Socket, Watched) {
     let stream = Arc::new(stream);
-    (Socket { stream: Arc::clone(&stream), instead: Vec::new() }, Watched(stream))
+    (Socket { stream: Arc::clone(&stream), instead: Vec::new(), unreadable_length: false }, Watched(stream))
 }
 
 impl Watched {
@@ -66,14 +71,18 @@ impl Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        loop {
-            ready!(self.stream.poll_read_ready(cx))?;
-            match self.receive(buf) {
+        let (this, before) = (self.get_mut(), buf.filled().len());
+        let read = loop {
+            ready!(this.stream.poll_read_ready(cx))?;
+            match this.receive(buf) {
                 // The readiness was that of bytes that are taken already.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return Poll::Ready(read.map(drop)),
+                read => break read,
             }
-        }
+        };
+        let bytes = &buf.filled()[before..];
+        this.unreadable_length = bytes.len() <= HEAD && has_unreadable_length(bytes);
+        Poll::Ready(read.map(drop))
     }
 }
 
@@ -90,7 +99,7 @@ impl AsyncWrite for Socket {
         let this = self.get_mut();
         if this.instead.is_empty()
             && let [head] = bufs
-            && let Some(answer) = answer_instead_of(head)
+            && let Some(answer) = answer_instead_of(head, this.unreadable_length)
         {
             this.instead = answer;
         }

@@ -46,6 +46,57 @@ async fn a_service_below_a_path_needs_no_public_url() {
 }
 
 #[tokio::test]
+async fn a_wrong_address_is_wrong_usage_and_its_password_is_not_shown() {
+    let app = TestApp::start().await;
+    for (address, problem) in [
+        ("ftp://user:hunter2@images.example", "must start with http:// or https://"),
+        ("http://user:hunter2@images.example/?a=b", "must have no query"),
+        ("http://user:hunter2@images.example:port", "port"),
+    ] {
+        let (by_flag, mut by_environment) = (client(&app, &["--url", address, "a.png"]), client(&app, &["a.png"]));
+        by_environment.env("IMAGE_STORE_URL", address);
+        let mut help = client(&app, &["--help"]);
+        help.env("IMAGE_STORE_URL", address);
+        for (mut command, code) in [(by_flag, 2), (by_environment, 2), (help, 0)] {
+            let output = finished(command.spawn().unwrap()).await;
+            let text = [output.stdout, output.stderr].concat();
+            let text = String::from_utf8(text).unwrap();
+            assert_eq!(output.status.code(), Some(code), "{text}");
+            assert!(code == 0 || (text.contains("IMAGE_STORE_URL") && text.contains(problem)), "{text}");
+            assert!(!text.contains("hunter2"), "{text}");
+        }
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn an_embedded_store_is_reached_below_the_same_path() {
+    let app = TestApp::with(&[SMALL_PUTS]).await;
+    let (proxy, strange) = elsewhere(&app, "/up/here").await;
+    let below = format!("{}/up/here", proxy.endpoint);
+    let url = format!("--url={below}");
+    let files = Files::new();
+    let (small, large) = (files.add("small.png", &png(1_000)), files.image(PART + 1));
+    let mut keys = Vec::new();
+    for (flags, file) in [(&["--stream"][..], &small), (&["--direct"], &small), (&["--direct"], &large)] {
+        let line = stored(&app, &[flags, &[url.as_str()]].concat(), file).await;
+        assert!(line["url"].as_str().unwrap().starts_with(&format!("{below}/_store/")), "{line}");
+        check(&app, &line, file).await;
+        keys.push(key(&line).to_owned());
+    }
+    // Whoever names no base is still led on below the path.
+    let image = format!("{below}/images/{}", keys[0]);
+    let redirect = app.client.get(&image).send().await.unwrap();
+    let location = redirect.headers()["location"].to_str().unwrap();
+    let location = reqwest::Url::parse(&image).unwrap().join(location).unwrap();
+    assert!(location.as_str().starts_with(&format!("{below}/_store/")), "{location}");
+    assert_eq!(app.client.get(location).send().await.unwrap().bytes().await.unwrap(), png(1_000));
+    assert_eq!(strange.load(Ordering::Relaxed), 0);
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    app.end(&keys).await;
+}
+
+#[tokio::test]
 async fn an_answer_that_is_not_the_services_is_asked_for_once() {
     let app = TestApp::start().await;
     let files = Files::new();

@@ -207,7 +207,7 @@ async fn without_a_key() {
         checked.ask((method, template), &path, status, as_is).await;
         refused += usize::from(status == 401);
     }
-    assert_eq!(refused, 9);
+    assert_eq!(refused, 11);
     app.end(&[]).await;
 }
 
