@@ -1,9 +1,9 @@
 // The form: one request through the service, for files where a second one is not worth it.
 
 import { NotTheService, parse, refusal } from "./api.js";
-import { ConnectionLost, reconnected } from "./connection.js";
-import * as key from "./key.js";
-import { send } from "./transfer.js";
+import { ConnectionLost, reconnected } from "./retry.js";
+import * as key from "./api-key.js";
+import { send } from "./xhr.js";
 
 const FAILURES = 5;
 

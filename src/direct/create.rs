@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-use super::plan::{Door, Draft, Plan, part_size};
+use super::plan::{Plan, UploadMethod, ValidatedRequest, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
-use crate::store::s3::leaves_open;
-use crate::store::{Metadata, Name, Store};
+use crate::store::s3::is_outcome_unknown;
+use crate::store::{Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 use crate::upload::undo::UndoOnDrop;
@@ -34,12 +34,12 @@ pub async fn create(
     reconciler: &Reconciler,
     tasks: &Tasks,
     config: &Config,
-    draft: Draft,
+    draft: ValidatedRequest,
 ) -> Result<PendingPlan> {
     let put_max = config.direct.put_max;
-    let Draft { key, size, format, sha256 } = draft;
+    let ValidatedRequest { key, size, format, sha256 } = draft;
     if size <= put_max {
-        return Ok(PendingPlan { plan: Plan { key, size, format, door: Door::Put { sha256 } }, upload: None });
+        return Ok(PendingPlan { plan: Plan { key, size, format, door: UploadMethod::Put { sha256 } }, upload: None });
     }
     if sha256.is_some() {
         return Err(Error::InvalidRequest(format!(
@@ -47,14 +47,14 @@ pub async fn create(
         )));
     }
     let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };
-    let name = Name::Incoming(key.clone());
+    let name = ObjectName::Incoming(key.clone());
     let (sender, receiver) = oneshot::channel();
     let (store, reconciler, tracker) = (Arc::clone(store), reconciler.clone(), tasks.clone());
     // On a task of its own: this future is dropped when its client goes, and an upload whose id nothing knows could not be
     // aborted. If nothing receives what is sent, it is dropped, and that aborts it.
     tasks.spawn(trace::carried(async move {
         let created = reconciler.create_upload(&name, &metadata).await;
-        let is_open = created.as_ref().is_err_and(leaves_open);
+        let is_open = created.as_ref().is_err_and(is_outcome_unknown);
         let _ = sender.send(created.map(|upload| (upload.id.clone(), UndoOnDrop::new(store, tracker, upload))));
         if is_open {
             reconciler.created_none(&name).await;
@@ -62,7 +62,7 @@ pub async fn create(
     }));
     let created = receiver.await.map_err(|gone| Error::Internal(gone.into()))?;
     let (upload_id, upload) = created.map_err(Error::from)?;
-    let part_size = part_size(size, config.sink.part_size as u64);
-    let plan = Plan { key, size, format, door: Door::Multipart { upload_id, part_size } };
+    let part_size = part_size(size, config.upload.part_size as u64);
+    let plan = Plan { key, size, format, door: UploadMethod::Multipart { upload_id, part_size } };
     Ok(PendingPlan { plan, upload: Some(upload) })
 }

@@ -11,7 +11,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{Metadata, Name, Result, Store, StoreError, Upload};
+use super::{Metadata, ObjectName, Result, Store, StoreError, Upload};
 use crate::telemetry::trace;
 
 /// How often an effect is looked for after the first time, and the pause before the next look; it doubles. The last look is
@@ -29,9 +29,9 @@ const CONCURRENT_LOOKS: usize = 16;
 #[derive(Clone, Debug)]
 pub enum LateEffect {
     /// An object appears whose upload has failed.
-    Object(Name),
+    Object(ObjectName),
     /// Multipart uploads appear whose ids are unknown; `in_use` is the one that is known.
-    Uploads { name: Name, in_use: Option<String> },
+    Uploads { name: ObjectName, in_use: Option<String> },
 }
 
 /// Looks for late effects and undoes them. The clones are one.
@@ -61,7 +61,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// As [`Store::create_upload`].
-    pub async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
+    pub async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         let created = self.store.create_only_upload(name, metadata).await?;
         if created.perhaps_others {
             let in_use = Some(created.upload.id.clone());
@@ -71,7 +71,7 @@ impl Reconciler {
     }
 
     /// Aborts what [`Reconciler::create_upload`] may have created although it failed: now, and if it appears later.
-    pub async fn created_none(&self, name: &Name) {
+    pub async fn created_none(&self, name: &ObjectName) {
         let effect = LateEffect::Uploads { name: name.clone(), in_use: None };
         if let Err(error) = self.look(&effect).await {
             let error = &error as &dyn std::error::Error;
@@ -143,7 +143,7 @@ impl Drop for Concluding<'_> {
 }
 
 impl LateEffect {
-    fn name(&self) -> &Name {
+    fn name(&self) -> &ObjectName {
         match self {
             LateEffect::Object(name) | LateEffect::Uploads { name, .. } => name,
         }
@@ -177,7 +177,7 @@ impl LateEffect {
 }
 
 /// Looks before it deletes: in a bucket with versions, deleting what is not there leaves a marker.
-async fn delete(store: &dyn Store, name: &Name) -> Result<()> {
+async fn delete(store: &dyn Store, name: &ObjectName) -> Result<()> {
     match store.head(name).await {
         Err(StoreError::NotFound) => return Ok(()),
         found => found?,
@@ -187,7 +187,7 @@ async fn delete(store: &dyn Store, name: &Name) -> Result<()> {
     Ok(())
 }
 
-async fn abort(store: &dyn Store, name: &Name, in_use: Option<&str>) -> Result<()> {
+async fn abort(store: &dyn Store, name: &ObjectName, in_use: Option<&str>) -> Result<()> {
     for upload in store.uploads_of(name).await? {
         if in_use != Some(&upload.id) {
             store.abort_upload(&upload).await?;

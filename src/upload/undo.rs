@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-use crate::store::{CreatedUpload, Metadata, Name, Store, StoreError, Upload};
+use crate::store::{CreatedUpload, Metadata, ObjectName, Store, StoreError, Upload};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
@@ -72,7 +72,7 @@ pub struct Creating {
 
 impl Creating {
     /// `tasks` is waited for when the process ends. Must be called within a runtime, and sends nothing before it is polled.
-    pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: Name, metadata: Metadata) -> Self {
+    pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: ObjectName, metadata: Metadata) -> Self {
         let (store, begun) = (Arc::clone(store), Arc::clone(store));
         let call = async move { begun.create_only_upload(&name, &metadata).await }.boxed();
         Creating { store, tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }

@@ -42,7 +42,7 @@ pub struct UploadOptions {
     #[arg(long, value_name = "COUNT", default_value = "5")]
     pub retries: u32,
     /// A connection on which nothing moves for this long is given up; an answer may take ten times as long
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     pub stall_timeout: Duration,
 }
 
@@ -61,7 +61,7 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+fn positive_duration(text: &str) -> Result<Duration, String> {
     let time = crate::config::duration(text).map_err(|problem| problem.to_string())?;
     if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
 }

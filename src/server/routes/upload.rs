@@ -18,13 +18,13 @@ use crate::format::ImageInfo;
 use crate::ingest::{BodyKind, IncomingImage};
 use crate::policy::Policy;
 use crate::server::App;
-use crate::server::middleware::access_log::{field, note};
+use crate::server::middleware::access_log::{field, record_field};
 use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
 use crate::server::request::started::Started;
-use crate::store::{ImageKey, Name};
-use crate::upload::timer::{Door, TimedOut, UploadWatch};
-use crate::upload::{Stored, Uploader};
+use crate::store::{ImageKey, ObjectName};
+use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
+use crate::upload::{Stored, UploadWriter};
 
 /// What a form may be longer than its file: the other fields it may hold, and every field's head.
 const FORM_ALLOWANCE: u64 = 2 << 20;
@@ -94,7 +94,7 @@ pub async fn upload(
     ServiceBase(base): ServiceBase,
     headers: HeaderMap,
     invocation: Option<Extension<Invocation>>,
-    timed_out: Option<Extension<TimedOut>>,
+    timed_out: Option<Extension<DeadlineFlag>>,
     body: Body,
 ) -> Result<Response> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
@@ -119,14 +119,14 @@ async fn store(
     headers: &HeaderMap,
     base: Option<String>,
     body: Body,
-    timed_out: TimedOut,
+    timed_out: DeadlineFlag,
 ) -> Result<StoredImage> {
     // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
     check_encoding(headers)?;
     let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
     let (door, length) = (door(&kind), content_length(headers));
     refuse_too_large(&policy, door, length)?;
-    let watch = UploadWatch::new(&app.metrics, door, timed_out);
+    let watch = UploadTimer::new(&app.metrics, door, timed_out);
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
     let mut opening = app.uploads.admit(length).await?;
@@ -134,9 +134,9 @@ async fn store(
     let body = body.map_err(axum::Error::into_inner);
     let mut image = IncomingImage::open(kind, body, policy, opening.head()).await?;
     let info = image.info();
-    let name = Name::Image(ImageKey::random(image.extension()));
-    note(field::S3_KEY, name.key().as_str());
-    note(field::CONTENT_TYPE, info.format.content_type());
+    let name = ObjectName::Image(ImageKey::random(image.extension()));
+    record_field(field::S3_KEY, name.key().as_str());
+    record_field(field::CONTENT_TYPE, info.format.content_type());
 
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     let work = async {
@@ -146,12 +146,12 @@ async fn store(
     };
     let (stored, link) = watch.run(work).await?;
     watch.stored(stored.size);
-    note(field::SIZE, stored.size);
+    record_field(field::SIZE, stored.size);
     Ok(answer(&name, info, stored, link.url))
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.
-async fn pump(image: &mut IncomingImage, uploader: &mut Uploader) -> Result<()> {
+async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<()> {
     loop {
         let chunk = tokio::select! {
             biased;
@@ -165,7 +165,7 @@ async fn pump(image: &mut IncomingImage, uploader: &mut Uploader) -> Result<()> 
     }
 }
 
-fn answer(name: &Name, info: ImageInfo, stored: Stored, url: String) -> StoredImage {
+fn answer(name: &ObjectName, info: ImageInfo, stored: Stored, url: String) -> StoredImage {
     StoredImage {
         url,
         s3_key: name.key().to_string(),
@@ -193,15 +193,15 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn door(kind: &BodyKind) -> Door {
+fn door(kind: &BodyKind) -> UploadMethod {
     match kind {
-        BodyKind::Form { .. } => Door::Form,
-        BodyKind::Raw => Door::Raw,
+        BodyKind::Form { .. } => UploadMethod::Form,
+        BodyKind::Raw => UploadMethod::Raw,
     }
 }
 
 /// Refuses what says itself that it is too large, before its body is asked for.
-fn refuse_too_large(policy: &Policy, door: Door, length: Option<u64>) -> Result<()> {
-    let allowance = if door == Door::Form { FORM_ALLOWANCE } else { 0 };
+fn refuse_too_large(policy: &Policy, door: UploadMethod, length: Option<u64>) -> Result<()> {
+    let allowance = if door == UploadMethod::Form { FORM_ALLOWANCE } else { 0 };
     policy.check_stream_size(length.unwrap_or_default().saturating_sub(allowance))
 }

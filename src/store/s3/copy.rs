@@ -4,9 +4,9 @@ use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyOutput;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use std::sync::atomic::Ordering;
 
-use super::errors::{classify, refused};
-use super::{RESERVED, S3Store, values};
-use crate::store::{Name, ObjectInfo, Part, Result, Store, StoreError, Upload};
+use super::errors::{classify, rejected};
+use super::{RESERVED, S3Store, convert};
+use crate::store::{ObjectInfo, ObjectName, Part, Result, Store, StoreError, Upload};
 
 /// What a copy source must have encoded.
 const COPY_SOURCE: &AsciiSet = &RESERVED.remove(b'/');
@@ -17,10 +17,10 @@ const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
 impl S3Store {
     /// UploadPartCopy, and a look at the result: some stores ignore the condition, and then the part may be of other bytes.
-    pub(super) async fn copy_whole(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
-        let etag = source.etag.as_deref().ok_or_else(|| refused("UploadPartCopy", "the source has no ETag"))?;
+    pub(super) async fn copy_whole(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
+        let etag = source.etag.as_deref().ok_or_else(|| rejected("UploadPartCopy", "the source has no ETag"))?;
         let copied = self.send_copy(upload, 1, from, etag).await?.copy_part_result;
-        let crc64 = copied.as_ref().and_then(|copied| values::crc64_from_base64(copied.checksum_crc64_nvme()?));
+        let crc64 = copied.as_ref().and_then(|copied| convert::crc64_from_base64(copied.checksum_crc64_nvme()?));
         let part = Part { number: 1, size: source.size, etag: copied.and_then(|copied| copied.e_tag), crc64 };
         if self.is_aws() || self.is_of_source(upload, from, &part, etag).await? {
             return Ok(part);
@@ -28,7 +28,13 @@ impl S3Store {
         Err(StoreError::Precondition)
     }
 
-    async fn send_copy(&self, upload: &Upload, number: u32, from: &Name, etag: &str) -> Result<UploadPartCopyOutput> {
+    async fn send_copy(
+        &self,
+        upload: &Upload,
+        number: u32,
+        from: &ObjectName,
+        etag: &str,
+    ) -> Result<UploadPartCopyOutput> {
         let ceph = !self.is_aws() && !self.ceph_condition_refused.load(Ordering::Relaxed);
         match self.send_copy_if(upload, number, from, etag, ceph).await {
             // A store that does not take the other name; a source that it refuses to copy is refused again.
@@ -45,7 +51,7 @@ impl S3Store {
         &self,
         upload: &Upload,
         number: u32,
-        from: &Name,
+        from: &ObjectName,
         etag: &str,
         ceph: bool,
     ) -> Result<UploadPartCopyOutput> {
@@ -56,7 +62,7 @@ impl S3Store {
             .bucket(&self.bucket)
             .key(self.key(&upload.name))
             .upload_id(&upload.id)
-            .part_number(values::part_number(number))
+            .part_number(convert::part_number(number))
             .copy_source(utf8_percent_encode(&source, COPY_SOURCE).to_string())
             .copy_source_if_match(etag);
         let mut call = call.customize().config_override(self.slow_call());
@@ -73,7 +79,7 @@ impl S3Store {
     ///
     /// The ETag of a part is its MD5, as that of a single PUT is. An object of several parts has another kind of ETag: it
     /// is the plan's own, because an upload is completed once, unless a marker has replaced it, which has another size.
-    async fn is_of_source(&self, upload: &Upload, from: &Name, part: &Part, etag: &str) -> Result<bool> {
+    async fn is_of_source(&self, upload: &Upload, from: &ObjectName, part: &Part, etag: &str) -> Result<bool> {
         let unquoted = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
         let (wanted, found) = (unquoted(etag), unquoted(part.etag.as_deref().unwrap_or_default()));
         if wanted.contains('-') {
@@ -85,7 +91,7 @@ impl S3Store {
         }
         // Where encryption makes ETags that are no MD5, they differ always: then the condition must be what holds.
         match self.honours_copy_condition(upload, from).await {
-            Err(error @ (StoreError::NoAnswer { .. } | StoreError::NoSuchUpload)) => Err(error),
+            Err(error @ (StoreError::OutcomeUnknown { .. } | StoreError::NoSuchUpload)) => Err(error),
             Ok(true) => Ok(true),
             _ => {
                 tracing::warn!(
@@ -98,7 +104,7 @@ impl S3Store {
     }
 
     /// Whether the store rejects a copy whose condition does not hold. Tries it as part 2 of `upload`.
-    pub async fn honours_copy_condition(&self, upload: &Upload, from: &Name) -> Result<bool> {
+    pub async fn honours_copy_condition(&self, upload: &Upload, from: &ObjectName) -> Result<bool> {
         match self.send_copy(upload, 2, from, NO_ETAG).await {
             Err(StoreError::Precondition) => Ok(true),
             Err(error) => Err(error),
