@@ -8,7 +8,7 @@ use http_body_util::StreamBody;
 use image_store::format::Format;
 use image_store::ingest::{BodyKind, IncomingImage};
 use image_store::policy::Policy;
-use image_store::upload::budget::{Budget, Share};
+use image_store::upload::budget::{Budget, Reservation};
 use image_store::upload::parts::PartCutter;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::convert::Infallible;
@@ -69,7 +69,7 @@ async fn open(chunks: Vec<Bytes>, head: &mut PartCutter) -> IncomingImage {
 }
 
 /// Reads the image to its end.
-async fn parse(chunks: Vec<Bytes>, share: &mut Share) -> usize {
+async fn parse(chunks: Vec<Bytes>, share: &mut Reservation) -> usize {
     let mut image = open(chunks, &mut PartCutter::new(share.next().await)).await;
     let mut size = 0;
     while let Some(chunk) = next_chunk(&mut image).await {
@@ -79,7 +79,7 @@ async fn parse(chunks: Vec<Bytes>, share: &mut Share) -> usize {
 }
 
 /// Reads the image and cuts it into parts, each of them gone at once.
-async fn cut(chunks: Vec<Bytes>, share: &mut Share) -> u64 {
+async fn cut(chunks: Vec<Bytes>, share: &mut Reservation) -> u64 {
     let mut cutter = PartCutter::new(share.next().await);
     let mut image = open(chunks, &mut cutter).await;
     let mut size = 0;

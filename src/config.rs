@@ -42,7 +42,7 @@ const SPILL_DIR: &str = "/var/tmp";
 pub struct Config {
     pub server: Server,
     pub store: Store,
-    pub sink: Sink,
+    pub upload: Upload,
     pub direct: Direct,
     pub auth: Auth,
     pub policy: Policy,
@@ -90,7 +90,7 @@ pub struct Store {
 
 /// How a stream becomes parts.
 #[derive(Clone, Debug)]
-pub struct Sink {
+pub struct Upload {
     /// Bytes.
     pub part_size: usize,
     pub part_concurrency: usize,
@@ -110,7 +110,7 @@ pub struct Sink {
 /// Bytes that 500 connections hold beside the parts: hyper's buffers, forms' headers, their calls to the store.
 const CONNECTIONS_HOLD: u64 = 40 << 20;
 
-impl Sink {
+impl Upload {
     /// Bytes of the budget that parts may take, so that a crowd of 500 stays within the budget and the 64 MiB that the
     /// process itself may have. At least half of it: a small budget is a small service's.
     pub fn memory_for_parts(&self) -> u64 {
@@ -118,7 +118,7 @@ impl Sink {
     }
 
     /// The smallest budget that holds a part.
-    pub fn least_memory(&self) -> u64 {
+    pub fn min_memory_budget(&self) -> u64 {
         let part = self.part_size as u64;
         part + CONNECTIONS_HOLD.min(part)
     }
@@ -175,30 +175,30 @@ impl Config {
     /// One line for each thing that is wrong, all of them.
     pub fn new(settings: &Settings) -> Result<Config, Vec<String>> {
         let mut problems = Problems::default();
-        let sink = Sink::read(settings, &mut problems);
+        let upload = Upload::read(settings, &mut problems);
         let config = Config {
             server: Server::read(settings, &mut problems),
             store: Store::read(settings, &mut problems),
             direct: Direct::read(settings, &mut problems),
             auth: Auth::read(settings, &mut problems),
-            policy: read_policy(settings, sink.part_size, &mut problems),
-            sink,
+            policy: read_policy(settings, upload.part_size, &mut problems),
+            upload,
             read_url_ttl: problems.take("READ_URL_TTL", parse::url_ttl(&settings.read_url_ttl)),
             // Templates set these two to nothing where they are not wanted, which is harmless.
             public_url: problems.url("PUBLIC_URL", settings.public_url.as_deref().filter(|url| !url.is_empty())),
             cors_origins: problems
                 .take("CORS_ALLOW_ORIGIN", origins(settings.cors_allow_origin.as_deref().unwrap_or_default())),
             log_json: problems
-                .take("LOG_FORMAT", parse::choice(&settings.log_format, &[("text", false), ("json", true)])),
+                .take("LOG_FORMAT", parse::one_of(&settings.log_format, &[("text", false), ("json", true)])),
         };
         problems.take("RUST_LOG", telemetry::filter().map(drop));
-        config.check_together(&mut problems);
+        config.validate(&mut problems);
         if problems.0.is_empty() { Ok(config) } else { Err(problems.0) }
     }
 
     /// The rules that span settings.
-    fn check_together(&self, problems: &mut Problems) {
-        let (part_size, max) = (self.sink.part_size as u64, self.policy.max_upload_size);
+    fn validate(&self, problems: &mut Problems) {
+        let (part_size, max) = (self.upload.part_size as u64, self.policy.max_upload_size);
         // Of a value that could not be read, that is all there is to say.
         if part_size == 0 {
             return;
@@ -206,7 +206,7 @@ impl Config {
         problems.check(max <= MAX_PARTS.saturating_mul(part_size), || {
             format!("MAX_UPLOAD_SIZE: {max} bytes do not fit {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
         });
-        let (budget, least) = (self.sink.memory_budget, self.sink.least_memory());
+        let (budget, least) = (self.upload.memory_budget, self.upload.min_memory_budget());
         problems.check(least <= budget, || {
             format!("MEMORY_BUDGET: {budget} bytes are too few for one part of PART_SIZE; it takes {least}")
         });
@@ -230,9 +230,10 @@ impl Server {
             trusted_proxies: TrustedProxies::new(&problems.take("TRUSTED_PROXIES", proxies)),
             max_connections: problems.take("MAX_CONNECTIONS", positive(&settings.max_connections)),
             extra_connections: Descriptors::EXTRA_CONNECTIONS,
-            body_idle_timeout: problems.take("BODY_IDLE_TIMEOUT", parse::some_time(&settings.body_idle_timeout)),
+            body_idle_timeout: problems
+                .take("BODY_IDLE_TIMEOUT", parse::positive_duration(&settings.body_idle_timeout)),
             min_upload_rate: problems.take("MIN_UPLOAD_RATE", size(&settings.min_upload_rate, 0..=u64::MAX)),
-            request_timeout: problems.take("REQUEST_TIMEOUT", parse::some_time(&settings.request_timeout)),
+            request_timeout: problems.take("REQUEST_TIMEOUT", parse::positive_duration(&settings.request_timeout)),
             shutdown_timeout: problems.take("SHUTDOWN_TIMEOUT", duration(&settings.shutdown_timeout)),
         }
     }
@@ -252,10 +253,10 @@ impl Store {
             prefix: problems.take("S3_PREFIX", prefix(&settings.s3_prefix)),
             endpoint: problems.url("AWS_ENDPOINT_URL_S3", endpoint),
             public_endpoint: problems.url("S3_PUBLIC_ENDPOINT_URL", settings.s3_public_endpoint_url.as_deref()),
-            force_path_style: problems.take("S3_FORCE_PATH_STYLE", parse::switch(&settings.s3_force_path_style)),
-            checksum: problems.take("S3_CHECKSUM", parse::choice(&settings.s3_checksum, &checksums)),
-            sse: problems.take("S3_SSE", parse::choice(&settings.s3_sse, &sse)),
-            timeout: problems.take("S3_TIMEOUT", parse::some_time(&settings.s3_timeout)),
+            force_path_style: problems.take("S3_FORCE_PATH_STYLE", parse::boolean(&settings.s3_force_path_style)),
+            checksum: problems.take("S3_CHECKSUM", parse::one_of(&settings.s3_checksum, &checksums)),
+            sse: problems.take("S3_SSE", parse::one_of(&settings.s3_sse, &sse)),
+            timeout: problems.take("S3_TIMEOUT", parse::positive_duration(&settings.s3_timeout)),
             max_calls: Descriptors::MAX_CALLS,
             data_dir: settings.data_dir.clone(),
         };
@@ -308,11 +309,11 @@ fn is_ignored(endpoint: &str) -> bool {
     ignores_endpoints() && std::env::var("AWS_ENDPOINT_URL_S3").is_ok_and(|found| found == endpoint)
 }
 
-impl Sink {
-    fn read(settings: &Settings, problems: &mut Problems) -> Sink {
+impl Upload {
+    fn read(settings: &Settings, problems: &mut Problems) -> Upload {
         let part_size = problems.take("PART_SIZE", size(&settings.part_size, MIN_PART_SIZE..=MAX_PART_SIZE));
         let spill_budget = settings.spill_budget.as_deref().unwrap_or(SPILL_BUDGET);
-        Sink {
+        Upload {
             part_size: problems.take("PART_SIZE", usize::try_from(part_size)),
             part_concurrency: problems
                 .take("PART_CONCURRENCY", parse::count(&settings.part_concurrency, 1..=MAX_PARTS as usize)),
@@ -331,7 +332,7 @@ impl Direct {
         Direct {
             put_max: problems.take("DIRECT_PUT_MAX", size(&settings.direct_put_max, 1..=MAX_OBJECT_SIZE)),
             url_ttl: problems.take("UPLOAD_URL_TTL", upload_url_ttl(&settings.upload_url_ttl)),
-            complete_wait: problems.take("COMPLETE_WAIT", parse::some_time(&settings.complete_wait)),
+            complete_wait: problems.take("COMPLETE_WAIT", parse::positive_duration(&settings.complete_wait)),
         }
     }
 }
@@ -344,7 +345,7 @@ impl Auth {
                 problems.0.extend(wrong);
                 Keys::default()
             }),
-            public_read: problems.take("PUBLIC_READ", parse::switch(&settings.public_read)),
+            public_read: problems.take("PUBLIC_READ", parse::boolean(&settings.public_read)),
             token_secret: problems.take("TOKEN_SECRET", token_secret(settings.token_secret.as_ref())),
         }
     }
@@ -404,7 +405,7 @@ mod tests {
     #[test]
     fn defaults_are_valid() {
         let config = read(&["--s3-bucket", "b"]).unwrap();
-        assert_eq!(config.sink.part_size, 5 << 20);
+        assert_eq!(config.upload.part_size, 5 << 20);
         assert_eq!(config.policy.max_upload_size, 5_000_000_000);
         assert_eq!(config.policy.formats, [Format::Jpeg, Format::Png, Format::Gif, Format::Bmp]);
         assert_eq!(config.store.checksum, Checksum::Auto);

@@ -13,5 +13,5 @@ pub mod promotions;
 mod tests;
 pub mod verify;
 
-pub use plan::{Door, Plan};
+pub use plan::{Plan, UploadMethod};
 pub use promotions::Promotions;

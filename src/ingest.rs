@@ -19,15 +19,15 @@ mod body;
 mod content_type;
 mod delimiter;
 mod disposition;
-mod feed;
 mod form;
+mod multer_input;
 mod params;
 pub mod sniff;
 #[cfg(test)]
 pub(crate) mod tests;
 mod transfer_encoding;
 
-pub(crate) use body::meaning as error_from_body;
+pub(crate) use body::error_from_body;
 pub use content_type::BodyKind;
 
 use body::Data;
@@ -38,20 +38,20 @@ pub struct IncomingImage {
     source: Source,
     info: ImageInfo,
     extension: &'static str,
-    /// What was read to know the above and did not go to the [`Head`], until it is handed on.
+    /// What was read to know the above and did not go to the [`PrefixBuffer`], until it is handed on.
     pending: Bytes,
 }
 
 /// Where an image's leading bytes are kept while they do not show yet what it is.
 ///
 /// It is the place they are sent from later: an image is never held twice, and what is held is what was admitted.
-pub trait Head: Send {
+pub trait PrefixBuffer: Send {
     /// Takes as many bytes off the front of `chunk` as there is room for: not all only where more than
     /// [`Policy::header_scan_limit`] are kept.
-    fn keep(&mut self, chunk: &mut Bytes) -> impl Future<Output = Result<()>> + Send;
+    fn push(&mut self, chunk: &mut Bytes) -> impl Future<Output = Result<()>> + Send;
 
     /// The first `limit` of the bytes that were kept.
-    fn kept(&self, limit: usize) -> impl Future<Output = Result<impl AsRef<[u8]> + Send>> + Send;
+    fn prefix(&self, limit: usize) -> impl Future<Output = Result<impl AsRef<[u8]> + Send>> + Send;
 }
 
 /// Where the image's bytes come from, counted.
@@ -78,7 +78,7 @@ impl IncomingImage {
     /// # Errors
     ///
     /// An [`Error`] of ours inside the body's own is passed on; any other is [`Error::TruncatedBody`].
-    pub async fn open<B>(kind: BodyKind, body: B, policy: Arc<Policy>, head: &mut impl Head) -> Result<Self>
+    pub async fn open<B>(kind: BodyKind, body: B, policy: Arc<Policy>, head: &mut impl PrefixBuffer) -> Result<Self>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -107,7 +107,7 @@ impl IncomingImage {
     ///
     /// # Errors
     /// As that has; [`Error::NoFile`] if there is none.
-    pub async fn replacement(self, head: &mut impl Head) -> Result<Self> {
+    pub async fn replacement(self, head: &mut impl PrefixBuffer) -> Result<Self> {
         let Source { kind: SourceKind::Form(mut form), policy, .. } = self.source else {
             return Err(Error::NoFile { fields: None });
         };
@@ -116,7 +116,12 @@ impl IncomingImage {
     }
 
     /// Checks the file's name before any of its bytes.
-    async fn of_form(form: Box<Form>, file: FilePart, policy: Arc<Policy>, head: &mut impl Head) -> Result<Self> {
+    async fn of_form(
+        form: Box<Form>,
+        file: FilePart,
+        policy: Arc<Policy>,
+        head: &mut impl PrefixBuffer,
+    ) -> Result<Self> {
         let named = file.file_name.map(|name| policy.check_name(&name)).transpose()?.flatten();
         Self::read(SourceKind::Form(form), named, policy, head).await
     }
@@ -125,7 +130,7 @@ impl IncomingImage {
         kind: SourceKind,
         named: Option<(Format, &'static str)>,
         policy: Arc<Policy>,
-        head: &mut impl Head,
+        head: &mut impl PrefixBuffer,
     ) -> Result<Self> {
         let mut source = Source { kind, policy, size: 0 };
         let read = source.read_head(head).await;
@@ -170,7 +175,7 @@ fn extension(named: Option<(Format, &'static str)>, format: Format) -> &'static 
 
 impl Source {
     /// Reads until the image has shown itself, and returns what of that is not in `head`.
-    async fn read_head(&mut self, head: &mut impl Head) -> Result<(ImageInfo, Bytes)> {
+    async fn read_head(&mut self, head: &mut impl PrefixBuffer) -> Result<(ImageInfo, Bytes)> {
         // Most show themselves in what comes first, and that is handed on as it came.
         let first = self.chunk().await?;
         let whole = first.is_none();
@@ -181,24 +186,24 @@ impl Source {
         }
     }
 
-    async fn read_long_head(&mut self, mut chunk: Bytes, head: &mut impl Head) -> Result<(ImageInfo, Bytes)> {
+    async fn read_long_head(&mut self, mut chunk: Bytes, head: &mut impl PrefixBuffer) -> Result<(ImageInfo, Bytes)> {
         let limit = self.policy.header_scan_limit;
         // Looking again only at twice the bytes keeps the work linear in them, however small the chunks are.
         let mut look_at = (chunk.len() * 2).min(limit);
         let mut len = chunk.len();
-        head.keep(&mut chunk).await?;
+        head.push(&mut chunk).await?;
         loop {
             let next = self.chunk().await?;
             let whole = next.is_none();
             chunk = next.unwrap_or_default();
             len += chunk.len();
-            head.keep(&mut chunk).await?;
+            head.push(&mut chunk).await?;
             if !whole && len < look_at {
                 continue;
             }
             // A head that is in a file comes to memory for this.
             let _permit = sniff::long_look(len.min(limit) as u64).await;
-            if let Some(info) = sniff::check(head.kept(limit).await?.as_ref(), whole, &self.policy)? {
+            if let Some(info) = sniff::check(head.prefix(limit).await?.as_ref(), whole, &self.policy)? {
                 return Ok((info, chunk));
             }
             look_at = (len * 2).min(limit);

@@ -14,13 +14,13 @@ use crate::format::ImageInfo;
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
-pub mod measured;
+pub mod metered;
 mod name;
 pub mod reconcile;
 pub mod s3;
 pub mod scratch;
 
-pub use name::{INCOMING, ImageKey, Name};
+pub use name::{INCOMING, ImageKey, ObjectName};
 
 /// The media type of the empty objects that close an address under `incoming/` ([`Marker`]).
 pub const MARKER_TYPE: &str = "application/x-image-store-marker";
@@ -65,7 +65,7 @@ pub trait ReadAt: fmt::Debug + Send + Sync {
 /// An unfinished multipart upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
-    pub name: Name,
+    pub name: ObjectName,
     /// S3's `UploadId`. Whoever knows it can go on with the upload: never logged.
     pub id: String,
 }
@@ -92,7 +92,7 @@ pub struct Part {
 
 /// A whole object's size in bytes and, where known, its CRC64NVME.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Whole {
+pub struct ObjectDigest {
     pub size: u64,
     pub crc64: Option<u64>,
 }
@@ -186,13 +186,13 @@ pub enum StoreError {
     Precondition,
     /// The store did not answer in time, or its answer was lost: the call may have had its effect.
     #[error("{operation}: no answer from the store")]
-    NoAnswer {
+    OutcomeUnknown {
         operation: &'static str,
         #[source]
         source: BoxError,
     },
     #[error("{operation}: the store refused ({code})")]
-    Refused {
+    Rejected {
         operation: &'static str,
         /// S3's error code, or the HTTP status where there is none.
         code: String,
@@ -201,7 +201,7 @@ pub enum StoreError {
     },
     /// What the store holds is not what was sent.
     #[error("the store's copy differs: {0}")]
-    Differs(String),
+    IntegrityMismatch(String),
 }
 
 impl StoreError {
@@ -225,7 +225,7 @@ impl StoreError {
     pub fn is_unsupported(&self) -> bool {
         const CODES: [&str; 6] =
             ["NotImplemented", "InvalidRequest", "InvalidArgument", "EntityTooSmall", "501", "400"];
-        matches!(self, StoreError::Refused { code, .. } if CODES.contains(&&**code))
+        matches!(self, StoreError::Rejected { code, .. } if CODES.contains(&&**code))
     }
 }
 
@@ -240,20 +240,20 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// The S3 calls the service makes, and no more.
 ///
 /// Every call is retried inside where that is safe, ends within the configured timeouts, and may be dropped at any await:
-/// then its effect is unknown, as with [`StoreError::NoAnswer`].
+/// then its effect is unknown, as with [`StoreError::OutcomeUnknown`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Writes a whole object (PutObject with If-None-Match: *).
     ///
     /// Where the answer leaves the effect open (lost, or the object is there), this looks before it fails: an object of
     /// the same size and checksum is the one that was sent. [`StoreError::Precondition`] where another object is there.
-    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written>;
+    async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written>;
 
     /// Starts a multipart upload (CreateMultipartUpload).
-    async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload>;
+    async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload>;
 
     /// As [`Store::create_upload`], and says whether there may be others; for [`reconcile::Reconciler::create_upload`].
-    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+    async fn create_only_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<CreatedUpload> {
         let upload = self.create_upload(name, metadata).await?;
         Ok(CreatedUpload { upload, perhaps_others: false })
     }
@@ -266,7 +266,7 @@ pub trait Store: Send + Sync + 'static {
     /// Where the answer leaves the effect open (lost, no such upload, or the object is there), this looks before it fails:
     /// an object of the same size and, where both are known, checksum is a success. So a second call succeeds too. If that
     /// object is another upload's, this upload is aborted.
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()>;
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()>;
 
     /// Drops the upload and its parts (AbortMultipartUpload). An upload that is gone already is a success.
     async fn abort_upload(&self, upload: &Upload) -> Result<()>;
@@ -275,35 +275,35 @@ pub trait Store: Send + Sync + 'static {
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>>;
 
     /// What S3 says of an object (HeadObject, checksum mode on); [`StoreError::NotFound`].
-    async fn head(&self, name: &Name) -> Result<ObjectInfo>;
+    async fn head(&self, name: &ObjectName) -> Result<ObjectInfo>;
 
     /// Bytes of an object (ranged GetObject with If-Match); fewer where it ends earlier.
     ///
     /// [`StoreError::Precondition`] where the object is not `etag` any more.
-    async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes>;
+    async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes>;
 
     /// The bytes of a whole object, as they come (GetObject with If-Match), for readers that keep none of them.
     ///
     /// [`StoreError::Precondition`] if the object is not `etag` any more.
-    async fn stream(&self, name: &Name, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>>;
+    async fn stream(&self, name: &ObjectName, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>>;
 
     /// Copies a whole object on the server, as part 1 of an upload (UploadPartCopy with CopySourceIfMatch).
     ///
     /// The part is what `source`, a HEAD of `from`, describes, also on stores that ignore the condition:
     /// [`StoreError::Precondition`] if `from` has changed since, [`StoreError::NotFound`] if it is gone.
-    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part>;
+    async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part>;
 
     /// The unfinished multipart uploads of exactly this object (ListMultipartUploads, all pages).
-    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>>;
+    async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>>;
 
     /// Replaces what lies under an address in `incoming/` by a marker (PutObject), so that no presigned PUT works there
     /// any more: those sign `If-None-Match: *`.
     ///
     /// With `replaces`, an ETag, only if the object is still that one (If-Match): else [`StoreError::Precondition`].
-    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()>;
+    async fn put_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()>;
 
     /// Deletes (DeleteObject). An object that is not there is a success.
-    async fn delete(&self, name: &Name) -> Result<()>;
+    async fn delete(&self, name: &ObjectName) -> Result<()>;
 
     /// Whether the bucket answers (HeadBucket). Never writes.
     async fn ping(&self) -> Result<()>;
@@ -325,11 +325,15 @@ pub trait Store: Send + Sync + 'static {
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()>;
 
     /// A URL that reads an object (presigned GetObject).
-    async fn presign_get(&self, name: &Name, options: &PresignOptions) -> Result<Presigned>;
+    async fn presign_get(&self, name: &ObjectName, options: &PresignOptions) -> Result<Presigned>;
 
     /// A URL that writes an object, once (presigned PutObject with If-None-Match: *).
-    async fn presign_put(&self, name: &Name, conditions: &PutConditions, options: &PresignOptions)
-    -> Result<Presigned>;
+    async fn presign_put(
+        &self,
+        name: &ObjectName,
+        conditions: &PutConditions,
+        options: &PresignOptions,
+    ) -> Result<Presigned>;
 
     /// A URL that sends one part of exactly `size` bytes (presigned UploadPart).
     async fn presign_part(

@@ -12,6 +12,6 @@ pub mod timer;
 pub mod undo;
 pub mod writer;
 
-pub use manager::Uploads;
+pub use manager::UploadManager;
 pub use task::Stored;
-pub use writer::Uploader;
+pub use writer::UploadWriter;

@@ -1,7 +1,7 @@
 // The service's own API: requests with the key, answers as JSON, refusals in its words.
 
-import { ConnectionLost } from "./connection.js";
-import * as key from "./key.js";
+import { ConnectionLost } from "./retry.js";
+import * as key from "./api-key.js";
 
 /** A request that was answered with no. The message is for people. */
 export class Refusal extends Error {

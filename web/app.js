@@ -2,9 +2,9 @@
 
 import { call } from "./api.js";
 import { Card } from "./card.js";
-import { pause } from "./connection.js";
-import { intake } from "./intake.js";
-import * as key from "./key.js";
+import { pause } from "./retry.js";
+import { intake } from "./file-input.js";
+import * as key from "./api-key.js";
 import { size } from "./pace.js";
 import { Upload } from "./upload.js";
 

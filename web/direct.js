@@ -1,8 +1,8 @@
 // The direct door: a plan from the service, the bytes straight to the store, and a resume where a connection broke.
 
 import { NotTheService, call } from "./api.js";
-import { ConnectionLost, pause, reconnected } from "./connection.js";
-import { send } from "./transfer.js";
+import { ConnectionLost, pause, reconnected } from "./retry.js";
+import { send } from "./xhr.js";
 
 const PARALLEL = 4;
 // Failures in a row that brought nothing forward.

@@ -1,8 +1,8 @@
 // The form: one request through the service, for files where a second one is not worth it.
 
 import { NotTheService, headers, parse, refusal } from "./api.js";
-import { ConnectionLost, reconnected } from "./connection.js";
-import { send } from "./transfer.js";
+import { ConnectionLost, reconnected } from "./retry.js";
+import { send } from "./xhr.js";
 
 const FAILURES = 5;
 

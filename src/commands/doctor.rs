@@ -11,23 +11,23 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-mod advice;
 mod bucket;
 mod check;
+mod context;
 mod cors;
+mod hints;
 mod lifecycle;
 mod local;
 mod multipart;
 mod objects;
-mod outside;
 mod presigned;
+mod presigned_client;
 mod report;
-mod subject;
 mod versioning;
 
 use self::check::CHECKS;
+use self::context::Context;
 use self::report::{Finding, Report, Verdict};
-use self::subject::Subject;
 use crate::commands::backend::Backend;
 use crate::config::Config;
 
@@ -49,11 +49,11 @@ pub async fn doctor(
     stop: impl Future<Output = ()>,
 ) -> Result<ExitCode, String> {
     let (base, _served) = answer_clients(backend).await.map_err(|error| error.to_string())?.unzip();
-    let subject = Subject::new(config, backend, base)?;
+    let context = Context::new(config, backend, base)?;
     let mut report = Report::new(json);
     let stopping = CancellationToken::new();
     {
-        let mut checks = pin!(examine(&subject, &mut report, &stopping));
+        let mut checks = pin!(examine(&context, &mut report, &stopping));
         tokio::select! {
             () = &mut checks => {}
             () = stop => {
@@ -62,7 +62,7 @@ pub async fn doctor(
             }
         }
     }
-    report.add("cleanup", subject.clean_up().await);
+    report.add("cleanup", context.clean_up().await);
     report.end(&backend.place);
     Ok(if stopping.is_cancelled() { ExitCode::from(INTERRUPTED) } else { report.code() })
 }
@@ -81,7 +81,7 @@ async fn answer_clients(backend: &Backend) -> std::io::Result<Option<(String, Dr
     Ok(Some((base, stopped.drop_guard())))
 }
 
-async fn examine(subject: &Subject<'_>, report: &mut Report, stopping: &CancellationToken) {
+async fn examine(context: &Context<'_>, report: &mut Report, stopping: &CancellationToken) {
     let mut broken: Vec<&str> = Vec::new();
     for check in CHECKS {
         if stopping.is_cancelled() {
@@ -90,7 +90,7 @@ async fn examine(subject: &Subject<'_>, report: &mut Report, stopping: &Cancella
         let missing = check.needs.iter().find(|needed| broken.contains(needed));
         let outcome = match missing {
             Some(needed) => Err(Finding::skip(format!("needs {needed}"))),
-            None => (check.run)(subject).await,
+            None => (check.run)(context).await,
         };
         if report.add(check.name, outcome) >= Verdict::Skip {
             broken.push(check.name);

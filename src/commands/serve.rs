@@ -42,7 +42,7 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
         tracing::warn!("{warning}");
     }
     let server = config.server.clone();
-    let spill = open_spill(&config.sink)?;
+    let spill = open_spill(&config.upload)?;
     let listener = transport::http::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
@@ -81,7 +81,7 @@ fn raise_file_limit() -> u64 {
 }
 
 /// None where nothing is to spill, or nothing can and nobody asked for it.
-fn open_spill(config: &config::Sink) -> Result<Option<Spill>, Unusable> {
+fn open_spill(config: &config::Upload) -> Result<Option<Spill>, Unusable> {
     match Spill::configured(config.spill_budget, &config.spill_dir) {
         Err(unusable) if !config.spill_chosen => {
             tracing::warn!("uploads that find no memory are told 503: {unusable}");
@@ -99,9 +99,9 @@ mod tests {
 
     fn opened(flags: &[&str], folder: &Path) -> Result<Option<Spill>, Unusable> {
         let all = ["image-store", "--s3-bucket=b"].into_iter().chain(flags.iter().copied());
-        let mut sink = Config::new(&Cli::parse_from(all).settings).unwrap().sink;
-        sink.spill_dir = folder.to_owned();
-        open_spill(&sink)
+        let mut upload = Config::new(&Cli::parse_from(all).settings).unwrap().upload;
+        upload.spill_dir = folder.to_owned();
+        open_spill(&upload)
     }
 
     #[test]

@@ -14,21 +14,21 @@ use std::process::ExitCode;
 
 pub mod options;
 
-mod answer;
+mod api;
 mod body;
 mod compare;
 mod direct;
+mod error;
 mod http;
 mod job;
 mod parts;
 mod report;
 mod retry;
 mod stream;
-mod trouble;
 
 pub use options::UploadOptions;
 
-use self::answer::{Image, Limits};
+use self::api::{Image, Limits};
 use self::http::Http;
 use self::job::Job;
 use self::report::Failure;

@@ -57,7 +57,7 @@ impl Config {
         self.server.max_connections = wanted.min(shares.connections);
         self.server.extra_connections = shares.extra_connections;
         self.store.max_calls = shares.calls;
-        self.sink.spill_files = shares.spill_files;
+        self.upload.spill_files = shares.spill_files;
         (shares.connections < wanted).then(|| {
             let served = shares.connections;
             format!(
@@ -100,7 +100,7 @@ mod tests {
         let read = || Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
         let mut config = read();
         assert!(config.keep_to_descriptors(512).unwrap().contains("224 connections"));
-        assert_eq!((config.server.max_connections, config.store.max_calls, config.sink.spill_files), (224, 64, 64));
+        assert_eq!((config.server.max_connections, config.store.max_calls, config.upload.spill_files), (224, 64, 64));
         let mut config = read();
         assert_eq!(config.keep_to_descriptors(4096), None);
         assert_eq!(config.server.max_connections, 1024);

@@ -59,11 +59,11 @@ pub fn duration(text: &str) -> Parsed<Duration> {
 }
 
 /// A duration that is not zero.
-pub fn some_time(text: &str) -> Parsed<Duration> {
+pub fn positive_duration(text: &str) -> Parsed<Duration> {
     duration(text).and_then(|time| if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) })
 }
 
-pub fn choice<T: Clone>(text: &str, choices: &[(&str, T)]) -> Parsed<T> {
+pub fn one_of<T: Clone>(text: &str, choices: &[(&str, T)]) -> Parsed<T> {
     let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text.trim()));
     found.map(|(_, value)| value.clone()).ok_or_else(|| {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
@@ -71,8 +71,8 @@ pub fn choice<T: Clone>(text: &str, choices: &[(&str, T)]) -> Parsed<T> {
     })
 }
 
-pub fn switch(text: &str) -> Parsed<bool> {
-    choice(text, &[("true", true), ("1", true), ("false", false), ("0", false)])
+pub fn boolean(text: &str) -> Parsed<bool> {
+    one_of(text, &[("true", true), ("1", true), ("false", false), ("0", false)])
 }
 
 pub fn formats(text: &str) -> Parsed<Vec<Format>> {
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert!(duration("-1s").is_err());
-        assert!(some_time("0").is_err());
+        assert!(positive_duration("0").is_err());
         assert!(duration("18446744073709551615").is_err());
     }
 

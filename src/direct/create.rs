@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::plan::{Door, Draft, Plan, part_size};
+use super::plan::{Plan, UploadMethod, ValidatedRequest, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
-use crate::store::{Metadata, Name, Store};
+use crate::store::{Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::upload::undo::{Creating, UndoOnDrop};
 
@@ -31,12 +31,12 @@ pub async fn create(
     reconciler: &Reconciler,
     tasks: &Tasks,
     config: &Config,
-    draft: Draft,
+    draft: ValidatedRequest,
 ) -> Result<PendingPlan> {
     let put_max = config.direct.put_max;
-    let Draft { key, size, format, sha256 } = draft;
+    let ValidatedRequest { key, size, format, sha256 } = draft;
     if size <= put_max {
-        return Ok(PendingPlan { plan: Plan { key, size, format, door: Door::Put { sha256 } }, upload: None });
+        return Ok(PendingPlan { plan: Plan { key, size, format, door: UploadMethod::Put { sha256 } }, upload: None });
     }
     if sha256.is_some() {
         return Err(Error::InvalidRequest(format!(
@@ -47,11 +47,11 @@ pub async fn create(
     if !tasks.has_room() {
         return Err(Error::OverCapacity(None));
     }
-    let name = Name::Incoming(key.clone());
+    let name = ObjectName::Incoming(key.clone());
     let creating = Creating::of_random_name(store, tasks, reconciler, name, metadata);
     let (created, upload) = creating.await?;
     let upload_id = created.upload.id;
-    let part_size = part_size(size, config.sink.part_size as u64);
-    let plan = Plan { key, size, format, door: Door::Multipart { upload_id, part_size } };
+    let part_size = part_size(size, config.upload.part_size as u64);
+    let plan = Plan { key, size, format, door: UploadMethod::Multipart { upload_id, part_size } };
     Ok(PendingPlan { plan, upload: Some(upload) })
 }

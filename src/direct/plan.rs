@@ -9,7 +9,7 @@ use crate::auth::tokens::PlanClaims;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::policy::Policy;
-use crate::store::{ImageKey, Name, Part, Upload};
+use crate::store::{ImageKey, ObjectName, Part, Upload};
 
 /// A plan's answer holds all its parts, so there are at most this many of them.
 const PLAN_PARTS: u64 = 100;
@@ -20,7 +20,7 @@ const PART_STEP: u64 = 1 << 20;
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object with filename, size and optionally content_type and sha256")]
 #[schema(as = UploadRequest)]
-pub struct Wish {
+pub struct UploadRequest {
     /// The file's name; its extension, where it has one, becomes the key's and must be of a format that is taken.
     #[schema(examples("photo.png"))]
     pub filename: String,
@@ -48,12 +48,12 @@ pub struct Plan {
     pub size: u64,
     /// What was declared; what the bytes are is seen later.
     pub format: Format,
-    pub door: Door,
+    pub door: UploadMethod,
 }
 
 /// How the bytes reach S3.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Door {
+pub enum UploadMethod {
     Put {
         sha256: Option<[u8; 32]>,
     },
@@ -66,16 +66,16 @@ pub enum Door {
 
 /// What a wish comes to, before there is an upload id.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Draft {
+pub struct ValidatedRequest {
     pub key: ImageKey,
     pub size: u64,
     pub format: Format,
     pub sha256: Option<[u8; 32]>,
 }
 
-impl Wish {
+impl UploadRequest {
     /// Checks the wish by the policy and gives it a fresh key.
-    pub fn check(&self, policy: &Policy) -> Result<Draft> {
+    pub fn check(&self, policy: &Policy) -> Result<ValidatedRequest> {
         let named = policy.check_name(&self.filename)?;
         let declared = self.content_type.as_deref().filter(|declared| !declared.is_empty());
         let declared = declared.map(|declared| declared_format(declared, policy)).transpose()?;
@@ -86,7 +86,12 @@ impl Wish {
         }
         policy.check_size(self.size)?;
         let key = ImageKey::random(extension.unwrap_or(format.extensions()[0]));
-        Ok(Draft { key, size: self.size, format, sha256: self.sha256.as_deref().map(parse_sha256).transpose()? })
+        Ok(ValidatedRequest {
+            key,
+            size: self.size,
+            format,
+            sha256: self.sha256.as_deref().map(parse_sha256).transpose()?,
+        })
     }
 }
 
@@ -166,8 +171,8 @@ impl Plan {
         let other = || Error::InvalidToken(Some("its plan cannot be read".into()));
         let sha256 = claims.sha256.as_deref().map(parse_sha256).transpose().map_err(|_| other())?;
         let door = match (claims.upload, claims.part_size) {
-            (None, None) => Door::Put { sha256 },
-            (Some(upload_id), Some(part_size)) if part_size > 0 => Door::Multipart { upload_id, part_size },
+            (None, None) => UploadMethod::Put { sha256 },
+            (Some(upload_id), Some(part_size)) if part_size > 0 => UploadMethod::Multipart { upload_id, part_size },
             _ => return Err(other()),
         };
         let key = ImageKey::parse(&claims.key).ok_or_else(other)?;
@@ -177,28 +182,28 @@ impl Plan {
 
     pub fn claims(&self) -> PlanClaims {
         let (sha256, upload, part_size) = match &self.door {
-            Door::Put { sha256 } => (sha256.as_ref().map(|sha256| hex(sha256)), None, None),
-            Door::Multipart { upload_id, part_size } => (None, Some(upload_id.clone()), Some(*part_size)),
+            UploadMethod::Put { sha256 } => (sha256.as_ref().map(|sha256| hex(sha256)), None, None),
+            UploadMethod::Multipart { upload_id, part_size } => (None, Some(upload_id.clone()), Some(*part_size)),
         };
         let content_type = self.format.content_type().to_owned();
         PlanClaims { key: self.key.to_string(), size: self.size, content_type, sha256, upload, part_size }
     }
 
     /// Where the bytes arrive.
-    pub fn incoming(&self) -> Name {
-        Name::Incoming(self.key.clone())
+    pub fn incoming(&self) -> ObjectName {
+        ObjectName::Incoming(self.key.clone())
     }
 
     /// Where the image will be.
-    pub fn image(&self) -> Name {
-        Name::Image(self.key.clone())
+    pub fn image(&self) -> ObjectName {
+        ObjectName::Image(self.key.clone())
     }
 
     /// The multipart upload, where the plan is one.
     pub fn upload(&self) -> Option<(Upload, u64)> {
         match &self.door {
-            Door::Put { .. } => None,
-            Door::Multipart { upload_id, part_size } => {
+            UploadMethod::Put { .. } => None,
+            UploadMethod::Multipart { upload_id, part_size } => {
                 Some((Upload { name: self.incoming(), id: upload_id.clone() }, *part_size))
             }
         }
@@ -207,17 +212,17 @@ impl Plan {
     /// What the object under `incoming/` must be.
     pub fn expected(&self) -> Expected {
         let sha256 = match self.door {
-            Door::Put { sha256 } => sha256,
-            Door::Multipart { .. } => None,
+            UploadMethod::Put { sha256 } => sha256,
+            UploadMethod::Multipart { .. } => None,
         };
         Expected { size: Some(self.size), sha256 }
     }
 
     /// The links that carry the plan, as `token`.
-    pub fn links(&self, base: Option<&str>, token: &str) -> Links {
+    pub fn links(&self, base: Option<&str>, token: &str) -> UploadLinks {
         // A token has no character that a query would have to escape (RFC 7515, 2: base64url and dots).
         let upload = format!("{}/uploads/{}", base.unwrap_or_default(), self.key);
-        Links {
+        UploadLinks {
             complete_url: format!("{upload}/complete?plan={token}"),
             status_url: format!("{upload}?plan={token}"),
             abort_url: format!("{upload}?plan={token}"),
@@ -228,7 +233,7 @@ impl Plan {
 /// A plan's links: relative references, unless the service knows its own address (`PUBLIC_URL`).
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = UploadLinks)]
-pub struct Links {
+pub struct UploadLinks {
     /// POST here when everything is sent.
     #[schema(
         format = "uri-reference",
@@ -286,8 +291,13 @@ mod tests {
         }
     }
 
-    fn wish(filename: &str, content_type: Option<&str>, size: u64) -> Wish {
-        Wish { filename: filename.to_owned(), content_type: content_type.map(str::to_owned), size, sha256: None }
+    fn wish(filename: &str, content_type: Option<&str>, size: u64) -> UploadRequest {
+        UploadRequest {
+            filename: filename.to_owned(),
+            content_type: content_type.map(str::to_owned),
+            size,
+            sha256: None,
+        }
     }
 
     #[test]
@@ -321,8 +331,9 @@ mod tests {
     #[test]
     fn the_name_and_the_declared_type_must_both_be_allowed() {
         let policy = policy();
-        let ok =
-            |wish: Wish| wish.check(&policy).map(|draft| (draft.key.extension().to_owned(), draft.format)).unwrap();
+        let ok = |wish: UploadRequest| {
+            wish.check(&policy).map(|draft| (draft.key.extension().to_owned(), draft.format)).unwrap()
+        };
         assert_eq!(ok(wish("a.JPEG", None, 1)), ("jpeg".to_owned(), Format::Jpeg));
         assert_eq!(ok(wish("a.png", Some("image/jpeg"), 1)), ("png".to_owned(), Format::Jpeg));
         assert_eq!(ok(wish("photo", Some("image/jpg"), 1)), ("jpg".to_owned(), Format::Jpeg));
@@ -343,9 +354,9 @@ mod tests {
     #[test]
     fn a_token_carries_the_whole_plan() {
         let doors = [
-            Door::Put { sha256: None },
-            Door::Put { sha256: Some([0xab; 32]) },
-            Door::Multipart { upload_id: "a/b+c=&%".to_owned(), part_size: 5 * MIB },
+            UploadMethod::Put { sha256: None },
+            UploadMethod::Put { sha256: Some([0xab; 32]) },
+            UploadMethod::Multipart { upload_id: "a/b+c=&%".to_owned(), part_size: 5 * MIB },
         ];
         for door in doors {
             let plan = Plan { key: ImageKey::random("png"), size: 12 * MIB, format: Format::Jpeg, door };
@@ -356,8 +367,12 @@ mod tests {
 
     #[test]
     fn a_plan_of_another_release_is_refused() {
-        let plan =
-            Plan { key: ImageKey::random("png"), size: 1, format: Format::Png, door: Door::Put { sha256: None } };
+        let plan = Plan {
+            key: ImageKey::random("png"),
+            size: 1,
+            format: Format::Png,
+            door: UploadMethod::Put { sha256: None },
+        };
         let refused = |change: fn(&mut PlanClaims)| {
             let mut claims = plan.claims();
             change(&mut claims);

@@ -5,29 +5,29 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 use utoipa::ToSchema;
 
-use super::plan::{Door, Links, Plan, part_sizes};
+use super::plan::{Plan, UploadLinks, UploadMethod, part_sizes};
 use crate::store::{PresignOptions, Presigned, PutConditions, Result, Store, Upload};
 
 /// The answer to `POST /uploads`.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = UploadPlan)]
-pub struct PlanAnswer {
+pub struct UploadPlan {
     #[schema(value_type = crate::store::ImageKey)]
     pub s3_key: String,
     #[serde(flatten)]
-    pub door: DoorAnswer,
+    pub door: UploadTarget,
     /// When the URLs end, RFC 3339. It is the latest: on a 403 before, ask again.
     #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: String,
     #[serde(flatten)]
-    pub links: Links,
+    pub links: UploadLinks,
 }
 
 /// What to send where.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 #[schema(as = UploadTarget)]
-pub enum DoorAnswer {
+pub enum UploadTarget {
     /// One PUT.
     Put {
         /// Always `PUT`.
@@ -54,14 +54,14 @@ pub enum DoorAnswer {
         #[schema(examples(5_242_880))]
         part_size: u64,
         /// All of them.
-        parts: Vec<PartAnswer>,
+        parts: Vec<UploadPart>,
     },
 }
 
 /// One part to PUT.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = UploadPart)]
-pub struct PartAnswer {
+pub struct UploadPart {
     /// From 1.
     #[schema(examples(1))]
     pub part_number: u32,
@@ -102,17 +102,17 @@ fn exact_headers() -> utoipa::openapi::Object {
 }
 
 /// Signs everything a fresh plan needs, and adds its links.
-pub async fn sign(store: &dyn Store, plan: &Plan, options: &PresignOptions, links: Links) -> Result<PlanAnswer> {
+pub async fn sign(store: &dyn Store, plan: &Plan, options: &PresignOptions, links: UploadLinks) -> Result<UploadPlan> {
     let (door, expires_at) = match &plan.door {
-        Door::Put { sha256 } => sign_put(store, plan, *sha256, options).await?,
-        Door::Multipart { upload_id, part_size } => {
+        UploadMethod::Put { sha256 } => sign_put(store, plan, *sha256, options).await?,
+        UploadMethod::Multipart { upload_id, part_size } => {
             let upload = Upload { name: plan.incoming(), id: upload_id.clone() };
             let (parts, expires_at) = sign_parts(store, plan.size, &upload, *part_size, |_| true, options).await?;
-            let door = DoorAnswer::Multipart { upload_id: upload_id.clone(), part_size: *part_size, parts };
+            let door = UploadTarget::Multipart { upload_id: upload_id.clone(), part_size: *part_size, parts };
             (door, expires_at)
         }
     };
-    Ok(PlanAnswer { s3_key: plan.key.to_string(), door, expires_at: rfc3339(expires_at), links })
+    Ok(UploadPlan { s3_key: plan.key.to_string(), door, expires_at: rfc3339(expires_at), links })
 }
 
 async fn sign_put(
@@ -120,11 +120,11 @@ async fn sign_put(
     plan: &Plan,
     sha256: Option<[u8; 32]>,
     options: &PresignOptions,
-) -> Result<(DoorAnswer, SystemTime)> {
+) -> Result<(UploadTarget, SystemTime)> {
     let content_type = plan.format.content_type().to_owned();
     let conditions = PutConditions { size: plan.size, content_type, sha256 };
     let Presigned { url, headers, expires_at } = store.presign_put(&plan.incoming(), &conditions, options).await?;
-    Ok((DoorAnswer::Put { method: "PUT", url, headers: headers.into_iter().collect() }, expires_at))
+    Ok((UploadTarget::Put { method: "PUT", url, headers: headers.into_iter().collect() }, expires_at))
 }
 
 /// All parts of an upload, with a URL for those that are `wanted`; and when the first of the URLs ends.
@@ -135,11 +135,11 @@ pub async fn sign_parts(
     part_size: u64,
     wanted: impl Fn(u32) -> bool,
     options: &PresignOptions,
-) -> Result<(Vec<PartAnswer>, SystemTime)> {
+) -> Result<(Vec<UploadPart>, SystemTime)> {
     let mut parts = Vec::new();
     let mut expires_at = SystemTime::now() + options.ttl;
     for (part_number, size) in (1..).zip(part_sizes(size, part_size)) {
-        let mut part = PartAnswer { part_number, size, url: None, headers: None, etag: None };
+        let mut part = UploadPart { part_number, size, url: None, headers: None, etag: None };
         if wanted(part_number) {
             let signed = store.presign_part(upload, part_number, size, options).await?;
             expires_at = expires_at.min(signed.expires_at);

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::plan::{Expected, Plan, compare};
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
-use crate::store::{CreatedUpload, ImageKey, Marker, Name, ObjectInfo, Part, StoreError, Upload, Whole};
+use crate::store::{CreatedUpload, ImageKey, Marker, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
 use crate::upload::parts::payload;
 use crate::upload::undo::Creating;
 
@@ -79,13 +79,13 @@ impl Verifier {
             if !found.unexpected.is_empty() {
                 return Err(Error::PartsUnexpected { parts: found.unexpected });
             }
-            match self.store.complete_upload(&upload, &parts, Whole { size: plan.size, crc64: None }).await {
+            match self.store.complete_upload(&upload, &parts, ObjectDigest { size: plan.size, crc64: None }).await {
                 Ok(()) | Err(StoreError::NoSuchUpload) => return Ok(()),
                 // Another complete of it was faster, or a marker lies there. If nothing does, another call was in the way.
                 Err(StoreError::Precondition) if self.find(&plan.incoming()).await?.is_some() => return Ok(()),
                 Err(StoreError::Precondition) => {}
                 // A part was sent again after it was listed.
-                Err(StoreError::Refused { code, .. }) if code == "InvalidPart" => {}
+                Err(StoreError::Rejected { code, .. }) if code == "InvalidPart" => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -118,28 +118,28 @@ impl Verifier {
         expected: Expected,
         has_waiters: HasWaiters<'_>,
     ) -> Result<Option<Verified>> {
-        let incoming = Name::Incoming(key.clone());
+        let incoming = ObjectName::Incoming(key.clone());
         let source = match self.find(&incoming).await? {
             Some(ObjectInfo { marker: Some(marker), .. }) => return self.overtaken(key, over(&marker)).await,
             None => return self.overtaken(key, Error::NotFound).await,
             Some(source) => source,
         };
         match self.check(&incoming, source, expected, has_waiters).await? {
-            Some(checked) => self.copy(&incoming, &Name::Image(key.clone()), &checked).await,
+            Some(checked) => self.copy(&incoming, &ObjectName::Image(key.clone()), &checked).await,
             None => Ok(None),
         }
     }
 
     /// Nothing to promote: another promotion may have made the image since it was looked for. Else `error`.
     async fn overtaken(&self, key: &ImageKey, error: Error) -> Result<Option<Verified>> {
-        match self.find(&Name::Image(key.clone())).await? {
+        match self.find(&ObjectName::Image(key.clone())).await? {
             Some(_) => Ok(None),
             None => Err(error),
         }
     }
 
     /// Copies by an upload of its own on the final key. None if the source changed, or if somebody else's image was in the way.
-    async fn copy(&self, incoming: &Name, image: &Name, checked: &Checked) -> Result<Option<Verified>> {
+    async fn copy(&self, incoming: &ObjectName, image: &ObjectName, checked: &Checked) -> Result<Option<Verified>> {
         let creating = Creating::new(&self.store, &self.tasks, image.clone(), checked.info.into());
         let (CreatedUpload { upload, perhaps_others }, undo) = creating.await.map_err(Error::from)?;
         let part = match self.copy_part(&upload, incoming, &checked.source).await {
@@ -153,7 +153,7 @@ impl Verifier {
                 };
             }
         };
-        let whole = Whole { size: checked.source.size, crc64: part.crc64 };
+        let whole = ObjectDigest { size: checked.source.size, crc64: part.crc64 };
         let completed = self.store.complete_upload(&upload, &[part], whole).await;
         match &completed {
             Ok(()) => undo.disarm(),
@@ -165,7 +165,7 @@ impl Verifier {
             (Some(image), completed) => {
                 self.close(incoming, &Marker::Spent, checked.source.etag.as_deref().unwrap_or_default()).await;
                 if perhaps_others {
-                    self.abort_all(&Name::Image(incoming.key().clone())).await;
+                    self.abort_all(&ObjectName::Image(incoming.key().clone())).await;
                 }
                 Ok(Some(Verified { image, new: completed.is_ok() }))
             }
@@ -176,7 +176,7 @@ impl Verifier {
     }
 
     /// Once its image is there, no upload of a final key is wanted: what another promotion still does, it does for nothing.
-    async fn abort_all(&self, image: &Name) {
+    async fn abort_all(&self, image: &ObjectName) {
         let uploads = self.store.uploads_of(image).await.unwrap_or_default();
         if try_join_all(uploads.iter().map(|upload| self.store.abort_upload(upload))).await.is_err() {
             tracing::warn!(s3_key = %image.key(), "an upload that a lost call has begun is left to the sweep");
@@ -184,7 +184,7 @@ impl Verifier {
     }
 
     /// Some stores refuse to copy a small source as a part; then it is read, charged to the budget, and sent.
-    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+    async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         match self.store.copy_part(upload, from, source).await {
             Err(error) if source.size < SMALL_SOURCE && error.is_unsupported() => {
                 let etag = source.etag.as_deref().unwrap_or_default();
@@ -198,11 +198,11 @@ impl Verifier {
 
     /// The image, if it has been made. Closes what it was made of.
     async fn find_promoted(&self, key: &ImageKey, expected: Expected) -> Result<Option<Verified>> {
-        let Some(image) = self.find(&Name::Image(key.clone())).await? else { return Ok(None) };
+        let Some(image) = self.find(&ObjectName::Image(key.clone())).await? else { return Ok(None) };
         if expected.size.is_some_and(|size| size != image.size) {
             return Err(Error::AlreadyComplete);
         }
-        let incoming = Name::Incoming(key.clone());
+        let incoming = ObjectName::Incoming(key.clone());
         if let Some(ObjectInfo { marker: None, etag: Some(etag), .. }) = self.find(&incoming).await? {
             self.close(&incoming, &Marker::Spent, &etag).await;
         }
@@ -211,7 +211,7 @@ impl Verifier {
 
     /// Leaves nothing that could still become this image: closes `incoming/`, then revokes every promotion under way.
     async fn withdraw(&self, key: &ImageKey) -> Result<()> {
-        let (incoming, image) = (Name::Incoming(key.clone()), Name::Image(key.clone()));
+        let (incoming, image) = (ObjectName::Incoming(key.clone()), ObjectName::Image(key.clone()));
         self.store.put_marker(&incoming, &Marker::Withdrawn, None).await.map_err(Error::from)?;
         let uploads = self.store.uploads_of(&image).await.map_err(Error::from)?;
         let aborts = uploads.iter().map(|upload| self.store.abort_upload(upload));
@@ -223,9 +223,9 @@ impl Verifier {
     /// # Errors
     /// 404 if there is no image.
     pub async fn delete(&self, key: &ImageKey) -> Result<()> {
-        let image = Name::Image(key.clone());
+        let image = ObjectName::Image(key.clone());
         let mut found = self.find(&image).await?.is_some();
-        if self.find(&Name::Incoming(key.clone())).await?.is_some() {
+        if self.find(&ObjectName::Incoming(key.clone())).await?.is_some() {
             self.withdraw(key).await?;
             found |= self.find(&image).await?.is_some();
         }

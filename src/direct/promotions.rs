@@ -15,9 +15,9 @@ use super::verify::{HasWaiters, Verifier};
 use crate::error::Error;
 use crate::store::{ImageKey, ObjectInfo};
 use crate::tasks::Tasks;
-use crate::telemetry::metrics::{Metrics, table};
+use crate::telemetry::metrics::{Metrics, defs};
 use crate::telemetry::trace;
-use crate::upload::timer::Door;
+use crate::upload::timer::UploadMethod;
 
 /// Completes and aborts under way at once. They outlive their connections, so no other limit holds for them.
 const MAX_RUNNING: usize = 1_024;
@@ -163,7 +163,7 @@ impl Promotions {
 
     async fn undo(&self, plan: &Plan) -> Result<(), Error> {
         self.verifier.abort(plan).await?;
-        self.metrics.aborted(Door::Direct, "requested");
+        self.metrics.aborted(UploadMethod::Direct, "requested");
         Ok(())
     }
 
@@ -183,9 +183,9 @@ pub fn count(metrics: &Metrics, trigger: Trigger, began: Instant, verified: Resu
         Ok(_) => "already_there",
         Err(error) => error.code(),
     };
-    metrics.counter(&table::PROMOTIONS, &[trigger, outcome]).increment(1);
+    metrics.counter(&defs::PROMOTIONS, &[trigger, outcome]).increment(1);
     if let Ok(Verified { image, new: true }) = verified {
-        metrics.stored(Door::Direct, began, image.size);
+        metrics.stored(UploadMethod::Direct, began, image.size);
     }
 }
 

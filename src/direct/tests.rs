@@ -11,12 +11,12 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
-use super::plan::{Door, Expected, Plan};
+use super::plan::{Expected, Plan, UploadMethod};
 use super::verify::Verifier;
 use crate::error::Error;
 use crate::format::Format;
 use crate::policy::Policy;
-use crate::store::{ImageKey, Name};
+use crate::store::{ImageKey, ObjectName};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
 
@@ -84,10 +84,10 @@ impl World {
         }
         let key = ImageKey::parse("0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png").unwrap();
         let door = match kind {
-            Kind::Put => Door::Put { sha256: None },
+            Kind::Put => UploadMethod::Put { sha256: None },
             Kind::Parts(bytes) | Kind::SlowParts(bytes) => {
-                let upload_id = shared.lay_parts(&Name::Incoming(key.clone()), bytes);
-                Door::Multipart { upload_id, part_size: IMAGE.len() as u64 }
+                let upload_id = shared.lay_parts(&ObjectName::Incoming(key.clone()), bytes);
+                UploadMethod::Multipart { upload_id, part_size: IMAGE.len() as u64 }
             }
         };
         let plan = Plan { key: key.clone(), size: IMAGE.len() as u64, format: Format::Png, door };
@@ -145,7 +145,7 @@ impl World {
     }
 
     fn image(&self) -> Option<Vec<u8>> {
-        self.shared.object(&Name::Image(self.key.clone()))
+        self.shared.object(&ObjectName::Image(self.key.clone()))
     }
 
     /// What holds at every moment, and so also if every process were killed now.
@@ -168,10 +168,10 @@ impl World {
 
     /// What holds when all have ended and nothing failed: nothing is left but an image and a marker.
     fn check_end(&self) {
-        let uploads = self.shared.open_uploads(&Name::Image(self.key.clone()));
+        let uploads = self.shared.open_uploads(&ObjectName::Image(self.key.clone()));
         assert_eq!(uploads, 0, "promotions' uploads are left: {:?}", self.schedule);
         let asked = [Role::Complete, Role::Delete, Role::Abort].into_iter().any(|role| self.answered(role));
-        let left = self.shared.object(&Name::Incoming(self.key.clone())).is_some_and(|bytes| !bytes.is_empty());
+        let left = self.shared.object(&ObjectName::Incoming(self.key.clone())).is_some_and(|bytes| !bytes.is_empty());
         // A PUT may come after everything else: then the next complete, or the sweep, finds it.
         let put_last = self.schedule.last().is_some_and(|id| matches!(self.actors[*id].role, Role::Put(_)));
         let late = put_last || self.put_after_delete || self.ended_before_a_put();

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::sniff::Search;
 use crate::policy::Policy;
-use crate::store::{Marker, Name, ObjectInfo, Store, StoreError};
+use crate::store::{Marker, ObjectInfo, ObjectName, Store, StoreError};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
 
@@ -47,7 +47,7 @@ impl Verifier {
     }
 
     /// What the store says of an object, if it is there.
-    pub async fn find(&self, name: &Name) -> Result<Option<ObjectInfo>> {
+    pub async fn find(&self, name: &ObjectName) -> Result<Option<ObjectInfo>> {
         match self.store.head(name).await {
             Ok(found) => Ok(Some(found)),
             Err(StoreError::NotFound) => Ok(None),
@@ -60,7 +60,7 @@ impl Verifier {
     /// What is rejected is closed, so that the same URL brings nothing else.
     pub(super) async fn check(
         &self,
-        incoming: &Name,
+        incoming: &ObjectName,
         source: ObjectInfo,
         expected: Expected,
         has_waiters: HasWaiters<'_>,
@@ -82,7 +82,7 @@ impl Verifier {
 
     /// Closes an address while it holds `etag`. A store that fails does not change the verdict: then the object stays,
     /// unreadable, until it is verified again or swept.
-    pub(super) async fn close(&self, incoming: &Name, marker: &Marker, etag: &str) {
+    pub(super) async fn close(&self, incoming: &ObjectName, marker: &Marker, etag: &str) {
         match self.store.put_marker(incoming, marker, Some(etag)).await {
             Ok(()) | Err(StoreError::Precondition | StoreError::NotFound) => {}
             Err(error) => {
@@ -92,7 +92,13 @@ impl Verifier {
         }
     }
 
-    async fn inspect(&self, incoming: &Name, source: &ObjectInfo, etag: &str, expected: Expected) -> Result<ImageInfo> {
+    async fn inspect(
+        &self,
+        incoming: &ObjectName,
+        source: &ObjectInfo,
+        etag: &str,
+        expected: Expected,
+    ) -> Result<ImageInfo> {
         if expected.size.is_some_and(|size| size != source.size) {
             return Err(not_as_planned("size"));
         }
@@ -107,7 +113,7 @@ impl Verifier {
     }
 
     /// The store's own word for it, else of the object itself, which is read once: it is at most `DIRECT_PUT_MAX`.
-    async fn sha256(&self, incoming: &Name, source: &ObjectInfo, etag: &str) -> Result<[u8; 32]> {
+    async fn sha256(&self, incoming: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<[u8; 32]> {
         if let Some(sha256) = source.sha256 {
             return Ok(sha256);
         }
@@ -121,7 +127,7 @@ impl Verifier {
     }
 
     /// Reads as much as it takes to see the dimensions, by the limits of every way in.
-    async fn sniff(&self, incoming: &Name, source: &ObjectInfo, etag: &str) -> Result<ImageInfo> {
+    async fn sniff(&self, incoming: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<ImageInfo> {
         self.policy.check_size(source.size)?;
         let mut search = Search::new(source.size, &self.policy)?;
         let mut charged = Vec::new();

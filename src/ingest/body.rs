@@ -42,18 +42,18 @@ impl Data {
                 Poll::Pending
             }
             Ok(data) => Poll::Ready(Some(Ok(data))),
-            Err(error) => Poll::Ready(Some(Err(meaning(error)))),
+            Err(error) => Poll::Ready(Some(Err(error_from_body(error)))),
         }
     }
 }
 
 /// The error of ours that a body's error carries (an idle timeout's, say); any other cut the body short.
-pub(crate) fn meaning(error: BoxError) -> Error {
+pub(crate) fn error_from_body(error: BoxError) -> Error {
     match error.downcast::<Error>() {
         Ok(ours) => *ours,
         // Each `axum::body::Body` around a body wraps its errors once more.
         Err(error) => match error.downcast::<axum::Error>() {
-            Ok(wrapper) => meaning(wrapper.into_inner()),
+            Ok(wrapper) => error_from_body(wrapper.into_inner()),
             Err(error) => Error::TruncatedBody(Some(error)),
         },
     }
@@ -68,14 +68,14 @@ mod tests {
         let slow = || Error::ClientTooSlow { seconds: 7 };
         let wrapped = axum::Error::new(axum::Error::new(slow()));
         for error in [BoxError::from(slow()), BoxError::from(wrapped)] {
-            assert!(matches!(meaning(error), Error::ClientTooSlow { seconds: 7 }));
+            assert!(matches!(error_from_body(error), Error::ClientTooSlow { seconds: 7 }));
         }
     }
 
     #[test]
     fn any_other_error_is_a_truncated_body() {
         for error in [BoxError::from("reset"), BoxError::from(axum::Error::new("reset"))] {
-            let Error::TruncatedBody(Some(source)) = meaning(error) else { panic!("another error") };
+            let Error::TruncatedBody(Some(source)) = error_from_body(error) else { panic!("another error") };
             assert_eq!(source.to_string(), "reset");
         }
     }

@@ -1,6 +1,6 @@
 //! multipart/form-data (RFC 7578): one file among other fields.
 //!
-//! multer finds the parts and reads their headers; their data go past it ([`super::feed`]). What it leaves open is settled
+//! multer finds the parts and reads their headers; their data go past it ([`super::multer_input`]). What it leaves open is settled
 //! here: the names ([`super::disposition`]), how much may stand beside the file, and what its errors mean.
 
 use bytes::Bytes;
@@ -8,9 +8,9 @@ use futures::future::poll_fn;
 use multer::{Field, Multipart};
 use std::task::{Context, Poll};
 
-use super::body::{Data, meaning};
+use super::body::{Data, error_from_body};
 use super::disposition::{Disposition, FILE};
-use super::feed::{Feed, HEADER_LIMIT};
+use super::multer_input::{HEADER_LIMIT, MulterInput};
 use super::sniff::{self, Known, Sniff};
 use super::transfer_encoding::Decoder;
 use crate::error::{Error, Result};
@@ -31,7 +31,7 @@ const MAX_NAME: usize = 100;
 /// A form, read part by part.
 pub(super) struct Form {
     parts: Multipart<'static>,
-    feed: Feed,
+    feed: MulterInput,
     reading: Reading,
     /// Undoes the encoding of the file.
     decoder: Decoder,
@@ -67,7 +67,7 @@ pub(super) struct FilePart {
 impl Form {
     /// `boundary` is the Content-Type's parameter.
     pub(super) fn new(boundary: String, body: Data) -> Self {
-        let feed = Feed::new(&boundary, body);
+        let feed = MulterInput::new(&boundary, body);
         let parts = Multipart::new(feed.clone(), boundary);
         Form {
             parts,
@@ -212,7 +212,7 @@ impl Form {
         self.feed.expect_headers();
         let (feed, parts) = (&self.feed, &mut self.parts);
         let next = poll_fn(|cx| look_then_feed(feed, cx, |cx| parts.poll_next_field(cx))).await;
-        let Some(part) = next.map_err(|error| self.meaning(error))? else {
+        let Some(part) = next.map_err(|error| self.error_from_body(error))? else {
             return Ok(None);
         };
         check_headers(&part)?;
@@ -264,9 +264,9 @@ impl Form {
     }
 
     /// What an error of multer's is to the client. Its own texts can hold whole headers.
-    fn meaning(&self, error: multer::Error) -> Error {
+    fn error_from_body(&self, error: multer::Error) -> Error {
         match error {
-            multer::Error::StreamReadFailed(source) => meaning(source),
+            multer::Error::StreamReadFailed(source) => error_from_body(source),
             multer::Error::IncompleteStream if self.feed.ended() => Error::TruncatedBody(None),
             multer::Error::IncompleteStream => Error::MalformedForm("a boundary's line goes on behind it".to_owned()),
             multer::Error::LockFailure => Error::Internal(Box::new(error)),
@@ -280,7 +280,11 @@ fn second_file() -> Error {
 }
 
 /// Lets multer look at what it has; only where that is not enough it gets a slice more.
-fn look_then_feed<T>(feed: &Feed, cx: &mut Context<'_>, mut look: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+fn look_then_feed<T>(
+    feed: &MulterInput,
+    cx: &mut Context<'_>,
+    mut look: impl FnMut(&mut Context<'_>) -> Poll<T>,
+) -> Poll<T> {
     loop {
         match look(cx) {
             Poll::Pending if feed.reopen() => {}

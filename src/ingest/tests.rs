@@ -67,14 +67,14 @@ async fn read_chunks(content_type: &str, chunks: Chunks, policy: Policy) -> (Res
 #[derive(Default)]
 struct Part(Vec<u8>);
 
-impl Head for Part {
-    async fn keep(&mut self, chunk: &mut Bytes) -> Result<()> {
+impl PrefixBuffer for Part {
+    async fn push(&mut self, chunk: &mut Bytes) -> Result<()> {
         let room = 2 * MIB - self.0.len();
         self.0.extend_from_slice(&chunk.split_to(chunk.len().min(room)));
         Ok(())
     }
 
-    async fn kept(&self, limit: usize) -> Result<impl AsRef<[u8]> + Send> {
+    async fn prefix(&self, limit: usize) -> Result<impl AsRef<[u8]> + Send> {
         Ok(&self.0[..self.0.len().min(limit)])
     }
 }
@@ -388,7 +388,7 @@ async fn headers_without_bounds_are_refused_early() {
             let taken = Arc::new(AtomicUsize::new(0));
             assert_malformed(read_body(FORM, ready_body(cut(&body, size), taken.clone()), policy()).await, reason);
             let taken = taken.load(Ordering::Relaxed);
-            assert!(taken <= feed::HEAD_LIMIT + size, "{taken} in chunks of {size}");
+            assert!(taken <= multer_input::HEAD_LIMIT + size, "{taken} in chunks of {size}");
         }
     }
 }

@@ -53,10 +53,10 @@ fn unread(error: BoxError) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::direct::plan::Wish;
+    use crate::direct::plan::UploadRequest;
     use axum::body::Body;
 
-    async fn read(content_type: &str, body: &'static str) -> Result<JsonBody<Wish>> {
+    async fn read(content_type: &str, body: &'static str) -> Result<JsonBody<UploadRequest>> {
         let request = Request::post("/").header(header::CONTENT_TYPE, content_type).body(body.into()).unwrap();
         JsonBody::from_request(request, &()).await
     }
@@ -89,7 +89,7 @@ mod tests {
         let read = async |chunk: Result<Vec<u8>, Error>| {
             let body = Body::from_stream(futures::stream::iter([chunk]));
             let request = Request::post("/").header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
-            JsonBody::<Wish>::from_request(request, &()).await.err().unwrap()
+            JsonBody::<UploadRequest>::from_request(request, &()).await.err().unwrap()
         };
         assert_eq!(read(Ok(vec![b' '; MAX_JSON + 1])).await.code(), "invalid_request");
         assert!(matches!(read(Err(Error::ClientTooSlow { seconds: 7 })).await, Error::ClientTooSlow { seconds: 7 }));

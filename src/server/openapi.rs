@@ -19,7 +19,7 @@ pub mod policy;
 
 use super::App;
 use super::middleware::authority::API_KEY;
-use super::response::Refusal;
+use super::response::ErrorBody;
 use super::routes::asset::{self, FRESH};
 use crate::auth::Scope;
 use crate::error::Error;
@@ -54,7 +54,7 @@ const JSON: &str = "application/json";
             makes it an image. The links of a plan are used as they are."),
         (name = SERVICE, description = "What the service says of itself."),
     ),
-    components(schemas(Refusal)),
+    components(schemas(ErrorBody)),
 )]
 struct Shared;
 

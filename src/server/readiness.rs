@@ -68,7 +68,7 @@ impl Asked {
         tokio::spawn(async move {
             let answer = tokio::time::timeout(TIMEOUT, store.ping()).await;
             let late = |late: tokio::time::error::Elapsed| {
-                Err(StoreError::NoAnswer { operation: "HeadBucket", source: late.into() })
+                Err(StoreError::OutcomeUnknown { operation: "HeadBucket", source: late.into() })
             };
             sender.send_replace(Some(answer.unwrap_or_else(late).map_err(Arc::new)));
         });
@@ -84,7 +84,7 @@ impl Asked {
 
 fn not_ready(error: Arc<StoreError>) -> Error {
     let reason = match *error {
-        StoreError::NoAnswer { .. } => "no answer from the store",
+        StoreError::OutcomeUnknown { .. } => "no answer from the store",
         _ => "the store refuses",
     };
     Error::NotReady { reason, source: Some(error.into()) }

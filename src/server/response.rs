@@ -21,7 +21,7 @@ impl IntoResponse for Error {
 
 /// The answer for an error, which may be shared by several requests that waited for the same thing.
 pub fn respond(error: Arc<Error>) -> Response {
-    let mut response = (error.status(), Json(Refusal::from(&*error))).into_response();
+    let mut response = (error.status(), Json(ErrorBody::from(&*error))).into_response();
     if let Some(seconds) = error.retry_after() {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
@@ -39,7 +39,7 @@ pub fn respond(error: Arc<Error>) -> Response {
 /// The body of every answer that is an error.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
-pub struct Refusal {
+pub struct ErrorBody {
     /// What went wrong and what to do, for people. The wording may change.
     #[schema(examples("File not found"))]
     pub detail: String,
@@ -89,9 +89,9 @@ impl From<ScanLimit> for SearchLimit {
     }
 }
 
-impl From<&Error> for Refusal {
+impl From<&Error> for ErrorBody {
     fn from(error: &Error) -> Self {
-        let mut refusal = Refusal {
+        let mut refusal = ErrorBody {
             detail: error.to_string(),
             code: error.code(),
             detected: None,
@@ -115,7 +115,7 @@ impl From<&Error> for Refusal {
     }
 }
 
-/// The schema of [`Refusal::code`]: every code there is.
+/// The schema of [`ErrorBody::code`]: every code there is.
 fn codes() -> utoipa::openapi::Object {
     let mut codes: Vec<&str> = Error::examples().iter().map(Error::code).collect();
     codes.sort_unstable();

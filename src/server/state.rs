@@ -10,11 +10,11 @@ use crate::config::Config;
 use crate::direct::Promotions;
 use crate::direct::verify::Verifier;
 use crate::policy::Policy;
-use crate::store::measured::Measured;
+use crate::store::metered::MeteredStore;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry::Metrics;
-use crate::telemetry::metrics::table;
-use crate::upload::Uploads;
+use crate::telemetry::metrics::defs;
+use crate::upload::UploadManager;
 use crate::upload::spill::Spill;
 
 /// Everything a handler needs. Cheap to clone.
@@ -23,7 +23,7 @@ pub struct App {
     pub config: Arc<Config>,
     pub policy: Arc<Policy>,
     pub store: Arc<dyn Store>,
-    pub uploads: Uploads,
+    pub uploads: UploadManager,
     pub verifier: Verifier,
     pub promotions: Promotions,
     pub tokens: Tokens,
@@ -39,9 +39,9 @@ impl App {
         let metrics = Metrics::new();
         // Not behind the limit of calls: a service that is busy is ready.
         let readiness = Readiness::new(Arc::clone(&store));
-        let store: Arc<dyn Store> = Arc::new(Measured::new(store, &metrics, config.store.max_calls));
+        let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, &metrics, config.store.max_calls));
         let policy = Arc::new(config.policy.clone());
-        let uploads = Uploads::new(Arc::clone(&store), &config.sink, spill);
+        let uploads = UploadManager::new(Arc::clone(&store), &config.upload, spill);
         let tasks = uploads.tasks().clone();
         let budget = Arc::clone(uploads.budget());
         let verifier = Verifier::new(Arc::clone(&store), Arc::clone(&policy), budget, tasks.clone());
@@ -73,10 +73,10 @@ impl App {
     pub fn scrape(&self) -> String {
         let (used, limit) = (self.uploads.used(), self.uploads.limits());
         for (budget, used, limit) in [("memory", used.0, limit.0), ("spill", used.1, limit.1)] {
-            self.metrics.gauge(&table::BUDGET_USED, &[budget]).set(used as f64);
-            self.metrics.gauge(&table::BUDGET_LIMIT, &[budget]).set(limit as f64);
+            self.metrics.gauge(&defs::BUDGET_USED, &[budget]).set(used as f64);
+            self.metrics.gauge(&defs::BUDGET_LIMIT, &[budget]).set(limit as f64);
         }
-        self.metrics.gauge(&table::UPLOADS_OPEN, &[]).set(self.uploads.open() as f64);
+        self.metrics.gauge(&defs::UPLOADS_OPEN, &[]).set(self.uploads.open() as f64);
         self.metrics.render()
     }
 

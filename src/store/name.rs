@@ -64,25 +64,25 @@ impl ToSchema for ImageKey {}
 
 /// Where an object lies. The store puts its prefix (`S3_PREFIX`) before it; nothing else knows of that.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Name {
+pub enum ObjectName {
     /// A whole, checked image: what the read routes see.
     Image(ImageKey),
     /// A direct upload that nobody has checked yet: `incoming/<key>`.
     Incoming(ImageKey),
 }
 
-impl Name {
+impl ObjectName {
     pub fn key(&self) -> &ImageKey {
         match self {
-            Name::Image(key) | Name::Incoming(key) => key,
+            ObjectName::Image(key) | ObjectName::Incoming(key) => key,
         }
     }
 
     /// The object's key in the bucket.
     pub fn object_key(&self, prefix: &str) -> String {
         match self {
-            Name::Image(key) => format!("{prefix}{key}"),
-            Name::Incoming(key) => format!("{prefix}{INCOMING}{key}"),
+            ObjectName::Image(key) => format!("{prefix}{key}"),
+            ObjectName::Incoming(key) => format!("{prefix}{INCOMING}{key}"),
         }
     }
 }

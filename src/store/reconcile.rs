@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use self::queue::{Queue, Watched};
 use self::recent::Recent;
-use super::{CreatedUpload, Metadata, Name, Result, Store, StoreError, Upload};
+use super::{CreatedUpload, Metadata, ObjectName, Result, Store, StoreError, Upload};
 
 mod queue;
 mod recent;
@@ -43,9 +43,9 @@ const CONCURRENT_LOOKS: usize = 16;
 #[derive(Clone, Debug)]
 pub enum LateEffect {
     /// An object appears whose upload has failed.
-    Object(Name),
+    Object(ObjectName),
     /// Multipart uploads appear whose ids are unknown; `in_use` is the one that is known.
-    Uploads { name: Name, in_use: Option<String> },
+    Uploads { name: ObjectName, in_use: Option<String> },
 }
 
 /// Looks for late effects and undoes them. The clones are one.
@@ -81,7 +81,7 @@ impl Reconciler {
     ///
     /// # Errors
     /// As [`Store::create_upload`].
-    pub async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
+    pub async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         let created = self.0.store.create_only_upload(name, metadata).await?;
         self.created(&created);
         Ok(created.upload)
@@ -96,7 +96,7 @@ impl Reconciler {
     }
 
     /// Aborts what [`Reconciler::create_upload`] may have created although it failed: now, and if it appears later.
-    pub async fn created_none(&self, name: &Name) {
+    pub async fn created_none(&self, name: &ObjectName) {
         let effect = LateEffect::Uploads { name: name.clone(), in_use: None };
         if let Err(error) = self.0.look(&effect).await {
             let error = &error as &dyn std::error::Error;
@@ -111,12 +111,12 @@ impl Reconciler {
     }
 
     /// An object of a key drawn at random was written, and by an earlier attempt it may be written again.
-    pub fn may_be_rewritten(&self, name: Name) {
+    pub fn may_be_rewritten(&self, name: ObjectName) {
         self.0.rewritten().insert(name, Instant::now());
     }
 
     /// An object was deleted for good: what may still bring it back is looked for.
-    pub fn deleted(&self, name: &Name) {
+    pub fn deleted(&self, name: &ObjectName) {
         if self.0.rewritten().remove(name, Instant::now()) {
             self.watch(LateEffect::Object(name.clone()));
         }
@@ -177,7 +177,7 @@ impl Drop for Concluding<'_> {
 }
 
 impl LateEffect {
-    fn name(&self) -> &Name {
+    fn name(&self) -> &ObjectName {
         match self {
             LateEffect::Object(name) | LateEffect::Uploads { name, .. } => name,
         }
@@ -211,7 +211,7 @@ impl LateEffect {
 }
 
 /// Looks before it deletes: in a bucket with versions, deleting what is not there leaves a marker.
-async fn delete(store: &dyn Store, name: &Name) -> Result<()> {
+async fn delete(store: &dyn Store, name: &ObjectName) -> Result<()> {
     match store.head(name).await {
         Err(StoreError::NotFound) => return Ok(()),
         found => found?,
@@ -221,7 +221,7 @@ async fn delete(store: &dyn Store, name: &Name) -> Result<()> {
     Ok(())
 }
 
-async fn abort(store: &dyn Store, name: &Name, in_use: Option<&str>) -> Result<()> {
+async fn abort(store: &dyn Store, name: &ObjectName, in_use: Option<&str>) -> Result<()> {
     for upload in store.uploads_of(name).await? {
         if in_use != Some(&upload.id) {
             store.abort_upload(&upload).await?;

@@ -20,33 +20,33 @@ use std::time::Duration;
 use self::attempts::Attempts;
 use self::copy::CopyFacts;
 pub use self::copy::{CopyProtection, TriedCopy};
-use self::credentials::InUse;
-pub(crate) use self::errors::leaves_open;
-use self::errors::{classify, of_upload, refused};
+use self::credentials::CurrentCredentials;
+pub(crate) use self::errors::is_outcome_unknown;
+use self::errors::{classify, of_upload, rejected};
 pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, is_aws, timeouts};
-use self::pattern::Pattern;
+use self::presign_template::PresignTemplate;
 use super::{
-    CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
-    PutConditions, Result, Store, StoreError, Upload, Whole, Written,
+    CreatedUpload, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, PresignOptions,
+    Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 
 mod attempts;
 mod body;
+mod convert;
 mod copy;
 mod credentials;
 mod errors;
 pub mod inspect;
 mod marker;
 mod options;
-mod pattern;
 mod presign;
+mod presign_template;
 mod sweep;
 mod trace;
-mod values;
 
 #[cfg(feature = "embedded")]
-pub(super) use self::values::{crc64_from_base64, crc64_to_base64};
+pub(super) use self::convert::{crc64_from_base64, crc64_to_base64};
 
 /// Complete and UploadPartCopy move up to 5 GB inside the store before they answer.
 const SLOW_CALL_FACTOR: u32 = 4;
@@ -67,10 +67,10 @@ pub struct S3Store {
     checksum: Checksum,
     sse: Option<Sse>,
     attempt_timeout: Duration,
-    in_use: InUse,
+    in_use: CurrentCredentials,
     copy_facts: Mutex<CopyFacts>,
     /// Known from the first URL that was presigned; none within where it is not of the usual kind.
-    pattern: OnceLock<Option<Pattern>>,
+    presign_template: OnceLock<Option<PresignTemplate>>,
 }
 
 impl S3Store {
@@ -78,7 +78,7 @@ impl S3Store {
     ///
     /// Unlike the SDK's default chain it does not ask the instance's metadata service for a region.
     pub async fn connect(options: S3Options) -> S3Store {
-        let in_use = InUse::default();
+        let in_use = CurrentCredentials::default();
         let (config, endpoint) = client_config(&options, &in_use).await;
         S3Store {
             client: Client::from_conf(config.build()),
@@ -92,7 +92,7 @@ impl S3Store {
             attempt_timeout: options.attempt_timeout,
             in_use,
             copy_facts: Mutex::default(),
-            pattern: OnceLock::new(),
+            presign_template: OnceLock::new(),
         }
     }
 
@@ -101,20 +101,20 @@ impl S3Store {
         self.endpoint.as_deref().is_none_or(is_aws)
     }
 
-    fn key(&self, name: &Name) -> String {
+    fn key(&self, name: &ObjectName) -> String {
         name.object_key(&self.prefix)
     }
 
     /// The checksum header's value, where checksums are on.
     fn crc64(&self, crc64: u64) -> Option<String> {
-        (self.checksum == Checksum::Crc64Nvme).then(|| values::crc64_to_base64(crc64))
+        (self.checksum == Checksum::Crc64Nvme).then(|| convert::crc64_to_base64(crc64))
     }
 
     /// Whether parts of `name` come from this process, and so with a checksum.
     ///
     /// The clients of a direct upload send none, and S3 refuses parts without the checksum their upload was created with.
-    fn parts_have_checksums(&self, name: &Name) -> bool {
-        self.checksum == Checksum::Crc64Nvme && matches!(name, Name::Image(_))
+    fn parts_have_checksums(&self, name: &ObjectName) -> bool {
+        self.checksum == Checksum::Crc64Nvme && matches!(name, ObjectName::Image(_))
     }
 
     fn slow_call(&self) -> Builder {
@@ -122,14 +122,14 @@ impl S3Store {
     }
 
     /// What came of it, and whether an attempt's outcome is unknown.
-    async fn send_put(&self, name: &Name, metadata: &Metadata, body: &Payload) -> (Result<()>, bool) {
+    async fn send_put(&self, name: &ObjectName, metadata: &Metadata, body: &Payload) -> (Result<()>, bool) {
         let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(&metadata.content_type)
-            .set_metadata(values::user_metadata(metadata))
+            .set_metadata(convert::user_metadata(metadata))
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
-            .content_length(values::length(body.len))
+            .content_length(convert::length(body.len))
             .set_checksum_crc64_nvme(self.crc64(body.crc64))
             .if_none_match("*")
             .body(body::retryable(body));
@@ -138,12 +138,12 @@ impl S3Store {
         (sent.map(drop).map_err(|error| attempts.classify("PutObject", error)), attempts.unanswered())
     }
 
-    async fn send_create(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+    async fn send_create(&self, name: &ObjectName, metadata: &Metadata) -> Result<CreatedUpload> {
         let checksums = self.parts_have_checksums(name);
         let call = self.client.create_multipart_upload().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(&metadata.content_type)
-            .set_metadata(values::user_metadata(metadata))
+            .set_metadata(convert::user_metadata(metadata))
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
             .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc64Nvme))
@@ -152,24 +152,25 @@ impl S3Store {
         let created = call.customize().interceptor(attempts.clone()).send().await;
         let created = created.map_err(|error| attempts.classify("CreateMultipartUpload", error))?;
         // As good as no answer: there may be an upload.
-        let no_id = || StoreError::NoAnswer { operation: "CreateMultipartUpload", source: "no upload id in it".into() };
+        let no_id =
+            || StoreError::OutcomeUnknown { operation: "CreateMultipartUpload", source: "no upload id in it".into() };
         let id = created.upload_id.ok_or_else(no_id)?;
         Ok(CreatedUpload { upload: Upload { name: name.clone(), id }, perhaps_others: attempts.unanswered() })
     }
 
-    async fn send_complete(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
+    async fn send_complete(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
         let checksums = self.parts_have_checksums(&upload.name);
-        let parts = parts.iter().map(|part| values::completed_part(part, checksums)).collect();
+        let parts = parts.iter().map(|part| convert::completed_part(part, checksums)).collect();
         let crc64 = whole.crc64.filter(|_| checksums);
         let call = self.client.complete_multipart_upload().bucket(&self.bucket).key(self.key(&upload.name));
         let call = call
             .upload_id(&upload.id)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
             .set_checksum_type(crc64.map(|_| ChecksumType::FullObject))
-            .set_checksum_crc64_nvme(crc64.map(values::crc64_to_base64))
+            .set_checksum_crc64_nvme(crc64.map(convert::crc64_to_base64))
             // Also under `incoming/`: a Complete that lands after an abort must not replace the marker.
             .if_none_match("*")
-            .mpu_object_size(values::length(whole.size));
+            .mpu_object_size(convert::length(whole.size));
         let attempts = Attempts::watch();
         let call = call.customize().config_override(self.slow_call()).interceptor(attempts.clone());
         call.send().await.map(drop).map_err(|error| attempts.classify("CompleteMultipartUpload", error))
@@ -178,7 +179,7 @@ impl S3Store {
     /// After an answer that leaves the effect open: success if the object is there as it was sent, else that answer.
     ///
     /// A retry whose first answer was lost finds its own object (412) or its upload gone (404).
-    async fn look(&self, name: &Name, whole: Whole, error: StoreError) -> Result<()> {
+    async fn look(&self, name: &ObjectName, whole: ObjectDigest, error: StoreError) -> Result<()> {
         match self.head(name).await {
             Ok(found) if found.size == whole.size && agree(found.crc64, whole.crc64) => Ok(()),
             _ => Err(error),
@@ -197,7 +198,9 @@ async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
     while read.len() < limit {
         match body.next().await {
             Some(Ok(bytes)) => read.extend_from_slice(&bytes),
-            Some(Err(error)) => return Err(StoreError::NoAnswer { operation: "GetObject", source: error.into() }),
+            Some(Err(error)) => {
+                return Err(StoreError::OutcomeUnknown { operation: "GetObject", source: error.into() });
+            }
             None => break,
         }
     }
@@ -207,21 +210,21 @@ async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
 
 #[async_trait]
 impl Store for S3Store {
-    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written> {
-        let whole = Whole { size: body.len, crc64: Some(body.crc64) };
+    async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
+        let whole = ObjectDigest { size: body.len, crc64: Some(body.crc64) };
         let (sent, perhaps_again) = self.send_put(name, metadata, &body).await;
         match sent {
-            Err(error) if leaves_open(&error) => self.look(name, whole, error).await?,
+            Err(error) if is_outcome_unknown(&error) => self.look(name, whole, error).await?,
             done => done?,
         }
         Ok(Written { perhaps_again })
     }
 
-    async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
+    async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         self.send_create(name, metadata).await.map(|created| created.upload)
     }
 
-    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+    async fn create_only_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<CreatedUpload> {
         self.send_create(name, metadata).await
     }
 
@@ -229,20 +232,20 @@ impl Store for S3Store {
         let crc64 = self.crc64(body.crc64).filter(|_| self.parts_have_checksums(&upload.name));
         let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
         let call = call
-            .part_number(values::part_number(number))
-            .content_length(values::length(body.len))
+            .part_number(convert::part_number(number))
+            .content_length(convert::length(body.len))
             .set_checksum_crc64_nvme(crc64)
             .body(body::retryable(&body));
         let sent = call.customize().disable_payload_signing().send().await;
         let sent = sent.map_err(|error| of_upload(classify("UploadPart", error)))?;
         // What S3 says it took, where it says so: the review compares it with what was sent.
-        let taken = sent.checksum_crc64_nvme.as_deref().and_then(values::crc64_from_base64);
+        let taken = sent.checksum_crc64_nvme.as_deref().and_then(convert::crc64_from_base64);
         Ok(Part { number, size: body.len, etag: sent.e_tag, crc64: taken.or(Some(body.crc64)) })
     }
 
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
         match self.send_complete(upload, parts, whole).await {
-            Err(error) if leaves_open(&error) => {
+            Err(error) if is_outcome_unknown(&error) => {
                 let over = matches!(error, StoreError::NoSuchUpload);
                 self.look(&upload.name, whole, error).await?;
                 // The object may be another upload's, and this one still open. An upload that made it is gone.
@@ -266,23 +269,23 @@ impl Store for S3Store {
         let mut parts = Vec::new();
         while let Some(part) = listed.next().await {
             let part = part.map_err(|error| of_upload(classify("ListParts", error)))?;
-            parts.push(values::listed_part(&part));
+            parts.push(convert::listed_part(&part));
         }
         parts.sort_by_key(|part| part.number);
         Ok(parts)
     }
 
-    async fn head(&self, name: &Name) -> Result<ObjectInfo> {
+    async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
         let call = self.client.head_object().bucket(&self.bucket).key(self.key(name));
         let head = call.checksum_mode(ChecksumMode::Enabled).send().await;
-        Ok(values::object_info(&head.map_err(|error| classify("HeadObject", error))?))
+        Ok(convert::object_info(&head.map_err(|error| classify("HeadObject", error))?))
     }
 
-    async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes> {
+    async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes> {
         let Some(last) = range.end.checked_sub(1).filter(|last| *last >= range.start) else {
             return Ok(Bytes::new());
         };
-        let limit = usize::try_from(range.end - range.start).map_err(|error| refused("GetObject", error))?;
+        let limit = usize::try_from(range.end - range.start).map_err(|error| rejected("GetObject", error))?;
         let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).if_match(etag);
         let body = match call.range(format!("bytes={}-{last}", range.start)).send().await {
             // For stores that ignore the condition.
@@ -292,16 +295,16 @@ impl Store for S3Store {
             Ok(object) => object.body,
             Err(error) => match classify("GetObject", error) {
                 // The object ends before the range begins.
-                StoreError::Refused { code, .. } if code == "InvalidRange" || code == "416" => return Ok(Bytes::new()),
+                StoreError::Rejected { code, .. } if code == "InvalidRange" || code == "416" => return Ok(Bytes::new()),
                 error => return Err(error),
             },
         };
         // The SDK's timeouts end with the headers.
         let read = tokio::time::timeout(self.attempt_timeout, read_at_most(body, limit)).await;
-        read.unwrap_or_else(|late| Err(StoreError::NoAnswer { operation: "GetObject", source: late.into() }))
+        read.unwrap_or_else(|late| Err(StoreError::OutcomeUnknown { operation: "GetObject", source: late.into() }))
     }
 
-    async fn stream(&self, name: &Name, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+    async fn stream(&self, name: &ObjectName, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
         let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).if_match(etag);
         let object = call.send().await.map_err(|error| classify("GetObject", error))?;
         if object.e_tag.as_deref().is_some_and(|now| now != etag) {
@@ -311,29 +314,29 @@ impl Store for S3Store {
         let pause = self.attempt_timeout;
         let read = move |mut body: ByteStream| async move {
             let next = tokio::time::timeout(pause, body.next()).await;
-            let lost = |source| StoreError::NoAnswer { operation: "GetObject", source };
+            let lost = |source| StoreError::OutcomeUnknown { operation: "GetObject", source };
             let next = next.map_err(|late| lost(late.into()))?;
             next.transpose().map(|bytes| bytes.map(|bytes| (bytes, body))).map_err(|error| lost(error.into()))
         };
         Ok(futures::stream::try_unfold(object.body, read).boxed())
     }
 
-    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+    async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         self.copy_whole(upload, from, source).await
     }
 
-    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>> {
+    async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>> {
         let key = self.key(name);
         let found = self.multipart_uploads(&key).await?;
         let ours = found.into_iter().filter(|upload| upload.key() == Some(&*key));
         Ok(ours.filter_map(|upload| Some(Upload { name: name.clone(), id: upload.upload_id? })).collect())
     }
 
-    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+    async fn put_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         self.close_address(name, marker, replaces).await
     }
 
-    async fn delete(&self, name: &Name) -> Result<()> {
+    async fn delete(&self, name: &ObjectName) -> Result<()> {
         self.delete_key(&self.key(name)).await
     }
 
@@ -341,7 +344,7 @@ impl Store for S3Store {
         let sent = self.client.head_bucket().bucket(&self.bucket).send().await;
         match sent.map(drop).map_err(|error| classify("HeadBucket", error)) {
             // Without a body HEAD cannot name the bucket as what is missing.
-            Err(StoreError::NotFound) => Err(refused("HeadBucket", "there is no such bucket")),
+            Err(StoreError::NotFound) => Err(rejected("HeadBucket", "there is no such bucket")),
             answer => answer,
         }
     }
@@ -358,13 +361,13 @@ impl Store for S3Store {
         self.drop_leftover(leftover).await
     }
 
-    async fn presign_get(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
+    async fn presign_get(&self, name: &ObjectName, options: &PresignOptions) -> Result<Presigned> {
         self.get_url(name, options).await
     }
 
     async fn presign_put(
         &self,
-        name: &Name,
+        name: &ObjectName,
         conditions: &PutConditions,
         options: &PresignOptions,
     ) -> Result<Presigned> {

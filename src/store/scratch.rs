@@ -7,8 +7,8 @@ use futures::future::join_all;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::s3::leaves_open;
-use super::{ImageKey, Metadata, Name, Result, Store, StoreError, Upload};
+use super::s3::is_outcome_unknown;
+use super::{ImageKey, Metadata, ObjectName, Result, Store, StoreError, Upload};
 
 /// Names are noted before anything is sent, because a call that fails may have had its effect.
 #[derive(Debug, Default)]
@@ -16,10 +16,10 @@ pub struct Scratch(Mutex<Made>);
 
 #[derive(Debug, Default)]
 struct Made {
-    names: Vec<Name>,
+    names: Vec<ObjectName>,
     uploads: Vec<Upload>,
     /// Names for which uploads may have been created whose ids never came.
-    doubtful: Vec<Name>,
+    doubtful: Vec<ObjectName>,
 }
 
 impl Scratch {
@@ -27,22 +27,22 @@ impl Scratch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn name(&self, place: fn(ImageKey) -> Name) -> Name {
+    fn name(&self, place: fn(ImageKey) -> ObjectName) -> ObjectName {
         let name = place(ImageKey::random("png"));
         self.made().names.push(name.clone());
         name
     }
 
-    pub fn image(&self) -> Name {
-        self.name(Name::Image)
+    pub fn image(&self) -> ObjectName {
+        self.name(ObjectName::Image)
     }
 
-    pub fn incoming(&self) -> Name {
-        self.name(Name::Incoming)
+    pub fn incoming(&self) -> ObjectName {
+        self.name(ObjectName::Incoming)
     }
 
     /// A multipart upload for a name from here.
-    pub async fn upload(&self, store: &dyn Store, name: &Name, metadata: &Metadata) -> Result<Upload> {
+    pub async fn upload(&self, store: &dyn Store, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         self.made().doubtful.push(name.clone());
         let created = store.create_only_upload(name, metadata).await;
         let mut made = self.made();
@@ -51,7 +51,7 @@ impl Scratch {
                 made.uploads.push(created.upload.clone());
                 created.perhaps_others
             }
-            Err(error) => leaves_open(error),
+            Err(error) => is_outcome_unknown(error),
         };
         if !is_doubtful {
             made.doubtful.retain(|doubtful| doubtful != name);
@@ -77,7 +77,7 @@ impl Scratch {
 async fn failed<'a, T, W: Future<Output = Result<()>>>(
     things: &'a [T],
     prefix: &str,
-    name: impl Fn(&T) -> &Name,
+    name: impl Fn(&T) -> &ObjectName,
     work: impl Fn(&'a T) -> W,
 ) -> Vec<(String, StoreError)> {
     let results = join_all(things.iter().map(work)).await;
@@ -86,7 +86,7 @@ async fn failed<'a, T, W: Future<Output = Result<()>>>(
 }
 
 /// What may not be deleted need not be there.
-async fn remove(store: &dyn Store, name: &Name) -> Result<()> {
+async fn remove(store: &dyn Store, name: &ObjectName) -> Result<()> {
     let Err(error) = store.delete(name).await else { return Ok(()) };
     match store.head(name).await {
         Err(StoreError::NotFound) => Ok(()),
@@ -95,7 +95,7 @@ async fn remove(store: &dyn Store, name: &Name) -> Result<()> {
 }
 
 /// Aborts uploads whose ids never came.
-async fn abort_all(store: &dyn Store, name: &Name) -> Result<()> {
+async fn abort_all(store: &dyn Store, name: &ObjectName) -> Result<()> {
     for upload in store.uploads_of(name).await? {
         store.abort_upload(&upload).await?;
     }

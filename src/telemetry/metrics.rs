@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-pub mod table;
+pub mod defs;
 
-pub use table::{Kind, Metric, TABLE};
+pub use defs::{Kind, METRICS, Metric};
 
 /// How often [`Metrics::upkeep`] is wanted.
 pub const UPKEEP: Duration = Duration::from_secs(5);
@@ -37,16 +37,16 @@ impl Default for Metrics {
 
 impl Metrics {
     pub fn new() -> Self {
-        let recorder = TABLE.iter().fold(PrometheusBuilder::new(), with_buckets).build_recorder();
-        TABLE.iter().for_each(|metric| describe(&recorder, metric));
-        let received = recorder.register_counter(&key(&table::RECEIVED, &[]), &METADATA);
-        let connections = recorder.register_gauge(&key(&table::CONNECTIONS, &[]), &METADATA);
+        let recorder = METRICS.iter().fold(PrometheusBuilder::new(), with_buckets).build_recorder();
+        METRICS.iter().for_each(|metric| describe(&recorder, metric));
+        let received = recorder.register_counter(&key(&defs::RECEIVED, &[]), &METADATA);
+        let connections = recorder.register_gauge(&key(&defs::CONNECTIONS, &[]), &METADATA);
         let handle = recorder.handle();
         let metrics =
             Metrics(Arc::new(Inner { recorder, handle, received, connections, cutting_off: AtomicBool::new(false) }));
-        metrics.gauge(&table::BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.gauge(&defs::BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
         let started = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        metrics.gauge(&table::START_TIME, &[]).set(started.as_secs_f64());
+        metrics.gauge(&defs::START_TIME, &[]).set(started.as_secs_f64());
         metrics
     }
 
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn samples_land_in_the_table_s_buckets() {
         let metrics = Metrics::new();
-        metrics.histogram(&table::UPLOAD_SIZE, &["raw"]).record(20_000);
+        metrics.histogram(&defs::UPLOAD_SIZE, &["raw"]).record(20_000);
         let text = metrics.render();
         for line in [
             "# TYPE image_store_upload_size_bytes histogram",

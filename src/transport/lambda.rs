@@ -69,10 +69,10 @@ pub fn prepare(config: &mut Config) -> Result<(), Vec<String>> {
     if config.store.bucket.is_none() {
         problems.push("S3_BUCKET: is needed on Lambda, where nothing on disk stays".to_owned());
     }
-    config.sink.patience = Some(PATIENCE);
-    config.sink.spill_budget = 0;
+    config.upload.patience = Some(PATIENCE);
+    config.upload.spill_budget = 0;
     if let Some(quarter) = number(MEMORY_SIZE).map(|mebibytes| (u64::from(mebibytes) << 20) / 4) {
-        config.sink.memory_budget = config.sink.memory_budget.min(quarter).max(config.sink.least_memory());
+        config.upload.memory_budget = config.upload.memory_budget.min(quarter).max(config.upload.min_memory_budget());
     }
     if problems.is_empty() { Ok(()) } else { Err(problems) }
 }

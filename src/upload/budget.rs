@@ -1,6 +1,6 @@
 //! What uploads may hold, and what keeps them from waiting for each other.
 //!
-//! When the first byte of its body is there, an upload is given a [`Share`] of the [`Budget`]: room for one part, or for the
+//! When the first byte of its body is there, an upload is given a [`Reservation`] of the [`Budget`]: room for one part, or for the
 //! whole file where that is smaller. A client that sends nothing holds nothing. Before the body is asked for, the budget is
 //! looked at, so that no client sends what there is no room for. The room is memory; where that is taken, a file on disk ([`super::spill`]), made and filled up
 //! beforehand so that the disk cannot run full in the middle; where that is taken too, the upload is refused.
@@ -33,36 +33,36 @@ mod buffer;
 #[cfg(test)]
 mod tests;
 
-use buffer::Place;
+use buffer::SlotGuard;
 pub use buffer::{Buffer, Peek};
 
 /// Budgets are counted in steps of this many bytes: a semaphore gives at most 2^32 permits at once.
 const STEP: usize = 4096;
 
 /// Buffers nobody uses are kept up to this many bytes: they are memory beside the budget.
-const KEPT: usize = 20 << 20;
+const MAX_POOLED_BYTES: usize = 20 << 20;
 
 /// Buffers an upload takes as it needs them; for more it waits a moment first.
-const ENOUGH: usize = 2;
+const SLOTS_WITHOUT_WAIT: usize = 2;
 
 /// A store that is near gives a buffer back within this time, still warm in the processor's caches; more of them make the
 /// upload slower then. One that does not is far, or busy, and is not waited for again.
-const PATIENCE: Duration = Duration::from_millis(20);
+const SLOT_WAIT: Duration = Duration::from_millis(20);
 
 /// A client that takes longer than this to fill a part needs no memory to go on as fast as it does.
-const SLOW: Duration = Duration::from_secs(1);
+const SLOW_CLIENT: Duration = Duration::from_secs(1);
 
 /// How long a verification waits for memory. It holds nothing meanwhile, and its client can ask again.
 const LEND_WAIT: Duration = Duration::from_secs(10);
 
 /// Leading bytes of spilled parts that are looked at, at once.
-const READERS: usize = 4;
+const CONCURRENT_PEEKS: usize = 4;
 
 /// What all uploads together may hold.
 #[derive(Debug)]
 pub struct Budget {
-    memory: Allowance,
-    spill: Option<(Allowance, Spill)>,
+    memory: ByteQuota,
+    spill: Option<(ByteQuota, Spill)>,
     part_size: usize,
     /// Parts one upload may hold at once.
     at_once: usize,
@@ -73,16 +73,16 @@ pub struct Budget {
 
 /// A number of bytes that can be lent.
 #[derive(Debug)]
-struct Allowance {
+struct ByteQuota {
     free: Arc<Semaphore>,
     /// Bytes.
     total: u64,
 }
 
-impl Allowance {
+impl ByteQuota {
     fn new(total: u64) -> Self {
         let steps = usize::try_from(total / STEP as u64).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Allowance { free: Arc::new(Semaphore::new(steps)), total }
+        ByteQuota { free: Arc::new(Semaphore::new(steps)), total }
     }
 
     fn take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -115,19 +115,19 @@ impl Budget {
     /// at most `at_once` parts of `part_size` bytes.
     pub fn new(memory: u64, spill: Option<(u64, Spill)>, part_size: usize, at_once: usize) -> Arc<Self> {
         Arc::new(Budget {
-            memory: Allowance::new(memory),
-            spill: spill.map(|(bytes, spill)| (Allowance::new(bytes), spill)),
+            memory: ByteQuota::new(memory),
+            spill: spill.map(|(bytes, spill)| (ByteQuota::new(bytes), spill)),
             part_size,
             at_once,
             kept: Mutex::default(),
-            readers: Arc::new(Semaphore::new(READERS)),
+            readers: Arc::new(Semaphore::new(CONCURRENT_PEEKS)),
         })
     }
 
     /// Whether [`Budget::admit`] would find something free now.
     pub fn has_free(&self, expected: Option<u64>) -> bool {
         let size = self.size_for(expected);
-        let in_files = |(allowance, spill): &(Allowance, Spill)| allowance.has_free(size) && spill.may_make();
+        let in_files = |(allowance, spill): &(ByteQuota, Spill)| allowance.has_free(size) && spill.may_make();
         self.memory.has_free(size) || self.spill.as_ref().is_some_and(in_files)
     }
 
@@ -141,15 +141,15 @@ impl Budget {
     ///
     /// # Errors
     /// Where a file should have been made and could not be.
-    pub async fn admit(self: &Arc<Self>, expected: Option<u64>) -> io::Result<Option<Share>> {
+    pub async fn admit(self: &Arc<Self>, expected: Option<u64>) -> io::Result<Option<Reservation>> {
         let size = self.size_for(expected);
         let room = match self.memory.take(size) {
-            Some(permit) => Some(Room::Memory(permit)),
+            Some(permit) => Some(PartSlot::Memory(permit)),
             None => self.spill_room(size).await?,
         };
         Ok(room.map(|room| {
             let state = State { rooms: Mutex::new(Rooms { idle: Some(room), held: 0 }), returned: Notify::new() };
-            Share {
+            Reservation {
                 budget: Arc::clone(self),
                 size,
                 patient: true,
@@ -182,11 +182,11 @@ impl Budget {
         (self.memory.total, self.spill.as_ref().map_or(0, |(allowance, _)| allowance.total))
     }
 
-    async fn spill_room(&self, size: usize) -> io::Result<Option<Room>> {
+    async fn spill_room(&self, size: usize) -> io::Result<Option<PartSlot>> {
         let Some((allowance, spill)) = &self.spill else { return Ok(None) };
         let Some(permit) = allowance.take(size) else { return Ok(None) };
         let file = spill.make(size).await?;
-        Ok(file.map(|file| Room::File { file: Arc::new(file), _charged: permit }))
+        Ok(file.map(|file| PartSlot::File { file: Arc::new(file), _charged: permit }))
     }
 
     fn allocate(&self, size: usize) -> Vec<u8> {
@@ -196,7 +196,7 @@ impl Budget {
 
     fn keep(&self, mut data: Vec<u8>) {
         let mut kept = lock(&self.kept);
-        if data.capacity() == self.part_size && (kept.len() + 1) * self.part_size <= KEPT {
+        if data.capacity() == self.part_size && (kept.len() + 1) * self.part_size <= MAX_POOLED_BYTES {
             data.clear();
             kept.push(data);
         }
@@ -210,14 +210,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// A place for one part, empty.
 #[derive(Debug)]
-enum Room {
+enum PartSlot {
     Memory(OwnedSemaphorePermit),
     File { file: Arc<SpillFile>, _charged: OwnedSemaphorePermit },
 }
 
 /// One upload's part of the budget.
 #[derive(Debug)]
-pub struct Share {
+pub struct Reservation {
     budget: Arc<Budget>,
     /// Bytes of the room it was admitted with.
     size: usize,
@@ -239,16 +239,16 @@ struct State {
 #[derive(Debug)]
 struct Rooms {
     /// The room it keeps while it holds no buffer.
-    idle: Option<Room>,
+    idle: Option<PartSlot>,
     /// Buffers it holds.
     held: usize,
 }
 
-impl Share {
+impl Reservation {
     /// An empty buffer: in its own room, else in one that is free, else when one of its own comes back.
     pub async fn next(&mut self) -> Buffer {
         if self.patient && self.has_enough() {
-            self.patient = tokio::time::timeout(PATIENCE, self.until_too_few()).await.is_ok();
+            self.patient = tokio::time::timeout(SLOT_WAIT, self.until_too_few()).await.is_ok();
         }
         let room = loop {
             let returned = self.state.returned.notified();
@@ -263,11 +263,11 @@ impl Share {
 
     /// The buffer it was given last is full; what it waits for from now on is not its client.
     pub fn filled(&mut self) {
-        self.slow = self.filling_since.is_some_and(|since| since.elapsed() >= SLOW);
+        self.slow = self.filling_since.is_some_and(|since| since.elapsed() >= SLOW_CLIENT);
     }
 
     fn has_enough(&self) -> bool {
-        lock(&self.state.rooms).held >= ENOUGH
+        lock(&self.state.rooms).held >= SLOTS_WITHOUT_WAIT
     }
 
     async fn until_too_few(&self) {
@@ -276,7 +276,7 @@ impl Share {
         }
     }
 
-    async fn room(&self) -> Option<Room> {
+    async fn room(&self) -> Option<PartSlot> {
         let idle = {
             let mut rooms = lock(&self.state.rooms);
             if rooms.held >= self.budget.at_once {
@@ -285,10 +285,10 @@ impl Share {
             rooms.idle.take()
         };
         match idle {
-            Some(Room::Memory(own)) if self.slow && self.budget.memory.is_scarce() => {
-                Some(self.file().await.unwrap_or(Room::Memory(own)))
+            Some(PartSlot::Memory(own)) if self.slow && self.budget.memory.is_scarce() => {
+                Some(self.file().await.unwrap_or(PartSlot::Memory(own)))
             }
-            Some(Room::Memory(own)) => Some(Room::Memory(own)),
+            Some(PartSlot::Memory(own)) => Some(PartSlot::Memory(own)),
             Some(own) if self.slow => Some(own),
             // Back to memory as soon as there is some.
             Some(own) => self.borrow().or(Some(own)),
@@ -302,33 +302,33 @@ impl Share {
         }
     }
 
-    fn borrow(&self) -> Option<Room> {
-        self.budget.memory.take(self.budget.part_size).map(Room::Memory)
+    fn borrow(&self) -> Option<PartSlot> {
+        self.budget.memory.take(self.budget.part_size).map(PartSlot::Memory)
     }
 
     /// None also where the disk is full: that is no reason to fail where one of its own will come back.
-    async fn file(&self) -> Option<Room> {
+    async fn file(&self) -> Option<PartSlot> {
         self.budget.spill_room(self.budget.part_size).await.unwrap_or_default()
     }
 
-    fn buffer(&self, room: Room) -> Buffer {
+    fn buffer(&self, room: PartSlot) -> Buffer {
         let room = self.state.occupy(room);
         let data = match &room {
-            Room::Memory(_) => self.budget.allocate(self.size),
-            Room::File { .. } => Vec::new(),
+            PartSlot::Memory(_) => self.budget.allocate(self.size),
+            PartSlot::File { .. } => Vec::new(),
         };
-        let place = Place { room: Some(room), state: Arc::clone(&self.state) };
+        let place = SlotGuard { room: Some(room), state: Arc::clone(&self.state) };
         Buffer { data, len: 0, budget: Arc::clone(&self.budget), place }
     }
 }
 
 impl State {
     /// One of its own may have come back while `room` was looked for, and one is what it keeps.
-    fn occupy(&self, room: Room) -> Room {
+    fn occupy(&self, room: PartSlot) -> PartSlot {
         let mut rooms = lock(&self.rooms);
         rooms.held += 1;
         match rooms.idle.take() {
-            Some(Room::Memory(own)) => Room::Memory(own),
+            Some(PartSlot::Memory(own)) => PartSlot::Memory(own),
             _ => room,
         }
     }

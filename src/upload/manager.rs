@@ -7,18 +7,18 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::budget::Budget;
 use super::parts::PartCutter;
 use super::spill::Spill;
-use super::task::Task;
-use super::writer::{Opening, Uploader};
+use super::task::UploadTask;
+use super::writer::{AdmittedUpload, UploadWriter};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
-use crate::store::{Metadata, Name, Store};
+use crate::store::{Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
 /// Starts uploads, and knows of all that are not over yet.
 #[derive(Clone)]
-pub struct Uploads {
+pub struct UploadManager {
     store: Arc<dyn Store>,
     reconciler: Reconciler,
     budget: Arc<Budget>,
@@ -30,14 +30,14 @@ pub struct Uploads {
 /// Parts in files that are sent at once, of all uploads together. They wait for each other's calls, which have timeouts.
 const FILES_AT_ONCE: usize = 64;
 
-impl Uploads {
+impl UploadManager {
     /// `spill` is where parts go that find no memory.
-    pub fn new(store: Arc<dyn Store>, config: &config::Sink, spill: Option<Spill>) -> Self {
+    pub fn new(store: Arc<dyn Store>, config: &config::Upload, spill: Option<Spill>) -> Self {
         let spill = spill.map(|spill| (config.spill_budget, spill.limited_to(config.spill_files)));
         let budget = Budget::new(config.memory_for_parts(), spill, config.part_size, config.part_concurrency);
         let files = Arc::new(Semaphore::new(FILES_AT_ONCE));
         let reconciler = Reconciler::new(Arc::clone(&store));
-        Uploads { store, reconciler, budget, patience: config.patience, tasks: Tasks::default(), files }
+        UploadManager { store, reconciler, budget, patience: config.patience, tasks: Tasks::default(), files }
     }
 
     /// Whether there is room for an upload of at most `expected` bytes. To be asked before its body is: nothing is reserved
@@ -53,12 +53,12 @@ impl Uploads {
     ///
     /// # Errors
     /// 503 `over_capacity` where neither memory nor disk has any.
-    pub async fn admit(&self, expected: Option<u64>) -> Result<Opening> {
+    pub async fn admit(&self, expected: Option<u64>) -> Result<AdmittedUpload> {
         let share = self.budget.admit(expected).await.map_err(|full| Error::OverCapacity(Some(full)))?;
         let mut share = share.ok_or(Error::OverCapacity(None))?;
         // At once: its own room.
         let cutter = PartCutter::new(share.next().await);
-        Ok(Opening { cutter, share })
+        Ok(AdmittedUpload { cutter, share })
     }
 
     /// Bytes of memory and of spilled parts in use.
@@ -73,15 +73,15 @@ impl Uploads {
 
     /// Prepares an upload of what `opening` has and of what follows; nothing is sent before a part is full or the stream
     /// has ended. `name` must have been drawn at random for it: what fails is undone, whatever lies there.
-    pub fn start(&self, name: Name, metadata: Metadata, opening: Opening) -> Uploader {
-        let Opening { cutter, share } = opening;
+    pub fn start(&self, name: ObjectName, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
+        let AdmittedUpload { cutter, share } = opening;
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
         let (store, files) = (Arc::clone(&self.store), Arc::clone(&self.files));
         let reconciler = self.reconciler.clone();
-        let task = Task { store, reconciler, name, metadata, patience: self.patience, files };
+        let task = UploadTask { store, reconciler, name, metadata, patience: self.patience, files };
         self.tasks.spawn(trace::carried(task.run(receiver, done)));
-        Uploader { cutter, share, commands, outcome }
+        UploadWriter { cutter, share, commands, outcome }
     }
 
     /// What all of them together may hold.

@@ -6,8 +6,8 @@ use std::io;
 
 use super::budget::{Buffer, Peek};
 use crate::error::{Error, Result};
-use crate::ingest::Head;
-use crate::store::{Content, Payload, Whole};
+use crate::ingest::PrefixBuffer;
+use crate::store::{Content, ObjectDigest, Payload};
 
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
 
@@ -56,12 +56,12 @@ impl PartCutter {
 }
 
 /// A first part is kept where it will be sent from while nobody knows yet what image it is.
-impl Head for PartCutter {
-    async fn keep(&mut self, chunk: &mut Bytes) -> Result<()> {
+impl PrefixBuffer for PartCutter {
+    async fn push(&mut self, chunk: &mut Bytes) -> Result<()> {
         self.fill(chunk).await
     }
 
-    async fn kept(&self, limit: usize) -> Result<impl AsRef<[u8]> + Send> {
+    async fn prefix(&self, limit: usize) -> Result<impl AsRef<[u8]> + Send> {
         match &self.filling {
             Some(filling) => filling.peek(limit).await.map_err(full),
             None => Ok(Peek::default()),
@@ -79,7 +79,7 @@ fn full(error: io::Error) -> Error {
 }
 
 /// The whole made of parts, given in order as (bytes, CRC64NVME).
-pub fn join(parts: impl IntoIterator<Item = (u64, u64)>) -> Whole {
+pub fn join(parts: impl IntoIterator<Item = (u64, u64)>) -> ObjectDigest {
     let mut shift = Shift::default();
     let (size, crc) =
         parts.into_iter().fold(
@@ -88,7 +88,7 @@ pub fn join(parts: impl IntoIterator<Item = (u64, u64)>) -> Whole {
                 if size == 0 { (len, next) } else { (size + len, shift.by(len, crc) ^ next) }
             },
         );
-    Whole { size, crc64: Some(crc) }
+    ObjectDigest { size, crc64: Some(crc) }
 }
 
 /// CRC64NVME's polynomial, bits reversed: the highest bit is x^0.
@@ -219,7 +219,7 @@ mod tests {
                 prop_assert_eq!(part.crc64, crc_fast::checksum(CRC, bytes(part)));
             }
             let whole = join(parts.iter().map(|part| (part.len, part.crc64)));
-            prop_assert_eq!(whole, Whole { size: data.len() as u64, crc64: Some(crc_fast::checksum(CRC, &data)) });
+            prop_assert_eq!(whole, ObjectDigest { size: data.len() as u64, crc64: Some(crc_fast::checksum(CRC, &data)) });
         }
     }
 }

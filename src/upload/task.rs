@@ -1,7 +1,7 @@
 //! The store's half of an upload: every call to the store is made here, on a task of its own.
 //!
 //! hyper drops a request's future when its client goes away, and whatever was started must still be finished or aborted
-//! then. The request going away is what the task sees when its [`super::writer::Uploader`] is dropped; it then stops,
+//! then. The request going away is what the task sees when its [`super::writer::UploadWriter`] is dropped; it then stops,
 //! aborts and cleans up.
 //!
 //! | what happens | what the task does |
@@ -26,8 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use super::parts;
 use super::undo::{abort, retry};
 use crate::store::reconcile::{LateEffect, Reconciler};
-use crate::store::s3::leaves_open;
-use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole, Written};
+use crate::store::s3::is_outcome_unknown;
+use crate::store::{Content, Metadata, ObjectDigest, ObjectName, Part, Payload, Store, StoreError, Upload, Written};
 
 /// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,29 +39,29 @@ pub struct Stored {
 }
 
 /// What the task tells the request; a success also asks to be told that it was heard.
-pub(super) type Outcome = Result<(Stored, oneshot::Sender<()>), StoreError>;
+pub(super) type UploadResult = Result<(Stored, oneshot::Sender<()>), StoreError>;
 
 /// What the request hands over.
-pub(super) enum Command {
+pub(super) enum PartMessage {
     Part(Payload),
     /// Also the only part, of a file that fits one.
     Last(Payload),
 }
 
 /// Why a multipart upload was not completed.
-enum Stop {
+enum Interruption {
     Failed(StoreError),
     Abandoned,
 }
 
-impl From<StoreError> for Stop {
+impl From<StoreError> for Interruption {
     fn from(error: StoreError) -> Self {
-        Stop::Failed(error)
+        Interruption::Failed(error)
     }
 }
 
 /// What may be in the store when an upload is over, and must go if its client does not hear of a success.
-enum Leftover {
+enum Cleanup {
     Nothing,
     /// An upload whose id is not known: the answer to creating it was lost.
     LateUpload,
@@ -72,24 +72,24 @@ enum Leftover {
     LateObject(Option<Upload>),
 }
 
-impl Leftover {
+impl Cleanup {
     /// Of a call that would have made the object, and failed.
     fn after(error: &StoreError, upload: Option<Upload>) -> Self {
         match error {
             // Another's object is there. If it were this upload's, an answer would have been lost, and the error another.
-            StoreError::Precondition => upload.map_or(Leftover::Nothing, Leftover::Upload),
-            error if leaves_open(error) => Leftover::LateObject(upload),
-            _ => Leftover::Object(upload),
+            StoreError::Precondition => upload.map_or(Cleanup::Nothing, Cleanup::Upload),
+            error if is_outcome_unknown(error) => Cleanup::LateObject(upload),
+            _ => Cleanup::Object(upload),
         }
     }
 }
 
 /// The store's half of an upload.
-pub(super) struct Task {
+pub(super) struct UploadTask {
     pub(super) store: Arc<dyn Store>,
     pub(super) reconciler: Reconciler,
     /// Drawn at random for this upload: whatever appears there is this upload's, and may be undone.
-    pub(super) name: Name,
+    pub(super) name: ObjectName,
     pub(super) metadata: Metadata,
     /// How long a PutObject may go on whose request was given up; none: to its end.
     pub(super) patience: Option<Duration>,
@@ -97,46 +97,46 @@ pub(super) struct Task {
     pub(super) files: Arc<Semaphore>,
 }
 
-impl Task {
-    pub(super) async fn run(self, mut commands: mpsc::Receiver<Command>, mut done: oneshot::Sender<Outcome>) {
+impl UploadTask {
+    pub(super) async fn run(self, mut commands: mpsc::Receiver<PartMessage>, mut done: oneshot::Sender<UploadResult>) {
         let (result, leftover) = match commands.recv().await {
-            Some(Command::Last(only)) => self.put(only, &mut done).await,
-            Some(Command::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
-            None => (Err(Stop::Abandoned), Leftover::Nothing),
+            Some(PartMessage::Last(only)) => self.put(only, &mut done).await,
+            Some(PartMessage::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
+            None => (Err(Interruption::Abandoned), Cleanup::Nothing),
         };
         // The request sees this, whatever it is about to hand over. It is told first: cleaning up can take long where the
         // store is what fails.
         drop(commands);
-        let unheard = match result {
+        let unacknowledged = match result {
             Ok(stored) => {
                 // A request may go away between the answer's being there and its being read.
-                let (heard, told) = oneshot::channel();
-                done.send(Ok((stored, heard))).is_err() || told.await.is_err()
+                let (acknowledged, told) = oneshot::channel();
+                done.send(Ok((stored, acknowledged))).is_err() || told.await.is_err()
             }
-            Err(Stop::Failed(error)) => {
+            Err(Interruption::Failed(error)) => {
                 if let Err(Err(error)) = done.send(Err(error)) {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(s3_key = %self.name.key(), error, "an abandoned upload failed");
                 }
                 true
             }
-            Err(Stop::Abandoned) => true,
+            Err(Interruption::Abandoned) => true,
         };
-        if unheard {
+        if unacknowledged {
             self.clean_up(leftover).await;
-        } else if matches!(leftover, Leftover::LateObject(_)) {
+        } else if matches!(leftover, Cleanup::LateObject(_)) {
             self.reconciler.may_be_rewritten(self.name);
         }
     }
 
     /// Removes what nobody was told of.
-    async fn clean_up(&self, leftover: Leftover) {
-        let late = matches!(leftover, Leftover::LateObject(_));
+    async fn clean_up(&self, leftover: Cleanup) {
+        let late = matches!(leftover, Cleanup::LateObject(_));
         let (upload, object) = match leftover {
-            Leftover::Nothing => return,
-            Leftover::LateUpload => return self.reconciler.created_none(&self.name).await,
-            Leftover::Upload(upload) => (Some(upload), false),
-            Leftover::Object(upload) | Leftover::LateObject(upload) => (upload, true),
+            Cleanup::Nothing => return,
+            Cleanup::LateUpload => return self.reconciler.created_none(&self.name).await,
+            Cleanup::Upload(upload) => (Some(upload), false),
+            Cleanup::Object(upload) | Cleanup::LateObject(upload) => (upload, true),
         };
         if let Some(upload) = upload {
             abort(self.store.as_ref(), &upload).await;
@@ -150,25 +150,29 @@ impl Task {
         }
     }
 
-    async fn put(&self, only: Payload, done: &mut oneshot::Sender<Outcome>) -> (Result<Stored, Stop>, Leftover) {
+    async fn put(
+        &self,
+        only: Payload,
+        done: &mut oneshot::Sender<UploadResult>,
+    ) -> (Result<Stored, Interruption>, Cleanup) {
         let stored = Stored { size: only.len, crc64: only.crc64 };
         let put = tokio::select! {
             biased;
             put = self.put_in_turn(only) => put,
-            () = self.given_up(done) => return (Err(Stop::Abandoned), Leftover::LateObject(None)),
+            () = self.given_up(done) => return (Err(Interruption::Abandoned), Cleanup::LateObject(None)),
         };
         match put {
-            Ok(Written { perhaps_again: false }) => (Ok(stored), Leftover::Object(None)),
-            Ok(Written { perhaps_again: true }) => (Ok(stored), Leftover::LateObject(None)),
+            Ok(Written { perhaps_again: false }) => (Ok(stored), Cleanup::Object(None)),
+            Ok(Written { perhaps_again: true }) => (Ok(stored), Cleanup::LateObject(None)),
             Err(error) => {
-                let leftover = Leftover::after(&error, None);
-                (Err(Stop::Failed(error)), leftover)
+                let leftover = Cleanup::after(&error, None);
+                (Err(Interruption::Failed(error)), leftover)
             }
         }
     }
 
     /// Resolves where a call is not to be waited for any more.
-    async fn given_up(&self, done: &mut oneshot::Sender<Outcome>) {
+    async fn given_up(&self, done: &mut oneshot::Sender<UploadResult>) {
         done.closed().await;
         match self.patience {
             Some(patience) => tokio::time::sleep(patience).await,
@@ -180,29 +184,29 @@ impl Task {
     async fn multipart(
         &self,
         first: Payload,
-        commands: &mut mpsc::Receiver<Command>,
-        done: &mut oneshot::Sender<Outcome>,
-    ) -> (Result<Stored, Stop>, Leftover) {
+        commands: &mut mpsc::Receiver<PartMessage>,
+        done: &mut oneshot::Sender<UploadResult>,
+    ) -> (Result<Stored, Interruption>, Cleanup) {
         // Not raced against the request: an upload whose id nobody heard could not be aborted.
         let upload = match self.reconciler.create_upload(&self.name, &self.metadata).await {
             Ok(upload) => upload,
             Err(error) => {
-                let leftover = if leaves_open(&error) { Leftover::LateUpload } else { Leftover::Nothing };
-                return (Err(Stop::Failed(error)), leftover);
+                let leftover = if is_outcome_unknown(&error) { Cleanup::LateUpload } else { Cleanup::Nothing };
+                return (Err(Interruption::Failed(error)), leftover);
             }
         };
         let sent = self.send_parts(&upload, first, commands, done).await;
         let reviewed = sent.and_then(|(sent, taken)| Ok((review(&sent, &taken)?, taken)));
         match reviewed {
-            Err(stop) => (Err(stop), Leftover::Upload(upload)),
+            Err(stop) => (Err(stop), Cleanup::Upload(upload)),
             Ok((whole, taken)) => match self.store.complete_upload(&upload, &taken, whole).await {
                 Err(error) => {
-                    let leftover = Leftover::after(&error, Some(upload));
-                    (Err(Stop::Failed(error)), leftover)
+                    let leftover = Cleanup::after(&error, Some(upload));
+                    (Err(Interruption::Failed(error)), leftover)
                 }
                 Ok(()) => {
                     let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
-                    (Ok(stored), Leftover::Object(None))
+                    (Ok(stored), Cleanup::Object(None))
                 }
             },
         }
@@ -213,9 +217,9 @@ impl Task {
         &self,
         upload: &Upload,
         first: Payload,
-        commands: &mut mpsc::Receiver<Command>,
-        done: &mut oneshot::Sender<Outcome>,
-    ) -> Result<(Vec<Sent>, Vec<Part>), Stop> {
+        commands: &mut mpsc::Receiver<PartMessage>,
+        done: &mut oneshot::Sender<UploadResult>,
+    ) -> Result<(Vec<Sent>, Vec<Part>), Interruption> {
         let mut sent = Vec::new();
         let mut taken = Vec::new();
         let mut in_flight: FuturesUnordered<PartFuture<'_>> = FuturesUnordered::new();
@@ -227,13 +231,13 @@ impl Task {
                 // Not more than there are buffers: the request waits for one before it fills the next.
                 command = commands.recv(), if !last => {
                     let part = match command {
-                        Some(Command::Part(part)) => part,
-                        Some(Command::Last(part)) => { last = true; part }
-                        None => return Err(Stop::Abandoned),
+                        Some(PartMessage::Part(part)) => part,
+                        Some(PartMessage::Last(part)) => { last = true; part }
+                        None => return Err(Interruption::Abandoned),
                     };
                     in_flight.push(self.send(upload, &mut sent, part));
                 }
-                () = done.closed() => return Err(Stop::Abandoned),
+                () = done.closed() => return Err(Interruption::Abandoned),
             }
         }
         taken.sort_unstable_by_key(|part| part.number);
@@ -273,15 +277,15 @@ struct Sent {
 }
 
 /// Compares what the store took with what was sent, before anything becomes visible.
-fn review(sent: &[Sent], taken: &[Part]) -> Result<Whole, StoreError> {
+fn review(sent: &[Sent], taken: &[Part]) -> Result<ObjectDigest, StoreError> {
     if sent.len() != taken.len() {
-        return Err(StoreError::Differs(format!("{} parts sent, {} taken", sent.len(), taken.len())));
+        return Err(StoreError::IntegrityMismatch(format!("{} parts sent, {} taken", sent.len(), taken.len())));
     }
     for (number, (ours, theirs)) in (1..).zip(sent.iter().zip(taken)) {
         let same =
             theirs.number == number && theirs.size == ours.size && theirs.crc64.is_none_or(|crc| crc == ours.crc64);
         if !same {
-            return Err(StoreError::Differs(format!("part {number} is not what was sent")));
+            return Err(StoreError::IntegrityMismatch(format!("part {number} is not what was sent")));
         }
     }
     Ok(parts::join(sent.iter().map(|part| (part.size, part.crc64))))

@@ -6,31 +6,31 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::error::{Error, Result};
-use crate::telemetry::metrics::{Metrics, table};
+use crate::telemetry::metrics::{Metrics, defs};
 
 /// How an image came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Door {
+pub enum UploadMethod {
     Form,
     Raw,
     Direct,
 }
 
-impl Door {
+impl UploadMethod {
     pub fn name(self) -> &'static str {
         match self {
-            Door::Form => "form",
-            Door::Raw => "raw",
-            Door::Direct => "direct",
+            UploadMethod::Form => "form",
+            UploadMethod::Raw => "raw",
+            UploadMethod::Direct => "direct",
         }
     }
 }
 
 /// In a request's extensions: whether it is dropped because its time is over, and not because its client left.
 #[derive(Clone, Debug, Default)]
-pub struct TimedOut(Arc<AtomicBool>);
+pub struct DeadlineFlag(Arc<AtomicBool>);
 
-impl TimedOut {
+impl DeadlineFlag {
     pub fn set(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
@@ -42,28 +42,28 @@ impl TimedOut {
 
 impl Metrics {
     /// An image is stored that was begun at `began`.
-    pub fn stored(&self, door: Door, began: Instant, bytes: u64) {
-        self.histogram(&table::UPLOAD_DURATION, &[door.name()]).record(began.elapsed());
-        self.histogram(&table::UPLOAD_SIZE, &[door.name()]).record(bytes as f64);
+    pub fn stored(&self, door: UploadMethod, began: Instant, bytes: u64) {
+        self.histogram(&defs::UPLOAD_DURATION, &[door.name()]).record(began.elapsed());
+        self.histogram(&defs::UPLOAD_SIZE, &[door.name()]).record(bytes as f64);
     }
 
     /// An upload was undone.
-    pub fn aborted(&self, door: Door, reason: &str) {
-        self.counter(&table::UPLOADS_ABORTED, &[door.name(), reason]).increment(1);
+    pub fn aborted(&self, door: UploadMethod, reason: &str) {
+        self.counter(&defs::UPLOADS_ABORTED, &[door.name(), reason]).increment(1);
     }
 }
 
 /// Watches one streamed upload from its request's head on.
-pub struct UploadWatch {
+pub struct UploadTimer {
     metrics: Metrics,
-    door: Door,
+    door: UploadMethod,
     began: Instant,
-    timed_out: TimedOut,
+    timed_out: DeadlineFlag,
 }
 
-impl UploadWatch {
-    pub fn new(metrics: &Metrics, door: Door, timed_out: TimedOut) -> Self {
-        UploadWatch { metrics: metrics.clone(), door, began: Instant::now(), timed_out }
+impl UploadTimer {
+    pub fn new(metrics: &Metrics, door: UploadMethod, timed_out: DeadlineFlag) -> Self {
+        UploadTimer { metrics: metrics.clone(), door, began: Instant::now(), timed_out }
     }
 
     /// Runs what must be undone where it does not succeed, and counts why it did not: an error, or being dropped.
@@ -108,7 +108,7 @@ impl UploadWatch {
     }
 }
 
-struct Unfinished<'a>(Option<&'a UploadWatch>);
+struct Unfinished<'a>(Option<&'a UploadTimer>);
 
 impl Unfinished<'_> {
     fn done(mut self) {

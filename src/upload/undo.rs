@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use crate::store::reconcile::Reconciler;
-use crate::store::s3::leaves_open;
-use crate::store::{CreatedUpload, Metadata, Name, Store, StoreError, Upload};
+use crate::store::s3::is_outcome_unknown;
+use crate::store::{CreatedUpload, Metadata, ObjectName, Store, StoreError, Upload};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
@@ -74,7 +74,7 @@ pub struct Creating {
 
 impl Creating {
     /// `tasks` is waited for when the process ends. Must be called within a runtime, and sends nothing before it is polled.
-    pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: Name, metadata: Metadata) -> Self {
+    pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: ObjectName, metadata: Metadata) -> Self {
         let creates = Arc::clone(store);
         Creating::by(store, tasks, async move { creates.create_only_upload(&name, &metadata).await }.boxed())
     }
@@ -84,7 +84,7 @@ impl Creating {
         store: &Arc<dyn Store>,
         tasks: &Tasks,
         reconciler: &Reconciler,
-        name: Name,
+        name: ObjectName,
         metadata: Metadata,
     ) -> Self {
         let (creates, tracker, reconciler) = (Arc::clone(store), tasks.clone(), reconciler.clone());
@@ -92,7 +92,7 @@ impl Creating {
             let created = creates.create_only_upload(&name, &metadata).await;
             match &created {
                 Ok(created) => reconciler.created(created),
-                Err(error) if leaves_open(error) => {
+                Err(error) if is_outcome_unknown(error) => {
                     tracker.spawn(trace::carried(async move { reconciler.created_none(&name).await }));
                 }
                 Err(_) => {}

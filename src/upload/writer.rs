@@ -4,33 +4,33 @@
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-use super::budget::Share;
+use super::budget::Reservation;
 use super::parts::PartCutter;
-use super::task::{Command, Outcome, Stored};
+use super::task::{PartMessage, Stored, UploadResult};
 use crate::error::{Error, Result};
 
 /// An upload that has its room, and may have its first bytes, and no name yet.
-pub struct Opening {
+pub struct AdmittedUpload {
     pub(super) cutter: PartCutter,
-    pub(super) share: Share,
+    pub(super) share: Reservation,
 }
 
-impl Opening {
+impl AdmittedUpload {
     /// Where the first bytes go.
     pub fn head(&mut self) -> &mut PartCutter {
         &mut self.cutter
     }
 }
 
-/// The request's half of an upload. Dropped before [`Uploader::finish`] has answered, the upload is undone.
-pub struct Uploader {
+/// The request's half of an upload. Dropped before [`UploadWriter::finish`] has answered, the upload is undone.
+pub struct UploadWriter {
     pub(super) cutter: PartCutter,
-    pub(super) share: Share,
-    pub(super) commands: mpsc::Sender<Command>,
-    pub(super) outcome: oneshot::Receiver<Outcome>,
+    pub(super) share: Reservation,
+    pub(super) commands: mpsc::Sender<PartMessage>,
+    pub(super) outcome: oneshot::Receiver<UploadResult>,
 }
 
-impl Uploader {
+impl UploadWriter {
     /// Takes the stream's next bytes; waits while as many parts are on their way as there is room for.
     pub async fn write(&mut self, mut chunk: Bytes) -> Result<()> {
         while !chunk.is_empty() {
@@ -44,7 +44,7 @@ impl Uploader {
 
     async fn send_part(&mut self) -> Result<()> {
         self.share.filled();
-        if self.commands.send(Command::Part(self.cutter.cut())).await.is_err() {
+        if self.commands.send(PartMessage::Part(self.cutter.cut())).await.is_err() {
             return Err(self.failure().await);
         }
         let next = tokio::select! {
@@ -66,21 +66,21 @@ impl Uploader {
 
     /// Sends the last part and makes the object. It is durable when this returns.
     pub async fn finish(self) -> Result<Stored> {
-        let Uploader { mut cutter, share: _share, commands, outcome } = self;
+        let UploadWriter { mut cutter, share: _share, commands, outcome } = self;
         // Where nobody takes it the task has failed, and the outcome says why.
-        let _ = commands.send(Command::Last(cutter.cut())).await;
-        let (stored, heard) = told(outcome.await)?;
-        let _ = heard.send(());
+        let _ = commands.send(PartMessage::Last(cutter.cut())).await;
+        let (stored, acknowledged) = told(outcome.await)?;
+        let _ = acknowledged.send(());
         Ok(stored)
     }
 
     /// Undoes the upload, and keeps its room for another one.
-    pub async fn restart(self) -> Opening {
-        let Uploader { cutter, mut share, commands, outcome } = self;
+    pub async fn restart(self) -> AdmittedUpload {
+        let UploadWriter { cutter, mut share, commands, outcome } = self;
         drop((cutter, commands, outcome));
         // At once, or when a part of the old upload that is on its way has been given up.
         let cutter = PartCutter::new(share.next().await);
-        Opening { cutter, share }
+        AdmittedUpload { cutter, share }
     }
 
     async fn failure(&mut self) -> Error {
@@ -91,7 +91,7 @@ impl Uploader {
     }
 }
 
-fn told(outcome: Result<Outcome, oneshot::error::RecvError>) -> Result<(Stored, oneshot::Sender<()>)> {
+fn told(outcome: Result<UploadResult, oneshot::error::RecvError>) -> Result<(Stored, oneshot::Sender<()>)> {
     match outcome {
         // Never a 404, whatever the store says: the client asked for nothing that could be missing.
         Ok(result) => result.map_err(Error::from),

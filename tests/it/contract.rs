@@ -2,7 +2,8 @@
 
 use futures::TryStreamExt;
 use image_store::store::{
-    Marker, Metadata, Name, ObjectInfo, Part, PresignOptions, Presigned, PutConditions, StoreError, Upload, Whole,
+    Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, PresignOptions, Presigned, PutConditions, StoreError,
+    Upload,
 };
 use reqwest::{Method, StatusCode};
 use std::collections::HashSet;
@@ -123,7 +124,7 @@ async fn a_range_is_read_while_the_object_is_the_same(backend: &Backend) {
 }
 
 /// A part of the least size and another of three bytes: the upload, its parts in order, and the whole.
-async fn two_parts(backend: &Backend, name: &Name) -> (Upload, Vec<Part>, bytes::Bytes) {
+async fn two_parts(backend: &Backend, name: &ObjectName) -> (Upload, Vec<Part>, bytes::Bytes) {
     let bytes = noise(4, PART + 3);
     let upload = backend.store.create_upload(name, &png()).await.unwrap();
     let second = backend.store.upload_part(&upload, 2, payload(&bytes.slice(PART..))).await.unwrap();
@@ -157,7 +158,7 @@ async fn a_second_complete_succeeds(backend: &Backend) {
     let (upload, parts, bytes) = two_parts(backend, &name).await;
     backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.unwrap();
     backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.expect("it is there");
-    let other = Whole { size: 7, crc64: None };
+    let other = ObjectDigest { size: 7, crc64: None };
     let other = backend.store.complete_upload(&upload, &parts, other).await;
     assert!(matches!(other, Err(StoreError::NoSuchUpload | StoreError::Precondition)), "{other:?}");
     backend.store.delete(&name).await.unwrap();
@@ -167,16 +168,16 @@ async fn a_complete_that_does_not_fit_is_refused(backend: &Backend) {
     let name = image();
     let (upload, parts, bytes) = two_parts(backend, &name).await;
     if backend.is_exact() {
-        let wrong = Whole { crc64: Some(1), ..whole(&bytes) };
+        let wrong = ObjectDigest { crc64: Some(1), ..whole(&bytes) };
         let refused = backend.store.complete_upload(&upload, &parts, wrong).await;
-        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "BadDigest"), "{refused:?}");
+        assert!(matches!(&refused, Err(StoreError::Rejected { code, .. }) if code == "BadDigest"), "{refused:?}");
         let small = [Part { number: 1, ..parts[1].clone() }, Part { number: 2, ..parts[0].clone() }];
         let refused = backend.store.complete_upload(&upload, &small, whole(&bytes)).await;
-        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "InvalidPart"), "{refused:?}");
+        assert!(matches!(&refused, Err(StoreError::Rejected { code, .. }) if code == "InvalidPart"), "{refused:?}");
     }
     let missing = Part { number: 3, ..parts[1].clone() };
     let refused = backend.store.complete_upload(&upload, &[parts[0].clone(), missing], whole(&bytes)).await;
-    assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "InvalidPart"), "{refused:?}");
+    assert!(matches!(&refused, Err(StoreError::Rejected { code, .. }) if code == "InvalidPart"), "{refused:?}");
     assert!(matches!(backend.store.head(&name).await, Err(StoreError::NotFound)));
     // None of it cost the upload.
     backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.unwrap();
@@ -186,10 +187,10 @@ async fn a_complete_that_does_not_fit_is_refused(backend: &Backend) {
 async fn a_complete_of_another_size_makes_no_other_object(backend: &Backend) {
     let name = image();
     let (upload, parts, bytes) = two_parts(backend, &name).await;
-    let wrong = Whole { size: 1, ..whole(&bytes) };
+    let wrong = ObjectDigest { size: 1, ..whole(&bytes) };
     let refused = backend.store.complete_upload(&upload, &parts, wrong).await;
     if backend.compares_object_size() {
-        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "InvalidRequest"), "{refused:?}");
+        assert!(matches!(&refused, Err(StoreError::Rejected { code, .. }) if code == "InvalidRequest"), "{refused:?}");
     }
     if refused.is_err() {
         assert!(matches!(backend.store.head(&name).await, Err(StoreError::NotFound)));
@@ -228,7 +229,7 @@ async fn no_checksum_is_sent_to_a_store_that_knows_none(backend: &Backend) {
 }
 
 /// An object under `incoming/`, as a client's PUT leaves it.
-async fn arrived(backend: &Backend, bytes: &bytes::Bytes) -> (Name, String) {
+async fn arrived(backend: &Backend, bytes: &bytes::Bytes) -> (ObjectName, String) {
     let name = incoming();
     let plain = Metadata { content_type: "application/octet-stream".to_owned(), dimensions: None };
     backend.store.put(&name, &plain, payload(bytes)).await.unwrap();
@@ -244,7 +245,7 @@ async fn a_copied_part_takes_the_metadata_of_its_upload(backend: &Backend) {
     let part = backend.store.copy_part(&upload, &from, &source).await.unwrap();
     assert_eq!((part.number, part.size), (1, PART as u64 + 1));
     assert!(matches!(backend.store.head(&to).await, Err(StoreError::NotFound)), "invisible until it is complete");
-    let copied = Whole { size: source.size, crc64: part.crc64 };
+    let copied = ObjectDigest { size: source.size, crc64: part.crc64 };
     backend.store.complete_upload(&upload, &[part], copied).await.unwrap();
 
     let head = backend.store.head(&to).await.unwrap();
@@ -254,7 +255,7 @@ async fn a_copied_part_takes_the_metadata_of_its_upload(backend: &Backend) {
         assert_eq!(head.crc64, Some(crc64(&bytes)));
         let second = backend.store.create_upload(&to, &png()).await.unwrap();
         let part = backend.store.copy_part(&second, &from, &source).await.unwrap();
-        let other = Whole { size: 1, crc64: None };
+        let other = ObjectDigest { size: 1, crc64: None };
         let late = backend.store.complete_upload(&second, &[part], other).await;
         assert!(late.is_err(), "{late:?}");
         backend.store.abort_upload(&second).await.unwrap();
@@ -286,7 +287,7 @@ async fn uploads_of_a_key_are_those_and_no_others(backend: &Backend) {
     for _ in 0..3 {
         ours.push(backend.store.create_upload(&name, &png()).await.unwrap());
     }
-    let incoming = Name::Incoming(name.key().clone());
+    let incoming = ObjectName::Incoming(name.key().clone());
     let others = [
         backend.store.create_upload(&other, &png()).await.unwrap(),
         backend.store.create_upload(&incoming, &png()).await.unwrap(),
@@ -463,7 +464,7 @@ async fn part_urls_make_an_object(backend: &Backend) {
     }
     let parts = backend.store.list_parts(&upload).await.unwrap();
     assert_eq!(parts.iter().map(|part| part.size).collect::<Vec<_>>(), [PART as u64, 9]);
-    let whole = Whole { size: PART as u64 + 9, crc64: None };
+    let whole = ObjectDigest { size: PART as u64 + 9, crc64: None };
     backend.store.complete_upload(&upload, &parts, whole).await.unwrap();
     backend.store.complete_upload(&upload, &parts, whole).await.expect("it is there");
     assert_eq!(backend.store.head(&name).await.unwrap().size, PART as u64 + 9);
@@ -506,7 +507,7 @@ async fn the_bucket_answers(backend: &Backend) {
     backend.store.ping().await.unwrap();
     let elsewhere = backend.store_with(|options| options.bucket = "no-such-bucket-here".to_owned()).await;
     let refused = elsewhere.ping().await;
-    assert!(matches!(refused, Err(StoreError::Refused { .. })), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Rejected { .. })), "{refused:?}");
     let nowhere = backend.store_at("http://127.0.0.1:1").await.ping().await;
-    assert!(matches!(nowhere, Err(StoreError::NoAnswer { .. })), "{nowhere:?}");
+    assert!(matches!(nowhere, Err(StoreError::OutcomeUnknown { .. })), "{nowhere:?}");
 }

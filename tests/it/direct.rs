@@ -2,7 +2,6 @@
 
 mod aborted;
 mod deadline;
-mod doors;
 mod formats;
 mod links;
 mod quirks;
@@ -10,6 +9,7 @@ mod races;
 mod refused;
 mod status;
 mod store_fails;
+mod upload_methods;
 mod withdrawn;
 
 use futures::future::join_all;

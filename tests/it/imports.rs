@@ -23,7 +23,7 @@ const LAYERS: [&str; 15] = [
     "tasks",
 ];
 
-/// A path that a file names, such as `crate::store::Name`.
+/// A path that a file names, such as `crate::store::ObjectName`.
 #[derive(Debug, PartialEq, Eq)]
 struct Import {
     line: usize,

@@ -72,7 +72,7 @@ async fn creates_without_an_answer_leave_no_upload() {
             let name = image();
             faults.fail_all(Operation::Create, action);
             let failed = reconciler.create_upload(&name, &png()).await;
-            assert!(matches!(failed, Err(StoreError::NoAnswer { .. })), "{failed:?}");
+            assert!(matches!(failed, Err(StoreError::OutcomeUnknown { .. })), "{failed:?}");
             reconciler.created_none(&name).await;
             if matches!(action, Action::Late) {
                 assert_eq!(faults.calls(Operation::Abort), 0, "none is there yet");

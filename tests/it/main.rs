@@ -2,8 +2,7 @@
 
 mod auth;
 #[cfg(feature = "client")]
-mod client;
-mod clients;
+mod cli_upload;
 mod contract;
 mod description;
 mod direct;
@@ -12,8 +11,6 @@ mod docs;
 mod doctor;
 mod embedded;
 mod environment;
-mod failing_store;
-mod faulty;
 mod hardening;
 mod imports;
 mod lambda;
@@ -22,6 +19,9 @@ mod metrics;
 mod page;
 mod probe;
 mod process;
+mod service_faults;
+mod slow_clients;
+mod store_faults;
 mod support;
 mod sweep;
 mod trace;

@@ -1,6 +1,6 @@
 //! `/metrics`: every number of the table, and what it counts.
 
-use image_store::telemetry::metrics::{Kind, TABLE};
+use image_store::telemetry::metrics::{Kind, METRICS};
 use std::time::{Duration, SystemTime};
 
 use super::direct::{abort, completed, plan, put};
@@ -63,7 +63,7 @@ async fn every_metric_of_the_table_is_there_and_counts() {
     app.settled().await;
 
     let scrape = Scrape::of(&app).await;
-    for metric in &TABLE {
+    for metric in &METRICS {
         let name = match metric.kind {
             Kind::Histogram(_) => format!("{}_count", metric.name),
             _ => metric.name.to_owned(),

@@ -2,7 +2,7 @@
 
 use image_store::commands::probe;
 use image_store::store::s3::S3Store;
-use image_store::store::{ImageKey, Metadata, Name, Store};
+use image_store::store::{ImageKey, Metadata, ObjectName, Store};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -94,7 +94,7 @@ async fn what_the_trial_has_shown_is_not_tried_again_at_each_promotion() {
             probe.end().await;
         }
         let key = ImageKey::random("png");
-        let (from, to) = (Name::Incoming(key.clone()), Name::Image(key));
+        let (from, to) = (ObjectName::Incoming(key.clone()), ObjectName::Image(key));
         s3.put(&from, &plain, payload(&bytes::Bytes::from_static(b"an image"))).await.unwrap();
         let source = s3.head(&from).await.unwrap();
         let upload = s3.create_upload(&to, &plain).await.unwrap();

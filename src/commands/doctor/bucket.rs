@@ -2,24 +2,24 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::advice::{is_denied, root, told};
+use super::context::Context;
+use super::hints::{is_denied, root, told};
 use super::report::{Finding, Outcome};
-use super::subject::Subject;
 use crate::commands::probe::SKEW_LIMIT;
-use crate::store::{ImageKey, Name, StoreError};
+use crate::store::{ImageKey, ObjectName, StoreError};
 
 /// Far above what a network and whole seconds make.
 const SKEW_SEEN: Duration = Duration::from_secs(30);
 
 /// Signing is enough to see whether there are any; whether they are right, the store says.
-pub async fn credentials(subject: &Subject<'_>) -> Outcome {
+pub async fn credentials(context: &Context<'_>) -> Outcome {
     let fix = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this machine a role";
-    let nothing = Name::Image(ImageKey::random("png"));
-    let signed = subject.store.presign_get(&nothing, &subject.presigning()).await;
+    let nothing = ObjectName::Image(ImageKey::random("png"));
+    let signed = context.store.presign_get(&nothing, &context.presigning()).await;
     let signed = signed.map_err(|error| Finding::fail(root(&error), fix))?;
     let left = signed.expires_at.duration_since(SystemTime::now()).unwrap_or_default();
     // A second or two are lost to rounding.
-    if left + Duration::from_secs(5) < subject.config.direct.url_ttl {
+    if left + Duration::from_secs(5) < context.config.direct.url_ttl {
         let left = humantime::format_duration(Duration::from_secs(left.as_secs()));
         return Ok(format!("{}; temporary, they end in {left}, and presigned URLs with them", key(&signed.url)));
     }
@@ -34,8 +34,8 @@ fn key(url: &str) -> String {
     format!("an access key that ends in {}", &id[id.floor_char_boundary(id.len().saturating_sub(4))..])
 }
 
-pub async fn clock(subject: &Subject<'_>) -> Outcome {
-    let Some((theirs, ours)) = subject.greeting().await.headers.sent_and_received else {
+pub async fn clock(context: &Context<'_>) -> Outcome {
+    let Some((theirs, ours)) = context.greeting().await.headers.sent_and_received else {
         return Err(Finding::skip("no answer that says the time"));
     };
     let (skew, direction) = match ours.duration_since(theirs) {
@@ -51,9 +51,9 @@ pub async fn clock(subject: &Subject<'_>) -> Outcome {
     }
 }
 
-pub async fn region(subject: &Subject<'_>) -> Outcome {
-    let greeting = subject.greeting().await;
-    let ours = subject.s3.region();
+pub async fn region(context: &Context<'_>) -> Outcome {
+    let greeting = context.greeting().await;
+    let ours = context.s3.region();
     match &greeting.headers.region {
         Some(theirs) if theirs != ours => {
             let seen = format!("the bucket is in {theirs}, and requests are signed for {ours}");
@@ -62,26 +62,26 @@ pub async fn region(subject: &Subject<'_>) -> Outcome {
             Err(if greeting.outcome.is_ok() { Finding::warn(seen, fix) } else { Finding::fail(seen, fix) })
         }
         Some(_) => Ok(format!("{ours}, the bucket's")),
-        None if matches!(greeting.outcome, Err(StoreError::NoAnswer { .. })) => Err(Finding::skip("no answer")),
+        None if matches!(greeting.outcome, Err(StoreError::OutcomeUnknown { .. })) => Err(Finding::skip("no answer")),
         None => Ok(format!("{ours}; the store does not say its own")),
     }
 }
 
 /// Whether it is there and ours; every check that follows would fail for the same reason.
-pub async fn bucket(subject: &Subject<'_>) -> Outcome {
-    match &subject.greeting().await.outcome {
+pub async fn bucket(context: &Context<'_>) -> Outcome {
+    match &context.greeting().await.outcome {
         Ok(()) => Ok("is there and lets us in".to_owned()),
-        Err(error) => Err(subject.refusal(error, "s3:ListBucket on the bucket")),
+        Err(error) => Err(context.refusal(error, "s3:ListBucket on the bucket")),
     }
 }
 
 /// What `image-store sweep` needs.
-pub async fn list(subject: &Subject<'_>) -> Outcome {
-    let objects = subject.store.unverified_objects().await;
-    let objects = objects.map_err(subject.failed_on_bucket("s3:ListBucket"))?.len();
-    match subject.store.unfinished_uploads().await {
+pub async fn list(context: &Context<'_>) -> Outcome {
+    let objects = context.store.unverified_objects().await;
+    let objects = objects.map_err(context.failed_on_bucket("s3:ListBucket"))?.len();
+    match context.store.unfinished_uploads().await {
         Ok(uploads) => Ok(format!("{} unfinished uploads and {objects} unverified objects are there", uploads.len())),
-        Err(StoreError::Refused { code, .. }) if is_denied(&code) => Err(Finding::fail(
+        Err(StoreError::Rejected { code, .. }) if is_denied(&code) => Err(Finding::fail(
             "unfinished uploads may not be listed (AccessDenied)",
             "allow s3:ListBucketMultipartUploads on the bucket",
         )),

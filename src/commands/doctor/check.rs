@@ -2,8 +2,8 @@
 
 use futures::future::LocalBoxFuture;
 
+use super::context::Context;
 use super::report::Outcome;
-use super::subject::Subject;
 use super::{bucket, cors, lifecycle, local, multipart, objects, presigned, versioning};
 
 pub struct Check {
@@ -13,37 +13,37 @@ pub struct Check {
     pub run: Run,
 }
 
-type Run = for<'a> fn(&'a Subject<'_>) -> LocalBoxFuture<'a, Outcome>;
+type Run = for<'a> fn(&'a Context<'_>) -> LocalBoxFuture<'a, Outcome>;
 
 /// The only place that names them: a check that is not listed is dead code, which the lints refuse.
 pub const CHECKS: &[Check] = &[
-    check("spill", &[], |subject| Box::pin(async { local::spill(&subject.config.sink) })),
-    check("credentials", &[], |subject| Box::pin(bucket::credentials(subject))),
-    check("clock", &["credentials"], |subject| Box::pin(bucket::clock(subject))),
-    check("region", &["credentials"], |subject| Box::pin(bucket::region(subject))),
-    check("bucket", &["credentials"], |subject| Box::pin(bucket::bucket(subject))),
+    check("spill", &[], |context| Box::pin(async { local::spill(&context.config.upload) })),
+    check("credentials", &[], |context| Box::pin(bucket::credentials(context))),
+    check("clock", &["credentials"], |context| Box::pin(bucket::clock(context))),
+    check("region", &["credentials"], |context| Box::pin(bucket::region(context))),
+    check("bucket", &["credentials"], |context| Box::pin(bucket::bucket(context))),
     // Before anything is made: what is said of its removal depends on this.
-    check("versioning", &["bucket"], |subject| Box::pin(versioning::versioning(subject))),
-    check("list", &["bucket"], |subject| Box::pin(bucket::list(subject))),
-    check("put", &["bucket"], |subject| Box::pin(objects::put(subject))),
-    check("put-once", &["put"], |subject| Box::pin(objects::put_once(subject))),
-    check("head", &["put"], |subject| Box::pin(objects::head(subject))),
-    check("get", &["put"], |subject| Box::pin(objects::get(subject))),
-    check("checksum", &["put"], |subject| Box::pin(objects::checksum(subject))),
-    check("delete", &["put"], |subject| Box::pin(objects::delete(subject))),
-    check("multipart", &["bucket"], |subject| Box::pin(multipart::multipart(subject))),
-    check("copy", &["put", "head", "multipart"], |subject| Box::pin(objects::copy(subject))),
-    check("put-if-match", &["put"], |subject| Box::pin(objects::put_if_match(subject))),
-    check("list-parts", &["multipart"], |subject| Box::pin(multipart::list_parts(subject))),
-    check("abort", &["multipart"], |subject| Box::pin(multipart::abort(subject))),
-    check("complete-once", &["multipart", "put"], |subject| Box::pin(multipart::complete_once(subject))),
-    check("ends-once", &["abort"], |subject| Box::pin(multipart::ends_once(subject))),
-    check("presigned-put", &["bucket"], |subject| Box::pin(presigned::put(subject))),
-    check("sha256", &["presigned-put"], |subject| Box::pin(presigned::sha256(subject))),
-    check("presigned-part", &["list-parts"], |subject| Box::pin(presigned::part(subject))),
-    check("presigned-get", &["put"], |subject| Box::pin(presigned::get(subject))),
-    check("cors", &["bucket", "put"], |subject| Box::pin(cors::cors(subject))),
-    check("lifecycle", &["bucket"], |subject| Box::pin(lifecycle::lifecycle(subject))),
+    check("versioning", &["bucket"], |context| Box::pin(versioning::versioning(context))),
+    check("list", &["bucket"], |context| Box::pin(bucket::list(context))),
+    check("put", &["bucket"], |context| Box::pin(objects::put(context))),
+    check("put-once", &["put"], |context| Box::pin(objects::put_once(context))),
+    check("head", &["put"], |context| Box::pin(objects::head(context))),
+    check("get", &["put"], |context| Box::pin(objects::get(context))),
+    check("checksum", &["put"], |context| Box::pin(objects::checksum(context))),
+    check("delete", &["put"], |context| Box::pin(objects::delete(context))),
+    check("multipart", &["bucket"], |context| Box::pin(multipart::multipart(context))),
+    check("copy", &["put", "head", "multipart"], |context| Box::pin(objects::copy(context))),
+    check("put-if-match", &["put"], |context| Box::pin(objects::put_if_match(context))),
+    check("list-parts", &["multipart"], |context| Box::pin(multipart::list_parts(context))),
+    check("abort", &["multipart"], |context| Box::pin(multipart::abort(context))),
+    check("complete-once", &["multipart", "put"], |context| Box::pin(multipart::complete_once(context))),
+    check("ends-once", &["abort"], |context| Box::pin(multipart::ends_once(context))),
+    check("presigned-put", &["bucket"], |context| Box::pin(presigned::put(context))),
+    check("sha256", &["presigned-put"], |context| Box::pin(presigned::sha256(context))),
+    check("presigned-part", &["list-parts"], |context| Box::pin(presigned::part(context))),
+    check("presigned-get", &["put"], |context| Box::pin(presigned::get(context))),
+    check("cors", &["bucket", "put"], |context| Box::pin(cors::cors(context))),
+    check("lifecycle", &["bucket"], |context| Box::pin(lifecycle::lifecycle(context))),
 ];
 
 const fn check(name: &'static str, needs: &'static [&'static str], run: Run) -> Check {

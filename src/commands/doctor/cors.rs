@@ -5,46 +5,46 @@ use reqwest::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HeaderMap, HeaderName,
 };
 
-use super::outside::{Reply, set_by_client};
+use super::context::Context;
 use super::presigned::{sign_get, sign_put};
+use super::presigned_client::{Reply, set_by_client};
 use super::report::{Finding, Outcome};
-use super::subject::Subject;
 use crate::config::Config;
-use crate::store::{ImageKey, Name, Presigned};
+use crate::store::{ImageKey, ObjectName, Presigned};
 
 /// For `*`: some origin nobody thought of.
 const ANY_ORIGIN: &str = "https://any.example";
 
-pub async fn cors(subject: &Subject<'_>) -> Outcome {
-    let origins = origins(subject.config);
+pub async fn cors(context: &Context<'_>) -> Outcome {
+    let origins = origins(context.config);
     if origins.is_empty() {
         return Err(Finding::skip("CORS_ALLOW_ORIGIN and PUBLIC_URL name no origin whose pages upload"));
     }
-    let put = sign_put(subject, &Name::Incoming(ImageKey::random("png"))).await?;
-    let get = sign_get(subject, &subject.put_sample().await?).await?;
+    let put = sign_put(context, &ObjectName::Incoming(ImageKey::random("png"))).await?;
+    let get = sign_get(context, &context.put_sample().await?).await?;
     for origin in &origins {
-        may_put(subject, origin, &put).await?;
-        may_get(subject, origin, &get).await?;
+        may_put(context, origin, &put).await?;
+        may_get(context, origin, &get).await?;
     }
     Ok(format!("pages of {} may PUT and GET", origins.join(", ")))
 }
 
-async fn may_put(subject: &Subject<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
+async fn may_put(context: &Context<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
     let mut names: Vec<&str> = set_by_client(signed).map(|(name, _)| name).collect();
     names.sort_unstable();
     let listed = names.join(",");
     let asked =
         [("origin", origin), ("access-control-request-method", "PUT"), ("access-control-request-headers", &listed)];
-    let reply = subject.outside.preflight(signed, &asked).await?;
+    let reply = context.presigned_client.preflight(signed, &asked).await?;
     let allowed = allowed(&reply, origin, &names);
-    allowed.map_err(|why| forbidden(subject.config, origin, &format!("a preflight for a PUT from {origin} {why}")))
+    allowed.map_err(|why| forbidden(context.config, origin, &format!("a preflight for a PUT from {origin} {why}")))
 }
 
 /// A browser sends a plain GET without asking, and keeps the answer from a page whose origin it does not allow.
-async fn may_get(subject: &Subject<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
-    let reply = subject.outside.get_from(origin, signed).await?;
+async fn may_get(context: &Context<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
+    let reply = context.presigned_client.get_from(origin, signed).await?;
     let allowed = allowed_origin(&reply, origin);
-    allowed.map_err(|why| forbidden(subject.config, origin, &format!("a GET from {origin} {why}")))
+    allowed.map_err(|why| forbidden(context.config, origin, &format!("a GET from {origin} {why}")))
 }
 
 /// Where pages that upload come from: the configured origins, and the service's own upload page.

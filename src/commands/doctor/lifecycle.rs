@@ -1,19 +1,19 @@
 //! Whether the bucket removes what is left behind, and nothing else.
 
-use super::advice::{is_denied, told};
+use super::context::Context;
+use super::hints::{is_denied, told};
 use super::report::{Finding, Outcome};
-use super::subject::Subject;
 use crate::store::s3::inspect::{Expires, LifecycleRule};
 use crate::store::{INCOMING, StoreError};
 
 const SWEEP: &str = "run `image-store sweep` now and then";
 
-pub async fn lifecycle(subject: &Subject<'_>) -> Outcome {
-    if subject.is_embedded {
+pub async fn lifecycle(context: &Context<'_>) -> Outcome {
+    if context.is_embedded {
         return Ok("no rules here; the service itself sweeps the embedded S3 every hour".to_owned());
     }
-    match subject.s3.lifecycle().await {
-        Ok(rules) => judge(&rules, &subject.config.store.prefix),
+    match context.s3.lifecycle().await {
+        Ok(rules) => judge(&rules, &context.config.store.prefix),
         Err(error) => Err(unseen(&error)),
     }
 }
@@ -21,11 +21,11 @@ pub async fn lifecycle(subject: &Subject<'_>) -> Outcome {
 /// None of this stops the service.
 fn unseen(error: &StoreError) -> Finding {
     match error {
-        StoreError::Refused { code, .. } if is_denied(code) => Finding::warn(
+        StoreError::Rejected { code, .. } if is_denied(code) => Finding::warn(
             "the rules cannot be seen (AccessDenied)",
             "allow s3:GetLifecycleConfiguration on the bucket, or look at them by hand",
         ),
-        StoreError::Refused { code, .. } if matches!(code.as_str(), "NotImplemented" | "501") => {
+        StoreError::Rejected { code, .. } if matches!(code.as_str(), "NotImplemented" | "501") => {
             Finding::warn("the store has no lifecycle rules", SWEEP)
         }
         error => Finding::warn(told(error), format!("look at the rules by hand, or {SWEEP}")),

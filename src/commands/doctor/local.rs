@@ -3,11 +3,11 @@
 use bytesize::ByteSize;
 
 use super::report::{Finding, Outcome};
-use crate::config::Sink;
+use crate::config::Upload;
 use crate::upload::spill::{Spill, Unusable};
 
 /// The folder for what finds no memory.
-pub fn spill(config: &Sink) -> Outcome {
+pub fn spill(config: &Upload) -> Outcome {
     let (folder, budget) = (config.spill_dir.display(), ByteSize(config.spill_budget));
     let spill = Spill::configured(config.spill_budget, &config.spill_dir).map_err(|unusable| {
         let seen = format!("SPILL_DIR: {}", unusable.why);

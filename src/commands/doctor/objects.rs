@@ -2,26 +2,26 @@
 
 use bytes::Bytes;
 
+use super::context::{Context, LONGER, SAMPLE, unverified, verified};
 use super::report::{Finding, Outcome};
-use super::subject::{LONGER, SAMPLE, Subject, unverified, verified};
 use crate::store::s3::{Checksum, CopyProtection, TriedCopy};
-use crate::store::{ImageKey, Marker, Metadata, Name, ObjectInfo, Payload, StoreError, Whole};
+use crate::store::{ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Payload, StoreError};
 use crate::upload::parts::payload;
 
 /// An ETag that no object has.
 const ANOTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
 
-pub async fn put(subject: &Subject<'_>) -> Outcome {
-    subject.put_sample().await?;
+pub async fn put(context: &Context<'_>) -> Outcome {
+    context.put_sample().await?;
     Ok(format!("{} bytes", SAMPLE.len()))
 }
 
 /// If-None-Match.
-pub async fn put_once(subject: &Subject<'_>) -> Outcome {
-    let name = subject.put_sample().await?;
-    match subject.store.put(&name, &verified(), payload(Bytes::from_static(LONGER))).await {
+pub async fn put_once(context: &Context<'_>) -> Outcome {
+    let name = context.put_sample().await?;
+    match context.store.put(&name, &verified(), payload(Bytes::from_static(LONGER))).await {
         Err(StoreError::Precondition) => Ok("a second PUT to the same key is refused".to_owned()),
-        Err(error) => Err(subject.failed("s3:PutObject")(error)),
+        Err(error) => Err(context.failed("s3:PutObject")(error)),
         Ok(_) => Err(Finding::warn(
             "If-None-Match is ignored: a second PUT replaced the first",
             "here a presigned PUT works until it expires, also after its image was deleted: keep UPLOAD_URL_TTL short",
@@ -29,38 +29,38 @@ pub async fn put_once(subject: &Subject<'_>) -> Outcome {
     }
 }
 
-pub async fn head(subject: &Subject<'_>) -> Outcome {
-    let name = subject.put_sample().await?;
-    let found = find(subject, &name).await?;
+pub async fn head(context: &Context<'_>) -> Outcome {
+    let name = context.put_sample().await?;
+    let found = find(context, &name).await?;
     says(&found, SAMPLE.len(), &verified())?;
-    match subject.store.head(&Name::Image(ImageKey::random("png"))).await {
+    match context.store.head(&ObjectName::Image(ImageKey::random("png"))).await {
         Err(StoreError::NotFound) => Ok("size, type and metadata are as put; a missing key is 404".to_owned()),
         Ok(_) => Err(Finding::fail("a key that was never put is there", "look what answers for the store")),
         // Without that permission S3 does not tell what is missing from what is forbidden.
-        Err(error) => Err(subject.failed_on_bucket("s3:ListBucket")(error)),
+        Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
     }
 }
 
-pub async fn get(subject: &Subject<'_>) -> Outcome {
-    let name = subject.put_sample().await?;
-    let etag = etag(&find(subject, &name).await?)?;
-    let read = subject.store.read(&name, 6..20, &etag).await.map_err(subject.failed("s3:GetObject"))?;
+pub async fn get(context: &Context<'_>) -> Outcome {
+    let name = context.put_sample().await?;
+    let etag = etag(&find(context, &name).await?)?;
+    let read = context.store.read(&name, 6..20, &etag).await.map_err(context.failed("s3:GetObject"))?;
     if read != SAMPLE[6..20] {
         return Err(Finding::fail("a range has other bytes than were put", "look what answers for the store"));
     }
     Ok("a range of it is as put".to_owned())
 }
 
-pub async fn checksum(subject: &Subject<'_>) -> Outcome {
-    if subject.s3.checksum() == Checksum::None {
+pub async fn checksum(context: &Context<'_>) -> Outcome {
+    if context.s3.checksum() == Checksum::None {
         return Ok("none is sent (S3_CHECKSUM=none, or auto with an endpoint other than AWS's)".to_owned());
     }
-    let name = subject.put_sample().await?;
-    let kept = find(subject, &name).await?.crc64;
+    let name = context.put_sample().await?;
+    let kept = find(context, &name).await?.crc64;
     let mut wrong = payload(Bytes::from_static(SAMPLE));
     wrong.crc64 ^= 1;
     match kept {
-        _ if takes(subject, wrong).await? => Err(Finding::warn(
+        _ if takes(context, wrong).await? => Err(Finding::warn(
             "a PUT with a wrong CRC64NVME is taken: the store does not check it",
             "set S3_CHECKSUM=none to spare the work, or use a store that checks",
         )),
@@ -76,16 +76,16 @@ pub async fn checksum(subject: &Subject<'_>) -> Outcome {
 }
 
 /// Whether the store takes what belies its checksum; any other failure tells nothing of that.
-async fn takes(subject: &Subject<'_>, wrong: Payload) -> Result<bool, Finding> {
-    let name = subject.scratch.image();
-    match subject.store.put(&name, &verified(), wrong).await {
+async fn takes(context: &Context<'_>, wrong: Payload) -> Result<bool, Finding> {
+    let name = context.scratch.image();
+    match context.store.put(&name, &verified(), wrong).await {
         Ok(_) => return Ok(true),
-        Err(StoreError::Refused { code, .. }) if is_bad_digest(&code) => {}
-        Err(error) => return Err(subject.failed("s3:PutObject")(error)),
+        Err(StoreError::Rejected { code, .. }) if is_bad_digest(&code) => {}
+        Err(error) => return Err(context.failed("s3:PutObject")(error)),
     }
-    match subject.store.head(&name).await {
+    match context.store.head(&name).await {
         Err(StoreError::NotFound) => Ok(false),
-        Err(error) => Err(subject.failed_on_bucket("s3:ListBucket")(error)),
+        Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
         Ok(_) => Err(Finding::fail(
             "a PUT with a wrong CRC64NVME is refused, and its object there all the same",
             "use another store: here what failed can be read",
@@ -99,22 +99,22 @@ fn is_bad_digest(code: &str) -> bool {
 }
 
 /// How a direct upload becomes an image: copied from `incoming/` as a part, if it is still what was checked.
-pub async fn copy(subject: &Subject<'_>) -> Outcome {
-    let (from, to) = (put_incoming(subject).await?, subject.scratch.image());
-    let source = find(subject, &from).await?;
+pub async fn copy(context: &Context<'_>) -> Outcome {
+    let (from, to) = (put_incoming(context).await?, context.scratch.image());
+    let source = find(context, &from).await?;
     etag(&source)?;
-    let upload = subject.scratch.upload(subject.store, &to, &verified()).await;
-    let upload = upload.map_err(subject.failed("s3:PutObject"))?;
-    let failed = subject.failed("s3:GetObject and s3:PutObject");
-    let TriedCopy { protection, part } = subject.s3.try_copy(&upload, &from, &source).await.map_err(&failed)?;
+    let upload = context.scratch.upload(context.store, &to, &verified()).await;
+    let upload = upload.map_err(context.failed("s3:PutObject"))?;
+    let failed = context.failed("s3:GetObject and s3:PutObject");
+    let TriedCopy { protection, part } = context.s3.try_copy(&upload, &from, &source).await.map_err(&failed)?;
     if protection == CopyProtection::Nothing {
         return Err(unprotected());
     }
     let part = part.map_err(|error| if error.is_unsupported() { only_large(&error) } else { failed(error) })?;
-    let whole = Whole { size: part.size, crc64: part.crc64 };
-    let completed = subject.store.complete_upload(&upload, &[part], whole).await;
-    completed.map_err(subject.failed("s3:PutObject"))?;
-    says(&find(subject, &to).await?, SAMPLE.len(), &verified())?;
+    let whole = ObjectDigest { size: part.size, crc64: part.crc64 };
+    let completed = context.store.complete_upload(&upload, &[part], whole).await;
+    completed.map_err(context.failed("s3:PutObject"))?;
+    says(&find(context, &to).await?, SAMPLE.len(), &verified())?;
     if protection == CopyProtection::Condition {
         return Ok("only with the right ETag, and with new metadata".to_owned());
     }
@@ -138,18 +138,18 @@ fn only_large(error: &StoreError) -> Finding {
     )
 }
 
-async fn put_incoming(subject: &Subject<'_>) -> Result<Name, Finding> {
-    let name = subject.scratch.incoming();
-    let put = subject.store.put(&name, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
-    put.map(|_| name).map_err(subject.failed("s3:PutObject"))
+async fn put_incoming(context: &Context<'_>) -> Result<ObjectName, Finding> {
+    let name = context.scratch.incoming();
+    let put = context.store.put(&name, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
+    put.map(|_| name).map_err(context.failed("s3:PutObject"))
 }
 
 /// If-Match on Put, by which a plan's address is closed.
-pub async fn put_if_match(subject: &Subject<'_>) -> Outcome {
-    let name = put_incoming(subject).await?;
-    match subject.store.put_marker(&name, &Marker::Withdrawn, Some(ANOTHER_ETAG)).await {
+pub async fn put_if_match(context: &Context<'_>) -> Outcome {
+    let name = put_incoming(context).await?;
+    match context.store.put_marker(&name, &Marker::Withdrawn, Some(ANOTHER_ETAG)).await {
         Err(StoreError::Precondition) => Ok("a PUT that names another ETag is refused".to_owned()),
-        Err(error) => Err(subject.failed("s3:PutObject")(error)),
+        Err(error) => Err(context.failed("s3:PutObject")(error)),
         Ok(()) => Err(Finding::warn(
             "If-Match is ignored: a PUT replaced another object than it named",
             "nothing, but an abort or a delete at the moment at which the same upload is completed may be undone here",
@@ -157,19 +157,19 @@ pub async fn put_if_match(subject: &Subject<'_>) -> Outcome {
     }
 }
 
-pub async fn delete(subject: &Subject<'_>) -> Outcome {
-    let name = subject.put_sample().await?;
-    subject.store.delete(&name).await.map_err(subject.failed("s3:DeleteObject"))?;
-    match subject.store.head(&name).await {
+pub async fn delete(context: &Context<'_>) -> Outcome {
+    let name = context.put_sample().await?;
+    context.store.delete(&name).await.map_err(context.failed("s3:DeleteObject"))?;
+    match context.store.head(&name).await {
         Err(StoreError::NotFound) => Ok("and it is gone".to_owned()),
         Ok(_) => Err(Finding::fail("what was deleted is still there", "look what answers for the store (a cache?)")),
-        Err(error) => Err(subject.failed_on_bucket("s3:ListBucket")(error)),
+        Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
     }
 }
 
 /// What HEAD says of an object that was put.
-pub async fn find(subject: &Subject<'_>, name: &Name) -> Result<ObjectInfo, Finding> {
-    subject.store.head(name).await.map_err(subject.failed("s3:GetObject"))
+pub async fn find(context: &Context<'_>, name: &ObjectName) -> Result<ObjectInfo, Finding> {
+    context.store.head(name).await.map_err(context.failed("s3:GetObject"))
 }
 
 /// Whether an object is as it was put.

@@ -2,21 +2,21 @@
 
 use sha2::{Digest, Sha256};
 
+use super::context::{Context, LONGER, SAMPLE, unverified, verified};
 use super::objects::{find, says};
-use super::outside::{Reply, origin};
+use super::presigned_client::{Reply, origin};
 use super::report::{Finding, Outcome};
-use super::subject::{LONGER, SAMPLE, Subject, unverified, verified};
-use crate::store::{Name, Presigned, PutConditions, Whole};
+use crate::store::{ObjectDigest, ObjectName, Presigned, PutConditions};
 
 /// With the headers it signs, and not without.
-pub async fn put(subject: &Subject<'_>) -> Outcome {
-    let name = subject.scratch.incoming();
-    let signed = sign_put(subject, &name).await?;
-    taken(&subject.outside.put(&signed, SAMPLE).await?, &signed)?;
-    says(&find(subject, &name).await?, SAMPLE.len(), &unverified())?;
-    let twice = !refused(&subject.outside.put(&signed, SAMPLE).await?)?;
-    let other = sign_put(subject, &subject.scratch.incoming()).await?;
-    if !refused(&subject.outside.put(&other, LONGER).await?)? {
+pub async fn put(context: &Context<'_>) -> Outcome {
+    let name = context.scratch.incoming();
+    let signed = sign_put(context, &name).await?;
+    taken(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
+    says(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
+    let twice = !refused(&context.presigned_client.put(&signed, SAMPLE).await?)?;
+    let other = sign_put(context, &context.scratch.incoming()).await?;
+    if !refused(&context.presigned_client.put(&other, LONGER).await?)? {
         return Err(unbound());
     }
     if twice {
@@ -29,11 +29,11 @@ pub async fn put(subject: &Subject<'_>) -> Outcome {
 }
 
 /// The SHA-256 of a plan, which a PUT signs: that of other bytes.
-pub async fn sha256(subject: &Subject<'_>) -> Outcome {
-    let name = subject.scratch.incoming();
+pub async fn sha256(context: &Context<'_>) -> Outcome {
+    let name = context.scratch.incoming();
     let wrong = Sha256::digest(LONGER).into();
-    let signed = sign_put_of(subject, &name, Some(wrong)).await?;
-    if refused(&subject.outside.put(&signed, SAMPLE).await?)? {
+    let signed = sign_put_of(context, &name, Some(wrong)).await?;
+    if refused(&context.presigned_client.put(&signed, SAMPLE).await?)? {
         return Ok("a PUT of other bytes than were signed is refused".to_owned());
     }
     Err(Finding::warn(
@@ -43,34 +43,34 @@ pub async fn sha256(subject: &Subject<'_>) -> Outcome {
 }
 
 /// What direct uploads in parts need.
-pub async fn part(subject: &Subject<'_>) -> Outcome {
-    let name = subject.scratch.incoming();
-    let created = subject.scratch.upload(subject.store, &name, &unverified()).await;
-    let upload = created.map_err(subject.failed("s3:PutObject"))?;
+pub async fn part(context: &Context<'_>) -> Outcome {
+    let name = context.scratch.incoming();
+    let created = context.scratch.upload(context.store, &name, &unverified()).await;
+    let upload = created.map_err(context.failed("s3:PutObject"))?;
     let size = SAMPLE.len() as u64;
-    let signed = subject.store.presign_part(&upload, 1, size, &subject.presigning()).await;
-    let signed = signed.map_err(subject.failed("s3:PutObject"))?;
-    if !refused(&subject.outside.put(&signed, LONGER).await?)? {
+    let signed = context.store.presign_part(&upload, 1, size, &context.presigning()).await;
+    let signed = signed.map_err(context.failed("s3:PutObject"))?;
+    if !refused(&context.presigned_client.put(&signed, LONGER).await?)? {
         return Err(unbound());
     }
-    taken(&subject.outside.put(&signed, SAMPLE).await?, &signed)?;
-    let parts = subject.store.list_parts(&upload).await.map_err(subject.failed("s3:ListMultipartUploadParts"))?;
+    taken(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
+    let parts = context.store.list_parts(&upload).await.map_err(context.failed("s3:ListMultipartUploadParts"))?;
     if !parts.iter().map(|part| (part.number, part.size)).eq([(1, size)]) {
         return Err(Finding::fail(
             "ListParts does not say what was sent",
             "use another store: direct uploads rest on it",
         ));
     }
-    let whole = Whole { size, crc64: None };
-    subject.store.complete_upload(&upload, &parts, whole).await.map_err(subject.failed("s3:PutObject"))?;
-    says(&find(subject, &name).await?, SAMPLE.len(), &unverified())?;
+    let whole = ObjectDigest { size, crc64: None };
+    context.store.complete_upload(&upload, &parts, whole).await.map_err(context.failed("s3:PutObject"))?;
+    says(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
     Ok("taken, listed and completed; refused with another Content-Length".to_owned())
 }
 
-pub async fn get(subject: &Subject<'_>) -> Outcome {
-    let name = subject.put_sample().await?;
-    let signed = sign_get(subject, &name).await?;
-    let reply = subject.outside.get(&signed).await?;
+pub async fn get(context: &Context<'_>) -> Outcome {
+    let name = context.put_sample().await?;
+    let signed = sign_get(context, &name).await?;
+    let reply = context.presigned_client.get(&signed).await?;
     taken(&reply, &signed)?;
     let content_type = reply.headers.get("content-type").and_then(|value| value.to_str().ok());
     if reply.body != SAMPLE || content_type != Some(&verified().content_type) {
@@ -79,19 +79,19 @@ pub async fn get(subject: &Subject<'_>) -> Outcome {
     Ok("bytes and type are as put".to_owned())
 }
 
-pub async fn sign_put(subject: &Subject<'_>, name: &Name) -> Result<Presigned, Finding> {
-    sign_put_of(subject, name, None).await
+pub async fn sign_put(context: &Context<'_>, name: &ObjectName) -> Result<Presigned, Finding> {
+    sign_put_of(context, name, None).await
 }
 
-async fn sign_put_of(subject: &Subject<'_>, name: &Name, sha256: Option<[u8; 32]>) -> Result<Presigned, Finding> {
+async fn sign_put_of(context: &Context<'_>, name: &ObjectName, sha256: Option<[u8; 32]>) -> Result<Presigned, Finding> {
     let conditions = PutConditions { size: SAMPLE.len() as u64, content_type: unverified().content_type, sha256 };
-    let signed = subject.store.presign_put(name, &conditions, &subject.presigning()).await;
-    signed.map_err(subject.failed("s3:PutObject"))
+    let signed = context.store.presign_put(name, &conditions, &context.presigning()).await;
+    signed.map_err(context.failed("s3:PutObject"))
 }
 
-pub async fn sign_get(subject: &Subject<'_>, name: &Name) -> Result<Presigned, Finding> {
-    let signed = subject.store.presign_get(name, &subject.presigning()).await;
-    signed.map_err(subject.failed("s3:GetObject"))
+pub async fn sign_get(context: &Context<'_>, name: &ObjectName) -> Result<Presigned, Finding> {
+    let signed = context.store.presign_get(name, &context.presigning()).await;
+    signed.map_err(context.failed("s3:GetObject"))
 }
 
 fn taken(reply: &Reply, signed: &Presigned) -> Result<(), Finding> {

@@ -1,22 +1,22 @@
 //! Whether what is deleted stays in the bucket as an old version.
 
-use super::advice::{is_denied, told};
+use super::context::Context;
+use super::hints::{is_denied, told};
 use super::report::{Finding, Outcome};
-use super::subject::Subject;
 use crate::store::StoreError;
 use crate::store::s3::inspect::LifecycleRule;
 
 const BY_HAND: &str = "look at the bucket's versioning by hand";
 
-pub async fn versioning(subject: &Subject<'_>) -> Outcome {
-    match subject.versioning().await {
+pub async fn versioning(context: &Context<'_>) -> Outcome {
+    match context.versioning().await {
         Ok(None) => Ok("off: what is deleted is gone".to_owned()),
         Ok(Some(state)) => {
             // Where the rules cannot be seen, `lifecycle` says so.
-            let rules = subject.s3.lifecycle().await.unwrap_or_default();
-            judge(state, &rules, &subject.config.store.prefix)
+            let rules = context.s3.lifecycle().await.unwrap_or_default();
+            judge(state, &rules, &context.config.store.prefix)
         }
-        Err(StoreError::Refused { code, .. }) if is_denied(code) => Err(Finding::warn(
+        Err(StoreError::Rejected { code, .. }) if is_denied(code) => Err(Finding::warn(
             "cannot be seen (AccessDenied): old versions of what is deleted may stay",
             format!("allow s3:GetBucketVersioning on the bucket, or {BY_HAND}"),
         )),

@@ -9,10 +9,10 @@ use std::path::Path;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 
-use super::answer::{Image, Part};
+use super::api::{Image, Part};
+use super::error::RequestError;
 use super::job::Job;
 use super::report::Failure;
-use super::trouble::Trouble;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 256 << 10;
@@ -27,7 +27,7 @@ pub async fn parts(job: &Job<'_>, parts: &[Part]) -> Result<(), Failure> {
     let mut offset = 0;
     for part in sorted {
         if let Some(held) = part.etag.as_deref().and_then(md5_of)
-            && held != md5(job.path, offset, part.size).await.map_err(Trouble::File)?
+            && held != md5(job.path, offset, part.size).await.map_err(RequestError::File)?
         {
             return Err(other_file(&format!("part {} in the store is not this file's", part.part_number)));
         }
@@ -42,7 +42,7 @@ pub async fn parts(job: &Job<'_>, parts: &[Part]) -> Result<(), Failure> {
 /// If it is not the file.
 pub async fn image(job: &Job<'_>, image: &Image) -> Result<(), Failure> {
     let Some(stored) = image.get("checksum").and_then(|checksum| checksum.as_str()) else { return Ok(()) };
-    if stored == checksum(job.path, job.size).await.map_err(Trouble::File)? {
+    if stored == checksum(job.path, job.size).await.map_err(RequestError::File)? {
         return Ok(());
     }
     let key = image.get("s3_key").and_then(|key| key.as_str()).unwrap_or_default();

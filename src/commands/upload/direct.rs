@@ -6,14 +6,14 @@ use serde_json::json;
 use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt;
 
-use super::answer::{Door, Headers, Image, Part, Plan, Progress, Status};
+use super::api::{Headers, Image, Part, Plan, Progress, Status, UploadMethod};
 use super::compare;
+use super::error::{RequestError, retry_after};
 use super::http::Link;
 use super::job::Job;
 use super::parts;
 use super::report::Failure;
 use super::stream::by_extension;
-use super::trouble::{Trouble, retry_after};
 use crate::ingest::sniff::{Known, Sniff, inspect};
 
 /// Plans made for one file: a PUT's URL that has expired cannot be signed again, only planned again.
@@ -46,13 +46,13 @@ pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
         let plan: Plan = job.ask(Method::POST, &link, Some(&wish)).await?.json()?;
         let session = Session::new(job, link.join(&plan.status_url)?, &plan.complete_url)?;
         match plan.door {
-            Door::Multipart { parts } => {
+            UploadMethod::Multipart { parts } => {
                 job.report.resumable(session.status.url.as_str());
                 session.send(parts).await?;
                 return session.finish().await;
             }
-            Door::Put { url, headers } if session.put(&url, &headers).await? => return session.finish().await,
-            Door::Put { .. } => job.report.say("the plan has expired; asking for another"),
+            UploadMethod::Put { url, headers } if session.put(&url, &headers).await? => return session.finish().await,
+            UploadMethod::Put { .. } => job.report.print_status("the plan has expired; asking for another"),
         }
     }
     Err(Failure::new("expired", "every plan expired before its upload began"))
@@ -73,7 +73,7 @@ pub async fn resume(job: &Job<'_>, status_url: &str) -> Result<Image, Failure> {
     match (status.state, status.parts) {
         (Progress::Waiting, None) => {
             job.set_status_url(None);
-            job.report.say("nothing has arrived, and a single PUT cannot be signed again: starting over");
+            job.report.print_status("nothing has arrived, and a single PUT cannot be signed again: starting over");
             return upload(job).await;
         }
         (_, Some(parts)) => {
@@ -92,8 +92,8 @@ async fn wish(job: &Job<'_>) -> Result<serde_json::Value, Failure> {
     let mut wish = json!({ "filename": filename, "size": job.size });
     if by_extension(&filename).is_none() {
         let mut head = Vec::new();
-        let file = tokio::fs::File::open(job.path).await.map_err(Trouble::File)?;
-        file.take(HEAD).read_to_end(&mut head).await.map_err(Trouble::File)?;
+        let file = tokio::fs::File::open(job.path).await.map_err(RequestError::File)?;
+        file.take(HEAD).read_to_end(&mut head).await.map_err(RequestError::File)?;
         if let Sniff::Image(info) = inspect(Known::whole(&head)) {
             wish["content_type"] = info.format.content_type().into();
         }
@@ -112,7 +112,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// 404 where the upload is over and there is no image.
-    pub async fn status(&self) -> Result<Status, Trouble> {
+    pub async fn status(&self) -> Result<Status, RequestError> {
         self.job.ask(Method::GET, &self.status, None).await?.json()
     }
 
@@ -127,12 +127,12 @@ impl<'a> Session<'a> {
             return Err(Failure::new("other_file", "the plan is for another size"));
         }
         let attempt = async || self.job.http.put(url, headers, self.job.read(0, self.job.size).await?).await;
-        match self.job.retry("PUT", Trouble::may_pass, attempt).await {
+        match self.job.retry("PUT", RequestError::is_retryable, attempt).await {
             Ok(_) => Ok(true),
             // If-None-Match: an earlier attempt arrived, and only its answer was lost.
-            Err(trouble) if trouble.status() == Some(StatusCode::PRECONDITION_FAILED) => Ok(true),
-            Err(trouble) if trouble.asks_for_status() => Ok(self.status().await?.state != Progress::Waiting),
-            Err(trouble) => Err(trouble.into()),
+            Err(error) if error.status() == Some(StatusCode::PRECONDITION_FAILED) => Ok(true),
+            Err(error) if error.asks_for_status() => Ok(self.status().await?.state != Progress::Waiting),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -140,7 +140,7 @@ impl<'a> Session<'a> {
     async fn finish(&self) -> Result<Image, Failure> {
         for _ in 1..COMPLETIONS {
             match self.complete().await {
-                Err(trouble) if trouble.refusal().is_some_and(|refusal| refusal.is("parts_missing")) => {
+                Err(error) if error.refusal().is_some_and(|refusal| refusal.is("parts_missing")) => {
                     self.send(self.status().await?.parts.unwrap_or_default()).await?;
                 }
                 outcome => return self.verdict(outcome),
@@ -149,7 +149,7 @@ impl<'a> Session<'a> {
         self.verdict(self.complete().await)
     }
 
-    async fn complete(&self) -> Result<Image, Trouble> {
+    async fn complete(&self) -> Result<Image, RequestError> {
         let deadline = Instant::now() + VERIFY_WAIT;
         loop {
             let answer = self.job.ask(Method::POST, &self.complete, None).await?;
@@ -157,20 +157,20 @@ impl<'a> Session<'a> {
                 return answer.image();
             }
             if Instant::now() > deadline {
-                return Err(Trouble::Unclear("the service is still looking at it".to_owned()));
+                return Err(RequestError::Unclear("the service is still looking at it".to_owned()));
             }
             tokio::time::sleep(retry_after(&answer.headers).unwrap_or(ASK_AGAIN).max(SOONEST)).await;
         }
     }
 
     /// What the service has refused is gone, and there is nothing to go on with.
-    fn verdict(&self, outcome: Result<Image, Trouble>) -> Result<Image, Failure> {
-        outcome.map_err(|trouble| {
+    fn verdict(&self, outcome: Result<Image, RequestError>) -> Result<Image, Failure> {
+        outcome.map_err(|error| {
             let over = [StatusCode::BAD_REQUEST, StatusCode::NOT_FOUND];
-            if trouble.status().is_some_and(|status| over.contains(&status)) {
+            if error.status().is_some_and(|status| over.contains(&status)) {
                 self.job.set_status_url(None);
             }
-            trouble.into()
+            error.into()
         })
     }
 }

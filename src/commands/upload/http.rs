@@ -12,10 +12,10 @@ use std::pin::pin;
 use std::time::Duration;
 use tokio::time::timeout;
 
-use super::answer::{Headers, Image};
+use super::api::{Headers, Image};
 use super::body::{FileBody, FileError, Meter};
+use super::error::{ErrorBody, RequestError};
 use super::options::{UploadOptions, base_url};
-use super::trouble::{Refusal, Trouble};
 use crate::server::request::X_BASE_URL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,12 +39,12 @@ impl Link {
     ///
     /// # Errors
     /// If that is no address.
-    pub fn join(&self, reference: &str) -> Result<Link, Trouble> {
+    pub fn join(&self, reference: &str) -> Result<Link, RequestError> {
         let joined = match reference.strip_prefix('/') {
             Some(path) => self.base.join(path.trim_start_matches('/')),
             None => self.url.join(reference),
         };
-        let url = joined.map_err(|error| Trouble::Unclear(format!("a link is wrong: {error}")))?;
+        let url = joined.map_err(|error| RequestError::Unclear(format!("a link is wrong: {error}")))?;
         Ok(Link { url, base: self.base.clone(), trusted: self.trusted })
     }
 
@@ -65,7 +65,7 @@ pub struct Answer {
 impl Answer {
     /// # Errors
     /// Where it is not what the service answers.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, Trouble> {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
         serde_json::from_slice(&self.body).map_err(|error| not_the_services(&error.to_string()))
     }
 
@@ -73,7 +73,7 @@ impl Answer {
     ///
     /// # Errors
     /// If it is not what the service answers.
-    pub fn image(&self) -> Result<Image, Trouble> {
+    pub fn image(&self) -> Result<Image, RequestError> {
         let image: Image = self.json()?;
         let has = |field| image.get(field).is_some_and(Value::is_string);
         if has("s3_key") && has("url") { Ok(image) } else { Err(not_the_services("it names no image")) }
@@ -81,8 +81,8 @@ impl Answer {
 }
 
 /// Something else answered. Asking it again would bring the same.
-fn not_the_services(why: &str) -> Trouble {
-    Trouble::Unclear(format!("the answer is not image-store's: {why}; is the address right?"))
+fn not_the_services(why: &str) -> RequestError {
+    RequestError::Unclear(format!("the answer is not image-store's: {why}; is the address right?"))
 }
 
 /// Sends requests, one attempt each.
@@ -121,7 +121,7 @@ impl Http {
     ///
     /// # Errors
     /// Where that is no address.
-    pub fn route(&self, path: &str) -> Result<Link, Trouble> {
+    pub fn route(&self, path: &str) -> Result<Link, RequestError> {
         Link { url: self.base.clone(), base: self.base.clone(), trusted: true }.join(path)
     }
 
@@ -129,7 +129,7 @@ impl Http {
     ///
     /// # Errors
     /// Where that is no address.
-    pub fn given(&self, link: &str) -> Result<Link, Trouble> {
+    pub fn given(&self, link: &str) -> Result<Link, RequestError> {
         let mut link = self.route(link)?;
         link.trusted = link.url.origin() == self.base.origin();
         link.base = base_of(&link.url).unwrap_or(link.base);
@@ -140,7 +140,7 @@ impl Http {
     ///
     /// # Errors
     /// Anything but a success.
-    pub async fn call(&self, method: Method, link: &Link, json: Option<&Value>) -> Result<Answer, Trouble> {
+    pub async fn call(&self, method: Method, link: &Link, json: Option<&Value>) -> Result<Answer, RequestError> {
         let mut request = self.request(method, link);
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json.to_string());
@@ -152,7 +152,7 @@ impl Http {
     ///
     /// # Errors
     /// Anything but a success.
-    pub async fn post(&self, link: &Link, content_type: &str, body: FileBody) -> Result<Answer, Trouble> {
+    pub async fn post(&self, link: &Link, content_type: &str, body: FileBody) -> Result<Answer, RequestError> {
         let meter = body.meter();
         let request = self.request(Method::POST, link).header(CONTENT_TYPE, content_type);
         self.send(request.body(reqwest::Body::wrap(body)), Some(&meter)).await.map_err(of_the_service)
@@ -162,8 +162,8 @@ impl Http {
     ///
     /// # Errors
     /// Anything but a success.
-    pub async fn put(&self, url: &str, headers: &Headers, body: FileBody) -> Result<Answer, Trouble> {
-        let unclear = |what: &str| Trouble::Unclear(format!("a presigned URL's {what} is wrong"));
+    pub async fn put(&self, url: &str, headers: &Headers, body: FileBody) -> Result<Answer, RequestError> {
+        let unclear = |what: &str| RequestError::Unclear(format!("a presigned URL's {what} is wrong"));
         let url: Url = url.parse().map_err(|_| unclear("address"))?;
         let mut request = self.client.put(url);
         for (name, value) in headers {
@@ -182,16 +182,17 @@ impl Http {
         }
     }
 
-    async fn send(&self, request: RequestBuilder, meter: Option<&Meter>) -> Result<Answer, Trouble> {
+    async fn send(&self, request: RequestBuilder, meter: Option<&Meter>) -> Result<Answer, RequestError> {
         let answer = self.watched(request, meter).await?;
         let read = async {
             if !answer.status().is_success() {
-                return Err(Trouble::Refused(Refusal::read(answer).await));
+                return Err(RequestError::Rejected(ErrorBody::read(answer).await));
             }
             let (status, headers) = (answer.status(), answer.headers().clone());
-            Ok(Answer { status, headers, body: answer.bytes().await.map_err(Trouble::Network)? })
+            Ok(Answer { status, headers, body: answer.bytes().await.map_err(RequestError::Network)? })
         };
-        let answer = timeout(self.stall_timeout, read).await.map_err(|_| Trouble::Stalled(self.stall_timeout))??;
+        let answer =
+            timeout(self.stall_timeout, read).await.map_err(|_| RequestError::Stalled(self.stall_timeout))??;
         if let Some(meter) = meter {
             meter.keep();
         }
@@ -199,7 +200,7 @@ impl Http {
     }
 
     /// Waits for an answer as long as something moves.
-    async fn watched(&self, request: RequestBuilder, meter: Option<&Meter>) -> Result<reqwest::Response, Trouble> {
+    async fn watched(&self, request: RequestBuilder, meter: Option<&Meter>) -> Result<reqwest::Response, RequestError> {
         let mut answer = pin!(request.send());
         loop {
             let before = meter.map_or(0, Meter::taken);
@@ -208,7 +209,7 @@ impl Http {
             match timeout(patience, poll_fn(|cx| answer.as_mut().poll(cx))).await {
                 Ok(answer) => return answer.map_err(network),
                 Err(_) if meter.is_some_and(|meter| meter.taken() > before) => {}
-                Err(_) => return Err(Trouble::Stalled(patience)),
+                Err(_) => return Err(RequestError::Stalled(patience)),
             }
         }
     }
@@ -225,25 +226,27 @@ fn base_of(link: &Url) -> Option<Url> {
 }
 
 /// A failure that the service reports itself, that may pass, or that says where to go, as it is; any other was not its own.
-fn of_the_service(trouble: Trouble) -> Trouble {
-    match trouble {
-        Trouble::Refused(refusal) if !refusal.by_service && !refusal.may_pass() && !refusal.status.is_redirection() => {
+fn of_the_service(error: RequestError) -> RequestError {
+    match error {
+        RequestError::Rejected(refusal)
+            if !refusal.by_service && !refusal.is_retryable() && !refusal.status.is_redirection() =>
+        {
             not_the_services(&refusal.to_string())
         }
-        trouble => trouble,
+        error => error,
     }
 }
 
 /// The connection's error, or the file's that was to be sent over it.
-fn network(error: reqwest::Error) -> Trouble {
+fn network(error: reqwest::Error) -> RequestError {
     let mut source = error.source();
     while let Some(inner) = source {
         if let Some(FileError(of_file)) = inner.downcast_ref() {
-            return Trouble::File(std::io::Error::new(of_file.kind(), of_file.to_string()));
+            return RequestError::File(std::io::Error::new(of_file.kind(), of_file.to_string()));
         }
         source = inner.source();
     }
-    Trouble::Network(error)
+    RequestError::Network(error)
 }
 
 #[cfg(test)]

@@ -6,10 +6,10 @@ use std::cell::RefCell;
 use std::path::Path;
 
 use super::body::FileBody;
+use super::error::RequestError;
 use super::http::{Answer, Http, Link};
 use super::report::{Failure, Report};
 use super::retry::retrying;
-use super::trouble::Trouble;
 
 /// A file and what is needed to send it.
 pub struct Job<'a> {
@@ -45,17 +45,17 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// What opening it is refused with.
-    pub async fn read(&self, offset: u64, size: u64) -> Result<FileBody, Trouble> {
-        FileBody::open(self.path, offset, size, &self.report.bar).await.map_err(Trouble::File)
+    pub async fn read(&self, offset: u64, size: u64) -> Result<FileBody, RequestError> {
+        FileBody::open(self.path, offset, size, &self.report.bar).await.map_err(RequestError::File)
     }
 
     /// Asks the service, again where that may help: every call but an upload can be repeated.
     ///
     /// # Errors
     /// The last attempt's trouble.
-    pub async fn ask(&self, method: Method, link: &Link, json: Option<&Value>) -> Result<Answer, Trouble> {
+    pub async fn ask(&self, method: Method, link: &Link, json: Option<&Value>) -> Result<Answer, RequestError> {
         let what = format!("{method} {}", link.url.path());
-        self.retry(&what, Trouble::may_pass, async || self.http.call(method.clone(), link, json).await).await
+        self.retry(&what, RequestError::is_retryable, async || self.http.call(method.clone(), link, json).await).await
     }
 
     /// # Errors
@@ -63,10 +63,10 @@ impl<'a> Job<'a> {
     pub async fn retry<T>(
         &self,
         what: &str,
-        may_repeat: impl Fn(&Trouble) -> bool,
-        attempt: impl AsyncFn() -> Result<T, Trouble>,
-    ) -> Result<T, Trouble> {
-        let note = |trouble: &Trouble, wait| self.report.again(what, trouble, wait);
+        may_repeat: impl Fn(&RequestError) -> bool,
+        attempt: impl AsyncFn() -> Result<T, RequestError>,
+    ) -> Result<T, RequestError> {
+        let note = |error: &RequestError, wait| self.report.print_retry(what, error, wait);
         retrying(self.http.retries, may_repeat, note, attempt).await
     }
 

@@ -38,7 +38,7 @@ pub struct UploadOptions {
     #[arg(long, value_name = "COUNT", default_value = "5")]
     pub retries: u32,
     /// A connection on which nothing moves for this long is given up; an answer may take ten times as long
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = some_time)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     pub stall_timeout: Duration,
 }
 
@@ -57,7 +57,7 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
-fn some_time(text: &str) -> Result<Duration, String> {
+fn positive_duration(text: &str) -> Result<Duration, String> {
     let time = crate::config::duration(text)?;
     if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
 }

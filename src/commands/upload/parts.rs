@@ -6,10 +6,10 @@
 use futures::{StreamExt, TryStreamExt};
 use std::cell::{Cell, RefCell};
 
-use super::answer::Part;
+use super::api::Part;
+use super::error::RequestError;
 use super::job::Job;
 use super::report::Failure;
-use super::trouble::Trouble;
 
 /// Rounds in a row in which nothing arrived.
 const IDLE_ROUNDS: usize = 3;
@@ -30,7 +30,7 @@ struct Missing {
 pub async fn send(
     job: &Job<'_>,
     mut parts: Vec<Part>,
-    refresh: impl AsyncFn() -> Result<Option<Vec<Part>>, Trouble>,
+    refresh: impl AsyncFn() -> Result<Option<Vec<Part>>, RequestError>,
 ) -> Result<(), Failure> {
     let mut idle = 0;
     loop {
@@ -41,7 +41,7 @@ pub async fn send(
         if idle == IDLE_ROUNDS {
             return Err(refused.into());
         }
-        job.report.say(&format!("{refused}; asking for fresh URLs"));
+        job.report.print_status(&format!("{refused}; asking for fresh URLs"));
         let Some(fresh) = refresh().await? else { return Ok(()) };
         parts = fresh;
     }
@@ -51,7 +51,7 @@ pub async fn send(
 struct Round {
     arrived: Cell<usize>,
     /// The first URL that was refused.
-    refused: RefCell<Option<Trouble>>,
+    refused: RefCell<Option<RequestError>>,
 }
 
 impl Round {
@@ -68,13 +68,13 @@ impl Round {
         }
         let Missing { part, url, offset } = missing;
         let attempt = async || job.http.put(url, &part.headers, job.read(*offset, part.size).await?).await;
-        match job.retry(&format!("part {}", part.part_number), Trouble::may_pass, attempt).await {
+        match job.retry(&format!("part {}", part.part_number), RequestError::is_retryable, attempt).await {
             Ok(_) => self.arrived.set(self.arrived.get() + 1),
-            Err(trouble) if trouble.asks_for_status() => {
-                self.refused.borrow_mut().get_or_insert(trouble);
+            Err(error) if error.asks_for_status() => {
+                self.refused.borrow_mut().get_or_insert(error);
             }
-            Err(trouble) => {
-                return Err(Failure { error: format!("part {}: {trouble}", part.part_number), ..trouble.into() });
+            Err(error) => {
+                return Err(Failure { error: format!("part {}: {error}", part.part_number), ..error.into() });
             }
         }
         Ok(())

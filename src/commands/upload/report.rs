@@ -6,8 +6,8 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
-use super::answer::Image;
-use super::trouble::Trouble;
+use super::api::Image;
+use super::error::RequestError;
 
 const STYLE: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
@@ -26,10 +26,10 @@ pub struct Failure {
     pub code: Option<String>,
 }
 
-impl From<Trouble> for Failure {
-    fn from(trouble: Trouble) -> Self {
-        let code = trouble.refusal().and_then(|refusal| refusal.code.clone());
-        Failure { error: trouble.to_string(), code }
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Self {
+        let code = error.refusal().and_then(|refusal| refusal.code.clone());
+        Failure { error: error.to_string(), code }
     }
 }
 
@@ -52,19 +52,19 @@ impl Report {
     }
 
     /// A retry, so that a slow upload is no riddle.
-    pub fn again(&self, what: &str, trouble: &Trouble, wait: Duration) {
-        self.say(&format!("{what}: {trouble}; again in {:.1} s", wait.as_secs_f64()));
+    pub fn print_retry(&self, what: &str, error: &RequestError, wait: Duration) {
+        self.print_status(&format!("{what}: {error}; again in {:.1} s", wait.as_secs_f64()));
     }
 
     /// Something for people.
-    pub fn say(&self, text: &str) {
+    pub fn print_status(&self, text: &str) {
         // Nobody may be listening to stderr; that is no reason to stop.
         self.bar.suspend(|| drop(writeln!(io::stderr(), "{}: {text}", self.name)));
     }
 
     /// How to go on, once there is something to go on with.
     pub fn resumable(&self, status_url: &str) {
-        self.say(&format!("to go on later: {}", resume_line(status_url, &self.name)));
+        self.print_status(&format!("to go on later: {}", resume_line(status_url, &self.name)));
     }
 
     pub fn stored(&self, mut image: Image) {
@@ -75,7 +75,7 @@ impl Report {
 
     pub fn failed(&self, failure: Failure, status_url: Option<&str>) {
         self.bar.finish_and_clear();
-        self.say(&failure.error);
+        self.print_status(&failure.error);
         let mut line = Map::new();
         line.insert("file".to_owned(), self.name.as_str().into());
         line.insert("error".to_owned(), failure.error.into());

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use super::trouble::Trouble;
+use super::error::RequestError;
 
 /// Before the first retry; doubled before each further one.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
@@ -17,15 +17,15 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(15);
 /// The last attempt's trouble.
 pub async fn retrying<T>(
     retries: u32,
-    may_repeat: impl Fn(&Trouble) -> bool,
-    note: impl Fn(&Trouble, Duration),
-    attempt: impl AsyncFn() -> Result<T, Trouble>,
-) -> Result<T, Trouble> {
+    may_repeat: impl Fn(&RequestError) -> bool,
+    note: impl Fn(&RequestError, Duration),
+    attempt: impl AsyncFn() -> Result<T, RequestError>,
+) -> Result<T, RequestError> {
     for retry in 0..retries {
         match attempt().await {
-            Err(trouble) if may_repeat(&trouble) => {
-                let wait = trouble.retry_after().unwrap_or_else(|| backoff(retry));
-                note(&trouble, wait);
+            Err(error) if may_repeat(&error) => {
+                let wait = error.retry_after().unwrap_or_else(|| backoff(retry));
+                note(&error, wait);
                 tokio::time::sleep(wait).await;
             }
             outcome => return outcome,
@@ -55,20 +55,20 @@ mod tests {
         }
     }
 
-    async fn tries(retries: u32, trouble: fn() -> Trouble) -> u32 {
+    async fn tries(retries: u32, error: fn() -> RequestError) -> u32 {
         let tried = Cell::new(0);
         let attempt = async || {
             tried.set(tried.get() + 1);
-            Err::<(), _>(trouble())
+            Err::<(), _>(error())
         };
-        retrying(retries, Trouble::may_pass, |_, _| {}, attempt).await.unwrap_err();
+        retrying(retries, RequestError::is_retryable, |_, _| {}, attempt).await.unwrap_err();
         tried.get()
     }
 
     #[tokio::test]
     async fn what_passes_is_repeated_and_the_rest_is_not() {
-        assert_eq!(tries(2, || Trouble::Stalled(Duration::ZERO)).await, 3);
-        assert_eq!(tries(0, || Trouble::Stalled(Duration::ZERO)).await, 1);
-        assert_eq!(tries(2, || Trouble::Unclear(String::new())).await, 1);
+        assert_eq!(tries(2, || RequestError::Stalled(Duration::ZERO)).await, 3);
+        assert_eq!(tries(0, || RequestError::Stalled(Duration::ZERO)).await, 1);
+        assert_eq!(tries(2, || RequestError::Unclear(String::new())).await, 1);
     }
 }

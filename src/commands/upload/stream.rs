@@ -9,11 +9,11 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use uuid::Uuid;
 
-use super::answer::Image;
+use super::api::Image;
 use super::body::{FileBody, Meter};
+use super::error::RequestError;
 use super::job::Job;
 use super::report::Failure;
-use super::trouble::Trouble;
 use crate::format::Format;
 
 /// # Errors
@@ -25,31 +25,32 @@ pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
     let meter: RefCell<Option<Arc<Meter>>> = RefCell::default();
     let attempt = async || {
         let around = form(&job.file_name(), &boundary);
-        let body = FileBody::framed(job.path, 0, job.size, around, &job.report.bar).await.map_err(Trouble::File)?;
+        let body =
+            FileBody::framed(job.path, 0, job.size, around, &job.report.bar).await.map_err(RequestError::File)?;
         meter.replace(Some(body.meter()));
         job.http.post(&link, &content_type, body).await
     };
     let is_whole = || meter.borrow().as_ref().is_some_and(|meter| meter.is_whole());
-    let may_repeat = |trouble: &Trouble| trouble.may_pass() && !may_be_stored(trouble, is_whole());
+    let may_repeat = |error: &RequestError| error.is_retryable() && !may_be_stored(error, is_whole());
     match job.retry("POST /upload-image", may_repeat, attempt).await {
         Ok(answer) => Ok(answer.image()?),
-        Err(trouble) if may_be_stored(&trouble, is_whole()) => Err(lost(&trouble)),
-        Err(trouble) => Err(trouble.into()),
+        Err(error) if may_be_stored(&error, is_whole()) => Err(lost(&error)),
+        Err(error) => Err(error.into()),
     }
 }
 
 /// Whether this may be how a success looks from here.
-fn may_be_stored(trouble: &Trouble, sent_whole: bool) -> bool {
-    let unheard = match trouble {
-        Trouble::Network(_) | Trouble::Stalled(_) => true,
-        Trouble::Refused(refusal) => refusal.status.is_server_error() && !refusal.by_service,
-        Trouble::File(_) | Trouble::Unclear(_) => false,
+fn may_be_stored(error: &RequestError, sent_whole: bool) -> bool {
+    let unheard = match error {
+        RequestError::Network(_) | RequestError::Stalled(_) => true,
+        RequestError::Rejected(refusal) => refusal.status.is_server_error() && !refusal.by_service,
+        RequestError::File(_) | RequestError::Unclear(_) => false,
     };
     unheard && sent_whole
 }
 
-fn lost(trouble: &Trouble) -> Failure {
-    let error = format!("{trouble}; the image was sent whole and may be stored, so it is not sent again");
+fn lost(error: &RequestError) -> Failure {
+    let error = format!("{error}; the image was sent whole and may be stored, so it is not sent again");
     Failure::new("answer_lost", error)
 }
 
@@ -77,18 +78,18 @@ fn escaped(file_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::upload::trouble::Refusal;
+    use crate::commands::upload::error::ErrorBody;
     use reqwest::StatusCode;
     use std::time::Duration;
 
-    fn refused(status: u16, by_service: bool) -> Trouble {
+    fn refused(status: u16, by_service: bool) -> RequestError {
         let status = StatusCode::from_u16(status).unwrap();
-        Trouble::Refused(Refusal { status, code: None, detail: String::new(), by_service, retry_after: None })
+        RequestError::Rejected(ErrorBody { status, code: None, detail: String::new(), by_service, retry_after: None })
     }
 
     #[test]
     fn only_a_lost_answer_to_a_whole_form_may_be_a_success() {
-        let stalled = Trouble::Stalled(Duration::ZERO);
+        let stalled = RequestError::Stalled(Duration::ZERO);
         assert!(may_be_stored(&stalled, true));
         assert!(!may_be_stored(&stalled, false));
         assert!(may_be_stored(&refused(502, false), true), "a gateway's");

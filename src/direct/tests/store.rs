@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 
 use crate::store::{
-    Content, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions,
-    Result, Store, StoreError, Upload, Whole, Written,
+    Content, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, PresignOptions,
+    Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 
 /// Random numbers that a seed decides (SplitMix64).
@@ -87,7 +87,7 @@ impl Object {
 }
 
 struct Unfinished {
-    name: Name,
+    name: ObjectName,
     parts: BTreeMap<u32, Vec<u8>>,
 }
 
@@ -99,11 +99,11 @@ struct Touched {
 }
 
 impl Touched {
-    fn object(name: &Name) -> u8 {
-        if matches!(name, Name::Image(_)) { 1 } else { 2 }
+    fn object(name: &ObjectName) -> u8 {
+        if matches!(name, ObjectName::Image(_)) { 1 } else { 2 }
     }
 
-    fn uploads(name: &Name) -> u8 {
+    fn uploads(name: &ObjectName) -> u8 {
         Touched::object(name) << 2
     }
 
@@ -156,8 +156,8 @@ impl Shared {
         self.lock().slow_assembly = true;
     }
 
-    fn is_assembled_slowly(&self, name: &Name) -> bool {
-        matches!(name, Name::Incoming(_)) && self.lock().slow_assembly
+    fn is_assembled_slowly(&self, name: &ObjectName) -> bool {
+        matches!(name, ObjectName::Incoming(_)) && self.lock().slow_assembly
     }
 
     fn lock(&self) -> MutexGuard<'_, Scheduler> {
@@ -165,7 +165,7 @@ impl Shared {
     }
 
     /// A multipart upload whose parts have arrived: its id.
-    pub(super) fn lay_parts(&self, name: &Name, bytes: &[u8]) -> String {
+    pub(super) fn lay_parts(&self, name: &ObjectName, bytes: &[u8]) -> String {
         let parts = BTreeMap::from([(1, bytes.to_vec())]);
         self.lock().state.uploads.insert("plan".to_owned(), Unfinished { name: name.clone(), parts });
         "plan".to_owned()
@@ -180,11 +180,11 @@ impl Shared {
         next[one].zip(next[other]).is_some_and(|(one, other)| one.commutes(other))
     }
 
-    pub(super) fn object(&self, name: &Name) -> Option<Vec<u8>> {
+    pub(super) fn object(&self, name: &ObjectName) -> Option<Vec<u8>> {
         self.lock().state.objects.get(&name.object_key("")).map(|object| object.bytes.clone())
     }
 
-    pub(super) fn open_uploads(&self, name: &Name) -> usize {
+    pub(super) fn open_uploads(&self, name: &ObjectName) -> usize {
         self.lock().state.uploads.values().filter(|upload| upload.name == *name).count()
     }
 
@@ -203,21 +203,21 @@ impl Shared {
 }
 
 impl State {
-    fn write(&mut self, name: &Name, object: Object, only_new: bool) -> Result<()> {
+    fn write(&mut self, name: &ObjectName, object: Object, only_new: bool) -> Result<()> {
         let key = name.object_key("");
         if only_new && self.objects.contains_key(&key) {
             return Err(StoreError::Precondition);
         }
-        self.overwritten |= matches!(name, Name::Image(_)) && self.objects.contains_key(&key);
+        self.overwritten |= matches!(name, ObjectName::Image(_)) && self.objects.contains_key(&key);
         self.objects.insert(key, object);
         Ok(())
     }
 
-    fn get(&self, name: &Name) -> Result<Object> {
+    fn get(&self, name: &ObjectName) -> Result<Object> {
         self.objects.get(&name.object_key("")).cloned().ok_or(StoreError::NotFound)
     }
 
-    fn get_if(&self, name: &Name, etag: &str) -> Result<Object> {
+    fn get_if(&self, name: &ObjectName, etag: &str) -> Result<Object> {
         self.get(name).and_then(|object| if object.etag() == etag { Ok(object) } else { Err(StoreError::Precondition) })
     }
 
@@ -225,13 +225,13 @@ impl State {
         self.uploads.get_mut(&upload.id).ok_or(StoreError::NoSuchUpload)
     }
 
-    fn joined(&mut self, upload: &Upload, numbers: &[u32], whole: Whole) -> Result<Vec<u8>> {
+    fn joined(&mut self, upload: &Upload, numbers: &[u32], whole: ObjectDigest) -> Result<Vec<u8>> {
         let held = &self.upload(upload)?.parts;
         let bytes: Vec<u8> = numbers.iter().filter_map(|number| held.get(number)).flatten().copied().collect();
         if bytes.len() as u64 == whole.size {
             return Ok(bytes);
         }
-        Err(StoreError::Refused { operation: "test", code: "InvalidPart".to_owned(), source: "".into() })
+        Err(StoreError::Rejected { operation: "test", code: "InvalidPart".to_owned(), source: "".into() })
     }
 }
 
@@ -265,7 +265,7 @@ impl Memory {
     async fn change<T>(&self, changed: u8, change: impl FnOnce(&mut State) -> Result<T> + Send + 'static) -> Result<T> {
         self.turn(Touched::changing(changed)).await;
         let scheduler = &mut *self.shared.lock();
-        let lost = || StoreError::NoAnswer { operation: "test", source: "lost".into() };
+        let lost = || StoreError::OutcomeUnknown { operation: "test", source: "lost".into() };
         match scheduler.faults.draw() {
             Fate::Answered => change(&mut scheduler.state),
             Fate::Lost => {
@@ -281,7 +281,7 @@ impl Memory {
     }
 
     /// The plan's presigned PUT, which signs `If-None-Match: *`.
-    pub(super) async fn put_by_url(&self, name: &Name, bytes: &[u8]) -> Result<()> {
+    pub(super) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.turn(Touched::changing(Touched::object(name))).await;
         let object = Object { bytes: bytes.to_vec(), marker: None };
         self.shared.lock().state.write(name, object, true)
@@ -290,7 +290,7 @@ impl Memory {
 
 #[async_trait]
 impl Store for Memory {
-    async fn put(&self, name: &Name, _: &Metadata, body: Payload) -> Result<Written> {
+    async fn put(&self, name: &ObjectName, _: &Metadata, body: Payload) -> Result<Written> {
         let touched = Touched::object(name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
@@ -298,7 +298,7 @@ impl Store for Memory {
         Ok(Written { perhaps_again: false })
     }
 
-    async fn create_upload(&self, name: &Name, _: &Metadata) -> Result<Upload> {
+    async fn create_upload(&self, name: &ObjectName, _: &Metadata) -> Result<Upload> {
         let touched = Touched::uploads(name);
         let name = name.clone();
         self.change(touched, move |state| {
@@ -321,7 +321,7 @@ impl Store for Memory {
         .await
     }
 
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
         let touched = Touched::uploads(&upload.name) | Touched::object(&upload.name);
         let (upload, numbers) = (upload.clone(), parts.iter().map(|part| part.number).collect::<Vec<_>>());
         let begun = match self.shared.is_assembled_slowly(&upload.name) {
@@ -367,7 +367,7 @@ impl Store for Memory {
         .await
     }
 
-    async fn head(&self, name: &Name) -> Result<ObjectInfo> {
+    async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
         self.read_state(Touched::object(name), |state| {
             let object = state.get(name)?;
             Ok(ObjectInfo {
@@ -384,7 +384,7 @@ impl Store for Memory {
         .await
     }
 
-    async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes> {
+    async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes> {
         self.read_state(Touched::object(name), |state| {
             let bytes = state.get_if(name, etag)?.bytes;
             let end = bytes.len().min(range.end as usize);
@@ -393,12 +393,12 @@ impl Store for Memory {
         .await
     }
 
-    async fn stream(&self, _: &Name, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+    async fn stream(&self, _: &ObjectName, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
         unreachable!("no plan here has a digest")
     }
 
     /// Its source is read when it begins, and its part is there when it ends.
-    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+    async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         let touched = Touched::uploads(&upload.name);
         let etag = source.etag.clone().unwrap();
         let bytes = self.read_state(Touched::object(from), |state| Ok(state.get_if(from, &etag)?.bytes)).await?;
@@ -410,7 +410,7 @@ impl Store for Memory {
         .await
     }
 
-    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>> {
+    async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>> {
         self.read_state(Touched::uploads(name), |state| {
             let ours = state.uploads.iter().filter(|(_, upload)| upload.name == *name);
             Ok(ours.map(|(id, upload)| Upload { name: upload.name.clone(), id: id.clone() }).collect())
@@ -418,7 +418,7 @@ impl Store for Memory {
         .await
     }
 
-    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+    async fn put_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         let touched = Touched::object(name);
         let (name, replaces) = (name.clone(), replaces.map(str::to_owned));
         let object = Object { bytes: Vec::new(), marker: Some(marker.clone()) };
@@ -431,7 +431,7 @@ impl Store for Memory {
         .await
     }
 
-    async fn delete(&self, name: &Name) -> Result<()> {
+    async fn delete(&self, name: &ObjectName) -> Result<()> {
         let touched = Touched::object(name);
         let key = name.object_key("");
         self.change(touched, move |state| {
@@ -457,11 +457,11 @@ impl Store for Memory {
         unreachable!()
     }
 
-    async fn presign_get(&self, _: &Name, _: &PresignOptions) -> Result<Presigned> {
+    async fn presign_get(&self, _: &ObjectName, _: &PresignOptions) -> Result<Presigned> {
         unreachable!()
     }
 
-    async fn presign_put(&self, _: &Name, _: &PutConditions, _: &PresignOptions) -> Result<Presigned> {
+    async fn presign_put(&self, _: &ObjectName, _: &PutConditions, _: &PresignOptions) -> Result<Presigned> {
         unreachable!()
     }
 

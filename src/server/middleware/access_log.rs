@@ -13,10 +13,10 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::server::request::{Invocation, RequestFacts};
 use crate::server::response::Logged;
-use crate::telemetry::metrics::{Metrics, table};
+use crate::telemetry::metrics::{Metrics, defs};
 use crate::telemetry::trace::{self, TraceContext};
 
-/// Fields that handlers add to their request's line, with [`note`].
+/// Fields that handlers add to their request's line, with [`record_field`].
 pub mod field {
     pub const S3_KEY: &str = "s3_key";
     pub const SIZE: &str = "size";
@@ -26,7 +26,7 @@ pub mod field {
 }
 
 /// Adds a field to the line of the request that is being handled.
-pub fn note<V: tracing::Value>(field: &str, value: V) {
+pub fn record_field<V: tracing::Value>(field: &str, value: V) {
     Span::current().record(field, value);
 }
 
@@ -45,7 +45,13 @@ pub async fn observe_request(State(metrics): State<Metrics>, mut request: Reques
     let trace = TraceContext::of(request.headers());
     let span = span(&request, &id, &route, trace.as_ref());
     let counted = Counted { metrics, route, method: method_label(request.method()) };
-    let line = Line { began: Instant::now(), span: span.clone(), quiet: is_probe(&request), written: false, counted };
+    let line = AccessLogEntry {
+        began: Instant::now(),
+        span: span.clone(),
+        quiet: is_probe(&request),
+        written: false,
+        counted,
+    };
     let mut response = trace::within(trace, next.run(request).instrument(span)).await;
     response.headers_mut().insert(REQUEST_ID, id);
     line.answered(&response);
@@ -97,7 +103,7 @@ fn is_probe(request: &Request) -> bool {
 }
 
 /// A request's line, also where nobody waits for the answer any more: then the future is dropped, and this with it.
-struct Line {
+struct AccessLogEntry {
     began: Instant,
     span: Span,
     quiet: bool,
@@ -105,7 +111,7 @@ struct Line {
     counted: Counted,
 }
 
-impl Line {
+impl AccessLogEntry {
     fn answered(mut self, response: &Response) {
         self.written = true;
         let _entered = self.span.enter();
@@ -136,7 +142,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl Drop for AccessLogEntry {
     fn drop(&mut self) {
         if !self.written {
             let _entered = self.span.enter();
@@ -160,7 +166,7 @@ struct Counted {
 
 impl Counted {
     fn answered(&self, status: u16) {
-        self.metrics.counter(&table::REQUESTS, &[&self.route, self.method, &status.to_string()]).increment(1);
+        self.metrics.counter(&defs::REQUESTS, &[&self.route, self.method, &status.to_string()]).increment(1);
     }
 
     fn refused(&self, error: &Error) {
@@ -168,7 +174,7 @@ impl Counted {
             Error::InvalidFileType { detected: Some(detected), .. } => detected,
             _ => "-",
         };
-        self.metrics.counter(&table::REFUSALS, &[error.code(), detected]).increment(1);
+        self.metrics.counter(&defs::REFUSALS, &[error.code(), detected]).increment(1);
     }
 }
 

@@ -8,7 +8,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::access_log::{field, note};
+use super::access_log::{field, record_field};
 use crate::auth::{Key, Keys, Scope};
 use crate::error::{Error, Result};
 use crate::server::request::Peer;
@@ -67,7 +67,7 @@ fn identify<'a>(keys: &'a Keys, headers: &HeaderMap) -> Option<&'a Key> {
     // Either will do: what is in front of the service may need `Authorization` for itself.
     let given = [bearer(headers), headers.get(API_KEY).map(HeaderValue::as_bytes)];
     let key = given.into_iter().flatten().find_map(|secret| keys.find(secret))?;
-    note(field::API_KEY_NAME, key.name());
+    record_field(field::API_KEY_NAME, key.name());
     Some(key)
 }
 

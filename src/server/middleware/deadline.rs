@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::server::request::Invocation;
-use crate::upload::timer::TimedOut;
+use crate::upload::timer::DeadlineFlag;
 
 /// No request takes longer, whatever the settings say, so that its end can be computed.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -33,7 +33,7 @@ pub async fn deadline(State(limit): State<Duration>, mut request: Request, next:
     let ends = Instant::now() + limit.min(LONGEST);
     let invocation = request.extensions().get().map(|invocation: &Invocation| invocation.ends);
     let ends = invocation.map_or(ends, |invocation| invocation.min(ends));
-    let timed_out = TimedOut::default();
+    let timed_out = DeadlineFlag::default();
     request.extensions_mut().insert(timed_out.clone());
     request.extensions_mut().insert(Deadline(ends));
     let mut answer = std::pin::pin!(next.run(request));

@@ -8,7 +8,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::headers;
 use crate::error::Error;
-use crate::server::response::Refusal;
+use crate::server::response::ErrorBody;
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
@@ -59,7 +59,7 @@ answers! {
         | Error::NotJson
         | Error::Storage(_),
     /// Of every route that takes a plan's link.
-    Linked:
+    PlanFromLink:
         Error::InvalidToken(_)
         | Error::ExpiredToken
         | Error::NotFound
@@ -111,12 +111,12 @@ pub fn add(responses: &mut Responses, errors: impl IntoIterator<Item = Error>) {
 }
 
 fn refusal() -> RefOr<Content> {
-    Content::new(Some(Ref::from_schema_name(Refusal::name()))).into()
+    Content::new(Some(Ref::from_schema_name(ErrorBody::name()))).into()
 }
 
 fn example(error: &Error) -> Example {
     let mut example = Example::new();
-    example.value = serde_json::to_value(Refusal::from(error)).ok();
+    example.value = serde_json::to_value(ErrorBody::from(error)).ok();
     example
 }
 

@@ -31,7 +31,7 @@ fn name_formats(bodies: &mut Map<String, Value>, policy: &Policy) {
     }
 }
 
-/// What [`crate::direct::plan::Wish::check`] and `begin` ask, as JSON Schema.
+/// What [`crate::direct::plan::UploadRequest::check`] and `begin` ask, as JSON Schema.
 fn rules(policy: &Policy, put_max: u64) -> Value {
     let extensions = extensions(policy);
     let types: Vec<&str> = policy.formats.iter().map(|format| format.content_type()).collect();

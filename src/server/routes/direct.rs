@@ -14,20 +14,20 @@ use super::ServiceBase;
 use super::images::KeyInPath;
 use super::upload::{StoredImage, checksum_text};
 use crate::direct::create::create;
-use crate::direct::plan::{Links, Wish, compare};
-use crate::direct::presign::{self, PartAnswer, PlanAnswer};
+use crate::direct::plan::{UploadLinks, UploadRequest, compare};
+use crate::direct::presign::{self, UploadPart, UploadPlan};
 use crate::direct::promote::over;
 use crate::direct::{Plan, plan};
 use crate::error::{Error, Result};
 use crate::server::App;
 use crate::server::json::JsonBody;
-use crate::server::middleware::access_log::{field, note};
+use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::authority::KeyName;
 use crate::server::middleware::deadline::Deadline;
 use crate::server::openapi::{DIRECT, answers};
 use crate::server::response::respond;
 use crate::store::s3::Sse;
-use crate::store::{ImageKey, Name, ObjectInfo, Part, PresignOptions, StoreError, Upload};
+use crate::store::{ImageKey, ObjectInfo, ObjectName, Part, PresignOptions, StoreError, Upload};
 
 /// How soon a client that was told `verifying` may ask again, in seconds.
 const ASK_AGAIN: u32 = 2;
@@ -48,18 +48,18 @@ pub struct Status {
     /// A multipart plan's parts, while its upload lives: those with a `url` are missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    pub parts: Option<Vec<PartAnswer>>,
+    pub parts: Option<Vec<UploadPart>>,
     /// When the parts' URLs end, RFC 3339.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: Option<String>,
     #[serde(flatten)]
-    pub links: Links,
+    pub links: UploadLinks,
 }
 
 impl Status {
-    fn new(app: &App, linked: &Linked, state: UploadState) -> Self {
-        let Linked { plan, token } = linked;
+    fn new(app: &App, linked: &PlanFromLink, state: UploadState) -> Self {
+        let PlanFromLink { plan, token } = linked;
         Status {
             s3_key: plan.key.to_string(),
             kind: if plan.upload().is_some() { "multipart" } else { "put" },
@@ -98,29 +98,29 @@ pub struct Unfinished {
 }
 
 /// A plan from its link, which is the permission to go on with it.
-pub struct Linked {
+pub struct PlanFromLink {
     plan: Plan,
     token: String,
 }
 
-impl FromRequestParts<App> for Linked {
+impl FromRequestParts<App> for PlanFromLink {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, app).await;
         let key = path.ok().and_then(|Path(key)| ImageKey::parse(&key)).ok_or(Error::NotFound)?;
-        note(field::S3_KEY, key.as_str());
+        record_field(field::S3_KEY, key.as_str());
         let query: Result<Query<plan::Query>, QueryRejection> = Query::from_request_parts(parts, app).await;
         let Query(plan::Query { plan: token }) = query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
         let (claims, kid) = app.tokens.read_plan(&token)?;
         if let Some(kid) = kid {
-            note(field::API_KEY_NAME, kid.as_str());
+            record_field(field::API_KEY_NAME, kid.as_str());
         }
         let plan = Plan::from_claims(claims)?;
         if plan.key != key {
             return Err(Error::InvalidToken(Some("it is for another key".into())));
         }
-        Ok(Linked { plan, token })
+        Ok(PlanFromLink { plan, token })
     }
 }
 
@@ -128,17 +128,17 @@ impl FromRequestParts<App> for Linked {
 ///
 /// Up to `direct_put_max` of `GET /limits` it is one PUT, above it at most 100 parts, each to be PUT with exactly the
 /// headers it has. Then POST to `complete_url`.
-#[utoipa::path(post, path = "/uploads", tag = DIRECT, operation_id = "plan_upload", request_body = plan::Wish,
-    responses((status = 201, description = "The plan.", body = PlanAnswer), answers::Plan))]
+#[utoipa::path(post, path = "/uploads", tag = DIRECT, operation_id = "plan_upload", request_body = plan::UploadRequest,
+    responses((status = 201, description = "The plan.", body = UploadPlan), answers::Plan))]
 pub async fn plan(
     State(app): State<App>,
     base: ServiceBase,
     key: Option<Extension<KeyName>>,
-    JsonBody(wish): JsonBody<Wish>,
-) -> Result<(StatusCode, Json<PlanAnswer>)> {
+    JsonBody(wish): JsonBody<UploadRequest>,
+) -> Result<(StatusCode, Json<UploadPlan>)> {
     let draft = wish.check(&app.policy)?;
-    note(field::S3_KEY, draft.key.as_str());
-    note(field::SIZE, draft.size);
+    record_field(field::S3_KEY, draft.key.as_str());
+    record_field(field::SIZE, draft.size);
     let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft).await?;
     let kid = key.as_ref().map(|Extension(KeyName(name))| name.as_str());
     let token = app.tokens.sign_plan(pending.plan.claims(), kid)?;
@@ -152,8 +152,8 @@ pub async fn plan(
 /// What has arrived, and fresh URLs for the parts that have not: a plan's `status_url`.
 #[utoipa::path(get, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "upload_status",
     params(KeyInPath, plan::Query),
-    responses((status = 200, description = "How far it is.", body = Status), answers::Linked))]
-pub async fn status(State(app): State<App>, base: ServiceBase, linked: Linked) -> Result<Json<Status>> {
+    responses((status = 200, description = "How far it is.", body = Status), answers::PlanFromLink))]
+pub async fn status(State(app): State<App>, base: ServiceBase, linked: PlanFromLink) -> Result<Json<Status>> {
     let plan = &linked.plan;
     if is_there(&app, &plan.image()).await? {
         return Ok(Json(Status::new(&app, &linked, UploadState::Complete)));
@@ -178,7 +178,7 @@ pub async fn status(State(app): State<App>, base: ServiceBase, linked: Linked) -
 }
 
 /// By these a client sees whether what has arrived is what it would send.
-fn add_etags(parts: &mut [PartAnswer], held: &[Part]) {
+fn add_etags(parts: &mut [UploadPart], held: &[Part]) {
     for part in parts.iter_mut().filter(|part| part.url.is_none()) {
         part.etag = held.iter().find(|held| held.number == part.part_number).and_then(|held| held.etag.clone());
     }
@@ -228,7 +228,7 @@ pub async fn complete(
     State(app): State<App>,
     ServiceBase(base): ServiceBase,
     deadline: Option<Extension<Deadline>>,
-    Linked { plan, .. }: Linked,
+    PlanFromLink { plan, .. }: PlanFromLink,
 ) -> Result<Response, Response> {
     let name = plan.image();
     let completing = app.promotions.complete(plan);
@@ -237,7 +237,7 @@ pub async fn complete(
     // The image stays if signing fails: the client has its links, and can ask again.
     let link = app.store.presign_get(&name, &app.read_link(base)).await;
     let link = link.map_err(|error| Error::from(error).into_response())?;
-    note(field::SIZE, image.size);
+    record_field(field::SIZE, image.size);
     Ok(Json(stored(name.key(), image, link.url)).into_response())
 }
 
@@ -246,7 +246,7 @@ fn wait(app: &App, deadline: Option<Extension<Deadline>>) -> Duration {
     Deadline::wait(deadline.map(|Extension(deadline)| deadline), app.config.direct.complete_wait)
 }
 
-fn verifying(name: &Name) -> Response {
+fn verifying(name: &ObjectName) -> Response {
     let body = Unfinished { s3_key: name.key().to_string(), state: UploadState::Verifying };
     (StatusCode::ACCEPTED, [(header::RETRY_AFTER, ASK_AGAIN.to_string())], Json(body)).into_response()
 }
@@ -271,14 +271,14 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
 pub async fn abort(
     State(app): State<App>,
     deadline: Option<Extension<Deadline>>,
-    Linked { plan, .. }: Linked,
+    PlanFromLink { plan, .. }: PlanFromLink,
 ) -> Result<StatusCode, Response> {
     let aborted = tokio::time::timeout(wait(&app, deadline), app.promotions.abort(plan)).await;
     let aborted = aborted.map_err(|_| Error::Verifying.into_response())?;
     aborted.map(|()| StatusCode::NO_CONTENT).map_err(respond)
 }
 
-async fn is_there(app: &App, name: &Name) -> Result<bool> {
+async fn is_there(app: &App, name: &ObjectName) -> Result<bool> {
     Ok(app.verifier.find(name).await?.is_some())
 }
 

@@ -11,10 +11,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::ServiceBase;
 use crate::error::{Error, Result};
 use crate::server::App;
-use crate::server::middleware::access_log::{field, note};
+use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::headers::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::server::openapi::{IMAGES, answers};
-use crate::store::{ImageKey, Name, ObjectInfo, StoreError};
+use crate::store::{ImageKey, ObjectInfo, ObjectName, StoreError};
 
 type KeyPath = Result<Path<String>, PathRejection>;
 
@@ -149,10 +149,10 @@ pub async fn delete(State(app): State<App>, key: KeyPath) -> Result<Json<Deleted
 }
 
 /// The image a path names. What cannot be a key is not there: the store is not asked.
-fn image(path: KeyPath) -> Result<Name> {
+fn image(path: KeyPath) -> Result<ObjectName> {
     let key = path.ok().and_then(|Path(text)| ImageKey::parse(&text)).ok_or(Error::NotFound)?;
-    note(field::S3_KEY, key.as_str());
-    Ok(Name::Image(key))
+    record_field(field::S3_KEY, key.as_str());
+    Ok(ObjectName::Image(key))
 }
 
 fn httpdate(time: SystemTime) -> String {

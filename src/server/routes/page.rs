@@ -10,7 +10,7 @@ use super::ServiceBase;
 use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
 use crate::error::Result;
 use crate::server::App;
-use crate::store::{ImageKey, Name};
+use crate::store::{ImageKey, ObjectName};
 
 /// The page itself.
 const INDEX: &str = include_str!("../../../web/index.html");
@@ -34,14 +34,14 @@ static ASSETS: &[Asset] = assets! {
     "app.js": JS,
     "api.js": JS,
     "card.js": JS,
-    "connection.js": JS,
+    "retry.js": JS,
     "direct.js": JS,
     "form.js": JS,
-    "intake.js": JS,
-    "key.js": JS,
+    "file-input.js": JS,
+    "api-key.js": JS,
     "pace.js": JS,
     "thumbnail.js": JS,
-    "transfer.js": JS,
+    "xhr.js": JS,
     "upload.js": JS,
 };
 
@@ -67,7 +67,7 @@ pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap
 /// Where the page sends requests besides its own origin: the store, and the service by its public name.
 async fn origins(app: &App, base: Option<String>) -> Vec<String> {
     // Any link says where the store's links point: its address is the client's business, not only the settings'.
-    let anything = Name::Image(ImageKey::random("png"));
+    let anything = ObjectName::Image(ImageKey::random("png"));
     let link = app.store.presign_get(&anything, &app.read_link(base)).await;
     let link = link.map(|link| link.url).inspect_err(|error| {
         let error = error as &dyn std::error::Error;

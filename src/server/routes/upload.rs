@@ -20,14 +20,14 @@ use crate::format::ImageInfo;
 use crate::ingest::{BodyKind, IncomingImage};
 use crate::policy::Policy;
 use crate::server::App;
-use crate::server::middleware::access_log::{field, note};
+use crate::server::middleware::access_log::{field, record_field};
 use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
 use crate::server::request::started::Started;
-use crate::store::{ImageKey, Name};
-use crate::upload::timer::{Door, TimedOut, UploadWatch};
-use crate::upload::writer::Opening;
-use crate::upload::{Stored, Uploader};
+use crate::store::{ImageKey, ObjectName};
+use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
+use crate::upload::writer::AdmittedUpload;
+use crate::upload::{Stored, UploadWriter};
 
 /// An image that is stored: the answer of every door.
 #[derive(Debug, Serialize, ToSchema)]
@@ -93,7 +93,7 @@ pub async fn upload(State(app): State<App>, ServiceBase(base): ServiceBase, requ
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let invocation = extensions.get::<Invocation>();
     let policy = Invocation::policy(invocation, &app.policy);
-    let timed_out = extensions.get::<TimedOut>().cloned().unwrap_or_default();
+    let timed_out = extensions.get::<DeadlineFlag>().cloned().unwrap_or_default();
     let stored = store(&app, policy, &headers, base.clone(), body, timed_out).await;
     stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation, error))
 }
@@ -112,14 +112,14 @@ async fn store(
     headers: &HeaderMap,
     base: Option<String>,
     body: Body,
-    timed_out: TimedOut,
+    timed_out: DeadlineFlag,
 ) -> Result<StoredImage> {
     // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
     check_encoding(headers)?;
     let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
     let (door, length) = (door(&kind), content_length(headers));
     kind.check_length(length.unwrap_or_default(), &policy)?;
-    let watch = UploadWatch::new(&app.metrics, door, timed_out);
+    let watch = UploadTimer::new(&app.metrics, door, timed_out);
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
     let mut opening = app.uploads.admit(length).await?;
@@ -141,15 +141,15 @@ async fn store(
 /// Stores the image. If it turns out that another one is to be stored, nothing of it is, and its room is free.
 async fn send(
     app: &App,
-    watch: &UploadWatch,
+    watch: &UploadTimer,
     image: &mut IncomingImage,
-    opening: Opening,
+    opening: AdmittedUpload,
     base: Option<String>,
-) -> Result<ControlFlow<StoredImage, Opening>> {
+) -> Result<ControlFlow<StoredImage, AdmittedUpload>> {
     let info = image.info();
-    let name = Name::Image(ImageKey::random(image.extension()));
-    note(field::S3_KEY, name.key().as_str());
-    note(field::CONTENT_TYPE, info.format.content_type());
+    let name = ObjectName::Image(ImageKey::random(image.extension()));
+    record_field(field::S3_KEY, name.key().as_str());
+    record_field(field::CONTENT_TYPE, info.format.content_type());
 
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     let work = async {
@@ -161,13 +161,13 @@ async fn send(
         Ok(ControlFlow::Break((uploader.finish().await?, link)))
     };
     Ok(watch.run(work).await?.map_break(|(stored, link)| {
-        note(field::SIZE, stored.size);
+        record_field(field::SIZE, stored.size);
         answer(&name, info, stored, link.url)
     }))
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.
-async fn pump(image: &mut IncomingImage, uploader: &mut Uploader) -> Result<()> {
+async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<()> {
     loop {
         let chunk = tokio::select! {
             biased;
@@ -181,7 +181,7 @@ async fn pump(image: &mut IncomingImage, uploader: &mut Uploader) -> Result<()> 
     }
 }
 
-fn answer(name: &Name, info: ImageInfo, stored: Stored, url: String) -> StoredImage {
+fn answer(name: &ObjectName, info: ImageInfo, stored: Stored, url: String) -> StoredImage {
     StoredImage {
         url,
         s3_key: name.key().to_string(),
@@ -209,9 +209,9 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn door(kind: &BodyKind) -> Door {
+fn door(kind: &BodyKind) -> UploadMethod {
     match kind {
-        BodyKind::Form { .. } => Door::Form,
-        BodyKind::Raw => Door::Raw,
+        BodyKind::Form { .. } => UploadMethod::Form,
+        BodyKind::Raw => UploadMethod::Raw,
     }
 }

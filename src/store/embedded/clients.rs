@@ -41,15 +41,15 @@ async fn answer<B>(store: S3Service, request: Request<B>) -> Result<Response<s3s
 where
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let refused = match restored(request) {
+    let rejected = match restored(request) {
         Ok(request) => match store.call(request).await {
             Ok(response) => return Ok(response),
             Err(error) => S3Error::with_source(S3ErrorCode::InternalError, error.into()),
         },
-        Err(refused) => refused,
+        Err(rejected) => rejected,
     };
     // It is XML of a few lines, which cannot fail.
-    Ok(refused.to_http_response().unwrap_or_default())
+    Ok(rejected.to_http_response().unwrap_or_default())
 }
 
 /// The request as it was signed.

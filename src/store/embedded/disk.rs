@@ -384,8 +384,8 @@ mod tests {
         let (_folder, disk) = disk();
         disk.put(&"k".repeat(255), file(&disk, &Meta::new("k")), ANY).unwrap();
         for long in ["k".repeat(256), "/".repeat(86)] {
-            let refused = disk.put(&long, file(&disk, &Meta::new("k")), ANY).unwrap_err();
-            assert_eq!(refused.code(), &s3s::S3ErrorCode::KeyTooLongError);
+            let rejected = disk.put(&long, file(&disk, &Meta::new("k")), ANY).unwrap_err();
+            assert_eq!(rejected.code(), &s3s::S3ErrorCode::KeyTooLongError);
         }
     }
 

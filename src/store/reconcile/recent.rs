@@ -4,15 +4,15 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use tokio::time::Instant;
 
-use crate::store::Name;
+use crate::store::ObjectName;
 
 /// At most so many names, each for the same time; beyond that the oldest are forgotten.
 pub(super) struct Recent {
     max: usize,
     time: Duration,
-    until: HashMap<Name, Instant>,
+    until: HashMap<ObjectName, Instant>,
     /// The oldest first; some may have been removed.
-    order: VecDeque<Name>,
+    order: VecDeque<ObjectName>,
 }
 
 impl Recent {
@@ -20,7 +20,7 @@ impl Recent {
         Recent { max, time, until: HashMap::new(), order: VecDeque::new() }
     }
 
-    pub(super) fn insert(&mut self, name: Name, now: Instant) {
+    pub(super) fn insert(&mut self, name: ObjectName, now: Instant) {
         while self.order.front().is_some_and(|oldest| self.order.len() >= self.max || !self.is_remembered(oldest, now))
         {
             self.order.pop_front().map(|oldest| self.until.remove(&oldest));
@@ -30,11 +30,11 @@ impl Recent {
     }
 
     /// Whether it was remembered.
-    pub(super) fn remove(&mut self, name: &Name, now: Instant) -> bool {
+    pub(super) fn remove(&mut self, name: &ObjectName, now: Instant) -> bool {
         self.until.remove(name).is_some_and(|until| now < until)
     }
 
-    fn is_remembered(&self, name: &Name, now: Instant) -> bool {
+    fn is_remembered(&self, name: &ObjectName, now: Instant) -> bool {
         self.until.get(name).is_some_and(|until| now < *until)
     }
 }
@@ -47,7 +47,7 @@ mod tests {
     #[test]
     fn names_are_forgotten_after_a_while_and_the_oldest_first() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
-        let names: Vec<Name> = (0..4).map(|_| Name::Image(ImageKey::random("png"))).collect();
+        let names: Vec<ObjectName> = (0..4).map(|_| ObjectName::Image(ImageKey::random("png"))).collect();
         let mut recent = Recent::new(2, 10 * second);
         for (name, at) in names[..3].iter().zip(0..) {
             recent.insert(name.clone(), start + at * second);

@@ -10,13 +10,14 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::store::{
-    ImageKey, Leftover, Marker, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions, Whole, Written,
+    ImageKey, Leftover, Marker, ObjectDigest, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions,
+    Written,
 };
 
 /// Objects that have appeared late.
 #[derive(Default)]
 struct Objects {
-    there: Mutex<HashSet<Name>>,
+    there: Mutex<HashSet<ObjectName>>,
     heads: AtomicUsize,
     /// At this moment, and the most there were.
     looks: AtomicUsize,
@@ -24,14 +25,14 @@ struct Objects {
 }
 
 impl Objects {
-    fn there(&self) -> MutexGuard<'_, HashSet<Name>> {
+    fn there(&self) -> MutexGuard<'_, HashSet<ObjectName>> {
         self.there.lock().unwrap()
     }
 }
 
 #[async_trait]
 impl Store for Objects {
-    async fn head(&self, name: &Name) -> Result<ObjectInfo> {
+    async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
         self.heads.fetch_add(1, Ordering::Relaxed);
         let looks = self.looks.fetch_add(1, Ordering::Relaxed) + 1;
         self.most_looks.fetch_max(looks, Ordering::Relaxed);
@@ -51,16 +52,16 @@ impl Store for Objects {
         if self.there().contains(name) { Ok(found) } else { Err(StoreError::NotFound) }
     }
 
-    async fn delete(&self, name: &Name) -> Result<()> {
+    async fn delete(&self, name: &ObjectName) -> Result<()> {
         self.there().remove(name);
         Ok(())
     }
 
-    async fn put(&self, _: &Name, _: &Metadata, _: Payload) -> Result<Written> {
+    async fn put(&self, _: &ObjectName, _: &Metadata, _: Payload) -> Result<Written> {
         unreachable!()
     }
 
-    async fn create_upload(&self, _: &Name, _: &Metadata) -> Result<Upload> {
+    async fn create_upload(&self, _: &ObjectName, _: &Metadata) -> Result<Upload> {
         unreachable!()
     }
 
@@ -68,7 +69,7 @@ impl Store for Objects {
         unreachable!()
     }
 
-    async fn complete_upload(&self, _: &Upload, _: &[Part], _: Whole) -> Result<()> {
+    async fn complete_upload(&self, _: &Upload, _: &[Part], _: ObjectDigest) -> Result<()> {
         unreachable!()
     }
 
@@ -80,23 +81,23 @@ impl Store for Objects {
         unreachable!()
     }
 
-    async fn read(&self, _: &Name, _: Range<u64>, _: &str) -> Result<Bytes> {
+    async fn read(&self, _: &ObjectName, _: Range<u64>, _: &str) -> Result<Bytes> {
         unreachable!()
     }
 
-    async fn stream(&self, _: &Name, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+    async fn stream(&self, _: &ObjectName, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
         unreachable!()
     }
 
-    async fn copy_part(&self, _: &Upload, _: &Name, _: &ObjectInfo) -> Result<Part> {
+    async fn copy_part(&self, _: &Upload, _: &ObjectName, _: &ObjectInfo) -> Result<Part> {
         unreachable!()
     }
 
-    async fn uploads_of(&self, _: &Name) -> Result<Vec<Upload>> {
+    async fn uploads_of(&self, _: &ObjectName) -> Result<Vec<Upload>> {
         unreachable!()
     }
 
-    async fn put_marker(&self, _: &Name, _: &Marker, _: Option<&str>) -> Result<()> {
+    async fn put_marker(&self, _: &ObjectName, _: &Marker, _: Option<&str>) -> Result<()> {
         unreachable!()
     }
 
@@ -116,11 +117,11 @@ impl Store for Objects {
         unreachable!()
     }
 
-    async fn presign_get(&self, _: &Name, _: &PresignOptions) -> Result<Presigned> {
+    async fn presign_get(&self, _: &ObjectName, _: &PresignOptions) -> Result<Presigned> {
         unreachable!()
     }
 
-    async fn presign_put(&self, _: &Name, _: &PutConditions, _: &PresignOptions) -> Result<Presigned> {
+    async fn presign_put(&self, _: &ObjectName, _: &PutConditions, _: &PresignOptions) -> Result<Presigned> {
         unreachable!()
     }
 
@@ -129,8 +130,8 @@ impl Store for Objects {
     }
 }
 
-fn image() -> Name {
-    Name::Image(ImageKey::random("png"))
+fn image() -> ObjectName {
+    ObjectName::Image(ImageKey::random("png"))
 }
 
 fn reconciler() -> (Arc<Objects>, Reconciler) {
@@ -141,7 +142,7 @@ fn reconciler() -> (Arc<Objects>, Reconciler) {
 #[tokio::test(start_paused = true)]
 async fn a_hundred_thousand_effects_are_entries_of_one_task_and_all_are_undone() {
     let (objects, reconciler) = reconciler();
-    let names: Vec<Name> = (0..MAX_WATCHED).map(|_| image()).collect();
+    let names: Vec<ObjectName> = (0..MAX_WATCHED).map(|_| image()).collect();
     for name in &names {
         reconciler.watch(LateEffect::Object(name.clone()));
     }

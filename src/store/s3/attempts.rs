@@ -10,7 +10,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::errors::{classify, is_open, leaves_open};
+use super::errors::{classify, is_open, is_outcome_unknown};
 use crate::error::BoxError;
 use crate::store::StoreError;
 
@@ -39,9 +39,9 @@ where
     /// lost.
     pub(super) fn classify(&self, operation: &'static str, error: SdkError<E, HttpResponse>) -> StoreError {
         let last = classify(operation, error);
-        let says_so = leaves_open(&last) && !matches!(last, StoreError::Precondition);
+        let says_so = is_outcome_unknown(&last) && !matches!(last, StoreError::Precondition);
         if self.unanswered() && !says_so {
-            return StoreError::NoAnswer { operation, source: last.into() };
+            return StoreError::OutcomeUnknown { operation, source: last.into() };
         }
         last
     }

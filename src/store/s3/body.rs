@@ -23,15 +23,15 @@ const PIECE: u64 = 32 << 10;
 pub(super) fn retryable(payload: &Payload) -> ByteStream {
     let len = payload.len;
     ByteStream::new(match payload.content.clone() {
-        Content::Memory(bytes) => SdkBody::retryable(move || SdkBody::from_body_1_x(Whole(bytes.clone()))),
+        Content::Memory(bytes) => SdkBody::retryable(move || SdkBody::from_body_1_x(WholeBody(bytes.clone()))),
         Content::File(file) => SdkBody::retryable(move || SdkBody::from_body_1_x(Pieces::new(file.clone(), len))),
     })
 }
 
 /// Bytes in memory, in one frame.
-struct Whole(Bytes);
+struct WholeBody(Bytes);
 
-impl Body for Whole {
+impl Body for WholeBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -159,7 +159,7 @@ mod tests {
     #[tokio::test]
     async fn memory_goes_out_without_a_copy() {
         let bytes = Bytes::from(vec![7; 64]);
-        let mut body = Whole(bytes.clone());
+        let mut body = WholeBody(bytes.clone());
         assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(64), false));
         let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(frame.as_ptr(), bytes.as_ptr());

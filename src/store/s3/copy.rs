@@ -4,9 +4,9 @@ use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyOutput;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use std::sync::{MutexGuard, PoisonError};
 
-use super::errors::{classify, refused};
-use super::{RESERVED, S3Store, values};
-use crate::store::{Name, ObjectInfo, Part, Result, Store, StoreError, Upload};
+use super::errors::{classify, rejected};
+use super::{RESERVED, S3Store, convert};
+use crate::store::{ObjectInfo, ObjectName, Part, Result, Store, StoreError, Upload};
 
 /// What a copy source must have encoded.
 const COPY_SOURCE: &AsciiSet = &RESERVED.remove(b'/');
@@ -44,7 +44,7 @@ pub(super) struct CopyFacts {
 
 impl S3Store {
     /// UploadPartCopy, and a look at the result: some stores ignore the condition, and then the part may be of other bytes.
-    pub(super) async fn copy_whole(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+    pub(super) async fn copy_whole(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         let etag = etag_of(source)?;
         let part = self.copy_as_part(upload, from, source, etag).await?;
         if self.is_aws() || self.is_of_source(upload, from, &part, etag).await? {
@@ -58,7 +58,7 @@ impl S3Store {
     ///
     /// # Errors
     /// If the store does not let it be seen.
-    pub async fn try_copy(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<TriedCopy> {
+    pub async fn try_copy(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<TriedCopy> {
         let etag = etag_of(source)?;
         let is_condition_honoured = self.honours_copy_condition(upload, from).await?;
         let (protection, part) = match self.copy_as_part(upload, from, source, etag).await {
@@ -75,13 +75,19 @@ impl S3Store {
         self.copy_facts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn copy_as_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo, etag: &str) -> Result<Part> {
+    async fn copy_as_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<Part> {
         let copied = self.send_copy(upload, 1, from, etag).await?.copy_part_result;
-        let crc64 = copied.as_ref().and_then(|copied| values::crc64_from_base64(copied.checksum_crc64_nvme()?));
+        let crc64 = copied.as_ref().and_then(|copied| convert::crc64_from_base64(copied.checksum_crc64_nvme()?));
         Ok(Part { number: 1, size: source.size, etag: copied.and_then(|copied| copied.e_tag), crc64 })
     }
 
-    async fn send_copy(&self, upload: &Upload, number: u32, from: &Name, etag: &str) -> Result<UploadPartCopyOutput> {
+    async fn send_copy(
+        &self,
+        upload: &Upload,
+        number: u32,
+        from: &ObjectName,
+        etag: &str,
+    ) -> Result<UploadPartCopyOutput> {
         let ceph = !self.is_aws() && !self.copy_facts().ceph_name_rejected;
         match self.send_copy_if(upload, number, from, etag, ceph).await {
             // A store that does not take the other name; a source that it refuses to copy is refused again.
@@ -99,7 +105,7 @@ impl S3Store {
         &self,
         upload: &Upload,
         number: u32,
-        from: &Name,
+        from: &ObjectName,
         etag: &str,
         ceph: bool,
     ) -> Result<UploadPartCopyOutput> {
@@ -110,7 +116,7 @@ impl S3Store {
             .bucket(&self.bucket)
             .key(self.key(&upload.name))
             .upload_id(&upload.id)
-            .part_number(values::part_number(number))
+            .part_number(convert::part_number(number))
             .copy_source(utf8_percent_encode(&source, COPY_SOURCE).to_string())
             .copy_source_if_match(etag);
         let mut call = call.customize().config_override(self.slow_call());
@@ -127,7 +133,7 @@ impl S3Store {
     ///
     /// The ETag of a part is its MD5, as that of a single PUT is. An object of several parts has another kind of ETag: it
     /// is the plan's own, because an upload is completed once, unless a marker has replaced it, which has another size.
-    async fn is_of_source(&self, upload: &Upload, from: &Name, part: &Part, etag: &str) -> Result<bool> {
+    async fn is_of_source(&self, upload: &Upload, from: &ObjectName, part: &Part, etag: &str) -> Result<bool> {
         if etag.contains('-') {
             let held = self.list_parts(upload).await?;
             return Ok(held.iter().any(|held| held.number == part.number && held.size == part.size));
@@ -150,12 +156,12 @@ impl S3Store {
     }
 
     /// What [`S3Store::try_copy`] has shown; without it, whether the condition is honoured is seen here. None if it is not.
-    async fn known_protection(&self, upload: &Upload, from: &Name) -> Result<Option<CopyProtection>> {
+    async fn known_protection(&self, upload: &Upload, from: &ObjectName) -> Result<Option<CopyProtection>> {
         if let known @ Some(_) = self.copy_facts().protection {
             return Ok(known);
         }
         match self.honours_copy_condition(upload, from).await {
-            Err(error @ (StoreError::NoAnswer { .. } | StoreError::NoSuchUpload)) => Err(error),
+            Err(error @ (StoreError::OutcomeUnknown { .. } | StoreError::NoSuchUpload)) => Err(error),
             Ok(true) => {
                 self.copy_facts().protection = Some(CopyProtection::Condition);
                 Ok(Some(CopyProtection::Condition))
@@ -165,7 +171,7 @@ impl S3Store {
     }
 
     /// Whether the store rejects a copy whose condition does not hold. Tries it as part 2 of `upload`.
-    async fn honours_copy_condition(&self, upload: &Upload, from: &Name) -> Result<bool> {
+    async fn honours_copy_condition(&self, upload: &Upload, from: &ObjectName) -> Result<bool> {
         match self.send_copy(upload, 2, from, NO_ETAG).await {
             Err(StoreError::Precondition) => Ok(true),
             Err(error) => Err(error),
@@ -175,7 +181,7 @@ impl S3Store {
 }
 
 fn etag_of(source: &ObjectInfo) -> Result<&str> {
-    source.etag.as_deref().ok_or_else(|| refused("UploadPartCopy", "the source has no ETag"))
+    source.etag.as_deref().ok_or_else(|| rejected("UploadPartCopy", "the source has no ETag"))
 }
 
 /// Whether a part has this ETag. Stores differ in quotes and case.

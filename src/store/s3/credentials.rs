@@ -1,5 +1,5 @@
 //! The credentials in use, beside the SDK's own cache: a presigned URL ends with those that signed it, and most are signed
-//! here ([`super::pattern`]).
+//! here ([`super::presign_template`]).
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
@@ -14,7 +14,7 @@ const BEFORE_THEY_END: Duration = Duration::from_secs(10);
 
 /// The last credentials that were handed out; none before the first call.
 #[derive(Clone, Debug, Default)]
-pub(super) struct InUse(Arc<Mutex<Option<Noted>>>);
+pub(super) struct CurrentCredentials(Arc<Mutex<Option<Noted>>>);
 
 #[derive(Clone, Debug)]
 struct Noted {
@@ -23,7 +23,7 @@ struct Noted {
     good_until: SystemTime,
 }
 
-impl InUse {
+impl CurrentCredentials {
     /// Those the SDK signs with now; none where it would, or soon will, ask for others.
     pub(super) fn get(&self, now: SystemTime) -> Option<Credentials> {
         let noted = self.noted()?;
@@ -49,7 +49,7 @@ impl InUse {
 #[derive(Debug)]
 pub(super) struct Noting {
     pub(super) inner: SharedCredentialsProvider,
-    pub(super) in_use: InUse,
+    pub(super) in_use: CurrentCredentials,
 }
 
 impl ProvideCredentials for Noting {
@@ -80,7 +80,7 @@ mod tests {
     fn credentials_are_used_until_shortly_before_they_end() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
         let end = now + Duration::from_secs(60);
-        let in_use = InUse::default();
+        let in_use = CurrentCredentials::default();
         assert_eq!((in_use.get(now), in_use.end()), (None, None));
         in_use.note(credentials(Some(end)), now);
         assert_eq!((in_use.get(now), in_use.end()), (Some(credentials(Some(end))), Some(end)));
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn those_that_do_not_say_are_asked_for_again() {
         let now = SystemTime::now();
-        let in_use = InUse::default();
+        let in_use = CurrentCredentials::default();
         in_use.note(credentials(None), now);
         let asked_again = now + UNTIL_ASKED_AGAIN - BEFORE_THEY_END;
         assert!(in_use.get(asked_again - Duration::from_secs(1)).is_some());

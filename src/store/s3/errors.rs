@@ -15,19 +15,19 @@ where
     let service = match error {
         SdkError::ServiceError(service) => service,
         SdkError::ConstructionFailure(_) => {
-            return StoreError::Refused { operation, code: "InvalidCall".to_owned(), source: error.into() };
+            return StoreError::Rejected { operation, code: "InvalidCall".to_owned(), source: error.into() };
         }
         // Timeouts, broken connections and answers that cannot be read: the call may have had its effect.
-        _ => return StoreError::NoAnswer { operation, source: error.into() },
+        _ => return StoreError::OutcomeUnknown { operation, source: error.into() },
     };
     let status = service.raw().status().as_u16();
     match (status, service.err().code()) {
         // Done, it seems, but its answer was cut short or is not XML as S3 writes it.
-        (200..=299, None) => StoreError::NoAnswer { operation, source: service.into_err().into() },
+        (200..=299, None) => StoreError::OutcomeUnknown { operation, source: service.into_err().into() },
         (_, Some("NoSuchUpload")) => StoreError::NoSuchUpload,
         (404, None | Some("NoSuchKey" | "NotFound")) => StoreError::NotFound,
         (412, _) | (_, Some("PreconditionFailed" | "ConditionalRequestConflict")) => StoreError::Precondition,
-        (_, code) => StoreError::Refused {
+        (_, code) => StoreError::Rejected {
             operation,
             code: code.map_or_else(|| status.to_string(), str::to_owned),
             source: service.into_err().into(),
@@ -44,19 +44,19 @@ pub(super) fn of_upload(error: StoreError) -> StoreError {
 }
 
 /// For calls whose arguments cannot be built, and for what is wrong with an answer.
-pub(super) fn refused(operation: &'static str, source: impl Into<crate::error::BoxError>) -> StoreError {
-    StoreError::Refused { operation, code: "InvalidCall".to_owned(), source: source.into() }
+pub(super) fn rejected(operation: &'static str, source: impl Into<crate::error::BoxError>) -> StoreError {
+    StoreError::Rejected { operation, code: "InvalidCall".to_owned(), source: source.into() }
 }
 
 /// Whether a call that failed like this may have had its effect.
 ///
 /// AWS answers `InternalError` also after it has begun; its retry then finds the upload gone (NoSuchUpload) or the object
 /// there (Precondition). 502 and 504 are a gateway's, which does not know.
-pub(crate) fn leaves_open(error: &StoreError) -> bool {
+pub(crate) fn is_outcome_unknown(error: &StoreError) -> bool {
     match error {
-        StoreError::NoAnswer { .. } | StoreError::NoSuchUpload | StoreError::Precondition => true,
-        StoreError::Refused { code, .. } => is_open_code(code),
-        StoreError::NotFound | StoreError::Differs(_) => false,
+        StoreError::OutcomeUnknown { .. } | StoreError::NoSuchUpload | StoreError::Precondition => true,
+        StoreError::Rejected { code, .. } => is_open_code(code),
+        StoreError::NotFound | StoreError::IntegrityMismatch(_) => false,
     }
 }
 
@@ -101,7 +101,7 @@ mod tests {
     #[test]
     fn a_refusal_keeps_its_code_or_else_its_status() {
         let code = |error| match error {
-            StoreError::Refused { code, .. } => code,
+            StoreError::Rejected { code, .. } => code,
             other => panic!("{other:?}"),
         };
         assert_eq!(code(answered(403, None)), "403");
@@ -123,16 +123,16 @@ mod tests {
     #[test]
     fn a_lost_answer_leaves_the_effect_open() {
         let error: SdkError<HeadObjectError, HttpResponse> = SdkError::timeout_error("too slow");
-        assert!(matches!(classify("HeadObject", error), StoreError::NoAnswer { operation: "HeadObject", .. }));
-        assert!(matches!(answered(200, None), StoreError::NoAnswer { .. }));
-        assert!(matches!(answered(200, Some("InternalError")), StoreError::Refused { .. }));
+        assert!(matches!(classify("HeadObject", error), StoreError::OutcomeUnknown { operation: "HeadObject", .. }));
+        assert!(matches!(answered(200, None), StoreError::OutcomeUnknown { .. }));
+        assert!(matches!(answered(200, Some("InternalError")), StoreError::Rejected { .. }));
         for open in
             [answered(200, None), answered(200, Some("InternalError")), answered(504, None), answered(412, None)]
         {
-            assert!(leaves_open(&open), "{open:?}");
+            assert!(is_outcome_unknown(&open), "{open:?}");
         }
         for settled in [answered(400, Some("InvalidRequest")), answered(403, None), answered(503, Some("SlowDown"))] {
-            assert!(!leaves_open(&settled), "{settled:?}");
+            assert!(!is_outcome_unknown(&settled), "{settled:?}");
         }
     }
 }

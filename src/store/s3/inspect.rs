@@ -77,7 +77,7 @@ impl S3Store {
         let call = self.client.head_bucket().bucket(&self.bucket).customize().interceptor(kept.clone());
         let outcome = match call.send().await.map_err(|error| classify("HeadBucket", error)) {
             Ok(_) => Ok(()),
-            Err(silent @ StoreError::NoAnswer { .. }) => Err(silent),
+            Err(silent @ StoreError::OutcomeUnknown { .. }) => Err(silent),
             Err(refusal) => Err(self.reason().await.unwrap_or(refusal)),
         };
         Greeting { outcome, headers: kept.get() }
@@ -87,9 +87,11 @@ impl S3Store {
         let call = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1);
         match classify("ListObjectsV2", call.send().await.err()?) {
             // Not in S3's words, which name the bucket: it may not be one.
-            missing @ StoreError::NotFound => {
-                Some(StoreError::Refused { operation: "ListObjectsV2", code: "404".to_owned(), source: missing.into() })
-            }
+            missing @ StoreError::NotFound => Some(StoreError::Rejected {
+                operation: "ListObjectsV2",
+                code: "404".to_owned(),
+                source: missing.into(),
+            }),
             error => Some(error),
         }
     }
@@ -103,7 +105,7 @@ impl S3Store {
         match asked.map_err(|error| classify("GetBucketVersioning", error)) {
             Ok(found) => Ok(found.status.map(|status| status.as_str().to_owned())),
             // A store that does not know versions keeps none.
-            Err(StoreError::Refused { code, .. }) if matches!(code.as_str(), "NotImplemented" | "501") => Ok(None),
+            Err(StoreError::Rejected { code, .. }) if matches!(code.as_str(), "NotImplemented" | "501") => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -119,7 +121,7 @@ impl S3Store {
                 let enabled = found.rules().iter().filter(|rule| rule.status == ExpirationStatus::Enabled);
                 Ok(enabled.map(lifecycle_rule).collect())
             }
-            Err(StoreError::Refused { code, .. }) if code == "NoSuchLifecycleConfiguration" => Ok(Vec::new()),
+            Err(StoreError::Rejected { code, .. }) if code == "NoSuchLifecycleConfiguration" => Ok(Vec::new()),
             Err(error) => Err(error),
         }
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::errors::classify;
 use super::{S3Store, Sse};
-use crate::store::{MARKER_TYPE, Marker, Name, Result};
+use crate::store::{MARKER_TYPE, Marker, ObjectName, Result};
 
 /// The user metadata that says why, and of a rejected upload the error's code.
 const REASON: &str = "reason";
@@ -33,7 +33,7 @@ pub(super) fn marker(content_type: Option<&str>, metadata: Option<&HashMap<Strin
 }
 
 impl S3Store {
-    pub(super) async fn close_address(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+    pub(super) async fn close_address(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         match self.send_marker(name, marker, replaces).await {
             // A store without the condition is one on which it does not hold either.
             Err(error) if replaces.is_some() && error.is_unsupported() => self.send_marker(name, marker, None).await,
@@ -41,7 +41,7 @@ impl S3Store {
         }
     }
 
-    async fn send_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+    async fn send_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(MARKER_TYPE)

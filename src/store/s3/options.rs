@@ -15,7 +15,7 @@ use aws_types::service_config::ServiceConfigKey;
 use std::time::Duration;
 use url::Url;
 
-use super::credentials::{InUse, Noting};
+use super::credentials::{CurrentCredentials, Noting};
 use super::trace::Traced;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
@@ -122,7 +122,7 @@ fn configured_endpoint(shared: &SdkConfig) -> Option<String> {
 }
 
 /// The SDK's configuration, and the endpoint in it. Reads the environment and the profile; sends nothing.
-pub(super) async fn client_config(options: &S3Options, in_use: &InUse) -> (Builder, Option<String>) {
+pub(super) async fn client_config(options: &S3Options, in_use: &CurrentCredentials) -> (Builder, Option<String>) {
     let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())

@@ -6,14 +6,14 @@ use http::header;
 use percent_encoding::utf8_percent_encode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::errors::{classify, refused};
-use super::pattern::{Call, Pattern};
-use super::values::{length, part_number, sha256_to_base64};
+use super::convert::{length, part_number, sha256_to_base64};
+use super::errors::{classify, rejected};
+use super::presign_template::{Call, PresignTemplate};
 use super::{RESERVED, S3Store, Sse};
-use crate::store::{Name, PresignOptions, Presigned, PutConditions, Result, Upload};
+use crate::store::{ObjectName, PresignOptions, Presigned, PutConditions, Result, Upload};
 
 impl S3Store {
-    pub(super) async fn get_url(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
+    pub(super) async fn get_url(&self, name: &ObjectName, options: &PresignOptions) -> Result<Presigned> {
         let call = Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
         let start = this_second()?;
         if let Some(signed) = self.sign(call, start, options) {
@@ -29,7 +29,7 @@ impl S3Store {
 
     pub(super) async fn put_url(
         &self,
-        name: &Name,
+        name: &ObjectName,
         conditions: &PutConditions,
         options: &PresignOptions,
     ) -> Result<Presigned> {
@@ -73,11 +73,11 @@ impl S3Store {
     /// Signs after the pattern of an earlier URL. None where there is no pattern, or no credentials are known to be good: the
     /// SDK finds out.
     fn sign(&self, call: Call<'_>, start: SystemTime, options: &PresignOptions) -> Option<Result<Presigned>> {
-        let pattern = self.pattern.get()?.as_ref()?;
+        let presign_template = self.presign_template.get()?.as_ref()?;
         let credentials = self.in_use.get(start)?;
         let ttl = whole_seconds(options);
         let expires_at = earlier(start + ttl, credentials.expiry());
-        let signed = pattern.sign(credentials, call, start, ttl);
+        let signed = presign_template.sign(credentials, call, start, ttl);
         Some(signed.map(|url| Presigned {
             url: self.for_client(&url, options),
             headers: call.headers.to_vec(),
@@ -86,8 +86,8 @@ impl S3Store {
     }
 
     /// Takes a URL of the SDK's for the pattern of those to come.
-    fn learn(&self, request: &PresignedRequest, name: &Name) {
-        self.pattern.get_or_init(|| Pattern::of(request.uri(), name));
+    fn learn(&self, request: &PresignedRequest, name: &ObjectName) {
+        self.presign_template.get_or_init(|| PresignTemplate::of(request.uri(), name));
     }
 
     /// From `start` on, and when that ends, as far as the credentials are known before the SDK signs.
@@ -95,7 +95,7 @@ impl S3Store {
         let ttl = whole_seconds(options);
         let window = PresigningConfig::builder().start_time(start).expires_in(ttl).build();
         let known = self.in_use.get(start).and_then(|credentials| credentials.expiry());
-        Ok((window.map_err(|error| refused("presign", error))?, earlier(start + ttl, known)))
+        Ok((window.map_err(|error| rejected("presign", error))?, earlier(start + ttl, known)))
     }
 
     /// The credentials are read once more after signing, which may have taken others. Of two kinds in turn either may have
@@ -133,7 +133,7 @@ fn earlier(planned: SystemTime, credentials_end: Option<SystemTime>) -> SystemTi
 
 /// Now, as a signature's date has it: without fractions of a second.
 fn this_second() -> Result<SystemTime> {
-    let now = UNIX_EPOCH.elapsed().map_err(|error| refused("presign", error))?;
+    let now = UNIX_EPOCH.elapsed().map_err(|error| rejected("presign", error))?;
     Ok(UNIX_EPOCH + Duration::from_secs(now.as_secs()))
 }
 
@@ -173,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn later_urls_are_signed_after_the_first_one_and_part_urls_too() {
         let store = store(Some("https://images.example"), None).await;
-        let (first, name) = (Name::Image(ImageKey::random("png")), Name::Incoming(ImageKey::random("png")));
+        let (first, name) = (ObjectName::Image(ImageKey::random("png")), ObjectName::Incoming(ImageKey::random("png")));
         let options = reached_by(Some("https://elsewhere.example"));
         let get = |name| Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
         let now = this_second().unwrap();
@@ -193,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn a_mounted_store_is_reached_where_the_client_reached_the_service() {
         let store = store(None, Some("/_store")).await;
-        let name = Name::Image(ImageKey::random("png"));
+        let name = ObjectName::Image(ImageKey::random("png"));
         let conditions = PutConditions { size: 1, content_type: "image/png".to_owned(), sha256: None };
         for base in [Some("http://one.example:8080"), None, Some("https://two.example/images")] {
             let (options, start) = (reached_by(base), format!("{}/_store/b/p/", base.unwrap_or_default()));
@@ -206,7 +206,7 @@ mod tests {
     #[tokio::test]
     async fn a_url_ends_with_the_credentials_that_sign_it_and_those_that_end_now_sign_none() {
         let store = store(None, None).await;
-        let name = Name::Image(ImageKey::random("png"));
+        let name = ObjectName::Image(ImageKey::random("png"));
         store.get_url(&name, &reached_by(None)).await.unwrap();
         let now = SystemTime::now();
         let ending = |end| aws_credential_types::Credentials::new("ENDING", "secret", None, Some(end), "test");

@@ -143,7 +143,7 @@ impl<B: Transported> Drop for RequestBody<B> {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(timeout(LINGER, read_on(inner, received)));
+            runtime.spawn(timeout(LINGER, drain_remaining(inner, received)));
         }
     }
 }
@@ -159,7 +159,7 @@ fn meaning(error: BoxError) -> BoxError {
     }
 }
 
-async fn read_on(mut body: impl Transported, mut received: Received) {
+async fn drain_remaining(mut body: impl Transported, mut received: Received) {
     let mut left = LINGER_BYTES;
     while let Ok(Some(Ok(frame))) = timeout(LINGER_PAUSE, body.frame()).await {
         let len = data_len(&frame);

@@ -7,7 +7,7 @@ use memchr::memmem;
 
 use super::head::MAX_HEAD;
 use crate::error::Error;
-use crate::server::response::Refusal;
+use crate::server::response::ErrorBody;
 
 /// Every answer of the service has it, and none of hyper's.
 const OF_THE_SERVICE: &[u8] = b"\r\nx-request-id:";
@@ -35,7 +35,7 @@ pub(super) fn answer_instead_of(written: &[u8], unreadable_length: bool) -> Opti
 }
 
 fn answer(error: &Error) -> Vec<u8> {
-    let body = serde_json::to_vec(&Refusal::from(error)).unwrap_or_default();
+    let body = serde_json::to_vec(&ErrorBody::from(error)).unwrap_or_default();
     let (status, length) = (error.status(), body.len());
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\nconnection: close\r\n\

@@ -6,17 +6,17 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::spill::SpillFile;
-use super::{Budget, Room, State, lock};
+use super::{Budget, PartSlot, State, lock};
 use crate::store::{Content, ReadAt};
 
 /// A room in use. It goes back when the part in it is gone.
 #[derive(Debug)]
-pub(super) struct Place {
-    pub(super) room: Option<Room>,
+pub(super) struct SlotGuard {
+    pub(super) room: Option<PartSlot>,
     pub(super) state: Arc<State>,
 }
 
-impl Drop for Place {
+impl Drop for SlotGuard {
     fn drop(&mut self) {
         let mut rooms = lock(&self.state.rooms);
         rooms.held -= 1;
@@ -37,7 +37,7 @@ pub struct Buffer {
     pub(super) len: usize,
     pub(super) budget: Arc<Budget>,
     /// Goes back after the memory: see the fields' order.
-    pub(super) place: Place,
+    pub(super) place: SlotGuard,
 }
 
 impl Buffer {
@@ -62,7 +62,7 @@ impl Buffer {
         debug_assert!(bytes.len() <= self.room());
         let (offset, len) = (self.len, bytes.len());
         match &self.place.room {
-            Some(Room::File { file, .. }) => file.write(offset as u64, bytes).await?,
+            Some(PartSlot::File { file, .. }) => file.write(offset as u64, bytes).await?,
             _ => self.extend(&bytes),
         }
         self.len = offset + len;
@@ -84,7 +84,7 @@ impl Buffer {
     pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
         let len = self.len.min(limit);
         match &self.place.room {
-            Some(Room::File { file, .. }) => Peek::read(&self.budget.readers, Arc::clone(file), len).await,
+            Some(PartSlot::File { file, .. }) => Peek::read(&self.budget.readers, Arc::clone(file), len).await,
             _ => Ok(Peek(Peeked::Here(self.data.get(..len).unwrap_or_default()))),
         }
     }
@@ -92,7 +92,7 @@ impl Buffer {
     /// The part as it is sent. Its room goes back with the last clone.
     pub fn freeze(self) -> Content {
         match &self.place.room {
-            Some(Room::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
+            Some(PartSlot::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
         }
     }

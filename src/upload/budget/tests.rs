@@ -16,16 +16,16 @@ fn spilling(parts: u64, files: u64, at_once: usize) -> Arc<Budget> {
     Budget::new(parts * PART as u64, Some((files * PART as u64, spill)), PART, at_once)
 }
 
-fn admit(budget: &Arc<Budget>, expected: Option<u64>) -> Option<Share> {
+fn admit(budget: &Arc<Budget>, expected: Option<u64>) -> Option<Reservation> {
     budget.admit(expected).now_or_never().unwrap().unwrap()
 }
 
-fn now(share: &mut Share) -> Option<Buffer> {
+fn now(share: &mut Reservation) -> Option<Buffer> {
     share.next().now_or_never()
 }
 
 /// Once it has waited as long as it likes.
-async fn later(share: &mut Share) -> Option<Buffer> {
+async fn later(share: &mut Reservation) -> Option<Buffer> {
     tokio::time::timeout(Duration::from_secs(60), share.next()).await.ok()
 }
 
@@ -184,7 +184,7 @@ async fn a_part_s_first_bytes_can_be_looked_at_wherever_it_is() {
         let mut share = budget.admit(None).await.unwrap().unwrap();
         let mut buffer = share.next().await;
         buffer.append(Bytes::from(vec![7; STEP])).await.unwrap();
-        assert_eq!(matches!(buffer.place.room, Some(Room::File { .. })), file);
+        assert_eq!(matches!(buffer.place.room, Some(PartSlot::File { .. })), file);
         for (limit, len) in [(0, 0), (10, 10), (PART, STEP)] {
             assert_eq!(buffer.peek(limit).await.unwrap().as_ref(), vec![7; len]);
         }
@@ -200,7 +200,7 @@ async fn only_so_many_files_are_looked_at_at_once() {
     let mut buffer = share.next().await;
     buffer.append(Bytes::from_static(b"abc")).await.unwrap();
     let mut peeks = Vec::new();
-    for _ in 0..READERS {
+    for _ in 0..CONCURRENT_PEEKS {
         peeks.push(buffer.peek(3).await.unwrap());
     }
     assert!(buffer.peek(3).now_or_never().is_none());
@@ -234,8 +234,8 @@ async fn a_third_buffer_is_taken_where_the_store_takes_its_time() {
     let _again = share.next().await;
     assert_eq!(began.elapsed(), Duration::from_millis(2), "a store that is near gives one back");
     let _third = share.next().await;
-    assert!(began.elapsed() >= Duration::from_millis(2) + PATIENCE);
-    assert!(began.elapsed() <= Duration::from_millis(4) + PATIENCE);
+    assert!(began.elapsed() >= Duration::from_millis(2) + SLOT_WAIT);
+    assert!(began.elapsed() <= Duration::from_millis(4) + SLOT_WAIT);
     let before = tokio::time::Instant::now();
     let _fourth = share.next().await;
     assert_eq!(before.elapsed(), Duration::ZERO, "it is not waited for again");
@@ -248,7 +248,7 @@ async fn where_memory_is_scarce_slow_uploads_move_to_files_and_fast_ones_from_th
     let _other = budget.admit(None).await.unwrap().unwrap();
     let mut fast = budget.admit(None).await.unwrap().unwrap();
     let in_file = |buffer: Buffer| matches!(buffer.freeze(), Content::File(_));
-    let next = async |share: &mut Share| {
+    let next = async |share: &mut Reservation| {
         share.filled();
         in_file(share.next().await)
     };

@@ -1,12 +1,12 @@
 //! Promotion on stores that differ from AWS: what is published is what was checked, everywhere.
 
-use image_store::direct::plan::{Door, Expected, Plan};
+use image_store::direct::plan::{Expected, Plan, UploadMethod};
 use image_store::direct::promote::Verified;
 use image_store::direct::verify::Verifier;
 use image_store::error::{Error, Result};
 use image_store::format::Format;
 use image_store::policy::Policy;
-use image_store::store::{ImageKey, Marker, Metadata, Name};
+use image_store::store::{ImageKey, Marker, Metadata, ObjectName};
 use image_store::tasks::Tasks;
 use image_store::upload::budget::Budget;
 use sha2::{Digest, Sha256};
@@ -42,7 +42,7 @@ async fn arrived(quirks: &[Quirk]) -> (Backend, ImageKey) {
 
 async fn lay(backend: &Backend, key: &ImageKey, bytes: &[u8]) {
     let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
-    let name = Name::Incoming(key.clone());
+    let name = ObjectName::Incoming(key.clone());
     backend.store.delete(&name).await.unwrap();
     backend.store.put(&name, &plain, payload(&bytes.to_vec().into())).await.unwrap();
 }
@@ -68,7 +68,7 @@ async fn every_quirk_lets_a_plain_upload_through() {
             (true, SIZE as u64, Some((16, 12))),
             "{quirks:?}"
         );
-        let closed = backend.store.head(&Name::Incoming(key.clone())).await.unwrap();
+        let closed = backend.store.head(&ObjectName::Incoming(key.clone())).await.unwrap();
         assert_eq!(closed.marker, Some(Marker::Spent), "{quirks:?}");
         assert_eq!(backend.strict_s3().open_uploads(), Vec::<String>::new(), "{quirks:?}");
     }
@@ -96,7 +96,10 @@ async fn bytes_that_were_not_checked_are_never_published() {
         let (backend, key, made) = swapped(quirks).await;
         let error = made.unwrap_err();
         assert_eq!(error.code(), "invalid_file_type", "{quirks:?}: looked at anew");
-        assert!(matches!(backend.store.head(&Name::Image(key)).await, Err(image_store::store::StoreError::NotFound)));
+        assert!(matches!(
+            backend.store.head(&ObjectName::Image(key)).await,
+            Err(image_store::store::StoreError::NotFound)
+        ));
         assert_eq!(backend.strict_s3().open_uploads(), Vec::<String>::new(), "{quirks:?}");
     }
 }
@@ -124,7 +127,7 @@ async fn an_object_of_another_size_than_planned_is_rejected() {
     let planned = Expected { size: Some(SIZE as u64 + 1), sha256: None };
     let refused = promote(&verifier(backend.store.clone()), &key, planned).await.unwrap_err();
     assert!(matches!(refused, Error::InvalidRequest(_)), "{refused:?}");
-    let closed = backend.store.head(&Name::Incoming(key)).await.unwrap();
+    let closed = backend.store.head(&ObjectName::Incoming(key)).await.unwrap();
     assert_eq!(closed.marker, Some(Marker::Rejected("invalid_request".to_owned())));
 }
 
@@ -135,9 +138,9 @@ async fn a_complete_that_finds_no_parts_beside_another_promotes_what_that_has_as
     strict.take_up(Quirk::PartsHiddenByComplete);
     let (key, bytes) = (ImageKey::random("png"), png(SIZE));
     let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
-    let upload = backend.store.create_upload(&Name::Incoming(key.clone()), &plain).await.unwrap();
+    let upload = backend.store.create_upload(&ObjectName::Incoming(key.clone()), &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
-    let door = Door::Multipart { upload_id: upload.id, part_size: 5 << 20 };
+    let door = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
     let plan = Plan { key: key.clone(), size: SIZE as u64, format: Format::Png, door };
     let (one, other) = (verifier(backend.store.clone()), verifier(backend.store.clone()));
     let second = async {
@@ -163,10 +166,10 @@ async fn a_complete_that_arrives_after_an_abort_does_not_replace_its_marker() {
     let faults = Faults::before(&backend.endpoint).await;
     let (key, bytes) = (ImageKey::random("png"), png(SIZE));
     let (incoming, plain) =
-        (Name::Incoming(key.clone()), Metadata { content_type: "image/png".to_owned(), dimensions: None });
+        (ObjectName::Incoming(key.clone()), Metadata { content_type: "image/png".to_owned(), dimensions: None });
     let upload = backend.store.create_upload(&incoming, &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
-    let door = Door::Multipart { upload_id: upload.id, part_size: 5 << 20 };
+    let door = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
     let plan = Plan { key, size: SIZE as u64, format: Format::Png, door };
     faults.fail_once(Operation::Complete, Action::Hold);
     let verifier = verifier(backend.store_at(&faults.endpoint).await);
@@ -188,7 +191,7 @@ async fn a_complete_that_arrives_after_an_abort_does_not_replace_its_marker() {
 async fn parts_of_an_upload_that_is_over_are_none_also_in_cephs_words() {
     let backend = Backend::strict().await;
     backend.strict_s3().take_up(Quirk::ListPartsNoSuchKey);
-    let name = Name::Incoming(ImageKey::random("png"));
+    let name = ObjectName::Incoming(ImageKey::random("png"));
     let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
     let upload = backend.store.create_upload(&name, &plain).await.unwrap();
     backend.store.abort_upload(&upload).await.unwrap();

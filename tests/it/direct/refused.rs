@@ -225,11 +225,11 @@ async fn missing_parts_are_named() {
 #[tokio::test]
 async fn a_part_too_many_is_named() {
     use crate::support::samples::{noise, payload};
-    use image_store::store::{ImageKey, Name, Upload};
+    use image_store::store::{ImageKey, ObjectName, Upload};
     let app = TestApp::with(&SMALL).await;
     let plan = plan(&app, 6 * MIB + 1).await;
     send_parts(&app, plan.parts(), &png(6 * MIB + 1), |_| true).await;
-    let name = Name::Incoming(ImageKey::parse(plan.key()).unwrap());
+    let name = ObjectName::Incoming(ImageKey::parse(plan.key()).unwrap());
     let upload = Upload { name, id: plan.link("upload_id").to_owned() };
     app.store.upload_part(&upload, 3, payload(&noise(1, 10))).await.unwrap();
     let refused = refusal(complete(&app, &plan).await, 409, "parts_unexpected").await;

@@ -81,7 +81,7 @@ impl TestApp {
                 ..options
             };
         }
-        let spill = (config.sink.spill_budget > 0).then(|| Spill::open(data.path()).unwrap());
+        let spill = (config.upload.spill_budget > 0).then(|| Spill::open(data.path()).unwrap());
         let app = App::new(config.clone(), Arc::new(S3Store::connect(options).await), spill)
             .with_store_routes(backend::client_routes(&embedded));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
-use image_store::store::{Content, ImageKey, Metadata, Name, Payload, PresignOptions, Whole};
+use image_store::store::{Content, ImageKey, Metadata, ObjectDigest, ObjectName, Payload, PresignOptions};
 use std::time::Duration;
 
 /// The smallest part S3 takes, but for the last.
@@ -27,16 +27,16 @@ pub fn payload(bytes: &Bytes) -> Payload {
     Payload { content: Content::Memory(bytes.clone()), len: bytes.len() as u64, crc64: crc64(bytes) }
 }
 
-pub fn whole(bytes: &[u8]) -> Whole {
-    Whole { size: bytes.len() as u64, crc64: Some(crc64(bytes)) }
+pub fn whole(bytes: &[u8]) -> ObjectDigest {
+    ObjectDigest { size: bytes.len() as u64, crc64: Some(crc64(bytes)) }
 }
 
-pub fn image() -> Name {
-    Name::Image(ImageKey::random("png"))
+pub fn image() -> ObjectName {
+    ObjectName::Image(ImageKey::random("png"))
 }
 
-pub fn incoming() -> Name {
-    Name::Incoming(ImageKey::random("png"))
+pub fn incoming() -> ObjectName {
+    ObjectName::Incoming(ImageKey::random("png"))
 }
 
 pub fn png() -> Metadata {

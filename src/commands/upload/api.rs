@@ -23,7 +23,7 @@ impl Limits {
 #[derive(Debug, Deserialize)]
 pub struct Plan {
     #[serde(flatten)]
-    pub door: Door,
+    pub door: UploadMethod,
     pub status_url: String,
     pub complete_url: String,
 }
@@ -31,7 +31,7 @@ pub struct Plan {
 /// How the bytes go to S3.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Door {
+pub enum UploadMethod {
     Put { url: String, headers: Headers },
     Multipart { parts: Vec<Part> },
 }

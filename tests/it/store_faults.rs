@@ -65,7 +65,7 @@ async fn a_complete_that_never_arrived_fails_and_can_be_aborted() {
     let part = store.upload_part(&upload, 1, payload(&bytes)).await.unwrap();
     faults.fail_all(Operation::Complete, Action::Break);
     let failed = store.complete_upload(&upload, &[part], whole(&bytes)).await;
-    assert!(matches!(failed, Err(StoreError::NoAnswer { .. })), "{failed:?}");
+    assert!(matches!(failed, Err(StoreError::OutcomeUnknown { .. })), "{failed:?}");
     store.abort_upload(&upload).await.unwrap();
     backend.check_clean().await;
 }
@@ -103,7 +103,7 @@ async fn a_store_that_keeps_refusing_is_named() {
     let (backend, faults, store) = behind_faults().await;
     faults.fail_all(Operation::Put, Action::Status(503));
     let failed = store.put(&image(), &png(), payload(&noise(6, 10))).await;
-    assert!(matches!(&failed, Err(StoreError::Refused { code, .. }) if code == "SlowDown"), "{failed:?}");
+    assert!(matches!(&failed, Err(StoreError::Rejected { code, .. }) if code == "SlowDown"), "{failed:?}");
     assert_eq!(faults.calls(Operation::Put), 3);
     faults.heal();
     backend.check_clean().await;
@@ -121,7 +121,7 @@ async fn an_attempt_without_an_answer_is_not_forgotten() {
             Operation::Put => store.put(&image(), &png(), payload(&noise(8, 10))).await.map(drop),
             _ => store.create_upload(&image(), &png()).await.map(drop),
         };
-        assert!(matches!(failed, Err(StoreError::NoAnswer { .. })), "{operation:?} {last}: {failed:?}");
+        assert!(matches!(failed, Err(StoreError::OutcomeUnknown { .. })), "{operation:?} {last}: {failed:?}");
         faults.heal();
     }
     backend.check_clean().await;
@@ -139,7 +139,7 @@ async fn a_store_that_hangs_ends_in_no_answer() {
     let store = store.await;
     faults.fail_all(Operation::Head, Action::Hang);
     let failed = store.head(&image()).await;
-    assert!(matches!(failed, Err(StoreError::NoAnswer { .. })), "{failed:?}");
+    assert!(matches!(failed, Err(StoreError::OutcomeUnknown { .. })), "{failed:?}");
     faults.wait_for(Operation::Head, 3).await;
     backend.check_clean().await;
 }
@@ -167,10 +167,10 @@ async fn wrong_bytes_are_refused() {
         let mut body = payload(&noise(7, 1_000));
         body.crc64 ^= 1;
         let refused = backend.store.put(&image(), &png(), body.clone()).await;
-        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "BadDigest"), "{refused:?}");
+        assert!(matches!(&refused, Err(StoreError::Rejected { code, .. }) if code == "BadDigest"), "{refused:?}");
         let upload = backend.store.create_upload(&image(), &png()).await.unwrap();
         let refused = backend.store.upload_part(&upload, 1, body).await;
-        assert!(matches!(&refused, Err(StoreError::Refused { code, .. }) if code == "BadDigest"), "{refused:?}");
+        assert!(matches!(&refused, Err(StoreError::Rejected { code, .. }) if code == "BadDigest"), "{refused:?}");
         assert!(backend.store.list_parts(&upload).await.unwrap().is_empty());
         backend.store.abort_upload(&upload).await.unwrap();
         backend.check_clean().await;

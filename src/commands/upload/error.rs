@@ -14,13 +14,13 @@ const SHOWN: usize = 300;
 
 /// One request that did not succeed.
 #[derive(Debug, thiserror::Error)]
-pub enum Trouble {
+pub enum RequestError {
     #[error("{}", root(.0))]
     Network(#[source] reqwest::Error),
     #[error("nothing moved for {} s", .0.as_secs())]
     Stalled(Duration),
     #[error("{0}")]
-    Refused(Refusal),
+    Rejected(ErrorBody),
     #[error("{0}")]
     File(io::Error),
     /// What was answered is not what the service answers.
@@ -31,7 +31,7 @@ pub enum Trouble {
 /// An answer other than success.
 #[derive(Debug, thiserror::Error)]
 #[error("{status}{}{detail}", if detail.is_empty() { "" } else { ": " })]
-pub struct Refusal {
+pub struct ErrorBody {
     pub status: StatusCode,
     /// The service's `code`, or S3's.
     pub code: Option<String>,
@@ -41,14 +41,14 @@ pub struct Refusal {
     pub retry_after: Option<Duration>,
 }
 
-impl Trouble {
+impl RequestError {
     /// Whether the same request may succeed later.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         match self {
-            Trouble::Network(error) => !error.is_builder(),
-            Trouble::Stalled(_) => true,
-            Trouble::Refused(refusal) => refusal.may_pass(),
-            Trouble::File(_) | Trouble::Unclear(_) => false,
+            RequestError::Network(error) => !error.is_builder(),
+            RequestError::Stalled(_) => true,
+            RequestError::Rejected(refusal) => refusal.is_retryable(),
+            RequestError::File(_) | RequestError::Unclear(_) => false,
         }
     }
 
@@ -60,8 +60,8 @@ impl Trouble {
         })
     }
 
-    pub fn refusal(&self) -> Option<&Refusal> {
-        if let Trouble::Refused(refusal) = self { Some(refusal) } else { None }
+    pub fn refusal(&self) -> Option<&ErrorBody> {
+        if let RequestError::Rejected(refusal) = self { Some(refusal) } else { None }
     }
 
     pub fn status(&self) -> Option<StatusCode> {
@@ -73,13 +73,13 @@ impl Trouble {
     }
 }
 
-impl Refusal {
+impl ErrorBody {
     pub fn is(&self, code: &str) -> bool {
         self.code.as_deref() == Some(code)
     }
 
     /// Reads an answer that is no success.
-    pub async fn read(answer: Response) -> Refusal {
+    pub async fn read(answer: Response) -> ErrorBody {
         let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
         let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
         // An answer without its text is an answer still.
@@ -93,11 +93,11 @@ impl Refusal {
             (None, None, Some(location)) => format!("go to {location}"),
             (None, None, None) => text.trim().chars().filter(|c| !c.is_control()).take(SHOWN).collect(),
         };
-        Refusal { status, code: code.or_else(|| between(&text, "Code")), detail, by_service, retry_after }
+        ErrorBody { status, code: code.or_else(|| between(&text, "Code")), detail, by_service, retry_after }
     }
 
     /// Whether the same request may succeed later.
-    pub fn may_pass(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
         let for_now = self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED;
         // S3 answers a body that was too slow with 400, and two PUTs to one key at once with 409.
@@ -133,30 +133,30 @@ fn root(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
-    fn refusal(status: u16, code: Option<&str>) -> Refusal {
+    fn refusal(status: u16, code: Option<&str>) -> ErrorBody {
         let status = StatusCode::from_u16(status).unwrap();
         let code = code.map(str::to_owned);
-        Refusal { status, code, detail: String::new(), by_service: false, retry_after: None }
+        ErrorBody { status, code, detail: String::new(), by_service: false, retry_after: None }
     }
 
     #[test]
     fn what_may_pass_is_sent_again() {
         for status in [408, 429, 500, 502, 503, 504] {
-            assert!(refusal(status, None).may_pass(), "{status}");
+            assert!(refusal(status, None).is_retryable(), "{status}");
         }
         for status in [301, 400, 401, 403, 404, 409, 412, 413, 501] {
-            assert!(!refusal(status, None).may_pass(), "{status}");
+            assert!(!refusal(status, None).is_retryable(), "{status}");
         }
-        assert!(refusal(400, Some("RequestTimeout")).may_pass());
+        assert!(refusal(400, Some("RequestTimeout")).is_retryable());
     }
 
     #[test]
     fn stale_links_are_asked_for_again() {
         for (status, code) in [(403, None), (403, Some("AccessDenied")), (404, Some("NoSuchUpload"))] {
-            assert!(Trouble::Refused(refusal(status, code)).asks_for_status(), "{status}");
+            assert!(RequestError::Rejected(refusal(status, code)).asks_for_status(), "{status}");
         }
-        assert!(Trouble::Refused(refusal(400, Some("ExpiredToken"))).asks_for_status());
-        assert!(!Trouble::Refused(refusal(400, None)).asks_for_status());
+        assert!(RequestError::Rejected(refusal(400, Some("ExpiredToken"))).asks_for_status());
+        assert!(!RequestError::Rejected(refusal(400, None)).asks_for_status());
     }
 
     #[test]

@@ -131,7 +131,7 @@ pub const BUILD_INFO: Metric = gauge("image_store_build_info", &["version"], "1,
 pub const START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the service was started, in seconds since 1970");
 
-pub const TABLE: [Metric; 15] = [
+pub const METRICS: [Metric; 15] = [
     REQUESTS,
     RECEIVED,
     REFUSALS,
@@ -163,14 +163,14 @@ mod tests {
         let readme = include_str!("../../../README.md");
         let rows = readme.lines().skip_while(|line| *line != "### Metrics").filter(|line| line.starts_with("| `"));
         let documented: Vec<&str> =
-            rows.take_while(|row| row.matches('|').count() == 5).take(TABLE.len() + 1).collect();
-        let wanted: Vec<String> = TABLE.iter().map(row).collect();
+            rows.take_while(|row| row.matches('|').count() == 5).take(METRICS.len() + 1).collect();
+        let wanted: Vec<String> = METRICS.iter().map(row).collect();
         assert_eq!(documented, wanted, "README, section Metrics:\n{}", wanted.join("\n"));
     }
 
     #[test]
     fn names_follow_prometheus() {
-        for Metric { name, kind, help, .. } in &TABLE {
+        for Metric { name, kind, help, .. } in &METRICS {
             let unit = ["_seconds", "_bytes"].iter().any(|unit| name.ends_with(unit));
             match kind {
                 Kind::Counter => assert!(name.ends_with("_total"), "{name}"),
@@ -179,7 +179,7 @@ mod tests {
             }
             assert!(!help.is_empty() && !help.contains(['|', '\n']), "{name}");
         }
-        let mut names = TABLE.map(|metric| metric.name);
+        let mut names = METRICS.map(|metric| metric.name);
         names.sort_unstable();
         assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "{names:?}");
     }

@@ -9,8 +9,8 @@ use crate::store::s3::{Checksum, S3Store, Sse};
 /// The error, with its root cause where S3 named none itself.
 pub fn told(error: &StoreError) -> String {
     match error {
-        StoreError::NoAnswer { source, .. } => format!("{error}: {}", root(source.as_ref())),
-        StoreError::Refused { code, source, .. } if code == "InvalidCall" => {
+        StoreError::OutcomeUnknown { source, .. } => format!("{error}: {}", root(source.as_ref())),
+        StoreError::Rejected { code, source, .. } if code == "InvalidCall" => {
             format!("{error}: {}", root(source.as_ref()))
         }
         _ => error.to_string(),
@@ -28,10 +28,10 @@ pub fn root(mut error: &dyn Error) -> String {
 /// What to do about an error met by a call that takes `permission` (one or more of S3's actions, and on what).
 pub fn fix(config: &Config, s3: &S3Store, error: &StoreError, permission: &str) -> String {
     match error {
-        StoreError::NoAnswer { source, .. } => reach(s3.endpoint(), &root(source.as_ref())),
-        StoreError::Refused { code, .. } if is_denied(code) => format!("allow {permission}{}", key_permission(config)),
-        StoreError::Refused { code, .. } if is_unknown_request(code) => without_extras(config, s3),
-        StoreError::Refused { code, .. } => of_code(code).to_owned(),
+        StoreError::OutcomeUnknown { source, .. } => reach(s3.endpoint(), &root(source.as_ref())),
+        StoreError::Rejected { code, .. } if is_denied(code) => format!("allow {permission}{}", key_permission(config)),
+        StoreError::Rejected { code, .. } if is_unknown_request(code) => without_extras(config, s3),
+        StoreError::Rejected { code, .. } => of_code(code).to_owned(),
         _ => "look what answers for the store, and try again".to_owned(),
     }
 }

@@ -16,8 +16,8 @@ use aws_sigv4::http_request::{
 use aws_sigv4::sign::v4::SigningParams;
 use std::time::{Duration, SystemTime};
 
-use super::errors::refused;
-use crate::store::{Name, Result};
+use super::errors::rejected;
+use crate::store::{ObjectName, Result};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "s3";
@@ -27,8 +27,8 @@ const OTHERS: [&str; 7] =
 
 /// How the SDK addresses the bucket's objects, and signs for them.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Pattern {
-    /// What stands before a [`Name::object_key`] without its prefix.
+pub(super) struct PresignTemplate {
+    /// What stands before a [`ObjectName::object_key`] without its prefix.
     base: String,
     region: String,
 }
@@ -37,15 +37,15 @@ pub(super) struct Pattern {
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) method: &'a str,
-    pub(super) name: &'a Name,
+    pub(super) name: &'a ObjectName,
     /// As it is written, percent-encoded.
     pub(super) query: &'a str,
     pub(super) headers: &'a [(String, String)],
 }
 
-impl Pattern {
+impl PresignTemplate {
     /// Reads a URL that was presigned for `name`. None where it is not of the usual kind.
-    pub(super) fn of(url: &str, name: &Name) -> Option<Pattern> {
+    pub(super) fn of(url: &str, name: &ObjectName) -> Option<PresignTemplate> {
         let (address, query) = url.split_once('?')?;
         let base = address.strip_suffix(&name.object_key(""))?.to_owned();
         let (mut algorithm, mut region) = (false, None);
@@ -58,7 +58,7 @@ impl Pattern {
                 _ => return None,
             }
         }
-        algorithm.then_some(Pattern { base, region: region? })
+        algorithm.then_some(PresignTemplate { base, region: region? })
     }
 
     /// The URL of `call`, good for `ttl` from `start` on.
@@ -74,10 +74,10 @@ impl Pattern {
         let request = SignableRequest::new(call.method, &url, headers, SignableBody::UnsignedPayload);
         let identity = credentials.into();
         let params = SigningParams::builder().identity(&identity).region(&self.region).name(SERVICE);
-        let params = params.time(start).settings(settings(ttl)).build().map_err(|error| refused("presign", error))?;
-        let signed = sign(request.map_err(|error| refused("presign", error))?, &params.into());
-        let (instructions, _) = signed.map_err(|error| refused("presign", error))?.into_parts();
-        let mut request = http::Request::get(&url).body(()).map_err(|error| refused("presign", error))?;
+        let params = params.time(start).settings(settings(ttl)).build().map_err(|error| rejected("presign", error))?;
+        let signed = sign(request.map_err(|error| rejected("presign", error))?, &params.into());
+        let (instructions, _) = signed.map_err(|error| rejected("presign", error))?.into_parts();
+        let mut request = http::Request::get(&url).body(()).map_err(|error| rejected("presign", error))?;
         instructions.apply_to_request_http1x(&mut request);
         Ok(request.uri().to_string())
     }
@@ -124,19 +124,19 @@ mod tests {
     async fn compare(client: &aws_sdk_s3::Client, credentials: &Credentials, prefix: &str) {
         let (start, ttl) = (UNIX_EPOCH + Duration::from_secs(1_700_000_000), Duration::from_secs(900));
         let window = || PresigningConfig::builder().start_time(start).expires_in(ttl).build().unwrap();
-        let get = async |name: &Name| {
+        let get = async |name: &ObjectName| {
             let call = client.get_object().bucket("b").key(name.object_key(prefix));
             call.presigned(window()).await.unwrap().uri().to_owned()
         };
-        let (first, key) = (Name::Incoming(ImageKey::random("heic")), ImageKey::random("png"));
-        let pattern = Pattern::of(&get(&first).await, &first).unwrap();
-        let sign = |call| pattern.sign(credentials.clone(), call, start, ttl).unwrap();
+        let (first, key) = (ObjectName::Incoming(ImageKey::random("heic")), ImageKey::random("png"));
+        let presign_template = PresignTemplate::of(&get(&first).await, &first).unwrap();
+        let sign = |call| presign_template.sign(credentials.clone(), call, start, ttl).unwrap();
 
-        let image = Name::Image(key.clone());
+        let image = ObjectName::Image(key.clone());
         let call = Call { method: "GET", name: &image, query: "x-id=GetObject", headers: &[] };
         assert_eq!(sign(call), get(&image).await);
 
-        let incoming = Name::Incoming(key);
+        let incoming = ObjectName::Incoming(key);
         let part = client.upload_part().bucket("b").key(incoming.object_key(prefix)).upload_id("a+b/c=~d e");
         let part = part.part_number(7).content_length(5 << 20).presigned(window()).await.unwrap();
         let headers: Vec<_> = part.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -165,8 +165,8 @@ mod tests {
 
     const SCOPE: &str = "AKID%2F20261124%2Feu-north-1%2Fs3%2Faws4_request";
 
-    fn read(name: &Name, address: &str, query: &str) -> Option<Pattern> {
-        Pattern::of(&format!("{address}{}?x-id=GetObject&{query}", name.object_key("")), name)
+    fn read(name: &ObjectName, address: &str, query: &str) -> Option<PresignTemplate> {
+        PresignTemplate::of(&format!("{address}{}?x-id=GetObject&{query}", name.object_key("")), name)
     }
 
     #[test]
@@ -175,17 +175,20 @@ mod tests {
         let query = format!(
             "X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-SignedHeaders=host&X-Amz-Security-Token=t"
         );
-        for name in [Name::Image(key.clone()), Name::Incoming(key)] {
+        for name in [ObjectName::Image(key.clone()), ObjectName::Incoming(key)] {
             for base in ["https://b.s3.eu-north-1.amazonaws.com/", "http://127.0.0.1:9000/b/a%20b/c/"] {
-                let pattern = read(&name, base, &query);
-                assert_eq!(pattern, Some(Pattern { base: base.to_owned(), region: "eu-north-1".to_owned() }));
+                let presign_template = read(&name, base, &query);
+                assert_eq!(
+                    presign_template,
+                    Some(PresignTemplate { base: base.to_owned(), region: "eu-north-1".to_owned() })
+                );
             }
         }
     }
 
     #[test]
     fn what_is_signed_otherwise_is_left_to_the_sdk() {
-        let name = Name::Image(ImageKey::random("png"));
+        let name = ObjectName::Image(ImageKey::random("png"));
         for query in [
             String::new(),
             format!("X-Amz-Credential={SCOPE}"),
@@ -196,6 +199,6 @@ mod tests {
         ] {
             assert_eq!(read(&name, "https://b.s3.amazonaws.com/", &query), None, "{query}");
         }
-        assert_eq!(Pattern::of("https://b.s3.amazonaws.com/another?x-id=GetObject", &name), None);
+        assert_eq!(PresignTemplate::of("https://b.s3.amazonaws.com/another?x-id=GetObject", &name), None);
     }
 }

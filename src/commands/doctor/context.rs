@@ -3,15 +3,15 @@
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::advice::{fix, told};
-use super::outside::Outside;
+use super::hints::{fix, told};
+use super::presigned_client::PresignedClient;
 use super::report::{Finding, Outcome};
 use crate::commands::backend::Backend;
 use crate::config::Config;
 use crate::store::s3::S3Store;
 use crate::store::s3::inspect::Greeting;
 use crate::store::scratch::Scratch;
-use crate::store::{self, Metadata, Name, PresignOptions, Store, StoreError};
+use crate::store::{self, Metadata, ObjectName, PresignOptions, Store, StoreError};
 use crate::upload::parts::payload;
 
 /// The content of what is put: no image, in no format.
@@ -19,28 +19,28 @@ pub const SAMPLE: &[u8] = b"image-store doctor looks whether this bucket works; 
 /// Another content, of another size.
 pub const LONGER: &[u8] = b"image-store doctor looks whether this bucket works; it removes this at once, too\n";
 
-pub struct Subject<'a> {
+pub struct Context<'a> {
     pub config: &'a Config,
     pub store: &'a dyn Store,
     pub s3: &'a S3Store,
     pub is_embedded: bool,
     /// Where the embedded store's clients are answered.
     base: Option<String>,
-    pub outside: Outside,
+    pub presigned_client: PresignedClient,
     pub scratch: Scratch,
     greeting: OnceCell<Greeting>,
     versioning: OnceCell<store::Result<Option<String>>>,
 }
 
-impl<'a> Subject<'a> {
-    pub fn new(config: &'a Config, backend: &'a Backend, base: Option<String>) -> Result<Subject<'a>, String> {
-        Ok(Subject {
+impl<'a> Context<'a> {
+    pub fn new(config: &'a Config, backend: &'a Backend, base: Option<String>) -> Result<Context<'a>, String> {
+        Ok(Context {
             config,
             store: backend.store.as_ref(),
             s3: backend.s3.as_ref(),
             is_embedded: backend.is_embedded(),
             base,
-            outside: Outside::new(config)?,
+            presigned_client: PresignedClient::new(config)?,
             scratch: Scratch::default(),
             greeting: OnceCell::new(),
             versioning: OnceCell::new(),
@@ -58,7 +58,7 @@ impl<'a> Subject<'a> {
     }
 
     /// A whole object under a final name.
-    pub async fn put_sample(&self) -> Result<Name, Finding> {
+    pub async fn put_sample(&self) -> Result<ObjectName, Finding> {
         let name = self.scratch.image();
         let put = self.store.put(&name, &verified(), payload(Bytes::from_static(SAMPLE))).await;
         put.map(|_| name).map_err(self.failed("s3:PutObject"))

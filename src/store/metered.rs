@@ -12,10 +12,10 @@ use strum::{EnumCount, IntoStaticStr, VariantArray};
 use tokio::sync::Semaphore;
 
 use super::{
-    CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
-    PutConditions, Result, Store, StoreError, Upload, Whole, Written,
+    CreatedUpload, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, PresignOptions,
+    Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
-use crate::telemetry::metrics::{GaugeGuard, Metrics, table};
+use crate::telemetry::metrics::{GaugeGuard, Metrics, defs};
 
 /// What a call is counted as: the S3 operation it is for.
 #[derive(Clone, Copy, EnumCount, IntoStaticStr, VariantArray)]
@@ -35,7 +35,7 @@ enum Operation {
 }
 
 /// Measures every call to the store inside. Presigning is none, and nobody scrapes a sweep.
-pub struct Measured {
+pub struct MeteredStore {
     inner: Arc<dyn Store>,
     metrics: Metrics,
     /// Of the calls that succeeded, by operation: those are many.
@@ -45,15 +45,15 @@ pub struct Measured {
     calls: Semaphore,
 }
 
-impl Measured {
+impl MeteredStore {
     /// At most `max_calls` calls are made at once: each is a connection to the store. No call waits for another one's permit
     /// while it holds one, and calls end by their timeouts, so those that wait get their turn.
     pub fn new(inner: Arc<dyn Store>, metrics: &Metrics, max_calls: usize) -> Self {
-        let ok = |operation: Operation| metrics.histogram(&table::CALL_DURATION, &[operation.into(), OK]);
-        Measured {
+        let ok = |operation: Operation| metrics.histogram(&defs::CALL_DURATION, &[operation.into(), OK]);
+        MeteredStore {
             inner,
             ok: std::array::from_fn(|place| ok(Operation::VARIANTS[place])),
-            in_flight: metrics.gauge(&table::PARTS_IN_FLIGHT, &[]),
+            in_flight: metrics.gauge(&defs::PARTS_IN_FLIGHT, &[]),
             metrics: metrics.clone(),
             calls: Semaphore::new(max_calls.clamp(1, Semaphore::MAX_PERMITS)),
         }
@@ -62,7 +62,7 @@ impl Measured {
     async fn measure<T>(&self, operation: Operation, call: impl Future<Output = Result<T>>) -> Result<T> {
         // It is never closed.
         let _permit = self.calls.acquire().await.ok();
-        let mut running = Running { measured: self, operation, began: Instant::now(), outcome: DROPPED };
+        let mut running = Running { metered: self, operation, began: Instant::now(), outcome: DROPPED };
         let done = call.await;
         running.outcome = done.as_ref().map_or_else(outcome, |_| OK);
         done
@@ -82,15 +82,15 @@ fn outcome(error: &StoreError) -> &'static str {
         StoreError::NotFound => "not_found",
         StoreError::NoSuchUpload => "no_such_upload",
         StoreError::Precondition => "precondition",
-        StoreError::NoAnswer { .. } => "no_answer",
-        StoreError::Refused { .. } => "refused",
-        StoreError::Differs(_) => "differs",
+        StoreError::OutcomeUnknown { .. } => "no_answer",
+        StoreError::Rejected { .. } => "refused",
+        StoreError::IntegrityMismatch(_) => "differs",
     }
 }
 
 /// A call under way.
 struct Running<'a> {
-    measured: &'a Measured,
+    metered: &'a MeteredStore,
     operation: Operation,
     began: Instant,
     outcome: &'static str,
@@ -98,27 +98,27 @@ struct Running<'a> {
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        let Running { measured, operation, began, outcome } = self;
+        let Running { metered, operation, began, outcome } = self;
         let took = began.elapsed();
         match *outcome {
-            OK => measured.ok[*operation as usize].record(took),
-            other => measured.metrics.histogram(&table::CALL_DURATION, &[(*operation).into(), other]).record(took),
+            OK => metered.ok[*operation as usize].record(took),
+            other => metered.metrics.histogram(&defs::CALL_DURATION, &[(*operation).into(), other]).record(took),
         }
     }
 }
 
 #[async_trait]
-impl Store for Measured {
-    async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written> {
+impl Store for MeteredStore {
+    async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
         let _in_flight = self.part_in_flight();
         self.measure(Operation::PutObject, self.inner.put(name, metadata, body)).await
     }
 
-    async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload> {
+    async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         self.measure(Operation::CreateMultipartUpload, self.inner.create_upload(name, metadata)).await
     }
 
-    async fn create_only_upload(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
+    async fn create_only_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<CreatedUpload> {
         self.measure(Operation::CreateMultipartUpload, self.inner.create_only_upload(name, metadata)).await
     }
 
@@ -127,7 +127,7 @@ impl Store for Measured {
         self.measure(Operation::UploadPart, self.inner.upload_part(upload, number, body)).await
     }
 
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: Whole) -> Result<()> {
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
         self.measure(Operation::CompleteMultipartUpload, self.inner.complete_upload(upload, parts, whole)).await
     }
 
@@ -139,31 +139,31 @@ impl Store for Measured {
         self.measure(Operation::ListParts, self.inner.list_parts(upload)).await
     }
 
-    async fn head(&self, name: &Name) -> Result<ObjectInfo> {
+    async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
         self.measure(Operation::HeadObject, self.inner.head(name)).await
     }
 
-    async fn read(&self, name: &Name, range: Range<u64>, etag: &str) -> Result<Bytes> {
+    async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes> {
         self.measure(Operation::GetObject, self.inner.read(name, range, etag)).await
     }
 
-    async fn stream(&self, name: &Name, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+    async fn stream(&self, name: &ObjectName, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
         self.measure(Operation::GetObject, self.inner.stream(name, etag)).await
     }
 
-    async fn copy_part(&self, upload: &Upload, from: &Name, source: &ObjectInfo) -> Result<Part> {
+    async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         self.measure(Operation::UploadPartCopy, self.inner.copy_part(upload, from, source)).await
     }
 
-    async fn uploads_of(&self, name: &Name) -> Result<Vec<Upload>> {
+    async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>> {
         self.measure(Operation::ListMultipartUploads, self.inner.uploads_of(name)).await
     }
 
-    async fn put_marker(&self, name: &Name, marker: &Marker, replaces: Option<&str>) -> Result<()> {
+    async fn put_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         self.measure(Operation::PutObject, self.inner.put_marker(name, marker, replaces)).await
     }
 
-    async fn delete(&self, name: &Name) -> Result<()> {
+    async fn delete(&self, name: &ObjectName) -> Result<()> {
         self.measure(Operation::DeleteObject, self.inner.delete(name)).await
     }
 
@@ -183,13 +183,13 @@ impl Store for Measured {
         self.inner.remove_leftover(leftover).await
     }
 
-    async fn presign_get(&self, name: &Name, options: &PresignOptions) -> Result<Presigned> {
+    async fn presign_get(&self, name: &ObjectName, options: &PresignOptions) -> Result<Presigned> {
         self.inner.presign_get(name, options).await
     }
 
     async fn presign_put(
         &self,
-        name: &Name,
+        name: &ObjectName,
         conditions: &PutConditions,
         options: &PresignOptions,
     ) -> Result<Presigned> {
@@ -222,14 +222,14 @@ mod tests {
     async fn no_more_calls_are_made_at_once_than_may_be() {
         let config = Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
         let store = Backend::open(&config).await.unwrap().store;
-        let (measured, begun) = (Measured::new(store, &Metrics::new(), 2), Cell::new(0));
+        let (metered, begun) = (MeteredStore::new(store, &Metrics::new(), 2), Cell::new(0));
         let call = || {
             let (end, ended) = oneshot::channel::<()>();
             let work = async {
                 begun.set(begun.get() + 1);
                 Ok(ended.await.is_ok())
             };
-            (end, Box::pin(measured.measure(Operation::HeadObject, work)))
+            (end, Box::pin(metered.measure(Operation::HeadObject, work)))
         };
         let (mut calls, mut ends) = (Vec::new(), Vec::new());
         for _ in 0..4 {

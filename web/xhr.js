@@ -1,6 +1,6 @@
 // One request with a large body. XMLHttpRequest, because fetch does not say how much has been sent.
 
-import { ConnectionLost } from "./connection.js";
+import { ConnectionLost } from "./retry.js";
 
 // A connection may be dead without a word; while it is alive, bytes leave more often than this.
 const STALL = 45_000;

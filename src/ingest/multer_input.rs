@@ -12,7 +12,7 @@
 //!
 //! multer takes from its stream until that is pending, reads end-of-stream before it has searched what came with it, and
 //! asks again before it has searched what it got last. Here the body is asked once for each look at it; in between the
-//! stream seems pending. [`Feed::reopen`] tells that from a body that really is, so nothing has to be woken. So multer
+//! stream seems pending. [`MulterInput::reopen`] tells that from a body that really is, so nothing has to be woken. So multer
 //! holds at most [`HEAD_LIMIT`], whatever the body does.
 
 use bytes::Bytes;
@@ -34,7 +34,7 @@ pub(super) const HEAD_LIMIT: usize = HEADER_LIMIT + 1024;
 
 /// Shared by a form and its multer. Never locked across an await.
 #[derive(Clone)]
-pub(super) struct Feed(Arc<Mutex<State>>);
+pub(super) struct MulterInput(Arc<Mutex<State>>);
 
 struct State {
     body: Data,
@@ -99,7 +99,7 @@ enum Gate {
     Waiting,
 }
 
-impl Feed {
+impl MulterInput {
     pub(super) fn new(boundary: &str, body: Data) -> Self {
         let state = State {
             body,
@@ -111,7 +111,7 @@ impl Feed {
             place: Place::Preamble(Preamble::default()),
             ended: false,
         };
-        Feed(Arc::new(Mutex::new(state)))
+        MulterInput(Arc::new(Mutex::new(state)))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -298,7 +298,7 @@ impl HeadLines {
     }
 }
 
-impl Stream for Feed {
+impl Stream for MulterInput {
     type Item = Result<Bytes>;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn a_preamble_of_empty_lines_is_no_more_slices_than_any_other() {
         let head = "\r\n".repeat(8_000) + "--XX\r\nContent-Disposition: form-data; name=file\r\n\r\n";
-        let mut feed = Feed::new("XX", Data::new(Full::new(Bytes::from(head.clone() + "data"))));
+        let mut feed = MulterInput::new("XX", Data::new(Full::new(Bytes::from(head.clone() + "data"))));
         feed.reopen();
         let slice = feed.next().now_or_never().flatten().unwrap().unwrap();
         assert_eq!(slice, head);

@@ -6,14 +6,14 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Method, StatusCode, Url};
 use std::time::Duration;
 
-use super::advice::root;
+use super::hints::root;
 use super::report::Finding;
 use crate::config::Config;
 use crate::store::Presigned;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub struct Outside {
+pub struct PresignedClient {
     client: Client,
 }
 
@@ -45,11 +45,11 @@ pub fn origin(signed: &Presigned) -> String {
     Url::parse(&signed.url).map_or_else(|_| String::new(), |url| url.origin().ascii_serialization())
 }
 
-impl Outside {
-    pub fn new(config: &Config) -> Result<Outside, String> {
+impl PresignedClient {
+    pub fn new(config: &Config) -> Result<PresignedClient, String> {
         let client =
             Client::builder().redirect(Policy::none()).connect_timeout(CONNECT_TIMEOUT).timeout(config.store.timeout);
-        Ok(Outside { client: client.build().map_err(|error| format!("cannot make connections: {error}"))? })
+        Ok(PresignedClient { client: client.build().map_err(|error| format!("cannot make connections: {error}"))? })
     }
 
     pub async fn put(&self, signed: &Presigned, body: &'static [u8]) -> Result<Reply, Finding> {
