@@ -1,4 +1,5 @@
-//! Copying inside the store, by an upload that stays invisible until it is completed and can be revoked until then.
+//! Copies objects inside the store with a multipart upload, which is invisible and can be aborted until it is
+//! completed.
 
 use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyOutput;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -8,15 +9,15 @@ use super::errors::{classify, rejected};
 use super::{RESERVED, S3Store, convert};
 use crate::store::{ObjectInfo, ObjectName, Part, Result, Store, StoreError, Upload};
 
-/// What a copy source must have encoded.
+/// Characters that must be encoded in a copy source.
 const COPY_SOURCE: &AsciiSet = &RESERVED.remove(b'/');
-/// The name under which Ceph RGW reads the condition: it ignores `x-amz-copy-source-if-match`.
+/// The header in which Ceph RGW expects the condition. It ignores `x-amz-copy-source-if-match`.
 const CEPH_CONDITION: &str = "x-amz-copy-if-match";
-/// An ETag that no object has, to see whether a store honours the condition.
+/// An ETag that no object has, to test whether a store honours the condition.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
 impl S3Store {
-    /// UploadPartCopy, and a look at the result: some stores ignore the condition, and then the part may be of other bytes.
+    /// Calls UploadPartCopy and checks the result. Some stores ignore the condition and may copy other bytes.
     pub(super) async fn copy_whole(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         let etag = source.etag.as_deref().ok_or_else(|| rejected("UploadPartCopy", "the source has no ETag"))?;
         let copied = self.send_copy(upload, 1, from, etag).await?.copy_part_result;
@@ -37,7 +38,7 @@ impl S3Store {
     ) -> Result<UploadPartCopyOutput> {
         let ceph = !self.is_aws() && !self.ceph_condition_refused.load(Ordering::Relaxed);
         match self.send_copy_if(upload, number, from, etag, ceph).await {
-            // A store that does not take the other name; a source that it refuses to copy is refused again.
+            // The store does not support the Ceph header. If it rejected the source instead, it will reject it again.
             Err(error) if ceph && error.is_unsupported() => {
                 let copied = self.send_copy_if(upload, number, from, etag, false).await?;
                 self.ceph_condition_refused.store(true, Ordering::Relaxed);
@@ -75,35 +76,37 @@ impl S3Store {
         call.send().await.map_err(|error| classify("UploadPartCopy", error))
     }
 
-    /// Whether a copied part is of the bytes that had the ETag `etag`.
+    /// Whether a copied part contains the bytes that had the ETag `etag`.
     ///
-    /// The ETag of a part is its MD5, as that of a single PUT is. An object of several parts has another kind of ETag: it
-    /// is the plan's own, because an upload is completed once, unless a marker has replaced it, which has another size.
+    /// The ETag of a part is its MD5, like that of an object from a single PUT. The ETag of a multipart object is of
+    /// another kind. Such an object is the plan's own, because an upload can be completed only once. If a marker has
+    /// replaced it, the size differs.
     async fn is_of_source(&self, upload: &Upload, from: &ObjectName, part: &Part, etag: &str) -> Result<bool> {
         let unquoted = |etag: &str| etag.trim_matches('"').to_ascii_lowercase();
-        let (wanted, found) = (unquoted(etag), unquoted(part.etag.as_deref().unwrap_or_default()));
-        if wanted.contains('-') {
-            let held = self.list_parts(upload).await?;
-            return Ok(held.iter().any(|held| held.number == part.number && held.size == part.size));
+        let (expected, found) = (unquoted(etag), unquoted(part.etag.as_deref().unwrap_or_default()));
+        if expected.contains('-') {
+            let stored = self.list_parts(upload).await?;
+            return Ok(stored.iter().any(|stored| stored.number == part.number && stored.size == part.size));
         }
-        if wanted == found {
+        if expected == found {
             return Ok(true);
         }
-        // Where encryption makes ETags that are no MD5, they differ always: then the condition must be what holds.
+        // With some kinds of encryption an ETag is not an MD5, so the two always differ. The store must then honour the
+        // condition.
         match self.honours_copy_condition(upload, from).await {
             Err(error @ (StoreError::OutcomeUnknown { .. } | StoreError::NoSuchUpload)) => Err(error),
             Ok(true) => Ok(true),
             _ => {
                 tracing::warn!(
                     s3_key = %upload.name.key(),
-                    "the store does not say what it copied, so that no direct upload can be promoted: run `image-store doctor`"
+                    "cannot verify what the store copied, so no direct upload is promoted; run `image-store doctor`"
                 );
                 Ok(false)
             }
         }
     }
 
-    /// Whether the store rejects a copy whose condition does not hold. Tries it as part 2 of `upload`.
+    /// Whether the store rejects a copy whose condition is not met. Tests this with part 2 of `upload`.
     pub async fn honours_copy_condition(&self, upload: &Upload, from: &ObjectName) -> Result<bool> {
         match self.send_copy(upload, 2, from, NO_ETAG).await {
             Err(StoreError::Precondition) => Ok(true),
