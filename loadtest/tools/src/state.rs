@@ -105,7 +105,7 @@ impl State {
                 return Answer::text(
                     404,
                     "text/plain",
-                    "not found; the control paths are /_state, /_config and /_reset".to_owned(),
+                    "the control paths are /_state, /_config and /_reset".to_owned(),
                 );
             }
         }

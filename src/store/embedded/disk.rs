@@ -212,7 +212,7 @@ impl Disk {
     /// Removes the folder of an upload that has ended.
     fn remove_folder(&self, id: &str) {
         if let Err(error) = fs::remove_dir_all(self.uploads.join(id)) {
-            tracing::warn!(%error, "failed to remove the parts of an upload that has ended; the next start will remove them");
+            tracing::warn!(%error, "failed to remove parts of an ended upload; the next start will remove them");
         }
     }
 
