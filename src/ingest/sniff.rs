@@ -115,7 +115,7 @@ pub fn check(head: &[u8], whole: bool, policy: &Policy) -> Result<Option<ImageIn
             Err(out_of_reach(within, policy, true))
         }
         Sniff::NeedMore if within.len() == limit => Err(out_of_reach(within, policy, false)),
-        Sniff::NeedMore | Sniff::NeedRange(_) => refuse_early(within, policy).map(|()| None),
+        Sniff::NeedMore | Sniff::NeedRange(_) => reject_early(within, policy).map(|()| None),
     }
 }
 
@@ -126,7 +126,7 @@ pub fn check(head: &[u8], whole: bool, policy: &Policy) -> Result<Option<ImageIn
 fn out_of_reach(head: &[u8], policy: &Policy, elsewhere: bool) -> Error {
     let format = mark(head).ok();
     let detected = format.map(Format::name);
-    if let Err(rejected) = refuse_early(head, policy) {
+    if let Err(rejected) = reject_early(head, policy) {
         return rejected;
     }
     let limit = ScanLimit { bytes: policy.header_scan_limit as u64, format: format.filter(|_| elsewhere) };
@@ -134,7 +134,7 @@ fn out_of_reach(head: &[u8], policy: &Policy, elsewhere: bool) -> Error {
 }
 
 /// Rejects an image of a disallowed format before its dimensions are known.
-fn refuse_early(head: &[u8], policy: &Policy) -> Result<()> {
+fn reject_early(head: &[u8], policy: &Policy) -> Result<()> {
     match mark(head) {
         Ok(format) if head.len() >= MARK && !policy.allows(format) => Err(policy.invalid_type(Some(format.name()))),
         _ => Ok(()),

@@ -101,13 +101,13 @@ pub async fn serve(app: App) -> Result<(), BoxError> {
 async fn shut_down_gracefully(function: Function) {
     let hook = move || async move {
         if timeout(SHUTDOWN_TIME, function.shut_down()).await.is_err() {
-            tracing::error!("shutdown timed out; sweep and S3 events will finish or abort the remaining uploads");
+            tracing::error!("uploads could not be completed or aborted in time; sweep and S3 events will do it");
         }
     };
     // On a task of its own, because it panics if the extension cannot be registered. The function works without it.
     let registered = tokio::spawn(lambda_runtime::spawn_graceful_shutdown_handler(hook)).await;
     if registered.is_err() {
-        tracing::warn!("failed to register a Lambda extension; the process will not receive SIGTERM");
+        tracing::warn!("Lambda extension could not be registered; the process will not receive SIGTERM");
     }
 }
 

@@ -119,7 +119,7 @@ impl Drop for Creating {
 pub(super) async fn abort(store: &dyn Store, upload: &Upload) {
     if let Err(error) = retry(|| store.abort_upload(upload)).await {
         let error = &error as &dyn std::error::Error;
-        tracing::error!(s3_key = %upload.name.key(), error, "failed to abort multipart upload; sweep will remove it");
+        tracing::error!(s3_key = %upload.name.key(), error, "multipart upload could not be aborted; sweep will remove it");
     }
 }
 

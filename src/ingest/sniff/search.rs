@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::ops::Range;
 
-use super::{Known, Sniff, inspect, out_of_reach, refuse_early};
+use super::{Known, Sniff, inspect, out_of_reach, reject_early};
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::policy::Policy;
@@ -87,11 +87,11 @@ impl<'a> Search<'a> {
             return Err(out_of_reach(&self.head, self.policy, false));
         }
         self.wanted = 0..end;
-        refuse_early(&self.head, self.policy)
+        reject_early(&self.head, self.policy)
     }
 
     fn request(&mut self, range: Range<u64>) -> Result<()> {
-        refuse_early(&self.head, self.policy)?;
+        reject_early(&self.head, self.policy)?;
         self.ranges += 1;
         let limit = self.policy.header_scan_limit as u64;
         let range = range.start..range.end.min(range.start.saturating_add(limit));

@@ -43,13 +43,13 @@ pub(crate) fn jpeg_with_long_metadata() -> Vec<u8> {
     jpeg_with(&[segment(0xe1, 60_000), segment(0xe2, 40_000)].concat())
 }
 
-fn look(bytes: &[u8], whole: bool) -> Sniff {
+fn sniff(bytes: &[u8], whole: bool) -> Sniff {
     inspect(if whole { Known::whole(bytes) } else { Known::beginning(bytes) })
 }
 
 /// The same for a stream, from which only more of the first bytes can be read.
-fn look_at_stream(bytes: &[u8]) -> Sniff {
-    match look(bytes, false) {
+fn sniff_prefix(bytes: &[u8]) -> Sniff {
+    match sniff(bytes, false) {
         Sniff::NeedRange(_) => Sniff::NeedMore,
         answer => answer,
     }
@@ -59,7 +59,7 @@ fn image(format: Format, width: u32, height: u32) -> Sniff {
     Sniff::Image(ImageInfo { format, width, height })
 }
 
-fn not(detected: &'static str) -> Sniff {
+fn not_an_image(detected: &'static str) -> Sniff {
     Sniff::NotAnImage { detected: Some(detected) }
 }
 
@@ -73,8 +73,8 @@ fn changed(bytes: &[u8], at: usize, new: &[u8]) -> Vec<u8> {
 fn every_prefix_of_every_fixture() {
     for (bytes, format, width, height) in FIXTURES {
         let expected = image(format, width, height);
-        assert_eq!(look(bytes, true), expected);
-        let firsts = (0..=bytes.len()).map(|end| look_at_stream(&bytes[..end]));
+        assert_eq!(sniff(bytes, true), expected);
+        let firsts = (0..=bytes.len()).map(|end| sniff_prefix(&bytes[..end]));
         let answers: Vec<Sniff> = firsts.skip_while(|answer| *answer == Sniff::NeedMore).collect();
         assert!(!answers.is_empty() && answers.iter().all(|answer| *answer == expected), "{format}: {answers:?}");
     }
@@ -83,15 +83,15 @@ fn every_prefix_of_every_fixture() {
 #[test]
 fn truncated_header_is_rejected_at_the_end_of_the_file() {
     for (bytes, format, width, height) in FIXTURES {
-        let by_end: Vec<Sniff> = (0..=bytes.len()).map(|end| look(&bytes[..end], true)).collect();
+        let by_end: Vec<Sniff> = (0..=bytes.len()).map(|end| sniff(&bytes[..end], true)).collect();
         assert!(!matches!(by_end[9], Sniff::Image(_)), "{format}");
         let is_image = |answer: &Sniff| *answer == image(format, width, height);
         // No truncated header may be taken for an image of another size.
         let refused = by_end.iter().take_while(|answer| matches!(answer, Sniff::NotAnImage { .. })).count();
         assert!(by_end[refused..].iter().all(is_image), "{format}");
     }
-    assert_eq!(look(&PNG[..20], true), not("png"));
-    assert_eq!(look(b"", true), Sniff::NotAnImage { detected: None });
+    assert_eq!(sniff(&PNG[..20], true), not_an_image("png"));
+    assert_eq!(sniff(b"", true), Sniff::NotAnImage { detected: None });
 }
 
 fn iso_box(kind: &[u8; 4], content: &[u8]) -> Vec<u8> {
@@ -150,22 +150,22 @@ fn clap(width: u32, height: u32) -> Vec<u8> {
 #[test]
 fn heif_images_are_cropped_and_rotated() {
     let turn = |angle: u8| iso_box(b"irot", &[angle]);
-    let of = |properties: &[Vec<u8>]| look(&heic(properties), true);
+    let of = |properties: &[Vec<u8>]| sniff(&heic(properties), true);
     assert_eq!(of(&[ispe(128, 64), clap(101, 51)]), image(Format::Heic, 101, 51));
     assert_eq!(of(&[ispe(128, 64), clap(101, 51), turn(3)]), image(Format::Heic, 51, 101));
     assert_eq!(of(&[ispe(128, 64), turn(2)]), image(Format::Heic, 128, 64));
     // A crop that hides more than padding is ignored. A crop larger than the image is an error.
     assert_eq!(of(&[ispe(60_000, 64), clap(16, 12)]), image(Format::Heic, 60_000, 64));
-    assert_eq!(of(&[ispe(128, 64), clap(129, 64)]), not("heic"));
-    assert_eq!(of(&[clap(16, 12)]), not("heic"));
-    assert_eq!(of(&[turn(1)]), not("heic"));
+    assert_eq!(of(&[ispe(128, 64), clap(129, 64)]), not_an_image("heic"));
+    assert_eq!(of(&[clap(16, 12)]), not_an_image("heic"));
+    assert_eq!(of(&[turn(1)]), not_an_image("heic"));
 }
 
 #[test]
 fn heif_properties_apply_in_the_order_of_association() {
     let (turn, mirror) = (iso_box(b"irot", &[1]), iso_box(b"imir", &[1]));
     let properties = [turn.clone(), ispe(200, 200), clap(101, 51), mirror, ispe(128, 64)];
-    let of = |indices: &[u8]| look(&heic_of(&properties, indices, &[]), true);
+    let of = |indices: &[u8]| sniff(&heic_of(&properties, indices, &[]), true);
     // The highest bit marks an essential property. Index 0 means that there is no property.
     for indices in [&[1, 5][..], &[5, 1], &[0x81, 4, 0, 5], &[4, 0x85, 0x81]] {
         assert_eq!(of(indices), image(Format::Heic, 64, 128), "{indices:?}");
@@ -175,7 +175,7 @@ fn heif_properties_apply_in_the_order_of_association() {
     }
     assert_eq!(of(&[3, 1, 5]), image(Format::Heic, 51, 101));
     assert_eq!(of(&[4, 5]), image(Format::Heic, 128, 64));
-    assert_eq!(look(&heic(&[turn, ispe(128, 64)]), true), image(Format::Heic, 64, 128));
+    assert_eq!(sniff(&heic(&[turn, ispe(128, 64)]), true), image(Format::Heic, 64, 128));
 }
 
 /// Returns the boxes which declare that item 1 is of `kind` and has `data`.
@@ -194,21 +194,21 @@ fn heif_grid_has_the_size_in_its_own_data() {
     let wide_grid = derived(b"grid", &[0, 1, 1, 1, 0, 0, 0x4e, 0x20, 0, 0, 0, 12]);
     let overlay = derived(b"iovl", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x4e, 0x20, 0, 12]);
     for others in [grid, wide_grid, overlay] {
-        let of = |properties: &[Vec<u8>], indices: &[u8]| look(&heic_of(properties, indices, &others), true);
+        let of = |properties: &[Vec<u8>], indices: &[u8]| sniff(&heic_of(properties, indices, &others), true);
         assert_eq!(of(&[ispe(64, 64)], &[1]), image(Format::Heic, 20_000, 64));
         assert_eq!(of(&[ispe(64, 64), iso_box(b"irot", &[3])], &[2]), image(Format::Heic, 12, 20_000));
     }
     let coded = derived(b"hvc1", &[0, 0, 1, 1, 0x4e, 0x20, 0, 12]);
-    assert_eq!(look(&heic_of(&[ispe(64, 64)], &[1], &coded), true), image(Format::Heic, 64, 64));
+    assert_eq!(sniff(&heic_of(&[ispe(64, 64)], &[1], &coded), true), image(Format::Heic, 64, 64));
 }
 
 #[test]
 fn heif_properties_after_media_data() {
     let bytes = heic_with_late_properties(600);
-    assert_eq!(look(&bytes, false), image(Format::Heic, 64, 48));
-    assert_eq!(look_at_stream(&bytes[..bytes.len() - 1]), Sniff::NeedMore);
+    assert_eq!(sniff(&bytes, false), image(Format::Heic, 64, 48));
+    assert_eq!(sniff_prefix(&bytes[..bytes.len() - 1]), Sniff::NeedMore);
     let to_the_end = [&heic(&[ispe(1, 1)])[..16], &[0, 0, 0, 0], b"mdat", &[0; 600]].concat();
-    assert_eq!(look(&to_the_end, false), not("heic"));
+    assert_eq!(sniff(&to_the_end, false), not_an_image("heic"));
 }
 
 /// Returns a BigTIFF of this width and height.
@@ -222,17 +222,17 @@ fn big_tiff(width: u64, height: u64) -> Vec<u8> {
 
 #[test]
 fn tiff_directories() {
-    assert_eq!(look(&big_tiff(16, 12), true), image(Format::Tiff, 16, 12));
-    assert_eq!(look(&big_tiff(1 << 33, 12), true), not("tiff"));
+    assert_eq!(sniff(&big_tiff(16, 12), true), image(Format::Tiff, 16, 12));
+    assert_eq!(sniff(&big_tiff(1 << 33, 12), true), not_an_image("tiff"));
     let late = tiff_with_late_directory(40, 30, true);
-    assert_eq!(look(&late, false), image(Format::Tiff, 40, 30));
-    assert_eq!(look_at_stream(&late[..1_000]), Sniff::NeedMore);
-    assert_eq!(look(&late[..1_000], true), not("tiff"));
+    assert_eq!(sniff(&late, false), image(Format::Tiff, 40, 30));
+    assert_eq!(sniff_prefix(&late[..1_000]), Sniff::NeedMore);
+    assert_eq!(sniff(&late[..1_000], true), not_an_image("tiff"));
     // A missing dimension, and one of a type that is not a number.
-    assert_eq!(look(&changed(&late, 1_208 + 14, &[1, 2]), true), not("tiff"));
-    assert_eq!(look(&changed(&late, 1_208 + 16, &[0, 2]), true), not("tiff"));
+    assert_eq!(sniff(&changed(&late, 1_208 + 14, &[1, 2]), true), not_an_image("tiff"));
+    assert_eq!(sniff(&changed(&late, 1_208 + 16, &[0, 2]), true), not_an_image("tiff"));
     let endless = changed(&big_tiff(16, 12), 16, &[0xff; 8]);
-    assert_eq!(look(&endless, true), not("tiff"));
+    assert_eq!(sniff(&endless, true), not_an_image("tiff"));
 }
 
 /// Tests version-1 boxes with 15-bit indices, which few encoders write, and another item before the primary one.
@@ -245,22 +245,22 @@ fn heif_items_with_wide_numbers() {
     let pitm = iso_box(b"pitm", &[1, 0, 0, 0, 0, 0, 0, 7]);
     let meta = iso_box(b"meta", &[vec![0; 4], pitm, iso_box(b"iprp", &[ipco, ipma].concat())].concat());
     let file = [iso_box(b"ftyp", b"heic\0\0\0\0"), meta].concat();
-    assert_eq!(look(&file, true), image(Format::Heic, 20, 30));
+    assert_eq!(sniff(&file, true), image(Format::Heic, 20, 30));
 }
 
 #[test]
 fn ftyp_box_without_brands_is_rejected_at_once() {
     let bytes = [&iso_box(b"ftyp", b"mif1")[..], &[0; 600]].concat();
-    assert_eq!(look(&bytes, false), not("mp4"));
+    assert_eq!(sniff(&bytes, false), not_an_image("mp4"));
 }
 
 #[test]
 fn jpeg_fill_bytes_and_standalone_markers_are_skipped() {
     for inserted in [&[0xff; 5][..], &[0xff, 0x01], &[0xff, 0xd0, 0xff, 0xff, 0xd7]] {
-        assert_eq!(look(&jpeg_with(inserted), true), image(Format::Jpeg, 16, 12), "{inserted:?}");
+        assert_eq!(sniff(&jpeg_with(inserted), true), image(Format::Jpeg, 16, 12), "{inserted:?}");
     }
-    assert_eq!(look(&jpeg_with_long_metadata(), false), image(Format::Jpeg, 16, 12));
-    assert_eq!(look(&jpeg_with_long_metadata()[..100_000], false), Sniff::NeedMore);
+    assert_eq!(sniff(&jpeg_with_long_metadata(), false), image(Format::Jpeg, 16, 12));
+    assert_eq!(sniff(&jpeg_with_long_metadata()[..100_000], false), Sniff::NeedMore);
 }
 
 #[test]
@@ -269,9 +269,9 @@ fn jpeg_without_a_frame_is_rejected() {
     for inserted in cases {
         // After one valid segment, so that the leading mark is valid.
         let bytes = jpeg_with(&[&[0xff, 0xe0, 0, 2], inserted].concat());
-        assert_eq!(look(&bytes, false), not("jpeg"), "{inserted:?}");
+        assert_eq!(sniff(&bytes, false), not_an_image("jpeg"), "{inserted:?}");
     }
-    assert_eq!(look(&[0xff, 0xd8, 0xff].repeat(100), true), not("jpeg"));
+    assert_eq!(sniff(&[0xff, 0xd8, 0xff].repeat(100), true), not_an_image("jpeg"));
 }
 
 #[test]
@@ -292,7 +292,7 @@ fn jpeg_continues_at_the_next_marker() {
     ];
     for inserted in cases {
         let bytes = jpeg_with(&[&[0xff, 0xe0, 0, 2], inserted].concat());
-        assert_eq!(look(&bytes, true), image(Format::Jpeg, 16, 12), "{inserted:?}");
+        assert_eq!(sniff(&bytes, true), image(Format::Jpeg, 16, 12), "{inserted:?}");
     }
 }
 
@@ -306,7 +306,7 @@ fn gif(screen: (u16, u16), between: &[u8], place: (u16, u16), frame: (u16, u16))
 
 #[test]
 fn gif_size_covers_the_screen_and_the_first_frame() {
-    let of = |bytes: &[u8]| look(bytes, true);
+    let of = |bytes: &[u8]| sniff(bytes, true);
     assert_eq!(of(&gif((4, 4), b"", (0, 0), (16, 12))), image(Format::Gif, 16, 12));
     assert_eq!(of(&gif((4, 400), b"", (0, 0), (16, 12))), image(Format::Gif, 16, 400));
     assert_eq!(of(&gif((400, 400), b"", (7, 9), (16, 12))), image(Format::Gif, 400, 400));
@@ -316,58 +316,61 @@ fn gif_size_covers_the_screen_and_the_first_frame() {
     // Two extensions, one of them with several blocks, and an extra empty block.
     let extensions = b"!\xf9\x04\0\0\0\0\0!\xff\x03abc\x02,,\0\0";
     assert_eq!(of(&gif((4, 4), extensions, (0, 0), (16, 12))), image(Format::Gif, 16, 12));
-    assert_eq!(of(&gif((4, 4), b";", (0, 0), (16, 12))), not("gif"));
+    assert_eq!(of(&gif((4, 4), b";", (0, 0), (16, 12))), not_an_image("gif"));
 }
 
 #[test]
 fn bitmap_headers_of_every_length_in_use() {
     for size in [16, 20, 40, 42, 46, 52, 56, 64, 108, 124] {
-        assert_eq!(look(&changed(BMP, 14, &[size]), true), image(Format::Bmp, 16, 12), "{size}");
+        assert_eq!(sniff(&changed(BMP, 14, &[size]), true), image(Format::Bmp, 16, 12), "{size}");
     }
     for size in [0, 4, 11, 14, 18, 41, 65, 68, 109, 125, 255] {
-        assert_eq!(look(&changed(BMP, 14, &[size]), true), Sniff::NotAnImage { detected: None }, "{size}");
+        assert_eq!(sniff(&changed(BMP, 14, &[size]), true), Sniff::NotAnImage { detected: None }, "{size}");
     }
 }
 
 #[test]
 fn zero_width_or_height_is_rejected() {
     let frame = JPEG.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
-    assert_eq!(look(&changed(JPEG, frame + 5, &[0, 0]), true), not("jpeg"));
-    assert_eq!(look(&changed(PNG, 16, &[0; 4]), true), not("png"));
-    assert_eq!(look(&gif((16, 0), b"", (0, 0), (16, 0)), true), not("gif"));
-    assert_eq!(look(&changed(BMP, 22, &[0; 4]), true), not("bmp"));
+    assert_eq!(sniff(&changed(JPEG, frame + 5, &[0, 0]), true), not_an_image("jpeg"));
+    assert_eq!(sniff(&changed(PNG, 16, &[0; 4]), true), not_an_image("png"));
+    assert_eq!(sniff(&gif((16, 0), b"", (0, 0), (16, 0)), true), not_an_image("gif"));
+    assert_eq!(sniff(&changed(BMP, 22, &[0; 4]), true), not_an_image("bmp"));
 }
 
 #[test]
 fn mark_alone_is_not_sufficient() {
-    assert_eq!(look(&changed(PNG, 4, b"\n"), true), Sniff::NotAnImage { detected: None });
-    assert_eq!(look(&changed(PNG, 12, b"IDAT"), true), not("png"));
-    assert_eq!(look(b"GIF88a \x10\0\x0c\0 and so on, long enough to tell", true), Sniff::NotAnImage { detected: None });
-    assert_eq!(look(b"BMW builds cars, motorcycles and engines.", true), not("text"));
-    assert_eq!(look(&changed(BMP, 18, &[0xff; 4]), true), not("bmp"));
-    assert_eq!(look(&changed(FIXTURES[7].0, 23, &[0]), true), not("webp"));
-    assert_eq!(look(&changed(FIXTURES[8].0, 20, &[0]), true), not("webp"));
+    assert_eq!(sniff(&changed(PNG, 4, b"\n"), true), Sniff::NotAnImage { detected: None });
+    assert_eq!(sniff(&changed(PNG, 12, b"IDAT"), true), not_an_image("png"));
+    assert_eq!(
+        sniff(b"GIF88a \x10\0\x0c\0 and so on, long enough to tell", true),
+        Sniff::NotAnImage { detected: None }
+    );
+    assert_eq!(sniff(b"BMW builds cars, motorcycles and engines.", true), not_an_image("text"));
+    assert_eq!(sniff(&changed(BMP, 18, &[0xff; 4]), true), not_an_image("bmp"));
+    assert_eq!(sniff(&changed(FIXTURES[7].0, 23, &[0]), true), not_an_image("webp"));
+    assert_eq!(sniff(&changed(FIXTURES[8].0, 20, &[0]), true), not_an_image("webp"));
 }
 
 #[test]
 fn bitmaps_of_extreme_height() {
     let lowest = changed(BMP, 22, &i32::MIN.to_le_bytes());
-    assert_eq!(look(&lowest, true), image(Format::Bmp, 16, 1 << 31));
+    assert_eq!(sniff(&lowest, true), image(Format::Bmp, 16, 1 << 31));
 }
 
 #[test]
 fn webp_scaling_bits_are_not_part_of_the_width() {
     let scaled = changed(FIXTURES[7].0, 27, &[0x40]);
-    assert_eq!(look(&scaled, true), image(Format::Webp, 16, 12));
+    assert_eq!(sniff(&scaled, true), image(Format::Webp, 16, 12));
 }
 
 #[test]
 fn heif_format_is_detected_by_brand() {
     let avif = FIXTURES[10].0;
-    assert_eq!(look(&changed(avif, 8, b"mif1"), true), image(Format::Avif, 16, 12));
-    assert_eq!(look(&changed(avif, 8, b"avis"), true), image(Format::Avif, 16, 12));
-    assert_eq!(look(&changed(avif, 8, b"isom"), true), not("mp4"));
-    assert_eq!(look(&changed(FIXTURES[11].0, 8, b"msf1"), true), image(Format::Heic, 16, 12));
+    assert_eq!(sniff(&changed(avif, 8, b"mif1"), true), image(Format::Avif, 16, 12));
+    assert_eq!(sniff(&changed(avif, 8, b"avis"), true), image(Format::Avif, 16, 12));
+    assert_eq!(sniff(&changed(avif, 8, b"isom"), true), not_an_image("mp4"));
+    assert_eq!(sniff(&changed(FIXTURES[11].0, 8, b"msf1"), true), image(Format::Heic, 16, 12));
 }
 
 #[test]
@@ -386,17 +389,17 @@ fn other_file_types_are_named() {
         (b"8BPS\0\x01\0\0\0\0\0\0\0\x03", "psd"),
     ];
     for (bytes, name) in cases {
-        assert_eq!(look(bytes, true), not(name), "{name}");
+        assert_eq!(sniff(bytes, true), not_an_image(name), "{name}");
     }
-    assert_eq!(look(&[0, 1, 2, 3], true), Sniff::NotAnImage { detected: None });
+    assert_eq!(sniff(&[0, 1, 2, 3], true), Sniff::NotAnImage { detected: None });
 }
 
 #[test]
 fn detected_name_does_not_depend_on_the_prefix_length() {
     let svg = format!("<?xml version='1.0'?>{}<svg>{}", " ".repeat(400), " ".repeat(400));
-    let answers = (0..svg.len()).map(|end| look(&svg.as_bytes()[..end], false));
+    let answers = (0..svg.len()).map(|end| sniff(&svg.as_bytes()[..end], false));
     let first = answers.into_iter().find(|answer| *answer != Sniff::NeedMore);
-    assert_eq!(first, Some(not("svg")));
+    assert_eq!(first, Some(not_an_image("svg")));
 }
 
 pub(crate) fn policy(formats: &[Format], header_scan_limit: usize) -> Policy {
@@ -471,10 +474,10 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 
 /// Checks that the first result other than `NeedMore` equals the result for the whole file, and never changes.
 fn results_agree(bytes: &[u8]) -> Result<(), TestCaseError> {
-    let last = look(bytes, true);
+    let last = sniff(bytes, true);
     prop_assert!(!matches!(last, Sniff::NeedMore | Sniff::NeedRange(_)));
     for end in 0..=bytes.len() {
-        let answer = look_at_stream(&bytes[..end]);
+        let answer = sniff_prefix(&bytes[..end]);
         prop_assert!(answer == Sniff::NeedMore || answer == last, "{:?} at {}, {:?} at the end", answer, end, last);
     }
     Ok(())
