@@ -127,7 +127,7 @@ fn slot_stays_charged_while_its_part_is_being_sent() {
 }
 
 #[tokio::test]
-async fn parts_spill_to_files_and_uploads_are_rejected_when_both_are_full() {
+async fn uploads_spill_to_files_until_both_budgets_are_used_up() {
     let budget = spilling(1, 2, 4);
     let first = budget.admit(None).await.unwrap().unwrap();
     let mut spilled = budget.admit(None).await.unwrap().unwrap();
