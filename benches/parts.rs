@@ -1,4 +1,4 @@
-//! Form bytes → parts, without any I/O: what parsing, cutting and the checksum cost.
+//! From the bytes of a form to parts, without I/O: measures parsing, cutting and checksums.
 
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -18,34 +18,34 @@ use tokio::runtime::Runtime;
 
 mod form;
 
-/// Counts what is allocated.
-struct Counting;
+/// An allocator that counts allocations.
+struct CountingAllocator;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static ALLOCATED: AtomicU64 = AtomicU64::new(0);
 
-// SAFETY: everything is left to the system's allocator; nothing here allocates.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: all calls are forwarded to the system's allocator, and this code does not allocate.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
         ALLOCATED.fetch_add(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: the caller guarantees the conditions of the forwarded call.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise, handed on.
+        // SAFETY: the caller guarantees the conditions of the forwarded call.
         unsafe { System.dealloc(pointer, layout) }
     }
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 const SIZE: usize = 64 << 20;
 const PART: usize = 5 << 20;
 
-/// What one read brings: hyper's first, and one of a fast client's.
+/// Bytes in one read: hyper's first read, and a later one from a fast client.
 const CHUNKS: [usize; 2] = [8 << 10, 64 << 10];
 
 fn policy() -> Arc<Policy> {
@@ -68,9 +68,9 @@ async fn open(chunks: Vec<Bytes>, head: &mut PartCutter) -> IncomingImage {
     IncomingImage::open(kind, body, policy(), head).await.expect("an image")
 }
 
-/// Reads the image to its end.
-async fn parse(chunks: Vec<Bytes>, share: &mut Reservation) -> usize {
-    let mut image = open(chunks, &mut PartCutter::new(share.next().await)).await;
+/// Reads the image to its end and returns its size.
+async fn parse(chunks: Vec<Bytes>, reservation: &mut Reservation) -> usize {
+    let mut image = open(chunks, &mut PartCutter::new(reservation.next().await)).await;
     let mut size = 0;
     while let Some(chunk) = next_chunk(&mut image).await {
         size += chunk.len();
@@ -78,18 +78,18 @@ async fn parse(chunks: Vec<Bytes>, share: &mut Reservation) -> usize {
     size
 }
 
-/// Reads the image and cuts it into parts, each of them gone at once.
-async fn cut(chunks: Vec<Bytes>, share: &mut Reservation) -> u64 {
-    let mut cutter = PartCutter::new(share.next().await);
+/// Reads the image, cuts it into parts and drops each part at once. Returns the image's size.
+async fn cut(chunks: Vec<Bytes>, reservation: &mut Reservation) -> u64 {
+    let mut cutter = PartCutter::new(reservation.next().await);
     let mut image = open(chunks, &mut cutter).await;
     let mut size = 0;
     while let Some(mut chunk) = next_chunk(&mut image).await {
         while !chunk.is_empty() {
             if cutter.is_full() {
                 size += cutter.cut().len;
-                cutter.refill(share.next().await);
+                cutter.refill(reservation.next().await);
             }
-            cutter.fill(&mut chunk).await.expect("nothing spills");
+            cutter.fill(&mut chunk).await.expect("there is no spill folder");
         }
     }
     size + cutter.cut().len
@@ -100,34 +100,34 @@ fn chunks(size: usize) -> Vec<Bytes> {
     (0..form.len()).step_by(size).map(|at| form.slice(at..form.len().min(at + size))).collect()
 }
 
-/// Says how often and how much `work` allocates.
-fn tell_allocations(what: &str, work: impl FnOnce()) {
+/// Prints the number of allocations of `work`, and their size.
+fn print_allocations(name: &str, work: impl FnOnce()) {
     let before = (ALLOCATIONS.load(Ordering::Relaxed), ALLOCATED.load(Ordering::Relaxed));
     work();
     let count = ALLOCATIONS.load(Ordering::Relaxed) - before.0;
     let bytes = ALLOCATED.load(Ordering::Relaxed) - before.1;
     let mib = (SIZE >> 20) as u64;
-    println!("{what}: {count} allocations, {} KiB of them for each MiB of the image", bytes / mib / 1024);
+    println!("{name}: {count} allocations, {} KiB for each MiB of the image", bytes / mib / 1024);
 }
 
 fn bench(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let budget = Budget::new(64 << 20, None, PART, 4);
-    let mut share = runtime.block_on(budget.admit(None)).expect("no file is made").expect("room");
+    let mut reservation = runtime.block_on(budget.admit(None)).expect("no file is needed").expect("memory is free");
     let mut group = criterion.benchmark_group("parts");
     group.throughput(Throughput::Bytes(SIZE as u64)).sample_size(20);
     for size in CHUNKS {
         let chunks = chunks(size);
-        let what = format!("{} KiB at once", size >> 10);
-        assert_eq!(runtime.block_on(cut(chunks.clone(), &mut share)), SIZE as u64);
-        tell_allocations(&format!("form to parts, {what}"), || {
-            runtime.block_on(cut(chunks.clone(), &mut share));
+        let name = format!("reads of {} KiB", size >> 10);
+        assert_eq!(runtime.block_on(cut(chunks.clone(), &mut reservation)), SIZE as u64);
+        print_allocations(&format!("form to parts, {name}"), || {
+            runtime.block_on(cut(chunks.clone(), &mut reservation));
         });
-        group.bench_function(format!("form to chunks, {what}"), |bencher| {
-            bencher.iter(|| runtime.block_on(parse(chunks.clone(), &mut share)));
+        group.bench_function(format!("form to chunks, {name}"), |bencher| {
+            bencher.iter(|| runtime.block_on(parse(chunks.clone(), &mut reservation)));
         });
-        group.bench_function(format!("form to parts, {what}"), |bencher| {
-            bencher.iter(|| runtime.block_on(cut(chunks.clone(), &mut share)));
+        group.bench_function(format!("form to parts, {name}"), |bencher| {
+            bencher.iter(|| runtime.block_on(cut(chunks.clone(), &mut reservation)));
         });
     }
     group.finish();

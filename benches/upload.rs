@@ -1,4 +1,5 @@
-//! A whole upload in process: the router, fed with a form, over the SDK to a null S3 on the loopback. And a direct one's plan.
+//! A whole upload in process: from a form that is sent to the router, through the SDK, to a null S3 on the loopback
+//! interface. Also the plan of a direct upload.
 
 use axum::body::Body;
 use axum::{Router, http};
@@ -20,7 +21,7 @@ use tower::ServiceExt;
 
 mod form;
 
-/// What comes at once, and what a long image repeats.
+/// Bytes in one read, and length of the block that a long image repeats.
 const CHUNK: usize = 64 << 10;
 
 async fn router() -> Router {
@@ -46,28 +47,28 @@ async fn router() -> Router {
     App::new(config, Arc::new(S3Store::connect(options).await), None).router()
 }
 
-/// One upload of an image of `size` bytes: `first`, and then `block` as often as it takes.
+/// Uploads an image of `size` bytes, which consists of `first` and of repetitions of `block`.
 async fn upload(router: Router, size: usize, first: Bytes, block: Bytes) {
     let rest = size - first.len();
     let image = (0..rest).step_by(block.len()).map(move |at| block.slice(..block.len().min(rest - at)));
     let whole = [Bytes::from(form::head()), first].into_iter().chain(image).chain([Bytes::from(form::tail())]);
     let body = Body::from_stream(stream::iter(whole.map(Ok::<_, Infallible>)));
     let request = Request::post("/upload-image").header("content-type", form::content_type()).body(body);
-    ask(router, request.expect("a request")).await;
+    send(router, request.expect("a request")).await;
 }
 
-/// The plan of a direct upload in 100 parts, each with a URL.
+/// Requests the plan of a direct upload in 100 parts, each with a URL.
 async fn plan(router: Router) {
-    let wanted = r#"{"filename":"a.png","content_type":"image/png","size":5000000000}"#;
-    let request = Request::post("/uploads").header("content-type", "application/json").body(Body::from(wanted));
-    ask(router, request.expect("a request")).await;
+    let upload = r#"{"filename":"a.png","content_type":"image/png","size":5000000000}"#;
+    let request = Request::post("/uploads").header("content-type", "application/json").body(Body::from(upload));
+    send(router, request.expect("a request")).await;
 }
 
-async fn ask(router: Router, request: Request<Body>) {
-    let response = router.oneshot(request).await.expect("an answer");
+async fn send(router: Router, request: Request<Body>) {
+    let response = router.oneshot(request).await.expect("a response");
     let status = response.status();
-    let answer = response.into_body().collect().await.expect("a body").to_bytes();
-    assert!(status.is_success(), "{status}: {answer:?}");
+    let body = response.into_body().collect().await.expect("a body").to_bytes();
+    assert!(status.is_success(), "{status}: {body:?}");
 }
 
 fn bench(criterion: &mut Criterion) {

@@ -1,4 +1,4 @@
-// What the scripts share: the server's address, images, and the one check of an upload.
+// Shared by all scripts: the server's address, images, and functions that upload and check the response.
 import http from 'k6/http';
 import { check, fail, sleep } from 'k6';
 
@@ -6,10 +6,10 @@ export const BASE_URL = __ENV.BASE_URL || 'http://127.0.0.1:8080';
 
 const PNG = new Uint8Array(open('../tests/fixtures/plain.png', 'b'));
 
-// A tail as mixed as an image's bytes, made once: a byte at a time is slow here.
+// Pseudo-random bytes, generated once because k6 is slow at this.
 const NOISE = Uint8Array.from({ length: 65536 }, (_, i) => Math.imul(i + 1, 2654435761) >>> 13);
 
-/** An image of so many bytes: a small one with a long tail. */
+/** Returns an image of `size` bytes: a small image followed by pseudo-random bytes. */
 export function image(size) {
   const bytes = new Uint8Array(size);
   bytes.set(PNG);
@@ -19,27 +19,27 @@ export function image(size) {
   return bytes.buffer;
 }
 
-/** Uploads as a form; checks the answer. */
+/** Uploads an image in a form and checks the response. */
 export function upload(bytes, tags) {
   const answer = http.post(`${BASE_URL}/upload-image`, { file: http.file(bytes, 'a.png', 'image/png') }, { tags });
   check(answer, {
     'is stored': (answer) => answer.status === 200,
-    'whole': (answer) => answer.status === 200 && answer.json('size') === bytes.byteLength,
+    'has its size': (answer) => answer.status === 200 && answer.json('size') === bytes.byteLength,
   });
   return answer;
 }
 
-/** Asks for a plan, sends the bytes straight to the store, and completes it. */
+/** Creates a plan, sends the bytes directly to the store, and completes the upload. */
 export function uploadDirectly(bytes, tags) {
-  const asked = http.post(
+  const created = http.post(
     `${BASE_URL}/uploads`,
     JSON.stringify({ filename: 'a.png', content_type: 'image/png', size: bytes.byteLength }),
     { headers: { 'content-type': 'application/json' }, tags: { ...tags, name: 'plan' } },
   );
-  if (!check(asked, { 'is planned': (answer) => answer.status === 201 })) {
-    fail(`no plan: ${asked.status} ${asked.body}`);
+  if (!check(created, { 'plan is created': (answer) => answer.status === 201 })) {
+    fail(`no plan was created: ${created.status} ${created.body}`);
   }
-  const plan = asked.json();
+  const plan = created.json();
   const pieces = plan.kind === 'put' ? [plan] : plan.parts;
   let at = 0;
   for (const piece of pieces) {
@@ -48,7 +48,7 @@ export function uploadDirectly(bytes, tags) {
       headers: withoutLength(piece.headers),
       tags: { ...tags, name: 'put' },
     });
-    check(sent, { 'is taken': (answer) => answer.status === 200 });
+    check(sent, { 'part is stored': (answer) => answer.status === 200 });
     at = end;
   }
   const complete = () => http.post(absolute(plan.complete_url), null, { tags: { ...tags, name: 'complete' } });
@@ -59,28 +59,28 @@ export function uploadDirectly(bytes, tags) {
   }
   check(done, {
     'is complete': (answer) => answer.status === 200,
-    'whole': (answer) => answer.status === 200 && answer.json('size') === bytes.byteLength,
+    'has its size': (answer) => answer.status === 200 && answer.json('size') === bytes.byteLength,
   });
   return done;
 }
 
-/** k6 sets the length itself. */
+/** Removes Content-Length, which k6 sets itself. */
 function withoutLength(headers) {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => name.toLowerCase() !== 'content-length'));
 }
 
-/** Links of a plan are relative to the address it was asked at, but under a PUBLIC_URL. */
+/** Returns an absolute URL. The links of a plan are relative unless PUBLIC_URL is set. */
 function absolute(link) {
   return link.startsWith('/') ? `${BASE_URL}${link}` : link;
 }
 
-/** Deletes what an answer named. */
+/** Deletes the image of a response. */
 export function remove(answer, tags) {
-  const gone = http.del(`${BASE_URL}/delete/${answer.json('s3_key')}`, null, { tags: { ...tags, name: 'delete' } });
-  check(gone, { 'is deleted': (answer) => answer.status === 200 });
+  const deleted = http.del(`${BASE_URL}/delete/${answer.json('s3_key')}`, null, { tags: { ...tags, name: 'delete' } });
+  check(deleted, { 'is deleted': (answer) => answer.status === 200 });
 }
 
-/** Thresholds of every script: nothing fails, and 95 of 100 requests are over in time (milliseconds). */
+/** Thresholds of every script: no check or request fails, and 95 of 100 requests end within `p95` milliseconds. */
 export function thresholds(p95) {
   return {
     checks: ['rate==1'],

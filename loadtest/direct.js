@@ -1,4 +1,4 @@
-// Direct uploads: a plan, the bytes straight to the store, and completing; as one PUT and in parts.
+// Direct uploads: create a plan, send the bytes directly to the store, complete. In one PUT and in parts.
 import { image, remove, thresholds, uploadDirectly } from './common.js';
 
 export const options = {
@@ -8,7 +8,7 @@ export const options = {
 };
 
 const SMALL = image(500 * 1024);
-// With a DIRECT_PUT_MAX below this it goes in parts.
+// Sent in parts if DIRECT_PUT_MAX is smaller.
 const LARGER = image(12 * 1024 * 1024);
 
 export default function () {

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# What this service costs as a hop, beside nginx's proxy, which does not even look into what it passes on.
+# Measures the cost of this service as a hop between client and S3, compared with nginx as a proxy, which does not
+# inspect the data.
 #
-# The same SIZE_MIB (1024) file goes RUNS (7) times each, in turns, by curl
-#   direct    as a PUT straight to the null S3
+# curl sends the same file of SIZE_MIB (1024) RUNS (7) times in each of these ways, in turns:
+#   direct    as a PUT directly to the null S3
 #   nginx     as a PUT through nginx, tuned for it
 #   form      as a form through nginx
-#   service   as a form through this service, checksums on
-# and then images of 64 KiB over 64 connections for SECONDS_EACH (5) s, SMALL_RUNS (3) times each. Prints medians.
-# With CHECK=1 it fails where the ratios to nginx are over CPU_RATIO (2.0) and WALL_RATIO (1.1).
+#   service   as a form through this service, with checksums enabled
+# Then wrk sends images of 64 KiB over 64 connections for SECONDS_EACH (5) s, SMALL_RUNS (3) times each. Prints medians.
+# With CHECK=1 it fails if the ratios to nginx exceed CPU_RATIO (2.0) or WALL_RATIO (1.1).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . loadtest/lib.sh
@@ -61,20 +62,20 @@ CONF
         PATH=$PATH:/usr/sbin nginx -p "$work/nginx" -c "$work/nginx/nginx.conf" 2>>"$work/nginx.err" &
         nginx_pid=$!
         started+=("$nginx_pid")
-        until_true 5 nginx_answers_or_ended
+        until_true 5 nginx_is_ready_or_ended
         if kill -0 "$nginx_pid" 2>/dev/null; then
             nginx_url=http://127.0.0.1:$nginx_port
             return
         fi
     done
-    fail "nginx does not start"
+    fail "nginx did not start"
 }
 
-nginx_answers_or_ended() {
+nginx_is_ready_or_ended() {
     ! kill -0 "$nginx_pid" 2>/dev/null || curl -sS --fail "http://127.0.0.1:$nginx_port/_state" >/dev/null 2>&1
 }
 
-# upload <way> <hop's process, or none> <curl's arguments…>: notes wall and CPU seconds.
+# upload <way> <process of the hop, or empty> <curl's arguments…>: records wall and CPU seconds.
 upload() {
     local way=$1 hop=$2 before=0 after=0 wall
     shift 2
@@ -85,7 +86,7 @@ upload() {
     awk -v a="$before" -v b="$after" 'BEGIN { print b - a }' >>"$work/$way.cpu"
 }
 
-# small <way> <process> <url> <script>: notes requests a second and CPU microseconds of each.
+# small <way> <process> <url> <script>: records requests a second and CPU microseconds for each request.
 small() {
     local way=$1 hop=$2 before after
     before=$(cpu_of "$hop")
@@ -123,7 +124,7 @@ done
 nginx_peak=$(peak_of "$nginx_pid")
 service_peak=$(peak_of "$service_pid")
 
-# Files the load generator reads: its requests are made once.
+# Scripts for wrk, which builds each request once.
 cat >"$work/put.lua" <<LUA
 wrk.method = "PUT"
 wrk.body = io.open("$work/small.png", "rb"):read("*a")
@@ -156,6 +157,6 @@ printf '%-28s %8s/s   %8s us of CPU each\n' "form through the service" "$(of sma
 echo "service/nginx: CPU $(ratio "$(of small-service each)" "$(of small-nginx each)")"
 
 if [ -n "${CHECK:-}" ]; then
-    awk -v cpu="$cpu_ratio" -v most="${CPU_RATIO:-2.0}" 'BEGIN { exit !(cpu <= most) }' || fail "CPU $cpu_ratio"
-    awk -v wall="$wall_ratio" -v most="${WALL_RATIO:-1.1}" 'BEGIN { exit !(wall <= most) }' || fail "wall $wall_ratio"
+    awk -v cpu="$cpu_ratio" -v most="${CPU_RATIO:-2.0}" 'BEGIN { exit !(cpu <= most) }' || fail "the CPU ratio $cpu_ratio exceeds the limit"
+    awk -v wall="$wall_ratio" -v most="${WALL_RATIO:-1.1}" 'BEGIN { exit !(wall <= most) }' || fail "the wall time ratio $wall_ratio exceeds the limit"
 fi

@@ -1,4 +1,4 @@
-// One client after another with 256 MiB.
+// Uploads of 256 MiB, one after another.
 import { image, thresholds, upload } from './common.js';
 
 export const options = {
@@ -10,7 +10,7 @@ export const options = {
 let large;
 
 export default function () {
-  // Not where every virtual user would make one.
+  // Created here and not at the top level, which every virtual user runs.
   large = large || image(256 * 1024 * 1024);
   upload(large);
 }

@@ -1,4 +1,4 @@
-# What the scripts beside this one share; each sources it. Nothing they start outlives them.
+# Functions that the scripts in this folder share. Every process that they start ends with the script.
 # shellcheck shell=bash
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -6,12 +6,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 binary=$target/release/image-store
 tools=$target/release
-# Not in /tmp, which may be memory.
+# Not in /tmp, which may be a tmpfs.
 mkdir -p "$target"
 work=$(mktemp -d "$target/image-store.XXXXXX")
-# The processes this script started.
+# The processes that this script started.
 started=()
-# Functions that remove what else a script started, called when it ends.
+# Clean-up functions that are called when the script ends.
 at_exit=()
 
 fail() {
@@ -31,13 +31,13 @@ finish() {
 }
 trap finish EXIT
 
-# Two builds, so that what the tools need cannot change how the service is built.
+# Two builds, so that the tools' dependencies cannot change the features with which the service is built.
 build() {
     cargo build --release --locked -p image-store
     cargo build --release --locked -p loadtest-tools
 }
 
-# until_true <seconds> <command…>: until it succeeds; false where it does not in time.
+# until_true <seconds> <command…>: repeats the command until it succeeds. Fails if it does not succeed in time.
 until_true() {
     local deadline=$((SECONDS + $1))
     shift
@@ -47,25 +47,25 @@ until_true() {
     done
 }
 
-# launch <name> <command…>: starts it and waits until it says where it listens. Sets $pid and $url.
+# launch <name> <command…>: starts a server and waits until it prints its address. Sets $pid and $url.
 launch() {
     local name=$1
     shift
-    # What an earlier one of this name said must not be taken for this one's.
+    # Removes the output of an earlier process of this name.
     : >"$work/$name.out"
     "$@" >"$work/$name.out" 2>"$work/$name.err" &
     pid=$!
     started+=("$pid")
-    until_true 30 announced "$name" || fail "$name does not listen"
+    until_true 30 is_listening "$name" || fail "$name did not start listening"
     url=$(sed -nE 's/.*listens on (http[^ ,]*).*/\1/p' "$work/$name.out" | head -n 1)
 }
 
-announced() {
+is_listening() {
     kill -0 "$pid" 2>/dev/null || fail "$name ended"
     grep -q 'listens on http' "$work/$name.out"
 }
 
-# Ends one process that was started here, the orderly way.
+# stop <process>: stops a process that was started here with SIGTERM and waits for it.
 stop() {
     local other rest=()
     kill "$1" 2>/dev/null || true
@@ -82,7 +82,8 @@ launch_null_s3() {
     null_pid=$pid null_url=$url
 }
 
-# launch_service [VARIABLE=value…]: before the null S3. Sets $service_pid and $service_url.
+# launch_service [VARIABLE=value…]: starts the service with the null S3 as its store. Sets $service_pid and
+# $service_url.
 launch_service() {
     launch service env PORT=0 \
         S3_BUCKET=null AWS_ENDPOINT_URL_S3="$null_url" S3_FORCE_PATH_STYLE=true S3_CHECKSUM=crc64nvme \
@@ -91,7 +92,7 @@ launch_service() {
     service_pid=$pid service_url=$url
 }
 
-# state <name>: a number of the null S3's state.
+# state <name>: prints a number from the null S3's state.
 state() {
     curl -sS --fail "$null_url/_state" | sed -nE "s/.*\"$1\":([0-9]+).*/\1/p"
 }
@@ -100,17 +101,17 @@ nothing_open() {
     [ "$(state open_uploads)" -eq 0 ]
 }
 
-# CPU seconds so far, of the processes named and their children.
+# cpu_of <process…>: prints the CPU seconds that the processes and their children have used.
 cpu_of() {
     local pid files=()
     for pid in "$@" $(pgrep -P "$(IFS=,; echo "$*")" || true); do
         files+=("/proc/$pid/stat")
     done
-    # Fields 14 and 15; the second, the name, may hold spaces.
+    # Fields 14 and 15. The second field, the name, may contain spaces.
     sed 's/^.*) //' "${files[@]}" | awk -v hertz="$(getconf CLK_TCK)" '{ ticks += $12 + $13 } END { printf "%.2f\n", ticks / hertz }'
 }
 
-# Peak resident memory in MiB, of the processes named and their children together.
+# peak_of <process…>: prints the sum of the peak resident memory of the processes and their children, in MiB.
 peak_of() {
     local pid files=()
     for pid in "$@" $(pgrep -P "$(IFS=,; echo "$*")" || true); do
@@ -119,12 +120,12 @@ peak_of() {
     awk '/^VmHWM/ { kib += $2 } END { printf "%d\n", kib / 1024 }' "${files[@]}"
 }
 
-# An image of so many bytes: a small one with a long tail, which is stored like any other byte.
+# image <bytes>: prints an image of this size: a small image followed by random bytes.
 image() {
     { cat tests/fixtures/plain.png; head -c "$1" /dev/urandom; } | head -c "$1"
 }
 
-# The middle one of the numbers on standard input.
+# Prints the median of the numbers on standard input.
 median() {
     sort -n | awk '{ value[NR] = $1 } END { if (NR) print value[int((NR + 1) / 2)]; else print "nan" }'
 }

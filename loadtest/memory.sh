@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# One upload of SIZE_MIB (1024) through the release binary at its default settings, embedded S3 and all; fails where the
-# process's peak resident memory reaches LIMIT_MIB (64) or the answer is not the image that was sent.
-# NO_BUILD=1 takes what is built.
+# Uploads one image of SIZE_MIB (1024) to the release binary at its default settings, with the embedded store. Fails if
+# the process's peak resident memory reaches LIMIT_MIB (64) or the size in the response differs. NO_BUILD=1 uses the
+# existing binary.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . loadtest/lib.sh
@@ -18,6 +18,6 @@ took=$(awk -v a="$started_at" -v b="$(date +%s.%N)" 'BEGIN { printf "%.2f", b - 
 peak=$(peak_of "$pid")
 
 echo "uploaded $size bytes in $took s; peak resident memory $peak MiB (limit $limit_mib MiB)"
-grep -q "\"size\":$size[,}]" <<<"$answer" || fail "stored something else: $answer"
-[ "$peak" -lt "$limit_mib" ] || fail "too much memory"
-[ -z "$(find "$work/data/uploads" "$work/data/tmp" -type f -print -quit)" ] || fail "files of an unfinished upload are left"
+grep -q "\"size\":$size[,}]" <<<"$answer" || fail "the size in the response differs: $answer"
+[ "$peak" -lt "$limit_mib" ] || fail "the memory limit was exceeded"
+[ -z "$(find "$work/data/uploads" "$work/data/tmp" -type f -print -quit)" ] || fail "files of an unfinished upload remain"

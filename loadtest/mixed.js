@@ -1,4 +1,4 @@
-// What a day looks like: uploads by form and by plan, reads, refusals and deletes beside each other.
+// A mixed load: form uploads, direct uploads, reads, rejected uploads and deletes at the same time.
 import http from 'k6/http';
 import { check } from 'k6';
 import { BASE_URL, image, remove, thresholds, upload, uploadDirectly } from './common.js';
@@ -10,18 +10,18 @@ export const options = {
 };
 
 const IMAGES = [100, 500, 2048].map((kib) => image(kib * 1024));
-const TEXT = 'not an image, whatever its name says';
+const TEXT = 'a text file with the name of an image';
 
 export default function () {
   const bytes = IMAGES[Math.floor(Math.random() * IMAGES.length)];
   const stored = __ITER % 4 === 0 ? uploadDirectly(bytes) : upload(bytes);
   const key = stored.json('s3_key');
   const read = http.get(`${BASE_URL}/images/${key}`, { redirects: 0, tags: { name: 'redirect' } });
-  check(read, { 'is found': (answer) => answer.status === 307 });
-  const refused = http.post(`${BASE_URL}/upload-image`, { file: http.file(TEXT, 'a.png', 'image/png') }, {
-    tags: { name: 'refusal' },
+  check(read, { 'is redirected': (answer) => answer.status === 307 });
+  const rejected = http.post(`${BASE_URL}/upload-image`, { file: http.file(TEXT, 'a.png', 'image/png') }, {
+    tags: { name: 'rejected' },
     responseCallback: http.expectedStatuses(400),
   });
-  check(refused, { 'is refused': (answer) => answer.json('code') === 'invalid_file_type' });
+  check(rejected, { 'is rejected': (answer) => answer.json('code') === 'invalid_file_type' });
   remove(stored);
 }

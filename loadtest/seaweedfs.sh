@@ -1,12 +1,12 @@
-# Runs SeaweedFS, a real S3 server, with a bucket in it. Source this after lib.sh.
+# Runs SeaweedFS, a real S3 server, with one bucket. Source this file after lib.sh.
 # shellcheck shell=bash
 
 weed_pid=
 weed_ports=()
 
-# launch_seaweedfs <weed> <bucket>: starts the program <weed> and waits until the bucket takes objects.
+# launch_seaweedfs <weed> <bucket>: starts the program <weed> and waits until the bucket accepts objects.
 #
-# Sets $weed_pid, $weed_url (the S3 endpoint) and $weed_filer (its files over HTTP, without credentials), and exports
+# Sets $weed_pid, $weed_url (the S3 endpoint) and $weed_filer (its files over HTTP, without credentials). Exports
 # AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_REGION for it.
 launch_seaweedfs() {
     local attempt
@@ -14,21 +14,21 @@ launch_seaweedfs() {
     at_exit+=(end_seaweedfs)
     for attempt in 1 2 3; do
         start_weed "$1"
-        until_true 60 weed_answered || fail "SeaweedFS does not answer"
+        until_true 60 weed_is_ready_or_ended || fail "SeaweedFS did not respond in time"
         kill -0 "$weed_pid" 2>/dev/null && break
-        # Another process may have taken one of its ports after they were chosen.
+        # Another process may have bound one of its ports after they were chosen.
         echo "attempt $attempt to start SeaweedFS failed: $(grep -m1 '^F' "$work/weed.err" || true)" >&2
         end_seaweedfs
     done
-    [ -n "$weed_pid" ] || fail "SeaweedFS does not start"
+    [ -n "$weed_pid" ] || fail "SeaweedFS did not start"
 
-    weed_shell "$1" "s3.bucket.create -name $2" | grep "created bucket" || fail "SeaweedFS creates no bucket"
-    # The volume server registers with the master some time after the S3 gateway answers.
+    weed_shell "$1" "s3.bucket.create -name $2" | grep "created bucket" || fail "SeaweedFS did not create the bucket"
+    # The volume server registers with the master some time after the S3 gateway is ready.
     until_true 60 curl -sf -o "$work/assigned" "http://127.0.0.1:${weed_ports[0]}/dir/assign?collection=$2" ||
         fail "SeaweedFS has no volume for the bucket"
 }
 
-# Starts every server of SeaweedFS in one process, each on a port that is free.
+# start_weed <weed>: starts all servers of SeaweedFS in one process, each on a free port.
 start_weed() {
     local home=$work/seaweedfs ports=() options=()
     rm -rf "$home"
@@ -55,12 +55,12 @@ EOF
     weed_pid=$!
 }
 
-# Whether its S3 gateway answers, or the process has ended.
-weed_answered() {
+# Succeeds if the S3 gateway responds or the process has ended.
+weed_is_ready_or_ended() {
     ! kill -0 "$weed_pid" 2>/dev/null || curl -sf -o /dev/null "$weed_url/healthz"
 }
 
-# weed_shell <weed> <command>: prints what the administrative command prints.
+# weed_shell <weed> <command>: runs an administrative command and prints its output.
 weed_shell() {
     local home=$work/seaweedfs
     env -C "$home" HOME="$home" "$1" shell -master="127.0.0.1:${weed_ports[0]}.${weed_ports[1]}" \
@@ -70,7 +70,7 @@ weed_shell() {
 end_seaweedfs() {
     local port
     [ -n "$weed_pid" ] || return 0
-    # An orderly end takes it 17 s, and nobody needs its data any more.
+    # An orderly shutdown takes 17 s, and the data is not needed any more.
     kill -KILL "$weed_pid" 2>/dev/null || true
     wait "$weed_pid" 2>/dev/null || true
     weed_pid=
@@ -80,7 +80,7 @@ end_seaweedfs() {
     done
 }
 
-# free_ports <n>: that many numbers of TCP ports, all free at the same time.
+# free_ports <n>: prints n TCP ports that are free at the same time.
 free_ports() {
     python3 - "$1" <<'EOF'
 import socket, sys

@@ -1,4 +1,4 @@
-// Does every door work at all: a form, a direct upload, reading and deleting what they made. Ten seconds.
+// A smoke test of ten seconds: form uploads, direct uploads, reads and deletes.
 import http from 'k6/http';
 import { check } from 'k6';
 import { BASE_URL, image, remove, thresholds, upload, uploadDirectly } from './common.js';
@@ -10,7 +10,7 @@ export const options = {
 };
 
 const SMALL = image(100 * 1024);
-// More than one part.
+// Large enough for more than one part.
 const LARGER = image(6 * 1024 * 1024);
 
 export default function () {

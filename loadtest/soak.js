@@ -1,4 +1,4 @@
-// The same modest load for a long time (DURATION, 10m): what grows is a leak, and the invariant check sees it.
+// A constant, moderate load for a long time (DURATION, 10m). A memory leak exceeds the memory limit that run.sh checks.
 import { image, remove, thresholds, upload } from './common.js';
 
 export const options = {

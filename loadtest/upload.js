@@ -1,4 +1,4 @@
-// The usual: more and more uploads a second, from 100 KiB to 10 MiB, most of them small.
+// Form uploads of 100 KiB to 10 MiB, most of them small, at an increasing rate.
 import { image, thresholds, upload } from './common.js';
 
 const PEAK = Number(__ENV.RATE || 20);
@@ -23,7 +23,7 @@ export const options = {
 };
 
 const KIB = 1024;
-// Of ten uploads.
+// The sizes of ten uploads.
 const SIZES = [100, 100, 100, 100, 500, 500, 500, 2048, 2048, 10240];
 const IMAGES = new Map([...new Set(SIZES)].map((size) => [size, image(size * KIB)]));
 

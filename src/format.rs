@@ -1,8 +1,8 @@
-//! The image formats this service knows: their names, extensions and media types.
+//! The image formats that this service supports: their names, extensions and media types.
 
 use std::fmt;
 
-/// A format the service knows. Which of them it takes is [`crate::policy::Policy`]'s business.
+/// A supported image format. [`crate::policy::Policy`] defines which of them are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Format {
     Jpeg,
@@ -19,7 +19,7 @@ impl Format {
     pub const ALL: [Format; 8] =
         [Format::Jpeg, Format::Png, Format::Gif, Format::Bmp, Format::Webp, Format::Avif, Format::Heic, Format::Tiff];
 
-    /// Lower-case extensions that a key may have, the usual one first.
+    /// Returns the lower-case extensions that a key may have, beginning with the usual one.
     pub fn extensions(self) -> &'static [&'static str] {
         match self {
             Format::Jpeg => &["jpg", "jpeg"],
@@ -33,11 +33,11 @@ impl Format {
         }
     }
 
-    /// Other extensions under which browsers, cameras and systems save this format. A key never has one of them: an image
-    /// is stored under the first of [`Format::extensions`] then.
+    /// Returns other extensions under which browsers, cameras and operating systems save this format. A key never has
+    /// one of these: the image is then stored under the first of [`Format::extensions`].
     ///
-    /// Chrome (`net/base/mime_util.cc`), the registry of Windows, freedesktop.org's shared-mime-info, and cameras: Canon and
-    /// Sony write `.HIF`, stereo cameras `.MPO` (a JPEG followed by further ones).
+    /// Sources: Chrome (`net/base/mime_util.cc`), the Windows registry, freedesktop.org's shared-mime-info, and
+    /// cameras. Canon and Sony write `.HIF`, stereo cameras write `.MPO` (a JPEG followed by further ones).
     pub fn aliases(self) -> &'static [&'static str] {
         match self {
             Format::Jpeg => &["jfif", "pjpeg", "pjp", "jpe", "jif", "jfi", "mpo"],
@@ -51,12 +51,12 @@ impl Format {
         }
     }
 
-    /// Every extension that the name of such a file may have: [`Format::extensions`], then [`Format::aliases`].
+    /// Returns every extension that the name of such a file may have: [`Format::extensions`], then [`Format::aliases`].
     pub fn file_extensions(self) -> impl Iterator<Item = &'static str> {
         self.extensions().iter().chain(self.aliases()).copied()
     }
 
-    /// The IANA media type objects of this format are served with.
+    /// Returns the IANA media type with which objects of this format are served.
     pub fn content_type(self) -> &'static str {
         match self {
             Format::Jpeg => "image/jpeg",
@@ -70,7 +70,7 @@ impl Format {
         }
     }
 
-    /// The short name, as in settings and in `detected`.
+    /// Returns the short name, as used in settings and in the `detected` field of errors.
     pub fn name(self) -> &'static str {
         match self {
             Format::Jpeg => "jpeg",
@@ -78,8 +78,8 @@ impl Format {
         }
     }
 
-    /// The other media types in use for this format: unregistered ones, those of browsers' plug-ins, and those of image
-    /// sequences in the same container.
+    /// Returns the other media types in use for this format: unregistered ones, those of browser plug-ins, and those of
+    /// image sequences in the same container.
     fn content_type_aliases(self) -> &'static [&'static str] {
         match self {
             Format::Jpeg => &[
@@ -105,22 +105,23 @@ impl Format {
         }
     }
 
-    /// The format of a file name's extension, in any case, without its dot; and the extension that a key has for it.
+    /// Returns the format of a file name's extension, and the extension that a key has for it. `extension` is without
+    /// its dot and may be in upper or lower case.
     pub fn from_extension(extension: &str) -> Option<(Format, &'static str)> {
         let is = |known: &&&str| known.eq_ignore_ascii_case(extension);
         Format::ALL.into_iter().find_map(|format| {
-            let kept = format.extensions().iter().find(is);
-            let stored = kept.or_else(|| format.aliases().iter().find(is).and(format.extensions().first()));
+            let own = format.extensions().iter().find(is);
+            let stored = own.or_else(|| format.aliases().iter().find(is).and(format.extensions().first()));
             stored.map(|stored| (format, *stored))
         })
     }
 
-    /// The format of a media type (no parameters), in any case.
+    /// Returns the format of a media type without parameters, in upper or lower case.
     pub fn from_content_type(content_type: &str) -> Option<Format> {
         let is = |known: &str| known.eq_ignore_ascii_case(content_type);
-        let of =
+        let matches =
             |format: &Format| is(format.content_type()) || format.content_type_aliases().iter().any(|known| is(known));
-        Format::ALL.into_iter().find(of)
+        Format::ALL.into_iter().find(matches)
     }
 }
 
@@ -130,7 +131,7 @@ impl fmt::Display for Format {
     }
 }
 
-/// What an image's own header says of it.
+/// The type and dimensions of an image, from its header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageInfo {
     pub format: Format,
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_stands_for_two_formats() {
+    fn extensions_and_media_types_are_unambiguous() {
         let mut extensions = HashSet::new();
         let mut types = HashSet::new();
         for format in Format::ALL {

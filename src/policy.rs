@@ -1,11 +1,12 @@
-//! What is taken: formats, sizes, pixels. One policy for every door.
+//! The images that are accepted: formats, sizes, pixels. The same policy applies to every upload method.
 
 use serde::Serialize;
 
 use crate::error::{Error, Result, ScanLimit};
 use crate::format::{Format, ImageInfo};
 
-/// The widest and highest an image may be, in pixels: what JPEG can say, and a bound on every decoder behind us.
+/// Maximum width and height of an image in pixels. This is the maximum of JPEG, and it limits what every later decoder
+/// has to handle.
 pub const MAX_SIDE: u64 = 65_535;
 
 /// The limits in force. Sizes are bytes.
@@ -13,11 +14,11 @@ pub const MAX_SIDE: u64 = 65_535;
 pub struct Policy {
     #[serde(skip)]
     pub formats: Vec<Format>,
-    /// The largest image taken through this process.
+    /// Maximum size of an image that is uploaded through this process.
     pub max_upload_size: u64,
-    /// Width times height; 0 switches both pixel limits off.
+    /// Maximum of width times height. 0 disables both pixel limits.
     pub max_pixels: u64,
-    /// How far into an image its dimensions must have shown.
+    /// Number of leading bytes of an image in which its dimensions must be.
     pub header_scan_limit: usize,
 }
 
@@ -26,12 +27,13 @@ impl Policy {
         self.formats.contains(&format)
     }
 
-    /// The error for what is no image of an allowed format; `detected` says what its bytes look like, if they were seen.
+    /// Returns the error for a file that is not an image of an allowed format. `detected` is the file type that was
+    /// detected, if any.
     pub fn invalid_type(&self, detected: Option<&'static str>) -> Error {
         Error::InvalidFileType { detected, accepted: self.accepted(), limit: None }
     }
 
-    /// The same for an image that was not read far enough to tell.
+    /// Returns the same error for an image whose dimensions are beyond the number of bytes that are scanned.
     pub fn invalid_type_within(&self, detected: Option<&'static str>, limit: ScanLimit) -> Error {
         Error::InvalidFileType { detected, accepted: self.accepted(), limit: Some(limit) }
     }
@@ -42,7 +44,7 @@ impl Policy {
 
     /// Checks a file name's extension, if it has one.
     ///
-    /// Returns the extension to keep (see [`Format::from_extension`]) and its format.
+    /// Returns the format and the extension that the key gets (see [`Format::from_extension`]).
     pub fn check_name(&self, file_name: &str) -> Result<Option<(Format, &'static str)>> {
         let base = file_name.rsplit(['/', '\\']).next().unwrap_or_default();
         let Some((_, extension)) = base.rsplit_once('.') else {
@@ -54,12 +56,12 @@ impl Policy {
         }
     }
 
-    /// Checks the size of an image that comes through the service.
+    /// Checks the size of an image that is uploaded through the service.
     pub fn check_stream_size(&self, size: u64) -> Result<()> {
         self.check_size(size).map_err(|_| Error::StreamTooLarge { limit: self.max_upload_size })
     }
 
-    /// Checks the size of an image, however it comes in.
+    /// Checks the size of an image that is uploaded in any way.
     pub fn check_size(&self, size: u64) -> Result<()> {
         if size > self.max_upload_size {
             return Err(Error::PayloadTooLarge { limit: self.max_upload_size });
@@ -67,7 +69,7 @@ impl Policy {
         Ok(())
     }
 
-    /// Checks what an image's header says.
+    /// Checks an image's type and dimensions.
     pub fn check_image(&self, info: ImageInfo) -> Result<ImageInfo> {
         if !self.allows(info.format) {
             return Err(self.invalid_type(Some(info.format.name())));
@@ -75,10 +77,10 @@ impl Policy {
         let (width, height) = (u64::from(info.width), u64::from(info.height));
         let too_many = |limit| Error::TooManyPixels { width, height, limit };
         if self.max_pixels > 0 && (width > MAX_SIDE || height > MAX_SIDE) {
-            return Err(too_many(format!("each side may have at most {MAX_SIDE}")));
+            return Err(too_many(format!("width and height may be at most {MAX_SIDE} each")));
         }
         if self.max_pixels > 0 && width * height > self.max_pixels {
-            return Err(too_many(format!("at most {} in all are taken", self.max_pixels)));
+            return Err(too_many(format!("at most {} pixels in total are allowed", self.max_pixels)));
         }
         Ok(info)
     }

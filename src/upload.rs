@@ -1,7 +1,9 @@
-//! From a stream of bytes to one object: equal parts, a few in flight, reviewed before they become visible.
+//! Uploads a stream of bytes as one object: it is cut into equal parts, a few of them are in flight at once, and they
+//! are reviewed before the object becomes visible.
 //!
-//! [`budget`] and [`spill`] say what an upload may hold, [`parts`] is the arithmetic, [`writer`] the request's half of the
-//! I/O and `task` the store's. None of them knows where the bytes come from.
+//! [`budget`] and [`spill`] limit what an upload may hold. [`parts`] cuts the parts and computes the checksums.
+//! [`writer`] is the request's half of an upload, `task` the store's half. None of these modules depends on the source
+//! of the bytes.
 
 pub mod budget;
 pub mod manager;

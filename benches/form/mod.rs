@@ -1,4 +1,4 @@
-//! A form with one image in it.
+//! A form that contains one image.
 
 const IMAGE: &[u8] = include_bytes!("../../tests/fixtures/plain.png");
 const BOUNDARY: &str = "a-boundary-of-a-benchmark";
@@ -7,13 +7,13 @@ pub fn content_type() -> String {
     format!("multipart/form-data; boundary={BOUNDARY}")
 }
 
-/// What stands before the image.
+/// Returns the part of the form before the image.
 pub fn head() -> Vec<u8> {
     let disposition = "content-disposition: form-data; name=\"file\"; filename=\"a.png\"";
     format!("--{BOUNDARY}\r\n{disposition}\r\ncontent-type: image/png\r\n\r\n").into_bytes()
 }
 
-/// An image of `size` bytes: a small one with a long tail, as mixed as an image's bytes are.
+/// Returns an image of `size` bytes: a small image followed by pseudo-random bytes.
 pub fn image(size: usize) -> Vec<u8> {
     let mut bytes = IMAGE.to_vec();
     let mut state = 1_u32;
@@ -24,7 +24,7 @@ pub fn image(size: usize) -> Vec<u8> {
     bytes
 }
 
-/// What stands behind it.
+/// Returns the part of the form after the image.
 pub fn tail() -> Vec<u8> {
     format!("\r\n--{BOUNDARY}--\r\n").into_bytes()
 }

@@ -1,4 +1,4 @@
-"""The service this one replaces, as small as its description allows: FastAPI and Mangum on Lambda, boto3 towards S3."""
+"""A minimal version of the service that this one replaces: FastAPI and Mangum on Lambda, with boto3 for S3."""
 
 import os
 import uuid

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Cold starts: from exec to the answer of the first upload, the function beside the Python service that it replaces. Both
-# talk to the same Runtime API (runtime_api.py) and store in the same S3, which answers at once (null-s3).
+# Cold starts: the time from exec to the response to the first upload, for this function and for the Python service that
+# it replaces. Both use the same Runtime API (runtime_api.py) and the same S3, which responds at once (null-s3).
 #
-# RUNS (10) of each. CHECK=0 only prints; else it fails above 1/15 of Python's time, at 40 MiB of memory or an 8 MiB zip.
+# RUNS (10) of each. Fails if the time exceeds 1/15 of Python's, or at 40 MiB of memory or a zip of 8 MiB. CHECK=0 only
+# prints the results.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 target=${CARGO_TARGET_DIR:-target}
@@ -42,20 +43,21 @@ export AWS_ACCESS_KEY_ID AWS_SECRET_ACCESS_KEY S3_BUCKET
 export AWS_ENDPOINT_URL_S3=$endpoint AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1 S3_FORCE_PATH_STYLE=true
 
 cold_start() { python3 loadtest/coldstart/runtime_api.py --runs "${RUNS:-10}" --image "$image" -- "$@"; }
-# Compiled at its first import, as what pip installed is: beside the copy, not in the repository.
+# Copied, because Python stores the compiled module next to the source at the first import.
 cp loadtest/coldstart/baseline.py "$work"
-ours=$(cold_start "$function")
-python=$(PYTHONPATH=$work cold_start "$venv/bin/python" -m awslambdaric baseline.handler)
+function_result=$(cold_start "$function")
+python_result=$(PYTHONPATH=$work cold_start "$venv/bin/python" -m awslambdaric baseline.handler)
 
-python3 - "$ours" "$python" "$zip" "${CHECK:-1}" <<'END'
+python3 - "$function_result" "$python_result" "$zip" "${CHECK:-1}" <<'END'
 import json, os, sys
 
-ours, python = (json.loads(text) for text in sys.argv[1:3])
+function, python = (json.loads(text) for text in sys.argv[1:3])
 zip_mib = os.path.getsize(sys.argv[3]) / 2**20 if os.path.exists(sys.argv[3]) else float("nan")
-for name, it in (("image-store", ours), ("python", python)):
-    print(f"{name:12} {it['median_ms']:7.1f} ms (median; {it['min_ms']:.1f} to {it['max_ms']:.1f})  {it['peak_mib']:5.1f} MiB")
-ratio = python["median_ms"] / ours["median_ms"]
+for name, result in (("image-store", function), ("python", python)):
+    times = f"{result['median_ms']:7.1f} ms (median; {result['min_ms']:.1f} to {result['max_ms']:.1f})"
+    print(f"{name:12} {times}  {result['peak_mib']:5.1f} MiB")
+ratio = python["median_ms"] / function["median_ms"]
 print(f"1/{ratio:.1f} of Python's time; zip {zip_mib:.2f} MiB")
-if sys.argv[4] != "0" and not (ratio >= 15 and ours["peak_mib"] < 40 and zip_mib < 8):
-    sys.exit("wanted: at most 1/15 of the time, less than 40 MiB, a zip below 8 MiB")
+if sys.argv[4] != "0" and not (ratio >= 15 and function["peak_mib"] < 40 and zip_mib < 8):
+    sys.exit("FAILED: the limits are 1/15 of Python's time, 40 MiB of memory and a zip of 8 MiB")
 END

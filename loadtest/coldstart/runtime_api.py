@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Cold starts of a Lambda function on this machine.
+"""Measures cold starts of a Lambda function on this machine.
 
-Serves the Runtime API, starts a command as Lambda would, hands it one upload, and measures from exec to the answer and the
-most memory the process had resident. Prints one JSON object. Standard library only.
+Serves the Runtime API, starts a command as Lambda does, sends it one upload, and measures the time from exec to the answer
+and the peak resident memory of the process. Prints one JSON object. Uses only the standard library.
 
     runtime_api.py --runs 10 --image tests/fixtures/plain.jpg -- target/lambda/image-store/bootstrap
 """
@@ -23,7 +23,7 @@ BOUNDARY = "----boundary"
 
 
 def event(image: str) -> bytes:
-    """An upload of a form through a function URL (payload 2.0)."""
+    """Returns the event of a form upload through a function URL (payload 2.0)."""
     with open(image, "rb") as file:
         content = file.read()
     name = os.path.basename(image)
@@ -62,10 +62,10 @@ def event(image: str) -> bytes:
 
 
 class RuntimeApi(BaseHTTPRequestHandler):
-    """One invocation; the second call for one waits until the process is killed."""
+    """Serves one invocation. The second request for one waits until the process is killed."""
 
     protocol_version = "HTTP/1.1"
-    # Headers and body would go out as two packets, the second held back for an acknowledgement.
+    # Otherwise headers and body would be two packets, the second of which waits for an acknowledgement.
     wbufsize = -1
     disable_nagle_algorithm = True
 
@@ -83,7 +83,7 @@ class RuntimeApi(BaseHTTPRequestHandler):
 
     def do_GET(self):
         if not self.path.endswith("/runtime/invocation/next"):
-            threading.Event().wait()  # the extension's next event never comes
+            threading.Event().wait()  # there is never an event for the extension
         payload = self.server.events.get()
         deadline = str(int((time.time() + 30) * 1000))
         headers = [
@@ -117,7 +117,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request, client_address):
-        """The measured process is killed while it waits: its connections break."""
+        """Ignores errors: the measured process is killed while it waits, so its connections break."""
 
 
 def peak_mib(pid: int) -> float:
@@ -150,7 +150,7 @@ def measure(command: list, payload: bytes) -> dict:
         return {"ms": (ended - began) * 1000, "mib": peak}
     except queue.Empty:
         process.kill()
-        sys.exit(f"{command[0]} did not answer: {process.stderr.read()[-2000:].decode()}")
+        sys.exit(f"{command[0]} did not respond: {process.stderr.read()[-2000:].decode()}")
     finally:
         process.kill()
         process.wait()

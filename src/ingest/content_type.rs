@@ -1,4 +1,4 @@
-//! What a request's Content-Type says its body is.
+//! Determines from a request's Content-Type how its body carries the image.
 
 use http::HeaderValue;
 
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::policy::Policy;
 
-/// RFC 2046 5.1.1.
+/// Maximum length of a boundary (RFC 2046 5.1.1).
 const MAX_BOUNDARY: usize = 70;
 
 /// What a form may be longer than its file: the other fields it may hold, and every field's head.
@@ -26,7 +26,7 @@ pub enum BodyKind {
 }
 
 impl BodyKind {
-    /// By a request's Content-Type.
+    /// Returns the kind of body for a request's Content-Type.
     ///
     /// # Errors
     /// [`Error::UnsupportedMediaType`] except for forms, images and bytes of no stated type; [`Error::InvalidFileType`] for an image that is not taken;
@@ -49,7 +49,7 @@ impl BodyKind {
         match Format::from_content_type(&media_type) {
             Some(format) if !policy.allows(format) => Err(policy.invalid_type(None)),
             None if media_type == "image/svg+xml" => Err(policy.invalid_type(None)),
-            // The bytes decide.
+            // The format is detected from the image's bytes.
             _ => Ok(BodyKind::Raw),
         }
     }
@@ -80,7 +80,7 @@ fn boundary(content_type: &str) -> Result<String> {
     match params::get(&parameters, "boundary") {
         Some(boundary) if (1..=MAX_BOUNDARY).contains(&boundary.len()) => Ok(boundary.to_owned()),
         Some(_) => Err(Error::MalformedForm(format!("its boundary must have 1 to {MAX_BOUNDARY} characters"))),
-        None => Err(Error::MalformedForm("its Content-Type names no boundary".to_owned())),
+        None => Err(Error::MalformedForm("its Content-Type has no boundary".to_owned())),
     }
 }
 
@@ -98,14 +98,14 @@ mod tests {
     }
 
     #[test]
-    fn forms_in_every_spelling() {
+    fn form_content_types_are_recognised() {
         assert_eq!(of("multipart/form-data; boundary=abc").unwrap(), form("abc"));
         assert_eq!(of("Multipart/Form-Data;charset=utf-8;BOUNDARY=\"a b=c\"").unwrap(), form("a b=c"));
         assert_eq!(of("multipart/form-data; boundary=----=_Part_1.2").unwrap(), form("----=_Part_1.2"));
     }
 
     #[test]
-    fn a_form_without_a_usable_boundary_is_malformed() {
+    fn form_without_a_valid_boundary_is_malformed() {
         let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
         for text in
             ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"\"", &long]

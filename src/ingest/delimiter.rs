@@ -1,18 +1,19 @@
-//! Where a part's data ends: at CRLF, two hyphens and the boundary (RFC 2046, 5.1.1).
+//! Finds the end of a part's data: CRLF, two hyphens and the boundary (RFC 2046, 5.1.1).
 
 use bytes::{Buf, Bytes};
 use memchr::memmem::Finder;
 
-/// Searches data that comes in chunks for the delimiter behind it.
+/// Searches data that arrives in chunks for the delimiter after it.
 ///
-/// CR is the delimiter's first byte and none of its others: no boundary has one. So of what a chunk ends with only its last
-/// CR can begin a delimiter, and where that turns out to be none, no other began in it.
+/// CR is the first byte of the delimiter and occurs nowhere else in it, because a boundary cannot contain CR. So only
+/// the last CR of a chunk can begin an incomplete delimiter. If it turns out not to, no other delimiter began in that
+/// chunk.
 pub(super) struct Delimiter {
     bytes: Bytes,
     finder: Finder<'static>,
-    /// How many bytes of it the chunks so far end with, those before them included.
+    /// Number of the delimiter's bytes with which the input so far ends.
     matched: usize,
-    /// How many of these came before the data: they are no data if they turn out to be none of the delimiter's.
+    /// Number of these bytes that precede the data. They are not data even if they turn out not to begin a delimiter.
     before: usize,
 }
 
@@ -20,7 +21,7 @@ pub(super) const LINE_END: &str = "\r\n";
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Piece {
-    /// Bytes in front of the delimiter, never none of them.
+    /// Bytes before the delimiter, never empty.
     Data(Bytes),
     /// The delimiter itself.
     End,
@@ -32,8 +33,9 @@ impl Delimiter {
         Delimiter { finder: Finder::new(&bytes).into_owned(), bytes, matched: 0, before: 0 }
     }
 
-    /// A part's data begin here, behind the empty line that ends its headers. A part without data ends with that line: its
-    /// end is the delimiter's own (RFC 2046, 5.1.1, `body-part`).
+    /// Marks the beginning of a part's data, after the empty line that ends its headers.
+    ///
+    /// In a part without data, the CRLF of that line is the beginning of the delimiter (RFC 2046, 5.1.1, `body-part`).
     pub(super) fn start(&mut self) {
         self.matched = LINE_END.len();
         self.before = LINE_END.len();
@@ -43,17 +45,18 @@ impl Delimiter {
         self.bytes.clone()
     }
 
-    /// As it stands at the start of a line: the two hyphens and the boundary.
+    /// Returns the delimiter without its CRLF: the two hyphens and the boundary.
     pub(super) fn boundary_line(&self) -> &[u8] {
         &self.bytes[LINE_END.len()..]
     }
 
-    /// Takes the next piece off the front of `chunk`; none where all of that was taken and tells no more.
+    /// Removes the next piece from the front of `chunk`. Returns `None` if the chunk is used up and another one is
+    /// needed.
     pub(super) fn split(&mut self, chunk: &mut Bytes) -> Option<Piece> {
         if self.matched > 0
-            && let Some(decided) = self.go_on(chunk)
+            && let Some(result) = self.continue_match(chunk)
         {
-            return decided;
+            return result;
         }
         let data = match self.finder.find(chunk) {
             Some(0) => {
@@ -66,7 +69,7 @@ impl Delimiter {
         (!data.is_empty()).then_some(Piece::Data(data))
     }
 
-    /// The chunk without what may be a delimiter's beginning.
+    /// Returns the chunk without the bytes at its end that may begin a delimiter.
     fn hold_back(&mut self, chunk: &mut Bytes) -> Bytes {
         let mut data = std::mem::take(chunk);
         let longest = data.len().saturating_sub(self.bytes.len() - 1);
@@ -78,8 +81,8 @@ impl Delimiter {
         data
     }
 
-    /// Goes on with what is matched already. `None` if it was none of the delimiter's, and no data either.
-    fn go_on(&mut self, chunk: &mut Bytes) -> Option<Option<Piece>> {
+    /// Continues an incomplete match. Returns `None` if it was no delimiter and the matched bytes are not data.
+    fn continue_match(&mut self, chunk: &mut Bytes) -> Option<Option<Piece>> {
         let missing = &self.bytes[self.matched..];
         let same = missing.iter().zip(chunk.iter()).take_while(|(one, other)| one == other).count();
         let is_whole = same == missing.len();
@@ -102,31 +105,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// The data in front of the first delimiter and what follows it, searched chunk by chunk.
+    /// Returns the data before the first delimiter and the bytes after it, searched chunk by chunk.
     fn searched(chunks: impl Iterator<Item = Bytes>) -> (Vec<u8>, Option<Vec<u8>>) {
         search(Delimiter::new("XX"), chunks)
     }
 
     fn search(mut delimiter: Delimiter, chunks: impl Iterator<Item = Bytes>) -> (Vec<u8>, Option<Vec<u8>>) {
-        let (mut data, mut behind) = (Vec::new(), None::<Vec<u8>>);
+        let (mut data, mut after) = (Vec::new(), None::<Vec<u8>>);
         for mut chunk in chunks {
-            while behind.is_none() {
+            while after.is_none() {
                 match delimiter.split(&mut chunk) {
                     Some(Piece::Data(piece)) => {
                         assert!(!piece.is_empty());
                         data.extend_from_slice(&piece);
                     }
-                    Some(Piece::End) => behind = Some(Vec::new()),
+                    Some(Piece::End) => after = Some(Vec::new()),
                     None => break,
                 }
             }
-            behind.iter_mut().for_each(|behind| behind.extend_from_slice(&chunk));
+            after.iter_mut().for_each(|after| after.extend_from_slice(&chunk));
         }
-        (data, behind)
+        (data, after)
     }
 
     #[test]
-    fn data_is_not_copied_and_not_cut_where_nothing_ends_it() {
+    fn data_is_neither_copied_nor_cut_without_a_delimiter() {
         let chunk = Bytes::from_static(b"data\r\n--X and more\r\n");
         let mut rest = chunk.clone();
         let Some(Piece::Data(data)) = Delimiter::new("XX").split(&mut rest) else { panic!("no data") };
@@ -135,19 +138,19 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_that_comes_to_nothing_is_data() {
+    fn incomplete_delimiter_is_data() {
         for text in ["\r\r\n--XX-", "\r\n--X\r\n--XX-", "a\r\n\r\n--\r\r\n--XX-", "\r\n--XX-"] {
-            let (end, behind) = (text.len() - 7, Some(b"-".to_vec()));
+            let (end, after) = (text.len() - 7, Some(b"-".to_vec()));
             for size in 1..=text.len() {
                 let chunks = text.as_bytes().chunks(size).map(Bytes::copy_from_slice);
-                assert_eq!(searched(chunks), (text.as_bytes()[..end].to_vec(), behind.clone()), "{text:?} by {size}");
+                assert_eq!(searched(chunks), (text.as_bytes()[..end].to_vec(), after.clone()), "{text:?} by {size}");
             }
         }
     }
 
     #[test]
-    fn the_line_before_the_data_may_be_its_beginning() {
-        for (text, data, behind) in [
+    fn delimiter_may_begin_with_the_line_end_before_the_data() {
+        for (text, data, after) in [
             ("--XX-", "", Some("-")),
             ("--X-\r\n--XX", "--X-", Some("")),
             ("-\r\n--XX", "-", Some("")),
@@ -160,15 +163,15 @@ mod tests {
                 let mut delimiter = Delimiter::new("XX");
                 delimiter.start();
                 let found = search(delimiter, text.as_bytes().chunks(size).map(Bytes::copy_from_slice));
-                let wanted = (data.as_bytes().to_vec(), behind.map(|text| text.as_bytes().to_vec()));
-                assert_eq!(found, wanted, "{text:?} by {size}");
+                let expected = (data.as_bytes().to_vec(), after.map(|text| text.as_bytes().to_vec()));
+                assert_eq!(found, expected, "{text:?} by {size}");
             }
         }
     }
 
     proptest! {
         #[test]
-        fn the_first_one_is_found_however_it_is_cut(
+        fn first_delimiter_is_found_for_any_chunk_sizes(
             text in prop::collection::vec(prop::sample::select(&["\r", "\n", "-", "X", "\r\n--X", "a"]), 0..60),
             sizes in prop::collection::vec(1..9_usize, 1..9),
         ) {
@@ -178,15 +181,15 @@ mod tests {
                 let size = sizes.next()?.min(rest.len());
                 (size > 0).then(|| rest.split_to(size))
             });
-            let (data, behind) = searched(chunks);
+            let (data, after) = searched(chunks);
             match whole.windows(6).position(|window| window == b"\r\n--XX") {
                 Some(at) => {
                     prop_assert_eq!(&data, &whole[..at]);
-                    prop_assert_eq!(behind.as_deref(), Some(&whole[at + 6..]));
+                    prop_assert_eq!(after.as_deref(), Some(&whole[at + 6..]));
                 }
-                // What could still become one is not handed on.
+                // Bytes that may begin a delimiter are held back.
                 None => {
-                    prop_assert!(behind.is_none() && whole.starts_with(&data));
+                    prop_assert!(after.is_none() && whole.starts_with(&data));
                     prop_assert!(b"\r\n--X".starts_with(&whole[data.len()..]));
                 }
             }

@@ -1,8 +1,8 @@
-//! The `; name=value` parameters of a header (RFC 9110 5.6.6), read leniently: clients differ.
+//! Parses the `; name=value` parameters of a header (RFC 9110 5.6.6). The parser is lenient, because clients differ.
 
-/// The parameters of `header` in order: names in lower case, values without quotes and escapes.
+/// Returns the parameters of `header` in order: names in lower case, values without quotes and escapes.
 ///
-/// What stands before the first `;` is skipped; so is a parameter that has no `=`.
+/// The text before the first `;` is skipped, and so is a parameter without `=`.
 pub(super) fn parse(header: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut rest = after_semicolon(header);
@@ -23,7 +23,7 @@ pub(super) fn parse(header: &str) -> Vec<(String, String)> {
     found
 }
 
-/// The first parameter of that name, which is in lower case.
+/// Returns the first parameter named `name`, which must be in lower case.
 pub(super) fn get<'a>(parameters: &'a [(String, String)], name: &str) -> Option<&'a str> {
     parameters.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
 }
@@ -37,7 +37,7 @@ fn token(text: &str) -> (String, &str) {
     (value.trim().to_owned(), tail)
 }
 
-/// Reads up to the closing quote; a value that is never closed goes to the end.
+/// Reads up to the closing quote. If there is none, the value extends to the end.
 fn unquote(text: &str) -> (String, &str) {
     let mut value = String::new();
     let mut chars = text.chars();
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_inside_quotes_is_not_a_parameter() {
+    fn name_inside_quotes_is_not_a_parameter() {
         assert_eq!(
             pairs(r#"form-data; filename="x; name=evil"; name=file"#),
             owned(&[("filename", "x; name=evil"), ("name", "file")])
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_headers_give_what_is_there() {
+    fn malformed_headers_are_parsed_as_far_as_possible() {
         assert_eq!(pairs(""), owned(&[]));
         assert_eq!(pairs(";;;="), owned(&[("", "")]));
         assert_eq!(pairs("x; a=\"open"), owned(&[("a", "open")]));

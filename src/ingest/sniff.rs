@@ -1,8 +1,9 @@
-//! Type and dimensions from an image's own header. Nothing is decoded.
+//! Reads the type and dimensions of an image from its header. No image is decoded.
 //!
-//! The `imagesize` crate names foreign images. The headers are read here: its marks are weak ("BM", "GIF8"), its JPEG walk
-//! stops at stray bytes, it wants a TIFF's directory near the beginning, and of a HEIF file it takes the largest extents,
-//! uncropped, and those it has seen so far if the bytes are cut off.
+//! The `imagesize` crate is used only to name image formats that are not supported. The headers of the supported
+//! formats are parsed here because of these limits of `imagesize`: its marks are weak ("BM", "GIF8"), its JPEG parser
+//! stops at stray bytes, and it requires a TIFF directory near the beginning. Of a HEIF file it returns the largest
+//! extents, uncropped, and if the bytes are truncated the largest ones so far.
 
 use std::ops::Range;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -23,45 +24,46 @@ mod tiff;
 pub use known::Known;
 pub use search::Search;
 
-/// Bytes after which the leading mark of every known format can be told.
+/// Number of bytes that are sufficient to recognise the leading mark of every known format.
 const MARK: usize = 32;
 
-/// Bytes after which what is no image shows that it is none.
+/// Number of bytes that are sufficient to decide that a file is not an image.
 pub const TELLING: usize = foreign::WINDOW;
 
-/// KiB of long beginnings that may be read into memory at once to be looked at, of all uploads together.
+/// Limits the KiB of long prefixes that all uploads together may read into memory for sniffing.
 static LONG_LOOKS: Semaphore = Semaphore::const_new(LONG_LOOKS_KIB as usize);
 const LONG_LOOKS_KIB: u32 = 16 << 10;
 
-/// Waits until `bytes` bytes of an image may be read into memory beside the budget. They may be kept as long as the permit.
+/// Waits until `bytes` bytes of an image may be read into memory outside the budget. The bytes must be dropped before
+/// the permit.
 pub(super) async fn long_look(bytes: u64) -> Option<SemaphorePermit<'static>> {
     let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, LONG_LOOKS_KIB);
-    // Never closed, so never an error.
+    // The semaphore is never closed, so this never fails.
     LONG_LOOKS.acquire_many(kib).await.ok()
 }
 
-/// What the bytes at hand show.
+/// The result of inspecting the bytes that have been read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sniff {
-    /// Nothing yet: ask again with more of the beginning.
+    /// More of the first bytes are needed.
     NeedMore,
-    /// The dimensions stand in this range, which is not at hand. Reading on brings it as well.
+    /// The dimensions are in this range, which has not been read. More of the first bytes will include it too.
     NeedRange(Range<u64>),
     Image(ImageInfo),
     NotAnImage {
-        /// What the bytes look like, if they look like anything.
+        /// The file type that was detected, if any.
         detected: Option<&'static str>,
     },
 }
 
-/// Why a header has no dimensions to give.
+/// The reason why the dimensions could not be read from a header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Flaw {
-    /// It goes on after the bytes at hand.
+    /// The header continues after the bytes that have been read.
     Short,
-    /// It goes on in this range, which is not at hand.
+    /// The header continues in this range, which has not been read.
     Elsewhere(Range<u64>),
-    /// No more bytes would help.
+    /// The header is invalid. More bytes would not help.
     Wrong,
 }
 
@@ -70,8 +72,8 @@ type Dimensions = Result<(u32, u32), Flaw>;
 
 /// Reads the type and the dimensions of an image.
 ///
-/// Of a whole image the answer is never [`Sniff::NeedMore`] or [`Sniff::NeedRange`]. Once the answer is another, it stays
-/// the same however many bytes are added.
+/// For a whole image the result is never [`Sniff::NeedMore`] or [`Sniff::NeedRange`]. Any other result stays the same
+/// if more bytes are added.
 pub fn inspect(known: Known) -> Sniff {
     let (head, whole) = (known.head, known.is_whole());
     if !whole && head.len() < MARK {
@@ -93,11 +95,11 @@ pub fn inspect(known: Known) -> Sniff {
 
 /// Checks the leading bytes of an image that streams in against the policy.
 ///
-/// `None` asks for more of them; `whole` says that there are none.
+/// Returns `None` if more bytes are needed. `whole` means that `head` is the whole image.
 ///
 /// # Errors
-/// [`Error::NoFile`] for no bytes at all; [`Error::InvalidFileType`] for what is no image of an allowed format, and for one
-/// whose header has not shown its dimensions within [`Policy::header_scan_limit`] bytes, whatever follows.
+/// Returns [`Error::NoFile`] if the image is empty. Returns [`Error::InvalidFileType`] if it is not an image of an
+/// allowed format, or if its dimensions are not within the first [`Policy::header_scan_limit`] bytes.
 pub fn check(head: &[u8], whole: bool, policy: &Policy) -> Result<Option<ImageInfo>> {
     if whole && head.is_empty() {
         return Err(Error::NoFile { fields: None });
@@ -105,37 +107,41 @@ pub fn check(head: &[u8], whole: bool, policy: &Policy) -> Result<Option<ImageIn
     let limit = policy.header_scan_limit;
     let (within, rest) = head.split_at(head.len().min(limit));
     let known = if whole && rest.is_empty() { Known::whole(within) } else { Known::beginning(within) };
-    let behind = |range: &Range<u64>| range.start >= limit as u64;
+    let beyond_limit = |range: &Range<u64>| range.start >= limit as u64;
     match inspect(known) {
         Sniff::Image(info) => policy.check_image(info).map(Some),
         Sniff::NotAnImage { detected } => Err(policy.invalid_type(detected)),
-        Sniff::NeedRange(range) if behind(&range) || within.len() == limit => Err(out_of_reach(within, policy, true)),
+        Sniff::NeedRange(range) if beyond_limit(&range) || within.len() == limit => {
+            Err(out_of_reach(within, policy, true))
+        }
         Sniff::NeedMore if within.len() == limit => Err(out_of_reach(within, policy, false)),
-        Sniff::NeedMore | Sniff::NeedRange(_) => refuse_early(within, policy).map(|()| None),
+        Sniff::NeedMore | Sniff::NeedRange(_) => reject_early(within, policy).map(|()| None),
     }
 }
 
-/// The error for an image that needs more than [`Policy::header_scan_limit`] bytes of it to be read. One whose header lies
-/// at a place that is known can be checked where it can be read at any place.
+/// Returns the error for an image whose dimensions are beyond [`Policy::header_scan_limit`] bytes.
+///
+/// `elsewhere` means that the header is at a known offset. Such an image can be checked if it can be read at any
+/// offset, as it can after a direct upload.
 fn out_of_reach(head: &[u8], policy: &Policy, elsewhere: bool) -> Error {
     let format = mark(head).ok();
     let detected = format.map(Format::name);
-    if let Err(refused) = refuse_early(head, policy) {
-        return refused;
+    if let Err(rejected) = reject_early(head, policy) {
+        return rejected;
     }
     let limit = ScanLimit { bytes: policy.header_scan_limit as u64, format: format.filter(|_| elsewhere) };
     policy.invalid_type_within(detected, limit)
 }
 
-/// A format that is not allowed need not show its dimensions first.
-fn refuse_early(head: &[u8], policy: &Policy) -> Result<()> {
+/// Rejects an image of a disallowed format before its dimensions are known.
+fn reject_early(head: &[u8], policy: &Policy) -> Result<()> {
     match mark(head) {
         Ok(format) if head.len() >= MARK && !policy.allows(format) => Err(policy.invalid_type(Some(format.name()))),
         _ => Ok(()),
     }
 }
 
-/// The format whose mark `head` starts with.
+/// Returns the format whose mark `head` starts with.
 fn mark(head: &[u8]) -> Result<Format, Flaw> {
     let simple = match head {
         [0xff, 0xd8, 0xff, ..] => Some(Format::Jpeg),
@@ -163,7 +169,7 @@ fn dimensions(format: Format, known: Known) -> Dimensions {
     }
 }
 
-/// `N` bytes at `at`, or [`Flaw::Short`].
+/// Returns `N` bytes at `at`, or [`Flaw::Short`].
 fn bytes<const N: usize>(head: &[u8], at: usize) -> Result<[u8; N], Flaw> {
     let rest = head.get(at..).ok_or(Flaw::Short)?;
     rest.first_chunk().copied().ok_or(Flaw::Short)

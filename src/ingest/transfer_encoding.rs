@@ -1,6 +1,7 @@
-//! A part's Content-Transfer-Encoding (RFC 2045, 6), undone while the part streams.
+//! Decodes a part's Content-Transfer-Encoding (RFC 2045, 6) while the part streams.
 //!
-//! RFC 7578 (4.7) calls the header deprecated, and browsers never send it; MIME libraries, Ansible and curl's `encoder` do.
+//! The header is deprecated (RFC 7578, 4.7) and browsers never send it, but MIME libraries, Ansible and curl's
+//! `encoder` do.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -12,14 +13,14 @@ use crate::error::{Error, Result};
 
 const CONTENT_TRANSFER_ENCODING: HeaderName = HeaderName::from_static("content-transfer-encoding");
 
-/// Encoders differ in what they leave in the last character's unused bits.
+/// Encoders differ in how they set the unused bits of the last character.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true));
 
-/// Undoes one part's encoding, chunk by chunk.
+/// Decodes one part, chunk by chunk.
 #[derive(Debug, Default)]
 pub(super) enum Decoder {
-    /// `binary`, `8bit` and `7bit`: the bytes as they are.
+    /// `binary`, `8bit` and `7bit`: the bytes are not encoded.
     #[default]
     Identity,
     Base64(Base64),
@@ -27,8 +28,10 @@ pub(super) enum Decoder {
 }
 
 impl Decoder {
+    /// Returns the decoder for a part with these headers.
+    ///
     /// # Errors
-    /// [`Error::ContentTransferEncoding`] for any encoding that RFC 2045 does not define.
+    /// Returns [`Error::ContentTransferEncoding`] for any encoding that RFC 2045 does not define.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self> {
         let Some(encoding) = headers.get(CONTENT_TRANSFER_ENCODING) else { return Ok(Decoder::Identity) };
         match encoding.as_bytes().trim_ascii().to_ascii_lowercase().as_slice() {
@@ -39,10 +42,10 @@ impl Decoder {
         }
     }
 
-    /// The bytes that `chunk` stands for. There may be none, and a few may be kept for the next chunk.
+    /// Decodes `chunk`. The result may be empty, because an incomplete group of characters is kept for the next chunk.
     ///
     /// # Errors
-    /// [`Error::MalformedForm`].
+    /// Returns [`Error::MalformedForm`] if the chunk is not valid in the part's encoding.
     pub(super) fn decode(&mut self, chunk: Bytes) -> Result<Bytes> {
         match self {
             Decoder::Identity => Ok(chunk),
@@ -51,10 +54,10 @@ impl Decoder {
         }
     }
 
-    /// Checks that the part may end here.
+    /// Checks that the part is complete.
     ///
     /// # Errors
-    /// [`Error::MalformedForm`].
+    /// Returns [`Error::MalformedForm`] if the part ends within an encoded group of characters.
     pub(super) fn finish(&self) -> Result<()> {
         match self {
             Decoder::Identity => Ok(()),
@@ -64,12 +67,12 @@ impl Decoder {
     }
 }
 
-/// RFC 2045, 6.8. Line breaks and spaces are skipped.
+/// Decoder for base64 (RFC 2045, 6.8). Line breaks and spaces are skipped.
 #[derive(Debug, Default)]
 pub(super) struct Base64 {
-    /// Characters of a group of four that is not complete.
+    /// Characters of an incomplete group of four.
     carry: Vec<u8>,
-    /// The padding came: nothing can follow it.
+    /// Whether the padding was read. No further characters may follow it.
     padded: bool,
 }
 
@@ -78,26 +81,26 @@ impl Base64 {
         let mut text = std::mem::take(&mut self.carry);
         text.extend(chunk.iter().filter(|byte| !byte.is_ascii_whitespace()));
         if self.padded && !text.is_empty() {
-            return Err(not_base64());
+            return Err(invalid_base64());
         }
         self.carry = text.split_off(text.len() / 4 * 4);
         self.padded |= text.ends_with(b"=");
-        BASE64.decode(text).map_err(|_| not_base64())
+        BASE64.decode(text).map_err(|_| invalid_base64())
     }
 
     fn finish(&self) -> Result<()> {
-        if self.carry.is_empty() { Ok(()) } else { Err(not_base64()) }
+        if self.carry.is_empty() { Ok(()) } else { Err(invalid_base64()) }
     }
 }
 
-fn not_base64() -> Error {
-    Error::MalformedForm("the file's Content-Transfer-Encoding is base64, and its bytes are not".to_owned())
+fn invalid_base64() -> Error {
+    Error::MalformedForm("the file's Content-Transfer-Encoding is base64, but its data is not valid base64".to_owned())
 }
 
-/// RFC 2045, 6.7.
+/// Decoder for quoted-printable (RFC 2045, 6.7).
 #[derive(Debug, Default)]
 pub(super) struct QuotedPrintable {
-    /// What began with `=` and is not complete.
+    /// An incomplete escape sequence, which begins with `=`.
     escape: Vec<u8>,
 }
 
@@ -112,22 +115,23 @@ impl QuotedPrintable {
             self.escape.push(*byte);
             match self.escape.as_slice() {
                 [b'='] | [b'=', b'\r'] => continue,
-                // A line that goes on.
+                // A soft line break.
                 [b'=', b'\n'] | [b'=', b'\r', b'\n'] => {}
                 [b'=', high] if high.is_ascii_hexdigit() => continue,
                 [b'=', high, low] => {
-                    decoded.push(hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low).ok_or_else(not_quoted)?);
+                    let byte = hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low);
+                    decoded.push(byte.ok_or_else(invalid_quoted_printable)?);
                 }
-                _ => return Err(not_quoted()),
+                _ => return Err(invalid_quoted_printable()),
             }
             self.escape.clear();
         }
         Ok(decoded)
     }
 
-    /// A line that goes on may be the last one, and its end the delimiter's.
+    /// The last line may end with a soft line break, whose CRLF is part of the delimiter.
     fn finish(&self) -> Result<()> {
-        if matches!(self.escape.as_slice(), [] | [b'=']) { Ok(()) } else { Err(not_quoted()) }
+        if matches!(self.escape.as_slice(), [] | [b'=']) { Ok(()) } else { Err(invalid_quoted_printable()) }
     }
 }
 
@@ -135,8 +139,9 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-fn not_quoted() -> Error {
-    Error::MalformedForm("the file's Content-Transfer-Encoding is quoted-printable, and its bytes are not".to_owned())
+fn invalid_quoted_printable() -> Error {
+    let reason = "the file's Content-Transfer-Encoding is quoted-printable, but its data is not valid quoted-printable";
+    Error::MalformedForm(reason.to_owned())
 }
 
 #[cfg(test)]
@@ -157,7 +162,7 @@ mod tests {
         decoder.finish().map(|()| bytes)
     }
 
-    /// As MIME libraries write it: in lines.
+    /// Encodes in lines of 76 characters, as MIME libraries do.
     fn base64(bytes: &[u8]) -> Vec<u8> {
         let text = BASE64.encode(bytes);
         text.as_bytes().chunks(76).flat_map(|line| [line, b"\r\n"].concat()).collect()
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed() {
+    fn invalid_encodings_are_malformed() {
         let malformed = |encoding: &str, text: &[u8]| {
             for size in [1, 2, 3, 5, 100] {
                 let read = decoded(encoding, text, size);
@@ -206,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_go_on() {
+    fn line_breaks_and_spaces_are_skipped() {
         assert_eq!(decoded("quoted-printable", b"a=\r\nb=\nc=3d=3D\r\nd=", 1).unwrap(), b"abc==\r\nd");
         assert_eq!(decoded("base64", b" YQ\t= \n = \r\n", 1).unwrap(), b"a");
         assert_eq!(decoded("base64", b"", 1).unwrap(), b"");
@@ -214,7 +219,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_was_encoded_is_decoded_however_it_is_cut(bytes in prop::collection::vec(any::<u8>(), 0..500), size in 1..90_usize) {
+        fn decoding_reverses_encoding_for_any_chunk_size(
+            bytes in prop::collection::vec(any::<u8>(), 0..500),
+            size in 1..90_usize,
+        ) {
             prop_assert_eq!(&decoded("base64", &base64(&bytes), size).unwrap(), &bytes);
             prop_assert_eq!(&decoded("quoted-printable", &quoted(&bytes), size).unwrap(), &bytes);
             prop_assert_eq!(&decoded("binary", &bytes, size).unwrap(), &bytes);

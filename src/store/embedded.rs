@@ -1,8 +1,8 @@
-//! An S3 inside this process, on a local folder: what `make run` and the tests use.
+//! The embedded store: an S3 implementation inside this process, on a local folder. `make run` and the tests use it.
 //!
-//! s3s speaks the protocol and verifies signatures; `bucket` does what S3 does, on files (`disk`). The service's own calls
-//! reach it without a connection (`in_process`), clients by presigned URLs under [`MOUNT`] on the service's port
-//! (`clients`).
+//! s3s implements the protocol and verifies signatures. `bucket` implements S3's operations on files (`disk`). The
+//! service's own calls reach the store without a connection (`in_process`). Clients use presigned URLs under [`MOUNT`]
+//! on the service's port (`clients`).
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -35,10 +35,10 @@ mod keys;
 
 /// The path on the service's own port under which clients reach the store.
 pub const MOUNT: &str = "/_store";
-/// Every request is signed for this host, whatever the service is called outside.
+/// The host for which every request is signed, independent of the host names under which clients reach the service.
 const HOST: &str = "store.internal";
 
-/// An open embedded store. One process at a time has the folder, until the last user of the store is gone.
+/// An open embedded store. The folder is locked for other processes until the last user of the store is dropped.
 pub struct Embedded {
     pub bucket: String,
     pub access_key: String,
@@ -48,10 +48,10 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the folder, and makes it if it does not exist.
+    /// Opens the folder, and creates it if it does not exist.
     ///
     /// # Errors
-    /// `WouldBlock` if another process uses the folder; else why the folder cannot be used.
+    /// Returns `WouldBlock` if another process uses the folder, and another error if the folder cannot be used.
     pub fn open(data_dir: &Path) -> io::Result<Embedded> {
         let disk = Arc::new(Disk::open(data_dir)?);
         let Keys { access_key, secret_key } = Keys::load(data_dir)?;
@@ -70,7 +70,8 @@ impl Embedded {
         }
     }
 
-    /// How the service itself reaches the store: inside the process, and its presigned URLs lead to [`MOUNT`].
+    /// Returns the options with which the service itself uses the store: calls stay inside the process, and presigned
+    /// URLs point to [`MOUNT`].
     pub fn s3_options(&self, prefix: &str, attempt_timeout: Duration) -> S3Options {
         S3Options {
             bucket: self.bucket.clone(),
@@ -88,12 +89,12 @@ impl Embedded {
         }
     }
 
-    /// The S3 itself, which checks the signature of every request.
+    /// Returns the S3 service, which checks the signature of every request.
     pub fn service(&self) -> S3Service {
         self.service.clone()
     }
 
-    /// Answers requests for paths below [`MOUNT`]: presigned ones only.
+    /// Returns the service for paths below [`MOUNT`]. It accepts only presigned requests.
     pub fn client_service<B>(&self) -> BoxCloneSyncService<Request<B>, Response<s3s::Body>, Infallible>
     where
         B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,

@@ -1,4 +1,4 @@
-//! A store whose calls are counted, timed, and so many at once and no more.
+//! A store that measures its calls and limits the number of concurrent calls.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, defs};
 
-/// What a call is counted as: the S3 operation it is for.
+/// The S3 operation as which a call is counted.
 #[derive(Clone, Copy, EnumCount, IntoStaticStr, VariantArray)]
 enum Operation {
     PutObject,
@@ -34,25 +34,27 @@ enum Operation {
     HeadBucket,
 }
 
-/// Measures every call to the store inside. Presigning is none, and nobody scrapes a sweep.
+/// Measures every call to the inner store. Presigning is not measured because it sends no request, and sweeping is not
+/// measured because the metrics of a sweep are not scraped.
 pub struct MeteredStore {
     inner: Arc<dyn Store>,
     metrics: Metrics,
-    /// Of the calls that succeeded, by operation: those are many.
+    /// Histograms of successful calls by operation. They are kept here because most calls succeed.
     ok: [Histogram; Operation::COUNT],
     in_flight: Gauge,
-    /// Calls that may still be made at once.
+    /// Limits the number of concurrent calls.
     calls: Semaphore,
 }
 
 impl MeteredStore {
-    /// At most `max_calls` calls are made at once: each is a connection to the store. No call waits for another one's permit
-    /// while it holds one, and calls end by their timeouts, so those that wait get their turn.
+    /// Limits the concurrent calls to `max_calls`, because each is a connection to the store.
+    ///
+    /// There is no deadlock: no call waits for a permit while it holds one, and every call ends by its timeout.
     pub fn new(inner: Arc<dyn Store>, metrics: &Metrics, max_calls: usize) -> Self {
         let ok = |operation: Operation| metrics.histogram(&defs::CALL_DURATION, &[operation.into(), OK]);
         MeteredStore {
             inner,
-            ok: std::array::from_fn(|place| ok(Operation::VARIANTS[place])),
+            ok: std::array::from_fn(|index| ok(Operation::VARIANTS[index])),
             in_flight: metrics.gauge(&defs::PARTS_IN_FLIGHT, &[]),
             metrics: metrics.clone(),
             calls: Semaphore::new(max_calls.clamp(1, Semaphore::MAX_PERMITS)),
@@ -60,7 +62,7 @@ impl MeteredStore {
     }
 
     async fn measure<T>(&self, operation: Operation, call: impl Future<Output = Result<T>>) -> Result<T> {
-        // It is never closed.
+        // The semaphore is never closed.
         let _permit = self.calls.acquire().await.ok();
         let mut running = Running { metered: self, operation, began: Instant::now(), outcome: DROPPED };
         let done = call.await;
@@ -74,7 +76,7 @@ impl MeteredStore {
 }
 
 const OK: &str = "ok";
-/// A call whose future was dropped: its effect is unknown.
+/// The outcome of a call whose future was dropped. Whether it took effect is unknown.
 const DROPPED: &str = "dropped";
 
 fn outcome(error: &StoreError) -> &'static str {
@@ -88,7 +90,7 @@ fn outcome(error: &StoreError) -> &'static str {
     }
 }
 
-/// A call under way.
+/// A call in progress.
 struct Running<'a> {
     metered: &'a MeteredStore,
     operation: Operation,
@@ -219,7 +221,7 @@ mod tests {
     use tokio::sync::oneshot;
 
     #[tokio::test]
-    async fn no_more_calls_are_made_at_once_than_may_be() {
+    async fn number_of_concurrent_calls_is_limited() {
         let config = Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
         let store = Backend::open(&config).await.unwrap().store;
         let (metered, begun) = (MeteredStore::new(store, &Metrics::new(), 2), Cell::new(0));
@@ -243,7 +245,7 @@ mod tests {
         calls.remove(0).await.unwrap();
         assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
         assert_eq!(begun.get(), 3);
-        // A call that nobody waits for any more makes way, too.
+        // Dropping a call releases its permit too.
         drop(calls.remove(0));
         assert!(calls.iter_mut().all(|call| call.now_or_never().is_none()));
         assert_eq!(begun.get(), 4);

@@ -1,4 +1,4 @@
-//! The names objects have.
+//! The names of objects.
 
 use std::fmt;
 use utoipa::openapi::schema::Type;
@@ -13,21 +13,21 @@ use crate::format::Format;
 pub struct ImageKey(String);
 
 impl ImageKey {
-    /// A fresh key, never used before.
+    /// Returns a new random key.
     ///
     /// `extension` is one of [`Format::extensions`].
     pub fn random(extension: &str) -> Self {
         ImageKey(format!("{}.{extension}", Uuid::new_v4()))
     }
 
-    /// Reads a path parameter: a hyphenated UUID, a dot and any known extension, byte for byte.
+    /// Parses a path parameter: a hyphenated UUID, a dot and any known extension, byte for byte.
     ///
-    /// Not only the formats allowed today: old objects stay in reach.
+    /// The extension need not be of a format that is allowed now, so that older objects stay accessible.
     pub fn parse(text: &str) -> Option<Self> {
         let (id, extension) = text.split_once('.')?;
         let uuid = Uuid::try_parse(id).ok()?;
         let (_, known) = Format::from_extension(extension)?;
-        // `try_parse` also takes braces, URNs, no hyphens and upper case; a key is used byte for byte.
+        // `try_parse` also accepts braces, URNs, missing hyphens and upper case, but keys are compared byte for byte.
         (uuid.hyphenated().to_string() == id && known == extension).then(|| ImageKey(text.to_owned()))
     }
 
@@ -35,7 +35,7 @@ impl ImageKey {
         &self.0
     }
 
-    /// The extension, without its dot.
+    /// Returns the extension without its dot.
     pub fn extension(&self) -> &str {
         self.0.rsplit('.').next().unwrap_or_default()
     }
@@ -62,12 +62,12 @@ impl PartialSchema for ImageKey {
 
 impl ToSchema for ImageKey {}
 
-/// Where an object lies. The store puts its prefix (`S3_PREFIX`) before it; nothing else knows of that.
+/// The name of an object. Only the store adds its prefix (`S3_PREFIX`); the rest of the service does not use it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ObjectName {
-    /// A whole, checked image: what the read routes see.
+    /// A complete, verified image, which the read routes return.
     Image(ImageKey),
-    /// A direct upload that nobody has checked yet: `incoming/<key>`.
+    /// A direct upload that is not yet verified: `incoming/<key>`.
     Incoming(ImageKey),
 }
 
@@ -78,7 +78,7 @@ impl ObjectName {
         }
     }
 
-    /// The object's key in the bucket.
+    /// Returns the object's key in the bucket.
     pub fn object_key(&self, prefix: &str) -> String {
         match self {
             ObjectName::Image(key) => format!("{prefix}{key}"),
@@ -87,5 +87,5 @@ impl ObjectName {
     }
 }
 
-/// The folder of what is not yet verified, below the prefix.
+/// The folder of direct uploads that are not yet verified, below the prefix.
 pub const INCOMING: &str = "incoming/";

@@ -1,4 +1,4 @@
-//! Cutting a stream into equal parts, with one CRC64NVME pass over it.
+//! Cuts a stream into equal parts and computes their CRC64NVME checksums in the same pass.
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, Digest};
@@ -11,11 +11,13 @@ use crate::store::{Content, ObjectDigest, Payload};
 
 const CRC: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
 
-/// Fills one part after another. A part is cut only when a byte beyond it has come, so all are of one size but for the
-/// last, and that is never empty unless the stream is.
+/// Fills one part after another.
+///
+/// A part is cut only when a byte beyond it has arrived. So all parts except the last have the same size, and the last
+/// one is empty only if the stream is empty.
 #[derive(Debug)]
 pub struct PartCutter {
-    /// None between a part that was cut and the next one's buffer.
+    /// `None` after a part was cut, until [`PartCutter::refill`] provides the next buffer.
     filling: Option<Buffer>,
     crc: Digest,
 }
@@ -25,23 +27,23 @@ impl PartCutter {
         PartCutter { filling: Some(first), crc: Digest::new(CRC) }
     }
 
-    /// No byte fits before [`PartCutter::cut`] and [`PartCutter::refill`].
+    /// Whether the part is full: the next byte requires [`PartCutter::cut`] and [`PartCutter::refill`] first.
     pub fn is_full(&self) -> bool {
-        self.filling.as_ref().is_none_or(|filling| filling.room() == 0)
+        self.filling.as_ref().is_none_or(|filling| filling.remaining() == 0)
     }
 
-    /// Takes as many bytes off the front of `chunk` as fit.
+    /// Moves as many bytes from the front of `chunk` into the part as fit.
     ///
     /// # Errors
-    /// 503 `over_capacity` where the part is in a file that cannot be written.
+    /// Returns [`Error::OverCapacity`] (503 `over_capacity`) if the part is in a file that cannot be written.
     pub async fn fill(&mut self, chunk: &mut Bytes) -> Result<()> {
         let Some(filling) = &mut self.filling else { return Ok(()) };
-        let fits = chunk.split_to(chunk.len().min(filling.room()));
+        let fits = chunk.split_to(chunk.len().min(filling.remaining()));
         self.crc.update(&fits);
-        filling.append(fits).await.map_err(full)
+        filling.append(fits).await.map_err(over_capacity)
     }
 
-    /// The part that was filled.
+    /// Returns the part that was filled.
     pub fn cut(&mut self) -> Payload {
         let crc64 = std::mem::replace(&mut self.crc, Digest::new(CRC)).finalize();
         let len = self.filling.as_ref().map_or(0, |filling| filling.len() as u64);
@@ -49,13 +51,13 @@ impl PartCutter {
         Payload { content, len, crc64 }
     }
 
-    /// Where the next part goes.
+    /// Provides the buffer for the next part.
     pub fn refill(&mut self, next: Buffer) {
         self.filling = Some(next);
     }
 }
 
-/// A first part is kept where it will be sent from while nobody knows yet what image it is.
+/// The prefix of an image is collected in the buffer of its first part, which is sent once the format is known.
 impl PrefixBuffer for PartCutter {
     async fn push(&mut self, chunk: &mut Bytes) -> Result<()> {
         self.fill(chunk).await
@@ -63,22 +65,22 @@ impl PrefixBuffer for PartCutter {
 
     async fn prefix(&self, limit: usize) -> Result<impl AsRef<[u8]> + Send> {
         match &self.filling {
-            Some(filling) => filling.peek(limit).await.map_err(full),
+            Some(filling) => filling.peek(limit).await.map_err(over_capacity),
             None => Ok(Peek::default()),
         }
     }
 }
 
-/// Bytes that are there already, as one object or part.
+/// Returns bytes in memory as the payload of one object or part.
 pub fn payload(bytes: Bytes) -> Payload {
     Payload { crc64: crc_fast::checksum(CRC, &bytes), len: bytes.len() as u64, content: Content::Memory(bytes) }
 }
 
-fn full(error: io::Error) -> Error {
+fn over_capacity(error: io::Error) -> Error {
     Error::OverCapacity(Some(error))
 }
 
-/// The whole made of parts, given in order as (bytes, CRC64NVME).
+/// Returns the digest of the object that consists of these parts, given in order as (bytes, CRC64NVME).
 pub fn join(parts: impl IntoIterator<Item = (u64, u64)>) -> ObjectDigest {
     let mut shift = Shift::default();
     let (size, crc) =
@@ -91,14 +93,14 @@ pub fn join(parts: impl IntoIterator<Item = (u64, u64)>) -> ObjectDigest {
     ObjectDigest { size, crc64: Some(crc) }
 }
 
-/// CRC64NVME's polynomial, bits reversed: the highest bit is x^0.
+/// The polynomial of CRC64NVME with its bits reversed: the highest bit is x^0.
 const POLYNOMIAL: u64 = 0x9a6c_9329_ac4b_c9b5;
 const ONE: u64 = 1 << 63;
 
-/// What a checksum becomes by bytes that follow it: it is multiplied by x^(8 × bytes), modulo the polynomial.
+/// Shifts a checksum by the bytes that follow it: multiplies it by x^(8 × bytes), modulo the polynomial.
 ///
-/// All parts but the last are equal, so the power is kept. `crc_fast::checksum_combine` finds it anew for each part, which
-/// took 2 % of an upload.
+/// All parts except the last have the same size, so the power is cached. `crc_fast::checksum_combine` computes it again
+/// for each part, which took 2 % of an upload.
 #[derive(Default)]
 struct Shift {
     bytes: u64,
@@ -114,7 +116,7 @@ impl Shift {
     }
 }
 
-/// x^(8 × bytes), by squaring.
+/// Computes x^(8 × bytes) by squaring.
 fn power(mut bytes: u64) -> u64 {
     let (mut power, mut square) = (ONE, ONE >> 8);
     while bytes > 0 {
@@ -149,9 +151,9 @@ mod tests {
 
     fn cut(chunks: &[&[u8]], expected: Option<u64>) -> Vec<Payload> {
         let budget = Budget::new(1 << 20, None, PART, 100);
-        let mut share = budget.admit(expected).now_or_never().unwrap().unwrap().unwrap();
+        let mut reservation = budget.admit(expected).now_or_never().unwrap().unwrap().unwrap();
         let clock = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        let mut next = || clock.block_on(share.next());
+        let mut next = || clock.block_on(reservation.next());
         let mut cutter = PartCutter::new(next());
         let mut parts = Vec::new();
         for chunk in chunks {
@@ -171,7 +173,7 @@ mod tests {
     fn bytes(part: &Payload) -> &[u8] {
         match &part.content {
             Content::Memory(bytes) => bytes,
-            Content::File(_) => panic!("nothing spills here"),
+            Content::File(_) => panic!("there is no spill folder in this test"),
         }
     }
 
@@ -180,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_is_cut_only_when_more_follows() {
+    fn part_is_cut_only_if_more_bytes_follow() {
         assert_eq!(lens(0), [0]);
         assert_eq!(lens(PART - 1), [63]);
         assert_eq!(lens(PART), [64]);
@@ -190,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_is_shifted_by_any_length() {
+    fn joined_checksum_equals_checksum_combine() {
         for bytes in [1, 2, 255, 1 << 20, 5 << 20, (5 << 20) + 1, 5_000_000_000, 1 << 40] {
             let (one, other) = (0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210);
             let joined = join([(1, one), (bytes, other)]).crc64;
@@ -200,7 +202,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn however_it_arrives_the_parts_are_the_same(
+        fn parts_do_not_depend_on_chunk_sizes(
             data in prop::collection::vec(any::<u8>(), 0..1000),
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
             expected in prop::option::of(0..2000_u64),

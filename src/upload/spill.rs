@@ -1,4 +1,5 @@
-//! Parts on disk, for uploads that find no memory: slow crowds cost disk space and not memory.
+//! Parts on disk, for uploads that arrive when the memory budget is used up. Many slow clients then use disk space
+//! instead of memory.
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
@@ -8,18 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// `f_type` of a file system that is memory (statfs(2)).
+/// `f_type` of tmpfs, a file system in memory (statfs(2)).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 
-/// A folder for spilled parts. Its files have no name: they are gone with the process, however it ends.
+/// A folder for spilled parts. Its files have no name, so they disappear with the process, however it ends.
 #[derive(Clone, Debug)]
 pub struct Spill {
     folder: PathBuf,
-    /// Files there may be at once.
+    /// Limits the number of files that exist at once.
     files: Arc<Semaphore>,
 }
 
-/// `SPILL_DIR` is no folder for parts.
+/// The error for a `SPILL_DIR` that cannot hold parts.
 #[derive(Debug, thiserror::Error)]
 #[error("SPILL_DIR: {why}; {fix}", fix = Unusable::FIX)]
 pub struct Unusable {
@@ -27,67 +28,67 @@ pub struct Unusable {
 }
 
 impl Unusable {
-    pub const FIX: &str = "name a folder on a disk, or set SPILL_BUDGET=0";
+    pub const FIX: &str = "set it to a folder on a disk, or set SPILL_BUDGET=0";
 }
 
 impl Spill {
-    /// Checks that `folder` can be used, and makes it where it does not exist.
+    /// Creates `folder` if it does not exist, and checks that files can be created in it.
     ///
     /// # Errors
-    /// Where it cannot be written.
+    /// Returns an error if the folder cannot be written.
     pub fn open(folder: &Path) -> io::Result<Spill> {
         std::fs::create_dir_all(folder)?;
-        make(folder, 1)?;
+        create_file(folder, 1)?;
         Ok(Spill { folder: folder.to_owned(), files: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) })
     }
 
-    /// The same with at most `files` files at once.
+    /// Limits the number of files that exist at once to `files`.
     pub fn limited_to(self, files: usize) -> Spill {
         Spill { files: Arc::new(Semaphore::new(files.min(Semaphore::MAX_PERMITS))), ..self }
     }
 
-    /// What `SPILL_BUDGET` and `SPILL_DIR` come to: none where nothing may spill.
+    /// Opens the folder that `SPILL_BUDGET` and `SPILL_DIR` configure. Returns `None` if the budget is 0.
     ///
     /// # Errors
-    /// Where the folder cannot be used.
+    /// Returns [`Unusable`] if the folder cannot be written or is a tmpfs.
     pub fn configured(budget: u64, folder: &Path) -> Result<Option<Spill>, Unusable> {
         if budget == 0 {
             return Ok(None);
         }
         let unusable = |why: &str| Unusable { why: format!("{} {why}", folder.display()) };
         let spill = Spill::open(folder).map_err(|error| unusable(&format!("cannot be written ({error})")))?;
-        if spill.is_memory() { Err(unusable("is a tmpfs, which is memory")) } else { Ok(Some(spill)) }
+        if spill.is_memory() { Err(unusable("is a tmpfs, which uses memory")) } else { Ok(Some(spill)) }
     }
 
-    /// Bytes that are free where the folder is, where the system tells.
+    /// Returns the free bytes of the folder's file system. `None` if the system does not report them.
     pub fn free(&self) -> Option<u64> {
         let stat = rustix::fs::statvfs(&self.folder).ok()?;
         stat.f_bavail.checked_mul(stat.f_frsize)
     }
 
-    /// Whether the folder is memory after all, so that spilling to it would save none.
+    /// Whether the folder is a tmpfs, so that spilling to it would save no memory.
     pub fn is_memory(&self) -> bool {
         rustix::fs::statfs(&self.folder).is_ok_and(|stat| stat.f_type == TMPFS)
     }
 
-    /// Whether one more file may be made now.
-    pub(super) fn may_make(&self) -> bool {
+    /// Whether the limit permits one more file now.
+    pub(super) fn can_create(&self) -> bool {
         self.files.available_permits() > 0
     }
 
-    /// A file that holds `size` bytes. `None` if there are as many files as there may be.
-    pub(super) async fn make(&self, size: usize) -> io::Result<Option<SpillFile>> {
+    /// Creates a file with `size` bytes allocated. Returns `None` if the limit of files is reached.
+    pub(super) async fn create(&self, size: usize) -> io::Result<Option<SpillFile>> {
         let Ok(permit) = Arc::clone(&self.files).try_acquire_owned() else { return Ok(None) };
         let folder = self.folder.clone();
-        let made = tokio::task::spawn_blocking(move || make(&folder, size)).await.map_err(io::Error::other)?;
-        made.map(|file| Some(SpillFile { file, _permit: permit }))
+        let file = tokio::task::spawn_blocking(move || create_file(&folder, size)).await.map_err(io::Error::other)?;
+        file.map(|file| Some(SpillFile { file, _permit: permit }))
     }
 }
 
-fn make(folder: &Path, size: usize) -> io::Result<File> {
+fn create_file(folder: &Path, size: usize) -> io::Result<File> {
     let file = tempfile::tempfile_in(folder)?;
     match rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size as u64) {
-        // Some network file systems cannot promise room; writing there may fail later.
+        // Some network file systems cannot allocate space in advance. A later write may fail there.
         Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(file),
         Err(full) => Err(full.into()),
     }
@@ -97,7 +98,7 @@ fn make(folder: &Path, size: usize) -> io::Result<File> {
 #[derive(Debug)]
 pub(super) struct SpillFile {
     file: File,
-    /// Given back after the file is closed.
+    /// Declared last, so that it is released after the file is closed.
     _permit: OwnedSemaphorePermit,
 }
 
@@ -108,7 +109,7 @@ impl SpillFile {
         written.await.map_err(io::Error::other)?
     }
 
-    /// Blocks.
+    /// Reads `len` bytes. Blocks the thread.
     pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let mut bytes = BytesMut::zeroed(len);
         self.file.read_exact_at(&mut bytes, offset)?;
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_cannot_be_written_is_an_error() {
+    fn folder_that_cannot_be_written_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
@@ -131,24 +132,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_than_the_disk_has_is_refused_at_once() {
+    async fn file_larger_than_the_disk_is_rejected_at_creation() {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::open(folder.path()).unwrap();
-        assert!(spill.make(1 << 50).await.is_err());
+        assert!(spill.create(1 << 50).await.is_err());
     }
 
     #[tokio::test]
-    async fn there_are_no_more_files_than_the_limit() {
+    async fn number_of_files_is_limited() {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::open(folder.path()).unwrap().limited_to(2);
-        let mut files = vec![spill.make(1).await.unwrap().unwrap(), spill.make(1).await.unwrap().unwrap()];
-        assert!(!spill.may_make() && spill.make(1).await.unwrap().is_none());
+        let mut files = vec![spill.create(1).await.unwrap().unwrap(), spill.create(1).await.unwrap().unwrap()];
+        assert!(!spill.can_create() && spill.create(1).await.unwrap().is_none());
         files.pop();
-        assert!(spill.may_make() && spill.make(1).await.unwrap().is_some());
+        assert!(spill.can_create() && spill.create(1).await.unwrap().is_some());
     }
 
     #[test]
-    fn shared_memory_is_memory() {
+    fn dev_shm_is_detected_as_memory() {
         let shm = Path::new("/dev/shm");
         if shm.exists() {
             assert!(Spill::open(shm).unwrap().is_memory());

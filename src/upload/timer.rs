@@ -1,4 +1,4 @@
-//! How uploads end, in numbers.
+//! Metrics of how uploads end.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::error::{Error, Result};
 use crate::telemetry::metrics::{Metrics, defs};
 
-/// How an image came in.
+/// The way in which an image is uploaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UploadMethod {
     Form,
@@ -26,7 +26,8 @@ impl UploadMethod {
     }
 }
 
-/// In a request's extensions: whether it is dropped because its time is over, and not because its client left.
+/// A request extension that records that the request is dropped because of its deadline, not because its client
+/// disconnected.
 #[derive(Clone, Debug, Default)]
 pub struct DeadlineFlag(Arc<AtomicBool>);
 
@@ -41,47 +42,48 @@ impl DeadlineFlag {
 }
 
 impl Metrics {
-    /// An image is stored that was begun at `began`.
-    pub fn stored(&self, door: UploadMethod, began: Instant, bytes: u64) {
-        self.histogram(&defs::UPLOAD_DURATION, &[door.name()]).record(began.elapsed());
-        self.histogram(&defs::UPLOAD_SIZE, &[door.name()]).record(bytes as f64);
+    /// Records a stored image of `bytes` bytes, whose upload began at `began`.
+    pub fn stored(&self, method: UploadMethod, began: Instant, bytes: u64) {
+        self.histogram(&defs::UPLOAD_DURATION, &[method.name()]).record(began.elapsed());
+        self.histogram(&defs::UPLOAD_SIZE, &[method.name()]).record(bytes as f64);
     }
 
-    /// An upload was undone.
-    pub fn aborted(&self, door: UploadMethod, reason: &str) {
-        self.counter(&defs::UPLOADS_ABORTED, &[door.name(), reason]).increment(1);
+    /// Records an upload that was aborted.
+    pub fn aborted(&self, method: UploadMethod, reason: &str) {
+        self.counter(&defs::UPLOADS_ABORTED, &[method.name(), reason]).increment(1);
     }
 }
 
-/// Watches one streamed upload from its request's head on.
+/// Measures one streamed upload, beginning with its request's headers.
 pub struct UploadTimer {
     metrics: Metrics,
-    door: UploadMethod,
+    method: UploadMethod,
     began: Instant,
     timed_out: DeadlineFlag,
 }
 
 impl UploadTimer {
-    pub fn new(metrics: &Metrics, door: UploadMethod, timed_out: DeadlineFlag) -> Self {
-        UploadTimer { metrics: metrics.clone(), door, began: Instant::now(), timed_out }
+    pub fn new(metrics: &Metrics, method: UploadMethod, timed_out: DeadlineFlag) -> Self {
+        UploadTimer { metrics: metrics.clone(), method, began: Instant::now(), timed_out }
     }
 
-    /// Runs what must be undone where it does not succeed, and counts why it did not: an error, or being dropped.
+    /// Runs an upload. If it fails or is dropped, the reason is counted.
     pub async fn run<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         let unfinished = Unfinished(Some(self));
         let outcome = work.await;
         unfinished.done();
         if let Err(error) = &outcome {
-            self.metrics.aborted(self.door, self.reason(error));
+            self.metrics.aborted(self.method, self.reason(error));
         }
         outcome
     }
 
-    /// Why an upload that had begun was undone.
+    /// Returns the reason why an upload failed with `error`.
     fn reason(&self, error: &Error) -> &'static str {
         match error {
-            // Whether a connection's end is seen here or drops the request is chance.
-            Error::TruncatedBody(_) => self.reason_unheard(),
+            // A closed connection either ends the body early or drops the request. Which of the two comes first is
+            // chance.
+            Error::TruncatedBody(_) => self.reason_if_dropped(),
             Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => "client_too_slow",
             Error::Storage(_) => "store_failed",
             Error::OverCapacity(_) => "over_capacity",
@@ -91,8 +93,8 @@ impl UploadTimer {
         }
     }
 
-    /// The same where nobody waits for an answer any more.
-    fn reason_unheard(&self) -> &'static str {
+    /// Returns the reason why the upload's request was dropped.
+    fn reason_if_dropped(&self) -> &'static str {
         if self.timed_out.get() {
             "deadline"
         } else if self.metrics.is_cutting_off() {
@@ -102,9 +104,9 @@ impl UploadTimer {
         }
     }
 
-    /// It is an image of this many bytes now.
+    /// Records that the upload is stored as an image of `bytes` bytes.
     pub fn stored(self, bytes: u64) {
-        self.metrics.stored(self.door, self.began, bytes);
+        self.metrics.stored(self.method, self.began, bytes);
     }
 }
 
@@ -118,8 +120,8 @@ impl Unfinished<'_> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        if let Some(watch) = self.0 {
-            watch.metrics.aborted(watch.door, watch.reason_unheard());
+        if let Some(timer) = self.0 {
+            timer.metrics.aborted(timer.method, timer.reason_if_dropped());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! "Undo unless acknowledged": what was begun in the store is aborted, unless whoever holds it says that it is wanted.
+//! "Undo unless acknowledged": a multipart upload is aborted unless its holder confirms that it is needed.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -15,35 +15,38 @@ use crate::store::{CreatedUpload, Metadata, ObjectName, Store, StoreError, Uploa
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
-/// Attempts to undo something, and the pause before the second; it doubles.
+/// Number of attempts to undo something.
 const ATTEMPTS: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(200);
+/// Delay before the second attempt. It doubles for each further one.
+const RETRY_DELAY: Duration = Duration::from_millis(200);
 
-/// A multipart upload that is aborted when this is dropped, also by a request or a task that is cut off.
+/// A multipart upload that is aborted when this value is dropped, including when its request or task is cancelled.
 ///
-/// It travels with the upload, inside the value, so that there is no moment at which nothing would abort it.
+/// The guard is sent inside the value that carries the upload, so that the upload has a guard at every moment.
 pub struct UndoOnDrop {
     store: Arc<dyn Store>,
     tasks: Tasks,
     runtime: Handle,
-    /// Empty once it was disarmed or aborted.
+    /// `None` once the guard was disarmed or the upload aborted.
     upload: Option<Upload>,
 }
 
 impl UndoOnDrop {
-    /// `tasks` is waited for when the process ends. Must be called within a runtime.
+    /// Guards `upload`. The process waits for `tasks` before it exits. Must be called within a runtime.
     pub fn new(store: Arc<dyn Store>, tasks: Tasks, upload: Upload) -> Self {
         UndoOnDrop { store, tasks, runtime: Handle::current(), upload: Some(upload) }
     }
 
-    /// The upload is wanted, or over: nothing is aborted any more.
+    /// Disarms the guard, because the upload is needed or has ended.
     pub fn disarm(mut self) {
         self.upload = None;
     }
 
-    /// Aborts the upload now. It is over when this returns, unless the store fails: then that is logged, and sweep removes it.
+    /// Aborts the upload now and waits until it is aborted. If the store fails, the failure is logged and sweep removes
+    /// the upload.
     pub async fn abort(mut self) {
-        // Not taken before the call has ended: a caller that is dropped meanwhile leaves it to `drop`.
+        // The upload stays in place until the call has ended. If this future is dropped before, `drop` aborts the
+        // upload.
         if let Some(upload) = &self.upload {
             abort(self.store.as_ref(), upload).await;
         }
@@ -60,20 +63,21 @@ impl Drop for UndoOnDrop {
     }
 }
 
-/// A multipart upload that is being begun (CreateMultipartUpload).
+/// A multipart upload that is being created (CreateMultipartUpload).
 ///
-/// Dropped in the middle of the call, it goes on by itself, and aborts what the call has begun: an upload whose id nothing
-/// knows could not be aborted.
+/// If this future is dropped during the call, the call continues on a task, which aborts the new upload. Otherwise the
+/// upload's ID would be lost, and the upload could not be aborted.
 pub struct Creating {
     store: Arc<dyn Store>,
     tasks: Tasks,
     runtime: Handle,
-    /// Empty once it has ended.
+    /// `None` once the call has ended.
     call: Option<BoxFuture<'static, Result<CreatedUpload, StoreError>>>,
 }
 
 impl Creating {
-    /// `tasks` is waited for when the process ends. Must be called within a runtime, and sends nothing before it is polled.
+    /// Prepares the call, which is sent at the first poll. The process waits for `tasks` before it exits. Must be
+    /// called within a runtime.
     pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: ObjectName, metadata: Metadata) -> Self {
         let creates = Arc::clone(store);
         Creating::by(store, tasks, async move { creates.create_only_upload(&name, &metadata).await }.boxed())
@@ -108,7 +112,8 @@ impl Creating {
 }
 
 impl Future for Creating {
-    /// The upload; and whether an attempt whose answer was lost may have begun another one of the same key.
+    /// The upload. [`CreatedUpload`] also says whether an attempt whose response was lost may have created another
+    /// upload of the same key.
     type Output = Result<(CreatedUpload, UndoOnDrop), StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -138,24 +143,24 @@ impl Drop for Creating {
     }
 }
 
-/// Aborts an upload, with a few attempts. A failure is logged.
+/// Aborts an upload with several attempts. Logs the failure if all of them fail.
 pub(super) async fn abort(store: &dyn Store, upload: &Upload) {
     if let Err(error) = retry(|| store.abort_upload(upload)).await {
         let error = &error as &dyn std::error::Error;
-        tracing::error!(s3_key = %upload.name.key(), error, "an upload could not be aborted; sweep removes it");
+        tracing::error!(s3_key = %upload.name.key(), error, "multipart upload could not be aborted; sweep will remove it");
     }
 }
 
 pub(super) async fn retry<F: Future<Output = Result<(), StoreError>>>(
     mut call: impl FnMut() -> F,
 ) -> Result<(), StoreError> {
-    let mut pause = PAUSE;
+    let mut delay = RETRY_DELAY;
     for _ in 1..ATTEMPTS {
         if call().await.is_ok() {
             return Ok(());
         }
-        tokio::time::sleep(pause).await;
-        pause *= 2;
+        tokio::time::sleep(delay).await;
+        delay *= 2;
     }
     call().await
 }

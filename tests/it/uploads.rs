@@ -134,7 +134,7 @@ async fn what_is_not_an_allowed_image_is_refused_and_not_stored() {
             fixture("plain.png"),
             400,
             "too_many_pixels",
-            "The image is 16 x 12 pixels; at most 100 in all are taken",
+            "The image is 16 x 12 pixels; at most 100 pixels in total are allowed",
         ),
     ] {
         let answer = json(app.upload(name, bytes).await, status).await;

@@ -1,4 +1,4 @@
-//! HTTP/1.1 on one connection, with bodies that nobody reads.
+//! HTTP/1.1 on one connection. Most bodies are discarded without being read.
 
 use socket2::SockRef;
 use std::io::{Error, ErrorKind, Read, Result, Write};
@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use super::operations::Answer;
 
-/// What is read at once, where it must be read; also the longest request head.
+/// Maximum number of bytes in one read, and of a request's headers.
 const BUFFER: usize = 64 << 10;
-/// What is dropped at once.
+/// Maximum number of bytes that are discarded at once.
 const DRAIN: usize = 1 << 20;
-/// Bytes kept of an object.
+/// Number of bytes of an object that are kept.
 const KEPT: usize = 256;
-/// The longest body that is read as a whole: Complete's list of 10,000 parts.
+/// Maximum length of a body that is read as a whole: the list of 10,000 parts of a Complete.
 const MAX_TEXT: usize = 4 << 20;
 
 /// A request whose body has been read.
@@ -26,7 +26,7 @@ pub struct Request {
     headers: Vec<(String, String)>,
     /// Bytes of the body.
     pub length: u64,
-    /// All of a POST's body, else its first [`KEPT`] bytes.
+    /// The whole body of a POST, otherwise the first [`KEPT`] bytes.
     pub body: Vec<u8>,
     pub close: bool,
 }
@@ -48,7 +48,7 @@ impl Request {
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
-    /// Where what was read and not yet used lies in the buffer.
+    /// `start..end` is the range of the buffer that was read and not yet used.
     start: usize,
     end: usize,
     drain: Vec<MaybeUninit<u8>>,
@@ -59,7 +59,7 @@ impl Connection {
         Connection { stream, buffer: vec![0; BUFFER], start: 0, end: 0, drain: Vec::new() }
     }
 
-    /// The next request, its body drained; none where the client has closed.
+    /// Returns the next request after its body was drained. `None` if the client has closed the connection.
     pub fn next(&mut self) -> Result<Option<Request>> {
         let Some(mut request) = self.head()? else { return Ok(None) };
         let keep = if request.method == "POST" { MAX_TEXT } else { KEPT };
@@ -83,12 +83,12 @@ impl Connection {
         }
     }
 
-    /// Reads on behind what is there.
+    /// Appends more bytes to the buffer.
     fn fill(&mut self) -> Result<usize> {
         self.buffer.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
         if self.end == self.buffer.len() {
-            return Err(Error::new(ErrorKind::InvalidData, "a request's head is too long"));
+            return Err(Error::new(ErrorKind::InvalidData, "the request's headers are too long"));
         }
         let read = self.stream.read(&mut self.buffer[self.end..])?;
         self.end += read;
@@ -97,34 +97,35 @@ impl Connection {
 
     fn read(&mut self, length: u64) -> Result<Vec<u8>> {
         let length = usize::try_from(length).map_err(Error::other)?;
-        let here = length.min(self.end - self.start);
-        let mut bytes = self.buffer[self.start..self.start + here].to_vec();
-        self.start += here;
+        let buffered = length.min(self.end - self.start);
+        let mut bytes = self.buffer[self.start..self.start + buffered].to_vec();
+        self.start += buffered;
         bytes.resize(length, 0);
-        self.stream.read_exact(&mut bytes[here..])?;
+        self.stream.read_exact(&mut bytes[buffered..])?;
         Ok(bytes)
     }
 
     fn skip(&mut self, length: u64) -> Result<()> {
-        let here = length.min((self.end - self.start) as u64);
-        self.start += usize::try_from(here).map_err(Error::other)?;
-        let mut left = length - here;
+        let buffered = length.min((self.end - self.start) as u64);
+        self.start += usize::try_from(buffered).map_err(Error::other)?;
+        let mut left = length - buffered;
         while left > 0 {
-            match self.drop_some(left)? {
+            match self.discard(left)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
-                dropped => left -= dropped as u64,
+                discarded => left -= discarded as u64,
             }
         }
         Ok(())
     }
 
-    fn drop_some(&mut self, most: u64) -> Result<usize> {
+    /// Discards at most `max` bytes and returns their number.
+    fn discard(&mut self, max: u64) -> Result<usize> {
         self.drain.resize(DRAIN, MaybeUninit::uninit());
-        let most = usize::try_from(most).unwrap_or(DRAIN).min(DRAIN);
-        SockRef::from(&self.stream).recv_with_flags(&mut self.drain[..most], WITHOUT_A_COPY)
+        let max = usize::try_from(max).unwrap_or(DRAIN).min(DRAIN);
+        SockRef::from(&self.stream).recv_with_flags(&mut self.drain[..max], WITHOUT_A_COPY)
     }
 
-    /// Waits; fails where the client has gone meanwhile.
+    /// Waits. Fails if the client disconnects during that time.
     pub fn pause(&self, time: Duration) -> Result<()> {
         self.stream.set_read_timeout(Some(time))?;
         let seen = self.stream.peek(&mut [0]);
@@ -142,7 +143,7 @@ impl Connection {
         for (name, value) in &answer.headers {
             write!(text, "{name}: {value}\r\n")?;
         }
-        // What HEAD answers is the object's length, not its body's.
+        // A response to HEAD contains the length of the object, which is not the length of its body.
         if !answer.headers.iter().any(|(name, _)| *name == "content-length") && answer.status != 204 {
             write!(text, "content-length: {}\r\n", answer.body.len())?;
         }
@@ -154,13 +155,13 @@ impl Connection {
     }
 }
 
-/// A TCP socket's bytes are taken off its queue and not copied (tcp(7)).
+/// With this flag, bytes are removed from the queue of a TCP socket without being copied (tcp(7)).
 #[cfg(target_os = "linux")]
 const WITHOUT_A_COPY: libc::c_int = libc::MSG_TRUNC;
 #[cfg(not(target_os = "linux"))]
 const WITHOUT_A_COPY: libc::c_int = 0;
 
-/// A request's head and its length, once all of it is there.
+/// Parses a request's headers. Returns the request and the length of the headers, or `None` if they are incomplete.
 fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>> {
     let mut lines = [httparse::EMPTY_HEADER; 64];
     let mut head = httparse::Request::new(&mut lines);
@@ -178,7 +179,7 @@ fn parse(bytes: &[u8]) -> Result<Option<(Request, usize)>> {
         close: false,
     };
     if request.header("transfer-encoding").is_some() {
-        return Err(Error::new(ErrorKind::Unsupported, "a body without a length"));
+        return Err(Error::new(ErrorKind::Unsupported, "a body without Content-Length is not supported"));
     }
     request.length = request.header("content-length").map_or(Ok(0), str::parse).map_err(Error::other)?;
     request.close = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));

@@ -1,12 +1,12 @@
-//! An S3 for measuring what stands before it: it drains what it is sent and answers at once.
+//! The null S3: a server to measure the client of an S3. It drains bodies and responds at once.
 //!
-//! It checks no signature and keeps no bytes but each object's first few, which is what a reader of image headers asks
-//! for; the rest of an object reads as zeros. It shares the machine with what is measured, so it is made to cost little:
-//! a blocking thread for each connection, and on Linux a body is dropped inside the kernel without being copied out of it.
+//! It checks no signatures and keeps only the first bytes of each object, which readers of image headers request. The
+//! rest of an object reads as zeros. It shares the machine with the measured process, so it uses little CPU: it has a
+//! blocking thread for each connection, and on Linux a body is discarded inside the kernel without being copied.
 //!
-//! - `GET /_state`: open uploads, objects, bytes, calls by operation.
-//! - `POST /_config`: [`Faults`] as JSON; what is not named goes back to none.
-//! - `POST /_reset`: forgets uploads, objects and counts.
+//! - `GET /_state`: unfinished uploads, objects, bytes, calls by operation.
+//! - `POST /_config`: [`Faults`] as JSON. Omitted fields are reset.
+//! - `POST /_reset`: deletes uploads, objects and counts.
 
 use socket2::{Domain, Socket, Type};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -23,13 +23,13 @@ use operations::{Answer, answer};
 pub use state::Faults;
 use state::State;
 
-/// Connections that may wait to be accepted: one that finds no place tries again only after a second.
+/// Number of connections that may wait to be accepted. A client that exceeds it retries only after a second.
 const BACKLOG: i32 = 4096;
 
-/// A listener that a crowd may connect to at once.
+/// Returns a listener to which many clients can connect at once.
 ///
 /// # Errors
-/// Where the address cannot be had.
+/// Returns an error if the address cannot be bound.
 pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
@@ -38,19 +38,19 @@ pub fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Serves whoever connects, until the listener fails.
+/// Serves all connections until the listener fails.
 pub fn serve(listener: &TcpListener, faults: Faults) {
     let state = Arc::new(State::new(faults));
     for stream in listener.incoming().map_while(Result::ok) {
         let state = Arc::clone(&state);
         thread::spawn(move || {
-            // A connection that breaks is its client's business.
-            let _ = converse(stream, &state);
+            // The client notices a broken connection itself.
+            let _ = serve_connection(stream, &state);
         });
     }
 }
 
-fn converse(stream: TcpStream, state: &State) -> std::io::Result<()> {
+fn serve_connection(stream: TcpStream, state: &State) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut connection = Connection::new(stream);
     while let Some(request) = connection.next()? {
@@ -67,7 +67,7 @@ fn converse(stream: TcpStream, state: &State) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A call on buckets and objects: these can be made to fail.
+/// Handles a call on buckets and objects, with the configured faults.
 fn object(connection: &Connection, request: &Request, state: &State) -> std::io::Result<Answer> {
     let faults = state.faults();
     thread::sleep(Duration::from_millis(faults.delay_ms));

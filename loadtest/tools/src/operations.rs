@@ -1,4 +1,4 @@
-//! S3's operations, on names and sizes.
+//! The operations of S3 on names and sizes.
 
 use std::fmt::Write;
 use std::time::SystemTime;
@@ -27,7 +27,7 @@ impl Answer {
     }
 
     pub fn error(status: u16, code: &str) -> Self {
-        let text = format!("<Code>{code}</Code><Message>said the null S3</Message>");
+        let text = format!("<Code>{code}</Code><Message>Error of the null S3</Message>");
         Answer { status, ..Answer::xml("Error", &text) }
     }
 
@@ -39,7 +39,7 @@ impl Answer {
     pub fn reason(&self) -> &'static str {
         match self.status {
             200..300 => "OK",
-            _ => "Refused",
+            _ => "Error",
         }
     }
 }
@@ -70,12 +70,12 @@ pub fn answer(request: &Request, state: &State) -> Answer {
     answer(request, key, state)
 }
 
-/// What was sent, as an object.
+/// Returns the object from a request's body.
 fn object(request: &Request, state: &State) -> Object {
     let size = request.header("x-amz-decoded-content-length").and_then(|size| size.parse().ok());
     Object {
         size: size.unwrap_or(request.length),
-        etag: format!("\"{:032x}\"", state.fresh()),
+        etag: format!("\"{:032x}\"", state.next_number()),
         first: request.body.clone(),
         headers: kept_headers(request),
         since: SystemTime::now(),
@@ -95,15 +95,15 @@ fn stored(object: &Object) -> Answer {
     }
 }
 
-/// Whether the request asks that there be no such object, and there is one.
-fn in_the_way(request: &Request, contents: &Contents, key: &str) -> bool {
+/// Whether the request has `If-None-Match: *` and the object exists.
+fn exists_already(request: &Request, contents: &Contents, key: &str) -> bool {
     request.header("if-none-match") == Some("*") && contents.objects.contains_key(key)
 }
 
 fn put(request: &Request, key: &str, state: &State) -> Answer {
     let object = object(request, state);
     let mut contents = state.contents();
-    if in_the_way(request, &contents, key) {
+    if exists_already(request, &contents, key) {
         return Answer::error(412, "PreconditionFailed");
     }
     let answer = stored(&object);
@@ -112,7 +112,7 @@ fn put(request: &Request, key: &str, state: &State) -> Answer {
 }
 
 fn create(request: &Request, key: &str, state: &State) -> Answer {
-    let id = format!("upload-{}", state.fresh());
+    let id = format!("upload-{}", state.next_number());
     let text = format!("<Bucket>null</Bucket><Key>{key}</Key><UploadId>{id}</UploadId>");
     let headers = kept_headers(request);
     let upload = Upload { key: key.to_owned(), headers, parts: Default::default(), since: SystemTime::now() };
@@ -137,7 +137,7 @@ fn upload_part(request: &Request, _: &str, state: &State) -> Answer {
 
 fn complete(request: &Request, key: &str, state: &State) -> Answer {
     let mut contents = state.contents();
-    if in_the_way(request, &contents, key) {
+    if exists_already(request, &contents, key) {
         return Answer::error(412, "PreconditionFailed");
     }
     let Some(upload) = contents.uploads.remove(request.query("uploadId").unwrap_or_default()) else {
@@ -147,7 +147,7 @@ fn complete(request: &Request, key: &str, state: &State) -> Answer {
     headers.extend(request.header(CHECKSUM).map(|sum| (CHECKSUM.to_owned(), sum.to_owned())));
     let object = Object {
         size: upload.parts.values().map(|part| part.size).sum(),
-        etag: format!("\"{:032x}-{}\"", state.fresh(), upload.parts.len()),
+        etag: format!("\"{:032x}-{}\"", state.next_number(), upload.parts.len()),
         first: upload.parts.get(&1).map(|part| part.first.clone()).unwrap_or_default(),
         headers,
         since: SystemTime::now(),
@@ -177,8 +177,8 @@ fn copy(request: &Request, key: &str, state: &State) -> Answer {
         return Answer::error(404, "NoSuchKey");
     };
     let expected = request.header("x-amz-copy-source-if-match");
-    let moved_on = expected.is_some_and(|etag| etag.trim_matches('"') != object.etag.trim_matches('"'));
-    if moved_on || in_the_way(request, &contents, key) {
+    let differs = expected.is_some_and(|etag| etag.trim_matches('"') != object.etag.trim_matches('"'));
+    if differs || exists_already(request, &contents, key) {
         return Answer::error(412, "PreconditionFailed");
     }
     if request.header("x-amz-metadata-directive") == Some("REPLACE") {
@@ -217,7 +217,7 @@ fn get(request: &Request, key: &str, state: &State) -> Answer {
     answer
 }
 
-/// `bytes=a-b` as from and end.
+/// Parses `bytes=a-b`. Returns the start and the end (exclusive).
 fn parse_range(range: &str, size: u64) -> Option<(u64, u64)> {
     let (from, last) = range.strip_prefix("bytes=")?.split_once('-')?;
     let from = from.parse().ok()?;

@@ -1,4 +1,4 @@
-//! What the null S3 remembers: names, sizes and counts.
+//! The state of the null S3: names, sizes and counts.
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -10,15 +10,15 @@ use std::time::SystemTime;
 use super::connection::Request;
 use super::operations::Answer;
 
-/// What goes wrong on purpose.
+/// The faults that are injected.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// Every call on objects is answered this much later.
+    /// Delay of every call on objects, in milliseconds.
     pub delay_ms: u64,
-    /// Every nth UploadPart and PutObject is answered with 503; 0: none.
+    /// Every nth UploadPart and PutObject fails with 503. 0 disables this.
     pub fail_nth: u64,
-    /// UploadPart and PutObject are not answered while this is on.
+    /// There is no response to UploadPart and PutObject while this is true.
     pub hang: bool,
 }
 
@@ -28,7 +28,7 @@ pub struct Object {
     pub etag: String,
     /// Its first bytes.
     pub first: Vec<u8>,
-    /// Content type, user metadata and checksum, as they were sent.
+    /// The Content-Type, the user metadata and the checksum from the request.
     pub headers: Vec<(String, String)>,
     pub since: SystemTime,
 }
@@ -45,7 +45,7 @@ pub struct Contents {
     pub uploads: HashMap<String, Upload>,
     pub objects: BTreeMap<String, Object>,
     calls: BTreeMap<&'static str, u64>,
-    /// Bytes of all bodies.
+    /// Total bytes of all bodies.
     bytes: u64,
     faults: Faults,
 }
@@ -53,9 +53,9 @@ pub struct Contents {
 #[derive(Default)]
 pub struct State {
     contents: Mutex<Contents>,
-    /// For upload ids and ETags.
+    /// The number for the next upload ID or ETag.
     counter: AtomicU64,
-    /// UploadPart and PutObject so far, for [`Faults::fail_nth`].
+    /// Number of UploadPart and PutObject calls so far, for [`Faults::fail_nth`].
     sent: AtomicU64,
 }
 
@@ -74,7 +74,7 @@ impl State {
         self.contents().faults
     }
 
-    /// Counts one more call that sends bytes; true for every nth.
+    /// Counts a call that sends bytes. Returns true for every nth call.
     pub fn fails_now(&self, nth: u64) -> bool {
         let count = 1 + self.sent.fetch_add(1, Ordering::Relaxed);
         nth != 0 && count.is_multiple_of(nth)
@@ -86,12 +86,12 @@ impl State {
         contents.bytes += request.length;
     }
 
-    /// A number nobody had before.
-    pub fn fresh(&self) -> u64 {
+    /// Returns a unique number.
+    pub fn next_number(&self) -> u64 {
         self.counter.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// `/_state`, `/_config`, `/_reset`.
+    /// Handles `/_state`, `/_config` and `/_reset`.
     pub fn control(&self, request: &Request) -> Answer {
         let mut contents = self.contents();
         match (request.method.as_str(), request.path.as_str()) {
@@ -101,7 +101,13 @@ impl State {
                 Ok(faults) => contents.faults = faults,
                 Err(error) => return Answer::text(400, "text/plain", error.to_string()),
             },
-            _ => return Answer::text(404, "text/plain", "there are /_state, /_config and /_reset".to_owned()),
+            _ => {
+                return Answer::text(
+                    404,
+                    "text/plain",
+                    "the control paths are /_state, /_config and /_reset".to_owned(),
+                );
+            }
         }
         let state = json!({
             "open_uploads": contents.uploads.len(),

@@ -1,11 +1,11 @@
-//! Names for what is not taken, so that a refusal can say what came instead.
+//! Detects file types that are not accepted, so that the error can name them.
 
 use imagesize::ImageType;
 
-/// Bytes a name is looked for in: what stands before an SVG's root element can be long.
+/// Number of leading bytes that are examined. An SVG's root element can be preceded by a long prolog.
 pub(super) const WINDOW: usize = 512;
 
-/// What `head`, which no known format starts with, looks like.
+/// Returns the name of the file type that `head` looks like. `head` does not start with the mark of a known format.
 pub(super) fn name(head: &[u8]) -> Option<&'static str> {
     let head = head.get(..WINDOW).unwrap_or(head);
     match head {

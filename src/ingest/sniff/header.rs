@@ -1,8 +1,9 @@
-//! The formats whose dimensions stand at a fixed place, and the two that are walked from one block to the next: GIF and JPEG.
+//! The formats with their dimensions at a fixed offset (PNG, BMP, WebP), and the two that are walked from one block to
+//! the next (GIF and JPEG).
 
 use super::{Dimensions, Flaw, bytes};
 
-/// PNG (third edition) 5.3 and 11.2.1: IHDR comes first.
+/// Reads the dimensions from IHDR, which is the first chunk (PNG, third edition, 5.3 and 11.2.1).
 pub(super) fn png(head: &[u8]) -> Dimensions {
     let first: [u8; 8] = bytes(head, 8)?;
     if &first != b"\0\0\0\x0dIHDR" {
@@ -11,9 +12,10 @@ pub(super) fn png(head: &[u8]) -> Dimensions {
     Ok((u32::from_be_bytes(bytes(head, 16)?), u32::from_be_bytes(bytes(head, 20)?)))
 }
 
-/// The larger of the logical screen and the first frame, in each direction (GIF89a 18, 20).
+/// Returns the larger of the logical screen and the first frame, in each direction (GIF89a 18, 20).
 ///
-/// Encoders write screens that are smaller than their image, and decoders show it whole: they allocate what the frame needs.
+/// Some encoders write a screen that is smaller than the image. Decoders show the whole image and allocate memory for
+/// the frame.
 pub(super) fn gif(head: &[u8]) -> Dimensions {
     let [width, height] = [gif_number(head, 6)?, gif_number(head, 8)?];
     let [flags] = bytes(head, 10)?;
@@ -21,17 +23,17 @@ pub(super) fn gif(head: &[u8]) -> Dimensions {
     loop {
         let [introducer] = bytes(head, at)?;
         at = match introducer {
-            // An image: its place on the screen, its sides.
+            // An image: its position on the screen, then its width and height.
             b',' => {
                 let right = gif_number(head, at + 1)? + gif_number(head, at + 5)?;
                 let bottom = gif_number(head, at + 3)? + gif_number(head, at + 7)?;
                 return Ok((width.max(right), height.max(bottom)));
             }
-            // An extension: its label, then blocks up to an empty one.
+            // An extension: its label, then data blocks up to an empty one.
             b'!' => gif_blocks(head, at + 2)?,
-            // The end, before any image.
+            // The trailer before any image.
             b';' => return Err(Flaw::Wrong),
-            // Stray bytes, an empty block too many: decoders go on at the next introducer.
+            // Stray bytes, for example an extra empty block. Decoders continue at the next introducer.
             _ => at + 1,
         };
     }
@@ -41,12 +43,12 @@ fn gif_number(head: &[u8], at: usize) -> Result<u32, Flaw> {
     bytes(head, at).map(|number| u16::from_le_bytes(number).into())
 }
 
-/// Bytes of the colour table that flags of a screen announce.
+/// Returns the size in bytes of the colour table that the screen's flags declare.
 fn gif_colors(flags: u8) -> usize {
     if flags & 0x80 == 0 { 0 } else { 3 << ((flags & 7) + 1) }
 }
 
-/// Behind a run of data blocks (GIF89a 15, 16).
+/// Returns the offset after a sequence of data blocks (GIF89a 15, 16).
 fn gif_blocks(head: &[u8], mut at: usize) -> Result<usize, Flaw> {
     loop {
         let [size] = bytes(head, at)?;
@@ -57,10 +59,11 @@ fn gif_blocks(head: &[u8], mut at: usize) -> Result<usize, Flaw> {
     }
 }
 
-/// The size of a bitmap's second header, if it is one there is: "BM" alone would take any text that starts so.
+/// Returns the size of a bitmap's second header if it is a known one. The mark "BM" alone would match any text that
+/// begins with it.
 ///
-/// 12 is OS/2 1.x, 40 Windows 3, 52 and 56 that with masks, 108 and 124 Windows 4 and 5. OS/2 2.x may leave off any fields
-/// behind the first 16 bytes of its 64: these are the lengths that Chromium and Firefox take.
+/// 12 is OS/2 1.x, 40 is Windows 3, 52 and 56 are Windows 3 with masks, 108 and 124 are Windows 4 and 5. OS/2 2.x may
+/// omit any fields after the first 16 of its 64 bytes. These are the sizes that Chromium and Firefox accept.
 pub(super) fn bitmap_header_size(head: &[u8]) -> Option<u32> {
     let size = u32::from_le_bytes(bytes(head, 14).ok()?);
     let known = match size {
@@ -71,8 +74,8 @@ pub(super) fn bitmap_header_size(head: &[u8]) -> Option<u32> {
     known.then_some(size)
 }
 
-/// OS/2 1.x (12 bytes) has 16-bit sides; the others have signed 32-bit ones, and rows from the top where the height is
-/// negative.
+/// Reads the dimensions. OS/2 1.x (12 bytes) has 16-bit numbers. The others have signed 32-bit numbers; a negative
+/// height means that the rows are stored from top to bottom.
 pub(super) fn bmp(head: &[u8]) -> Dimensions {
     if bitmap_header_size(head) == Some(12) {
         return Ok((u16::from_le_bytes(bytes(head, 18)?).into(), u16::from_le_bytes(bytes(head, 20)?).into()));
@@ -82,7 +85,7 @@ pub(super) fn bmp(head: &[u8]) -> Dimensions {
     Ok((u32::try_from(width).map_err(|_| Flaw::Wrong)?, height.unsigned_abs()))
 }
 
-/// RFC 9649 2.5 to 2.7: lossy, lossless, extended.
+/// Reads the dimensions of a lossy, lossless or extended file (RFC 9649 2.5 to 2.7).
 pub(super) fn webp(head: &[u8]) -> Dimensions {
     let kind: [u8; 4] = bytes(head, 12)?;
     match &kind {
@@ -93,7 +96,8 @@ pub(super) fn webp(head: &[u8]) -> Dimensions {
     }
 }
 
-/// RFC 6386 9.1: 14 bits each, scaling above them, behind a key frame's start code.
+/// Reads the dimensions after the start code of a key frame: 14 bits each, with the scaling in the upper bits (RFC 6386
+/// 9.1).
 fn webp_lossy(head: &[u8]) -> Dimensions {
     if bytes(head, 23)? != [0x9d, 0x01, 0x2a] {
         return Err(Flaw::Wrong);
@@ -102,7 +106,7 @@ fn webp_lossy(head: &[u8]) -> Dimensions {
     Ok((u32::from(width & 0x3fff), u32::from(height & 0x3fff)))
 }
 
-/// RFC 9649 3.4: 14 bits each, less one, behind a signature.
+/// Reads the dimensions after the signature: 14 bits each, minus one (RFC 9649 3.4).
 fn webp_lossless(head: &[u8]) -> Dimensions {
     if bytes(head, 20)? != [0x2f] {
         return Err(Flaw::Wrong);
@@ -117,8 +121,8 @@ fn u24([low, middle, high]: [u8; 3]) -> u32 {
 
 /// Walks the segments up to the frame header (ITU T.81 B.1.1, B.2.2).
 ///
-/// Cameras and editors leave stray bytes between segments, and lengths that are a little off. libjpeg, and with it every
-/// browser, goes on at the next marker then (`jdmarker.c`, `next_marker`), and so does this.
+/// Some cameras and editors write stray bytes between segments, or lengths that are slightly wrong. libjpeg, and
+/// therefore every browser, continues at the next marker (`jdmarker.c`, `next_marker`). This function does the same.
 pub(super) fn jpeg(head: &[u8]) -> Dimensions {
     let mut at = 2;
     loop {
@@ -126,18 +130,20 @@ pub(super) fn jpeg(head: &[u8]) -> Dimensions {
         at = match marker {
             // TEM and RSTn stand alone.
             0x01 | 0xd0..=0xd7 => after,
-            // DHT, JPG and DAC share the frame headers' range.
+            // DHT, JPG and DAC are in the same range as the frame headers.
             0xc0..=0xcf if !matches!(marker, 0xc4 | 0xc8 | 0xcc) => return jpeg_frame(head, after),
-            // A second image, its end or its data: there is no frame header before them.
+            // SOI, EOI or SOS before any frame header.
             0xd8..=0xda => return Err(Flaw::Wrong),
-            // A length counts itself, which a wrong one may not.
+            // A length includes its own two bytes. A wrong length may be smaller.
             _ => after + jpeg_length(head, after)?.max(2),
         };
     }
 }
 
-/// The next marker from `at` on and where what follows it starts. Before a marker there may be any number of 0xff, and bytes
-/// that belong to none: others, and 0xff with the zero by which entropy-coded data escape it.
+/// Returns the next marker at or after `at`, and the offset after it.
+///
+/// A marker may be preceded by any number of 0xff and by stray bytes: any bytes other than 0xff, and 0xff followed by
+/// the zero that escapes it in entropy-coded data.
 fn jpeg_marker(head: &[u8], mut at: usize) -> Result<(u8, usize), Flaw> {
     loop {
         let rest = head.get(at..).ok_or(Flaw::Short)?;
@@ -151,14 +157,15 @@ fn jpeg_marker(head: &[u8], mut at: usize) -> Result<(u8, usize), Flaw> {
     }
 }
 
-/// The length of the segment at `at`.
+/// Returns the length of the segment at `at`.
 fn jpeg_length(head: &[u8], at: usize) -> Result<usize, Flaw> {
     bytes(head, at).map(|length| usize::from(u16::from_be_bytes(length)))
 }
 
-/// Length, precision, height, width. A height left to a DNL segment reads as 0, which is refused.
+/// Reads a frame header: length, precision, height, width. The height is 0 if a DNL segment defines it; such an image
+/// is rejected.
 fn jpeg_frame(head: &[u8], at: usize) -> Dimensions {
-    // Shorter than its own fields: what is read from it would be another segment's.
+    // In a segment that is shorter than its fields, the bytes read would belong to the next segment.
     if jpeg_length(head, at)? < 8 {
         return Err(Flaw::Wrong);
     }

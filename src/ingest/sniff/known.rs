@@ -1,36 +1,36 @@
-//! What is at hand of an image.
+//! The bytes of an image that have been read so far.
 
 use std::ops::Range;
 
 use super::Flaw;
 
-/// How much is asked for at least where a range behind the beginning is wanted: nearly every TIFF directory and every
-/// HEIF's properties fit it.
+/// Minimum length of a requested range. Nearly every TIFF directory and the properties of nearly every HEIF file fit
+/// into it.
 const LOOKAHEAD: u64 = 16 << 10;
 
-/// An image's first bytes and, where it can be read at any place, one range further on.
+/// An image's first bytes and, if the image can be read at any offset, one later range.
 #[derive(Clone, Copy, Debug)]
 pub struct Known<'a> {
     pub(super) head: &'a [u8],
-    /// Where `later` begins, behind `head`.
+    /// Offset of `later`, which begins after `head`.
     later_at: u64,
     later: &'a [u8],
-    /// Bytes of the whole image. None while that is not known.
+    /// Size of the whole image in bytes. `None` while it is not known.
     size: Option<u64>,
 }
 
 impl<'a> Known<'a> {
-    /// The first bytes of an image that is still arriving.
+    /// Creates a view of the first bytes of an image that is still arriving.
     pub fn beginning(head: &'a [u8]) -> Self {
         Known { head, later_at: 0, later: &[], size: None }
     }
 
-    /// All bytes of an image.
+    /// Creates a view of all bytes of an image.
     pub fn whole(head: &'a [u8]) -> Self {
         Known { size: Some(head.len() as u64), ..Known::beginning(head) }
     }
 
-    /// The first bytes of an image of `size` bytes, and those from `later_at` on.
+    /// Creates a view of the first bytes of an image of `size` bytes, and of the bytes from offset `later_at`.
     pub(super) fn of(size: u64, head: &'a [u8], later_at: u64, later: &'a [u8]) -> Self {
         Known { head, later_at, later, size: Some(size) }
     }
@@ -40,10 +40,11 @@ impl<'a> Known<'a> {
         self.size.is_some_and(|size| self.head.len() as u64 >= size)
     }
 
-    /// `len` bytes from `at` on.
+    /// Returns `len` bytes at offset `at`.
     ///
     /// # Errors
-    /// [`Flaw::Elsewhere`] if they are not at hand, [`Flaw::Wrong`] if the image ends before them.
+    /// Returns [`Flaw::Elsewhere`] if they have not been read, and [`Flaw::Wrong`] if they are beyond the end of the
+    /// image.
     pub(super) fn get(&self, at: u64, len: u64) -> Result<&'a [u8], Flaw> {
         let end = at.checked_add(len).ok_or(Flaw::Wrong)?;
         if self.size.is_some_and(|size| end > size) {
@@ -57,15 +58,16 @@ impl<'a> Known<'a> {
         found.ok_or_else(|| Flaw::Elsewhere(self.widened(at..end)))
     }
 
-    /// `N` bytes at `at`.
+    /// Returns `N` bytes at offset `at`.
     ///
     /// # Errors
-    /// As [`Known::get`].
+    /// Returns the same errors as [`Known::get`].
     pub(super) fn array<const N: usize>(&self, at: u64) -> Result<[u8; N], Flaw> {
         self.get(at, N as u64)?.first_chunk().copied().ok_or(Flaw::Wrong)
     }
 
-    /// The range to ask for: what follows is likely to be wanted next.
+    /// Returns the range to request. It is longer than needed now, because the following bytes are likely to be needed
+    /// next.
     fn widened(&self, range: Range<u64>) -> Range<u64> {
         let end = range.end.max(range.start.saturating_add(LOOKAHEAD));
         range.start..self.size.map_or(end, |size| end.min(size))
@@ -77,20 +79,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_of_the_beginning_and_of_a_range() {
+    fn get_finds_bytes_in_head_and_later_range() {
         let known = Known::of(100, b"0123", 50, b"abcd");
         assert_eq!(known.get(1, 2), Ok(&b"12"[..]));
         assert_eq!(known.get(51, 3), Ok(&b"bcd"[..]));
         assert_eq!(known.array::<4>(50), Ok(*b"abcd"));
         assert_eq!(known.get(90, 11), Err(Flaw::Wrong));
         assert_eq!(known.get(u64::MAX, 2), Err(Flaw::Wrong));
-        // Up to the end, which is less than is usually asked for.
+        // The requested range ends at the end of the image, although it is shorter than LOOKAHEAD.
         assert_eq!(known.get(3, 2), Err(Flaw::Elsewhere(3..100)));
         assert_eq!(known.get(53, 2), Err(Flaw::Elsewhere(53..100)));
     }
 
     #[test]
-    fn while_an_image_arrives_nothing_lies_behind_its_end() {
+    fn get_requests_more_while_the_size_is_unknown() {
         let known = Known::beginning(b"0123");
         assert_eq!(known.get(9, 2), Err(Flaw::Elsewhere(9..9 + LOOKAHEAD)));
         assert!(!known.is_whole());

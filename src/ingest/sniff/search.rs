@@ -1,17 +1,17 @@
-//! Type and dimensions of an image that can be read at any place, in few reads.
+//! Finds the type and dimensions of an image that can be read at any offset, in few reads.
 
 use bytes::Bytes;
 use std::ops::Range;
 
-use super::{Known, Sniff, inspect, out_of_reach, refuse_early};
+use super::{Known, Sniff, inspect, out_of_reach, reject_early};
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::policy::Policy;
 
-/// Reads behind the beginning, at most: a HEIF's boxes can lead from one place to the next.
+/// Maximum number of reads after the first bytes. The boxes of a HEIF file can lead from one offset to the next.
 const MAX_RANGES: u32 = 4;
 
-/// A search for an image's dimensions, without the reading itself:
+/// A search for an image's dimensions. The caller reads the bytes:
 ///
 /// ```text
 /// let mut search = Search::new(size, policy)?;
@@ -21,12 +21,12 @@ const MAX_RANGES: u32 = 4;
 /// }
 /// ```
 ///
-/// The beginning comes first: 64 KiB of it, then [`Policy::header_scan_limit`]. A TIFF's directory and a HEIF's properties
-/// are read where they lie, however far behind that.
+/// The first 64 KiB are read first, then up to [`Policy::header_scan_limit`] bytes. A TIFF directory and the properties
+/// of a HEIF file are read at their own offset, which may be beyond that limit.
 #[derive(Debug)]
 pub struct Search<'a> {
     policy: &'a Policy,
-    /// Bytes of the whole image.
+    /// Size of the whole image in bytes.
     size: u64,
     wanted: Range<u64>,
     head: Bytes,
@@ -36,36 +36,37 @@ pub struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// Bytes that are read first; nearly every image shows its dimensions in them.
+    /// Length of the first read. Nearly every image has its dimensions in these bytes.
     pub const HEAD: u64 = 64 << 10;
 
+    /// Creates a search in an image of `size` bytes.
+    ///
     /// # Errors
-    /// [`Error::NoFile`] for an image of no bytes.
+    /// Returns [`Error::NoFile`] if the image is empty.
     pub fn new(size: u64, policy: &'a Policy) -> Result<Self> {
         if size == 0 {
             return Err(Error::NoFile { fields: None });
         }
         let limit = policy.header_scan_limit as u64;
-        let none = Bytes::new();
         let wanted = 0..Search::HEAD.min(limit).min(size);
-        Ok(Search { policy, size, wanted, head: none.clone(), later: none, later_at: 0, ranges: 0 })
+        Ok(Search { policy, size, wanted, head: Bytes::new(), later: Bytes::new(), later_at: 0, ranges: 0 })
     }
 
-    /// The bytes to read next: never none, and never more than [`Policy::header_scan_limit`].
+    /// Returns the range to read next. It is never empty and never longer than [`Policy::header_scan_limit`].
     pub fn wanted(&self) -> Range<u64> {
         self.wanted.clone()
     }
 
-    /// How many bytes the search keeps once it has what is wanted.
+    /// Returns the number of bytes that the search holds after it has been given the [wanted](Search::wanted) range.
     pub fn held(&self) -> u64 {
         let wanted = self.wanted.end - self.wanted.start;
         if self.wanted.start == 0 { wanted } else { wanted + self.head.len() as u64 }
     }
 
-    /// Takes the bytes that were [wanted](Search::wanted). `None` wants others.
+    /// Adds the bytes of the [wanted](Search::wanted) range. Returns `None` if another range must be read.
     ///
     /// # Errors
-    /// As [`super::check`].
+    /// Returns the same errors as [`super::check`].
     pub fn add(&mut self, bytes: Bytes) -> Result<Option<ImageInfo>> {
         if self.wanted.start == 0 {
             self.head = bytes;
@@ -75,26 +76,26 @@ impl<'a> Search<'a> {
         match inspect(Known::of(self.size, &self.head, self.later_at, &self.later)) {
             Sniff::Image(info) => self.policy.check_image(info).map(Some),
             Sniff::NotAnImage { detected } => Err(self.policy.invalid_type(detected)),
-            Sniff::NeedMore => self.want_beginning().map(|()| None),
-            Sniff::NeedRange(range) => self.want(range).map(|()| None),
+            Sniff::NeedMore => self.request_longer_head().map(|()| None),
+            Sniff::NeedRange(range) => self.request(range).map(|()| None),
         }
     }
 
-    fn want_beginning(&mut self) -> Result<()> {
+    fn request_longer_head(&mut self) -> Result<()> {
         let end = (self.policy.header_scan_limit as u64).min(self.size);
         if self.head.len() as u64 >= end {
             return Err(out_of_reach(&self.head, self.policy, false));
         }
         self.wanted = 0..end;
-        refuse_early(&self.head, self.policy)
+        reject_early(&self.head, self.policy)
     }
 
-    fn want(&mut self, range: Range<u64>) -> Result<()> {
-        refuse_early(&self.head, self.policy)?;
+    fn request(&mut self, range: Range<u64>) -> Result<()> {
+        reject_early(&self.head, self.policy)?;
         self.ranges += 1;
         let limit = self.policy.header_scan_limit as u64;
         let range = range.start..range.end.min(range.start.saturating_add(limit));
-        // The same once more: it takes more than the limit.
+        // The same range again means that more bytes than the limit are needed.
         if self.ranges > MAX_RANGES || range == self.wanted {
             return Err(out_of_reach(&self.head, self.policy, false));
         }
@@ -113,7 +114,7 @@ mod tests {
 
     const HEAD: u64 = Search::HEAD;
 
-    /// The outcome of a search, and the ranges that were read.
+    /// Returns the result of a search, and the ranges that were read.
     fn search(image: &[u8], policy: &Policy) -> (Result<ImageInfo>, Vec<Range<u64>>) {
         let mut search = Search::new(image.len() as u64, policy).unwrap();
         let mut read = Vec::new();
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_image_takes_one_read() {
+    fn small_image_takes_one_read() {
         let policy = policy(&Format::ALL, 1 << 20);
         for (bytes, format, width, height) in FIXTURES {
             let (found, read) = search(bytes, &policy);
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_beginning_is_read_up_to_the_limit() {
+    fn long_metadata_is_read_up_to_the_scan_limit() {
         let image = jpeg_with_long_metadata();
         let (found, read) = search(&image, &policy(&Format::ALL, 1 << 20));
         assert_eq!((found.unwrap().width, read), (16, vec![0..HEAD, 0..image.len() as u64]));
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_behind_the_limit_is_read_where_it_lies() {
+    fn tiff_directory_beyond_the_limit_is_read_at_its_offset() {
         let policy = policy(&Format::ALL, 1 << 20);
         for big_endian in [false, true] {
             let image = tiff_with_late_directory(3000, 2000, big_endian);
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn properties_behind_the_media_data_are_read_where_they_lie() {
+    fn heif_properties_after_media_data_are_read_at_their_offset() {
         let image = heic_with_late_properties(3 << 20);
         let (found, read) = search(&image, &policy(&Format::ALL, 1 << 20));
         assert_eq!(found.unwrap(), ImageInfo { format: Format::Heic, width: 64, height: 48 });
@@ -172,13 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_format_that_is_not_allowed_takes_one_read() {
+    fn disallowed_format_takes_one_read() {
         let (found, read) = search(&tiff_with_late_directory(3000, 2000, false), &policy(&[Format::Jpeg], 1 << 20));
         assert_eq!((found.unwrap_err().code(), read.len()), ("invalid_file_type", 1));
     }
 
     #[test]
-    fn a_directory_that_is_not_there_is_no_image() {
+    fn missing_tiff_directory_is_rejected() {
         let mut image = tiff_with_late_directory(3000, 2000, false);
         image.truncate(5 << 20);
         let (found, read) = search(&image, &policy(&Format::ALL, 1 << 20));
@@ -187,8 +188,8 @@ mod tests {
     }
 
     #[test]
-    fn places_that_lead_on_for_ever_end() {
-        // Every box is just long enough to end behind what was read.
+    fn number_of_ranges_is_limited() {
+        // Every box is just long enough to end after the range that was read.
         let box_of = |size: u32| [&size.to_be_bytes()[..], b"free", &vec![0; size as usize - 8]].concat();
         let ftyp = u32::from_be_bytes(*FIXTURES[11].0.first_chunk().unwrap()) as usize;
         let image = [&FIXTURES[11].0[..ftyp], &box_of(70_000).repeat(20)].concat();

@@ -6,12 +6,12 @@ use super::{Dimensions, Flaw};
 const IMAGE_WIDTH: u16 = 256;
 const IMAGE_LENGTH: u16 = 257;
 
-/// Entries of one directory: what the count of a TIFF 6.0 directory can say.
+/// Maximum number of entries in a directory: the maximum count of a TIFF 6.0 directory.
 const MAX_ENTRIES: u64 = 65_535;
 
-/// The first directory's ImageWidth and ImageLength (TIFF 6.0, section 2).
+/// Returns ImageWidth and ImageLength of the first directory (TIFF 6.0, section 2).
 ///
-/// The directory may lie anywhere; libtiff and ImageMagick write it last.
+/// The directory may be anywhere in the file. libtiff and ImageMagick write it at the end.
 pub(super) fn tiff(known: &Known) -> Dimensions {
     let file = File { known, layout: Layout::of(known)? };
     let (directory, count_size) = file.directory()?;
@@ -35,12 +35,12 @@ pub(super) fn tiff(known: &Known) -> Dimensions {
     Err(Flaw::Wrong)
 }
 
-/// How a file writes its numbers.
+/// The byte order and the field sizes of a file.
 #[derive(Clone, Copy)]
 struct Layout {
     big_endian: bool,
     big: bool,
-    /// Bytes of a directory's entry.
+    /// Size of a directory entry in bytes.
     entry: u64,
 }
 
@@ -58,12 +58,12 @@ struct File<'a> {
 }
 
 impl File<'_> {
-    /// Where the first directory is, and the bytes of its count.
+    /// Returns the offset of the first directory, and the size of its count in bytes.
     fn directory(&self) -> Result<(u64, u64), Flaw> {
         if self.layout.big { Ok((self.number(8, 8)?, 8)) } else { Ok((self.number(4, 4)?, 2)) }
     }
 
-    /// The one value of the entry at `at`: a tag, a type and a count stand before it.
+    /// Returns the single value of the entry at `at`. A tag, a type and a count precede it.
     fn value(&self, at: u64) -> Result<u32, Flaw> {
         // BYTE, SHORT, LONG, LONG8.
         let size = match self.number(at + 2, 2)? {
@@ -77,7 +77,7 @@ impl File<'_> {
         u32::try_from(value).map_err(|_| Flaw::Wrong)
     }
 
-    /// `size` bytes at `at` in the file's own order.
+    /// Reads a number of `size` bytes at `at` in the file's byte order.
     fn number(&self, at: u64, size: u64) -> Result<u64, Flaw> {
         let field = self.known.get(at, size)?;
         let add = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);

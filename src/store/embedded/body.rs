@@ -1,4 +1,4 @@
-//! Bodies on their way to the disk, and the checksums they are held to.
+//! Writes request bodies to the disk and verifies their checksums.
 
 use futures::StreamExt;
 use http::HeaderMap;
@@ -21,21 +21,21 @@ const ALGORITHMS: [&str; 5] = [
     ChecksumAlgorithm::SHA256,
 ];
 
-/// What a request says of its body.
-pub(super) struct Announced {
+/// The length and the checksums that a request declares for its body.
+pub(super) struct Declared {
     /// Bytes.
     length: Option<i64>,
     md5: Option<String>,
     algorithm: Option<ChecksumAlgorithm>,
     checksums: Checksum,
-    /// Names of the headers that come after the body.
+    /// Names of the headers that follow the body.
     trailer: String,
     trailing: Option<TrailingHeaders>,
 }
 
-impl Announced {
-    pub(super) fn new(input: &mut PutObjectInput, headers: &HeaderMap, trailing: Option<TrailingHeaders>) -> Announced {
-        Announced {
+impl Declared {
+    pub(super) fn new(input: &mut PutObjectInput, headers: &HeaderMap, trailing: Option<TrailingHeaders>) -> Declared {
+        Declared {
             length: input.content_length,
             md5: input.content_md5.take(),
             algorithm: input.checksum_algorithm.take(),
@@ -59,10 +59,10 @@ impl Announced {
         named || trails || value(&self.checksums, algorithm).is_some()
     }
 
-    /// A part carries the checksum its upload was created with, or none.
+    /// Checks that a part has no checksum, or one of the algorithm with which its upload was created.
     ///
     /// # Errors
-    /// `InvalidRequest`.
+    /// Returns `InvalidRequest` if the algorithm differs.
     pub(super) fn check_algorithm(&self, of_upload: Option<&str>) -> S3Result<()> {
         if ALGORITHMS.iter().any(|algorithm| Some(*algorithm) != of_upload && self.names(algorithm)) {
             return Err(s3_error!(InvalidRequest, "The upload was created with another checksum algorithm"));
@@ -70,7 +70,8 @@ impl Announced {
         Ok(())
     }
 
-    /// The algorithms whose checksums are here or will come after the body; CRC64NVME is computed anyway.
+    /// Returns a hasher for the algorithms whose checksums are in the headers or will follow the body. CRC64NVME is
+    /// always computed elsewhere.
     fn hasher(&self) -> ChecksumHasher {
         ChecksumHasher {
             crc32: self.names(ChecksumAlgorithm::CRC32).then(Crc32::new),
@@ -81,8 +82,10 @@ impl Announced {
         }
     }
 
+    /// Compares the body that was received with the declared length and checksums.
+    ///
     /// # Errors
-    /// `IncompleteBody` or `BadDigest`.
+    /// Returns `IncompleteBody` or `BadDigest`.
     fn check(&self, digests: &Digests) -> S3Result<()> {
         if self.length.is_some_and(|length| u64::try_from(length) != Ok(digests.size)) {
             return Err(s3_error!(IncompleteBody));
@@ -92,8 +95,8 @@ impl Announced {
         }
         let trailing = self.trailing.as_ref().and_then(TrailingHeaders::take).unwrap_or_default();
         for algorithm in ALGORITHMS {
-            let after = trailing.get(header(algorithm)).and_then(|value| value.to_str().ok());
-            let sent = value(&self.checksums, algorithm).or(after);
+            let trailer = trailing.get(header(algorithm)).and_then(|value| value.to_str().ok());
+            let sent = value(&self.checksums, algorithm).or(trailer);
             if sent.is_some() && sent != value(&digests.checksums, algorithm) {
                 return Err(s3_error!(BadDigest, "The {algorithm} you specified did not match what we received"));
             }
@@ -122,32 +125,32 @@ fn trailer(headers: &HeaderMap) -> String {
     headers.get(TRAILER).and_then(|names| names.to_str().ok()).unwrap_or_default().to_owned()
 }
 
-/// Runs blocking work on a thread for that, to its end also when its request is dropped.
+/// Runs blocking work on a thread for blocking work. It runs to its end even if its request is dropped.
 pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> S3Result<T> + Send + 'static) -> S3Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(S3Error::internal_error)?
 }
 
-/// Writes a body under a temporary name and checks it. If the request is dropped meanwhile, the file is removed.
+/// Writes a body to a temporary file and checks it. If the request is dropped before the end, the file is removed.
 pub(super) async fn receive(
     disk: &Arc<Disk>,
     body: Option<StreamingBlob>,
-    announced: Announced,
+    declared: Declared,
 ) -> S3Result<(Digests, Content)> {
-    let (disk, hasher) = (Arc::clone(disk), announced.hasher());
+    let (disk, hasher) = (Arc::clone(disk), declared.hasher());
     let mut draft = blocking(move || Draft::new(disk.tmp(), hasher).map_err(failed)).await?;
     if let Some(mut body) = body {
         while let Some(chunk) = body.next().await {
-            let chunk = chunk.map_err(broken)?;
+            let chunk = chunk.map_err(body_error)?;
             draft = blocking(move || draft.write(&chunk).map(|()| draft).map_err(failed)).await?;
         }
     }
     let (digests, content) = draft.end();
-    announced.check(&digests)?;
+    declared.check(&digests)?;
     Ok((digests, content))
 }
 
-/// Why a body did not come to its end.
-fn broken(error: StdError) -> S3Error {
+/// Returns the S3 error for a body that could not be read to its end.
+fn body_error(error: StdError) -> S3Error {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error.as_ref());
     while let Some(error) = source {
         if matches!(error.downcast_ref(), Some(Error::ClientTooSlow { .. } | Error::BelowMinRate { .. })) {

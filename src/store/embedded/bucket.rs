@@ -1,7 +1,7 @@
-//! The one bucket: S3's operations on the [`Disk`].
+//! The only bucket: S3's operations on the [`Disk`].
 //!
-//! Bodies are written under temporary names; what changes the store is one blocking step that runs to its end, also when the
-//! request is dropped.
+//! Bodies are written to temporary files. The store is then changed in one blocking step, which runs to its end even if
+//! the request is dropped.
 
 use s3s::dto::*;
 use s3s::{S3, S3Request, S3Response, S3Result, s3_error};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use super::body::{Announced, blocking, receive};
+use super::body::{Declared, blocking, receive};
 use super::conditions::{ReadConditions, WriteConditions};
 use super::disk::{Disk, failed};
 use super::file::{Meta, StoredFile};
@@ -20,15 +20,15 @@ mod multipart;
 
 /// The bucket's name.
 pub(super) const BUCKET: &str = "images";
-/// How much of an object is read at once, in bytes.
+/// Number of bytes of an object that are read at once.
 const READ_SIZE: usize = 32 << 10;
 
-/// Cheap to clone.
+/// The bucket. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Bucket(pub(super) Arc<Disk>);
 
 impl Bucket {
-    /// Runs blocking work on the disk, to its end also when its request is dropped.
+    /// Runs blocking work on the disk. It runs to its end even if its request is dropped.
     async fn on_disk<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Disk) -> S3Result<T> + Send + 'static,
@@ -54,13 +54,13 @@ impl Bucket {
             metadata: input.metadata.take().unwrap_or_default(),
             ..Meta::new(&key)
         };
-        // Before the body is read: a client that waits for `100 Continue` is spared it.
+        // Check before the body is read, so that a client that waits for `100 Continue` need not send it.
         let (early, name) = (conditions.clone(), key.clone());
-        self.on_disk(move |disk| early.check(disk.object(&name)?.map(|there| there.meta).as_ref())).await?;
+        self.on_disk(move |disk| early.check(disk.object(&name)?.map(|existing| existing.meta).as_ref())).await?;
 
         let body = input.body.take();
-        let announced = Announced::new(input, &req.headers, req.trailing_headers);
-        let (digests, content) = receive(&self.0, body, announced).await?;
+        let declared = Declared::new(input, &req.headers, req.trailing_headers);
+        let (digests, content) = receive(&self.0, body, declared).await?;
         let meta = Meta {
             etag: digests.etag(),
             crc64nvme: digests.checksums.checksum_crc64nvme,
@@ -75,7 +75,7 @@ impl Bucket {
         };
         self.on_disk(move |disk| {
             let file = content.seal(&meta).map_err(failed)?;
-            disk.put(&key, file, &|there| conditions.check(there))
+            disk.put(&key, file, &|existing| conditions.check(existing))
         })
         .await?;
         Ok(output)
@@ -144,7 +144,7 @@ impl Bucket {
     async fn delete(&self, input: DeleteObjectInput) -> S3Result<()> {
         check_bucket(&input.bucket)?;
         let conditions = WriteConditions::new(input.if_match, None)?;
-        self.on_disk(move |disk| disk.remove(&input.key, &|there| conditions.check(there))).await
+        self.on_disk(move |disk| disk.remove(&input.key, &|existing| conditions.check(existing))).await
     }
 }
 
@@ -152,12 +152,12 @@ fn check_bucket(bucket: &str) -> S3Result<()> {
     if bucket == BUCKET { Ok(()) } else { Err(s3_error!(NoSuchBucket)) }
 }
 
-/// S3 returns checksums only to those that ask for them.
+/// Whether the request asks for checksums. S3 does not return them otherwise.
 fn wants_checksums(mode: Option<&ChecksumMode>) -> bool {
     mode.is_some_and(|mode| mode.as_str() == ChecksumMode::ENABLED)
 }
 
-/// Sizes are signed in S3's own schema.
+/// Converts a size to the signed type of the S3 schema.
 fn signed(size: u64) -> Option<i64> {
     i64::try_from(size).ok()
 }

@@ -1,11 +1,11 @@
-//! If-Match and its kin, as S3 reads them (RFC 9110, section 13).
+//! If-Match and the other conditional headers, as S3 interprets them (RFC 9110, section 13).
 
 use s3s::dto::{ETag, ETagCondition, Timestamp};
 use s3s::{S3Result, s3_error};
 
 use super::file::Meta;
 
-/// What must hold of the object that a write or a delete replaces.
+/// The conditions of a write or a delete on the existing object.
 #[derive(Clone, Debug, Default)]
 pub(super) struct WriteConditions {
     if_match: Option<ETagCondition>,
@@ -13,8 +13,10 @@ pub(super) struct WriteConditions {
 }
 
 impl WriteConditions {
+    /// Creates the conditions of a request.
+    ///
     /// # Errors
-    /// `NotImplemented` for an If-None-Match other than `*`, as on AWS.
+    /// Returns `NotImplemented` for an If-None-Match other than `*`, as on AWS.
     pub(super) fn new(if_match: Option<ETagCondition>, if_none_match: Option<ETagCondition>) -> S3Result<Self> {
         if if_none_match.as_ref().is_some_and(|condition| !condition.is_any()) {
             return Err(s3_error!(NotImplemented, "If-None-Match of a write must be *"));
@@ -22,19 +24,21 @@ impl WriteConditions {
         Ok(WriteConditions { if_match, only_new: if_none_match.is_some() })
     }
 
+    /// Checks the conditions on the existing object, if there is one.
+    ///
     /// # Errors
-    /// `PreconditionFailed`, or `NoSuchKey` if there is nothing that If-Match could match.
-    pub(super) fn check(&self, there: Option<&Meta>) -> S3Result<()> {
-        if self.only_new && there.is_some() {
+    /// Returns `PreconditionFailed`, or `NoSuchKey` if there is an If-Match but no object.
+    pub(super) fn check(&self, existing: Option<&Meta>) -> S3Result<()> {
+        if self.only_new && existing.is_some() {
             return Err(s3_error!(PreconditionFailed, "The object already exists"));
         }
         let Some(condition) = &self.if_match else { return Ok(()) };
-        let there = there.ok_or_else(|| s3_error!(NoSuchKey))?;
-        if matches(condition, there) { Ok(()) } else { Err(s3_error!(PreconditionFailed)) }
+        let existing = existing.ok_or_else(|| s3_error!(NoSuchKey))?;
+        if matches(condition, existing) { Ok(()) } else { Err(s3_error!(PreconditionFailed)) }
     }
 }
 
-/// What must hold of an object for it to be read.
+/// The conditions of a read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ReadConditions {
     pub(super) if_match: Option<ETagCondition>,
@@ -44,30 +48,30 @@ pub(super) struct ReadConditions {
 }
 
 impl ReadConditions {
-    /// A condition on the ETag decides before one on the date.
+    /// Checks the conditions on an object. A condition on the ETag takes precedence over one on the date.
     ///
     /// # Errors
-    /// `PreconditionFailed` or `NotModified`.
+    /// Returns `PreconditionFailed` or `NotModified`.
     pub(super) fn check(&self, object: &Meta) -> S3Result<()> {
         let changed = Timestamp::from(object.created());
-        let wanted = match (&self.if_match, &self.if_unmodified_since) {
+        let holds = match (&self.if_match, &self.if_unmodified_since) {
             (Some(condition), _) => matches(condition, object),
             (None, Some(date)) => changed <= *date,
             (None, None) => true,
         };
-        if !wanted {
+        if !holds {
             return Err(s3_error!(PreconditionFailed));
         }
-        let known = match (&self.if_none_match, &self.if_modified_since) {
+        let not_modified = match (&self.if_none_match, &self.if_modified_since) {
             (Some(condition), _) => matches(condition, object),
             (None, Some(date)) => changed <= *date,
             (None, None) => false,
         };
-        if known { Err(s3_error!(NotModified)) } else { Ok(()) }
+        if not_modified { Err(s3_error!(NotModified)) } else { Ok(()) }
     }
 }
 
-/// Whether the object is what `condition` names.
+/// Whether the object's ETag matches `condition`.
 pub(super) fn matches(condition: &ETagCondition, object: &Meta) -> bool {
     match condition {
         ETagCondition::Any => true,
@@ -94,9 +98,9 @@ mod tests {
     }
 
     #[test]
-    fn a_write_replaces_only_what_it_means() {
-        let check = |if_match, if_none_match, there: Option<&Meta>| {
-            code(WriteConditions::new(if_match, if_none_match).and_then(|conditions| conditions.check(there)))
+    fn write_conditions_are_checked() {
+        let check = |if_match, if_none_match, existing: Option<&Meta>| {
+            code(WriteConditions::new(if_match, if_none_match).and_then(|conditions| conditions.check(existing)))
         };
         let object = Some(object());
         let any = || Some(ETagCondition::Any);
@@ -111,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_follows_the_etag_and_then_the_date() {
+    fn read_conditions_prefer_the_etag_to_the_date() {
         let object = object();
         let check = |conditions: ReadConditions| code(conditions.check(&object));
         let now = || Some(Timestamp::from(object.created()));
@@ -123,9 +127,9 @@ mod tests {
         assert_eq!(check(ReadConditions { if_match: etag("other"), ..none() }), failed);
         assert_eq!(check(ReadConditions { if_unmodified_since: before(), ..none() }), failed);
         assert_eq!(check(ReadConditions { if_unmodified_since: now(), ..none() }), None);
-        let known = Some(S3ErrorCode::NotModified);
-        assert_eq!(check(ReadConditions { if_none_match: etag("e"), ..none() }), known);
-        assert_eq!(check(ReadConditions { if_modified_since: now(), ..none() }), known);
+        let not_modified = Some(S3ErrorCode::NotModified);
+        assert_eq!(check(ReadConditions { if_none_match: etag("e"), ..none() }), not_modified);
+        assert_eq!(check(ReadConditions { if_modified_since: now(), ..none() }), not_modified);
         assert_eq!(check(ReadConditions { if_modified_since: before(), ..none() }), None);
         assert_eq!(check(ReadConditions { if_none_match: etag("other"), if_modified_since: now(), ..none() }), None);
     }

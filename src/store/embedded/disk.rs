@@ -1,4 +1,4 @@
-//! The folders, and the renames that change what the store holds.
+//! The folders, and the renames that change the contents of the store.
 //!
 //! - `objects/<encoded key>`: an object.
 //! - `uploads/<id>/upload`: an unfinished upload, a file without content; `uploads/<id>/<number>`: a part of it.
@@ -8,7 +8,8 @@
 //! rename makes the object and ends the upload. A process killed before it leaves the upload with all its parts; one killed
 //! after it leaves a folder without an upload, which the next start or sweep removes.
 //!
-//! Everything here blocks. Nothing is synced to the disk: what was answered survives the process, but not the machine.
+//! All functions block. Nothing is synced to the disk: acknowledged changes survive a crash of the process, but not of
+//! the machine.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::{S3Error, S3Result, s3_error};
@@ -22,28 +23,28 @@ use uuid::Uuid;
 
 use super::file::{Content, Meta, StoredFile};
 
-/// Bytes that a file name may have on all usual file systems.
+/// Maximum length in bytes of a file name on all usual file systems.
 const MAX_FILE_NAME: usize = 255;
-/// What a file name has as it is; a slash must be encoded, and what other systems forbid may be.
-const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'=').remove(b'+');
+/// Characters that are encoded in a file name: the slash, and characters that other operating systems forbid.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'=').remove(b'+');
 /// An upload's own file in its folder.
 const UPLOAD: &str = "upload";
 /// Where an earlier version kept its objects, in a layout of its own.
 const FORMER_FOLDER: &str = "s3";
 
-/// What the store holds. One process at a time has it.
+/// The contents of the store. Only one process at a time can open it.
 #[derive(Debug)]
 pub(super) struct Disk {
     objects: PathBuf,
     uploads: PathBuf,
     tmp: PathBuf,
-    /// Held from looking at what is there until it is changed.
+    /// Held from checking the current state until it is changed.
     change: Mutex<()>,
-    /// Keeps other processes out as long as anything here can write.
+    /// Keeps other processes from using the folder as long as this process can write to it.
     _lock: File,
 }
 
-/// A part that has arrived whole.
+/// A part that was received completely.
 #[derive(Clone, Debug)]
 pub(super) struct Part {
     pub(super) number: i32,
@@ -52,14 +53,14 @@ pub(super) struct Part {
     pub(super) meta: Meta,
 }
 
-/// Whether an object may be replaced or removed, by what is there now.
+/// Checks whether the existing object, if there is one, may be replaced or removed.
 pub(super) type Condition<'a> = &'a dyn Fn(Option<&Meta>) -> S3Result<()>;
 
 impl Disk {
-    /// Makes the folders, and removes what a killed process left of work that it had not answered.
+    /// Creates the folders, and removes the files of requests that a killed process had not completed.
     ///
     /// # Errors
-    /// `WouldBlock` if another process uses the folder.
+    /// Returns `WouldBlock` if another process uses the folder.
     pub(super) fn open(data_dir: &Path) -> io::Result<Disk> {
         fs::create_dir_all(data_dir)?;
         let folder = |name| data_dir.join(name);
@@ -111,7 +112,7 @@ impl Disk {
         Ok(())
     }
 
-    /// Where files are written before they are published.
+    /// Returns the folder for files that are not yet published.
     pub(super) fn tmp(&self) -> &Path {
         &self.tmp
     }
@@ -133,10 +134,10 @@ impl Disk {
     }
 
     fn check(&self, path: &Path, condition: Condition<'_>) -> S3Result<()> {
-        condition(open(path)?.map(|there| there.meta).as_ref())
+        condition(open(path)?.map(|existing| existing.meta).as_ref())
     }
 
-    /// Makes `file` the object `key`.
+    /// Publishes `file` as the object `key`.
     pub(super) fn put(&self, key: &str, file: NamedTempFile, condition: Condition<'_>) -> S3Result<()> {
         let path = self.object_path(key)?;
         let _changing = self.changing();
@@ -144,7 +145,7 @@ impl Disk {
         file.persist(path).map(drop).map_err(|error| failed(error.error))
     }
 
-    /// An object that is not there is removed already.
+    /// Removes an object. Succeeds if it does not exist.
     pub(super) fn remove(&self, key: &str, condition: Condition<'_>) -> S3Result<()> {
         let path = self.object_path(key)?;
         let _changing = self.changing();
@@ -152,7 +153,7 @@ impl Disk {
         or_absent(fs::remove_file(path)).map_err(failed)
     }
 
-    /// Begins an upload, of which `file` says all that is known, and returns its id.
+    /// Creates an upload with the metadata in `file`, and returns its ID.
     pub(super) fn create_upload(&self, file: NamedTempFile) -> S3Result<String> {
         let id = Uuid::new_v4().simple().to_string();
         let folder = self.uploads.join(&id);
@@ -161,18 +162,18 @@ impl Disk {
         Ok(id)
     }
 
-    /// The unfinished upload `id` of `key`.
+    /// Returns the unfinished upload `id` of `key`.
     ///
     /// # Errors
-    /// `NoSuchUpload`, also for an id that this store did not make, a path above all.
+    /// Returns `NoSuchUpload` if there is none, and also for an ID that this store cannot have created, such as a path.
     pub(super) fn upload(&self, id: &str, key: &str) -> S3Result<Meta> {
-        let ours = Uuid::try_parse(id).is_ok_and(|uuid| uuid.simple().to_string() == id);
-        let found = if ours { open(&self.uploads.join(id).join(UPLOAD))? } else { None };
+        let is_valid = Uuid::try_parse(id).is_ok_and(|uuid| uuid.simple().to_string() == id);
+        let found = if is_valid { open(&self.uploads.join(id).join(UPLOAD))? } else { None };
         let found = found.map(|stored| stored.meta).filter(|upload| upload.key == key);
         found.ok_or_else(|| s3_error!(NoSuchUpload))
     }
 
-    /// Makes `file` a part of an upload, unless that has ended meanwhile.
+    /// Adds `file` to an upload as a part, unless the upload has ended in the meantime.
     pub(super) fn put_part(&self, id: &str, key: &str, number: i32, file: NamedTempFile) -> S3Result<()> {
         let _changing = self.changing();
         self.upload(id, key)?;
@@ -180,7 +181,7 @@ impl Disk {
         file.persist(path).map(drop).map_err(|error| failed(error.error))
     }
 
-    /// The parts of an upload that have arrived, by number.
+    /// Returns the parts of an upload that were received, in order of their numbers.
     pub(super) fn parts(&self, id: &str) -> S3Result<Vec<Part>> {
         let mut parts = Vec::new();
         for path in entries(&self.uploads.join(id))? {
@@ -193,10 +194,10 @@ impl Disk {
         Ok(parts)
     }
 
-    /// Writes the contents of parts one after another. One file is open at a time: there may be thousands.
+    /// Joins the contents of parts. Opens one file at a time, because there may be thousands.
     ///
     /// # Errors
-    /// `InvalidPart` for one that was replaced or removed meanwhile.
+    /// Returns `InvalidPart` if a part was replaced or removed in the meantime.
     pub(super) fn join(&self, id: &str, parts: &[Part]) -> S3Result<Content> {
         let mut joined = Content::empty(&self.tmp).map_err(failed)?;
         for part in parts {
@@ -207,7 +208,7 @@ impl Disk {
         Ok(joined)
     }
 
-    /// Makes `joined` the object and ends the upload, unless it has ended meanwhile.
+    /// Publishes `joined` as the object and ends the upload, unless the upload has ended in the meantime.
     pub(super) fn complete(
         &self,
         id: &str,
@@ -237,14 +238,14 @@ impl Disk {
         Ok(())
     }
 
-    /// Of an upload that has ended.
+    /// Removes the folder of an upload that has ended.
     fn remove_folder(&self, id: &str) {
         if let Err(error) = fs::remove_dir_all(self.uploads.join(id)) {
             tracing::warn!(%error, "the parts of an upload that has ended were not removed; a sweep or the next start does it");
         }
     }
 
-    /// Every object's key that begins with `prefix`, in order.
+    /// Returns the keys of all objects that begin with `prefix`, in order.
     pub(super) fn keys(&self, prefix: &str) -> S3Result<Vec<String>> {
         let paths = entries(&self.objects)?.into_iter();
         let mut keys: Vec<String> = paths.filter_map(|path| key(path.file_name()?.to_str()?)).collect();
@@ -253,7 +254,7 @@ impl Disk {
         Ok(keys)
     }
 
-    /// Every unfinished upload of a key that begins with `prefix`, and its id; by key and then by id.
+    /// Returns all unfinished uploads of keys that begin with `prefix`, with their IDs, sorted by key and then by ID.
     pub(super) fn unfinished(&self, prefix: &str) -> S3Result<Vec<(Meta, String)>> {
         let mut found = Vec::new();
         for folder in entries(&self.uploads)? {
@@ -266,7 +267,7 @@ impl Disk {
     }
 }
 
-/// Held as long as the file is open, and released by the system when the process dies.
+/// Locks the folder. The lock is held as long as the file is open, and the system releases it when the process ends.
 fn lock(data_dir: &Path) -> io::Result<File> {
     let file = OpenOptions::new().write(true).create(true).truncate(false).open(data_dir.join("lock"))?;
     match file.try_lock() {
@@ -279,26 +280,27 @@ fn lock(data_dir: &Path) -> io::Result<File> {
     }
 }
 
-/// The file name of an object. A key names nothing but that: it cannot lead elsewhere, and no file is hidden.
+/// Returns the file name of an object. It never leads out of the folder, and the file is never hidden.
 fn file_name(key: &str) -> String {
-    let name = utf8_percent_encode(key, PLAIN).to_string();
+    let name = utf8_percent_encode(key, ENCODED).to_string();
     match name.strip_prefix('.') {
         Some(rest) => format!("%2E{rest}"),
         None => name,
     }
 }
 
-/// The key of an object's file. None for a file that somebody else put there.
+/// Returns the key of an object's file. `None` if the file was not created by this store.
 fn key(name: &str) -> Option<String> {
     let key = percent_decode_str(name).decode_utf8().ok()?.into_owned();
     (file_name(&key) == name).then_some(key)
 }
 
-/// A file that is not as this store writes them holds nothing: another program wrote it, or the machine went down.
+/// Opens a file. Returns `None` if it does not exist or is not a file of this store: another program wrote it, or the
+/// machine crashed.
 fn open(path: &Path) -> S3Result<Option<StoredFile>> {
     match or_absent(StoredFile::open(path).map(Some)) {
         Err(error) if error.kind() == ErrorKind::InvalidData => {
-            tracing::warn!(file = %path.display(), %error, "the embedded store ignores a file");
+            tracing::warn!(file = %path.display(), %error, "the embedded store ignored an invalid file");
             Ok(None)
         }
         opened => opened.map_err(failed),
@@ -321,9 +323,9 @@ fn or_absent<T: Default>(done: io::Result<T>) -> io::Result<T> {
     done.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(T::default()) } else { Err(error) })
 }
 
-/// The disk is full or broken: the operator's business, not the client's.
+/// Logs an I/O error for the operator and returns an internal error, for example if the disk is full.
 pub(super) fn failed(error: io::Error) -> S3Error {
-    tracing::error!(%error, "the embedded store cannot use its folder");
+    tracing::error!(%error, "the embedded store failed to access its folder");
     S3Error::internal_error(error)
 }
 
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_has_a_file_of_its_own() {
+    fn every_key_has_its_own_file() {
         let (folder, disk) = disk();
         let keys = ["a", "a/b", "a%2Fb", "..", ".", "../../x", "a//b", "/a", "a/", "\\", "\u{fc} \0?", "%2E"];
         for key in keys {
@@ -390,25 +392,25 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_file_is_no_object() {
+    fn files_of_other_programs_are_not_objects() {
         let (folder, disk) = disk();
         for name in ["a photo.jpg", "photo.jpg"] {
             fs::write(folder.path().join("objects").join(name), "x").unwrap();
             assert!(disk.object(name).unwrap().is_none());
         }
-        assert_eq!(disk.keys("").unwrap(), ["photo.jpg"], "it is found to be none when it is opened");
+        assert_eq!(disk.keys("").unwrap(), ["photo.jpg"], "its content is only checked when it is opened");
     }
 
-    /// The states a kill leaves between two steps of Complete and of Abort.
+    /// Tests the states in which a killed process can leave Complete and Abort.
     #[test]
-    fn a_kill_during_complete_or_abort_leaves_an_upload_or_its_end() {
+    fn killed_complete_or_abort_leaves_a_consistent_state() {
         let (folder, disk) = disk();
         let meta = Meta::new("k");
         let id = disk.create_upload(file(&disk, &meta)).unwrap();
         disk.put_part(&id, "k", 1, file(&disk, &meta)).unwrap();
         let upload = folder.path().join("uploads").join(&id);
 
-        // The joined file lies where the upload was, and is not yet the object.
+        // The joined file has replaced the upload's file, and is not yet the object.
         let joined = Meta { etag: "joined".to_owned(), ..meta.clone() };
         file(&disk, &joined).persist(upload.join(UPLOAD)).unwrap();
         drop(disk);
@@ -420,7 +422,7 @@ mod tests {
         assert_eq!(disk.object("k").unwrap().unwrap().meta, joined);
         assert!(!upload.exists());
 
-        // The object is there, or the upload is aborted, and the parts are still to be removed.
+        // The object exists or the upload is aborted, and the parts are not yet removed.
         fs::create_dir(&upload).unwrap();
         file(&disk, &meta).persist(upload.join("1")).unwrap();
         assert_eq!(disk.abort(&id, "k").unwrap_err().code(), &s3s::S3ErrorCode::NoSuchUpload);

@@ -1,8 +1,9 @@
-//! The one format of every file the store keeps: the content, and after it what is known of it.
+//! The format of every file in the store: the content, followed by its metadata.
 //!
-//! `content ‖ JSON ‖ length of the JSON (8 bytes, little endian) ‖ MAGIC`. A file is written under a temporary name and becomes
-//! visible by one rename, so content and metadata appear together or not at all, whenever the process is killed. An image
-//! viewer ignores what follows an image's end.
+//! `content ‖ JSON ‖ length of the JSON (8 bytes, little endian) ‖ MAGIC`
+//!
+//! A file is written under a temporary name and becomes visible by one rename. So content and metadata appear together
+//! or not at all, even if the process is killed. Image viewers ignore the bytes after the end of an image.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,12 +19,12 @@ use std::time::{Duration, SystemTime};
 use tempfile::NamedTempFile;
 
 const MAGIC: &[u8; 8] = b"imgstor1";
-/// The length of the JSON, and the magic.
+/// Size in bytes of the JSON's length and the magic.
 const FOOTER: u64 = 16;
-/// How much of a copied file is in memory at once, in bytes.
+/// Number of bytes of a copied file that are in memory at once.
 const COPY_SIZE: usize = 256 << 10;
 
-/// What is known of an object, a part, or an unfinished upload.
+/// The metadata of an object, a part, or an unfinished upload.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Meta {
     pub(super) key: String,
@@ -37,13 +38,13 @@ pub(super) struct Meta {
     /// Without quotes. Empty for an unfinished upload.
     #[serde(default)]
     pub(super) etag: String,
-    /// Of the whole content, in base64.
+    /// Checksum of the whole content, in base64.
     #[serde(default)]
     pub(super) crc64nvme: Option<String>,
-    /// Of the whole content, in base64; only if the client sent one.
+    /// Checksum of the whole content, in base64. Only if the client sent one.
     #[serde(default)]
     pub(super) sha256: Option<String>,
-    /// Of an unfinished upload: the checksum algorithm that its parts carry.
+    /// The checksum algorithm of the parts. Only for an unfinished upload.
     #[serde(default)]
     pub(super) part_checksum: Option<String>,
 }
@@ -67,47 +68,49 @@ impl Meta {
     }
 }
 
-/// A file of the store, open: it stays readable when it is replaced or removed.
+/// An open file of the store. It stays readable after it was replaced or removed.
 #[derive(Debug)]
 pub(super) struct StoredFile {
     pub(super) file: File,
-    /// Bytes of content.
+    /// Size of the content in bytes.
     pub(super) size: u64,
     pub(super) meta: Meta,
 }
 
 impl StoredFile {
+    /// Opens a file and reads its metadata.
+    ///
     /// # Errors
-    /// `NotFound`, or `InvalidData` for a file that is not the store's.
+    /// Returns `NotFound`, or `InvalidData` if it is not a file of this store.
     pub(super) fn open(path: &Path) -> io::Result<StoredFile> {
         let file = File::open(path)?;
-        let json_end = file.metadata()?.len().checked_sub(FOOTER).ok_or_else(foreign)?;
+        let json_end = file.metadata()?.len().checked_sub(FOOTER).ok_or_else(invalid_file)?;
         let mut footer = [0; FOOTER as usize];
         file.read_exact_at(&mut footer, json_end)?;
         let (length, magic) = footer.split_at(8);
-        let length = u64::from_le_bytes(length.try_into().map_err(|_| foreign())?);
-        let size = json_end.checked_sub(length).filter(|_| magic == MAGIC).ok_or_else(foreign)?;
-        let mut json = vec![0; usize::try_from(length).map_err(|_| foreign())?];
+        let length = u64::from_le_bytes(length.try_into().map_err(|_| invalid_file())?);
+        let size = json_end.checked_sub(length).filter(|_| magic == MAGIC).ok_or_else(invalid_file)?;
+        let mut json = vec![0; usize::try_from(length).map_err(|_| invalid_file())?];
         file.read_exact_at(&mut json, size)?;
         Ok(StoredFile { meta: serde_json::from_slice(&json)?, file, size })
     }
 }
 
-fn foreign() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "this is no file of the embedded store")
+fn invalid_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "not a valid file of the embedded store")
 }
 
-/// What was computed while a file's content was written.
+/// The size and the digests that were computed while a file's content was written.
 pub(super) struct Digests {
     /// Bytes.
     pub(super) size: u64,
     pub(super) md5: [u8; 16],
-    /// Every checksum that was asked for, in base64.
+    /// The requested checksums, in base64.
     pub(super) checksums: s3s::dto::Checksum,
 }
 
 impl Digests {
-    /// As an ETag, without quotes.
+    /// Returns the ETag, without quotes.
     pub(super) fn etag(&self) -> String {
         hex(&self.md5)
     }
@@ -121,7 +124,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A file under a temporary name that is being written. It is removed when it is dropped before it is published.
+/// A temporary file that is being written. It is removed if it is dropped before it is published.
 pub(super) struct Draft {
     file: NamedTempFile,
     size: u64,
@@ -130,7 +133,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// CRC64NVME is always computed, as AWS does; `checksums` says what else.
+    /// Creates a draft. CRC64NVME is always computed, as on AWS, in addition to `checksums`.
     pub(super) fn new(folder: &Path, checksums: ChecksumHasher) -> io::Result<Draft> {
         let checksums = ChecksumHasher { crc64nvme: Some(Crc64Nvme::new()), ..checksums };
         Ok(Draft { file: NamedTempFile::new_in(folder)?, size: 0, md5: Md5::new(), checksums })
@@ -144,7 +147,7 @@ impl Draft {
         Ok(())
     }
 
-    /// Writes `len` bytes of `source` from `start` on.
+    /// Writes `len` bytes of `source`, beginning at `start`.
     pub(super) fn copy(&mut self, source: &File, start: u64, len: u64) -> io::Result<()> {
         let (mut buffer, end) = (vec![0; COPY_SIZE], start + len);
         let mut at = start;
@@ -157,14 +160,14 @@ impl Draft {
         Ok(())
     }
 
-    /// The content is whole: what remains is its metadata.
+    /// Ends the content. The metadata is still missing.
     pub(super) fn end(self) -> (Digests, Content) {
         let Draft { file, size, md5, checksums } = self;
         (Digests { size, md5: md5.finalize(), checksums: checksums.finalize() }, Content { file, size })
     }
 }
 
-/// A file under a temporary name with its whole content, and without metadata.
+/// A temporary file with its whole content, and without metadata.
 pub(super) struct Content {
     file: NamedTempFile,
     size: u64,
@@ -175,7 +178,8 @@ impl Content {
         Ok(Content { file: NamedTempFile::new_in(folder)?, size: 0 })
     }
 
-    /// Appends the content of a stored file. The system copies it, or shares its blocks where the file system can.
+    /// Appends the content of a stored file. The kernel copies it, or shares its blocks if the file system supports
+    /// that.
     pub(super) fn append(&mut self, stored: &StoredFile) -> io::Result<()> {
         use std::io::{Read, Seek, SeekFrom};
         (&stored.file).seek(SeekFrom::Start(0))?;
@@ -187,7 +191,7 @@ impl Content {
         Ok(())
     }
 
-    /// Adds the metadata. What is returned can be published by a rename.
+    /// Adds the metadata. The returned file can be published by a rename.
     pub(super) fn seal(mut self, meta: &Meta) -> io::Result<NamedTempFile> {
         let mut tail = serde_json::to_vec(meta)?;
         tail.extend_from_slice(&(tail.len() as u64).to_le_bytes());
@@ -204,7 +208,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn content_and_metadata_are_read_as_they_were_written() {
+    fn content_and_metadata_survive_a_round_trip() {
         let folder = tempfile::tempdir().unwrap();
         for content in ["", "123456789"] {
             let mut draft = Draft::new(folder.path(), ChecksumHasher::default()).unwrap();
@@ -224,13 +228,13 @@ mod tests {
             assert!(fs::read(&path).unwrap().starts_with(content.as_bytes()));
         }
         let stored = StoredFile::open(&folder.path().join("file")).unwrap();
-        // The check value of the CRC catalogue, and RFC 1321's kind of one.
+        // The check value of CRC64NVME in the CRC catalogue, and the MD5 of the same text.
         assert_eq!(stored.meta.crc64nvme.as_deref(), Some("rosUhgp5mIg="));
         assert_eq!(stored.meta.etag, "25f9e794323b453885f5181f1b624d0b");
     }
 
     #[test]
-    fn files_join_to_their_contents() {
+    fn joined_files_contain_the_contents_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let mut joined = Content::empty(folder.path()).unwrap();
         for (name, content) in [("one", "12345"), ("two", ""), ("three", "6789")] {
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_refused() {
+    fn other_files_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         let mut too_long = b"{}".to_vec();

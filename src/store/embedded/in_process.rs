@@ -1,7 +1,7 @@
-//! The SDK's HTTP client for a store in this process: requests are handed over, not sent.
+//! The SDK's HTTP client for a store in this process: requests are passed to the store without a connection.
 //!
-//! They are signed, and their signatures are checked, as over a connection. A call that is dropped is a request whose
-//! connection broke.
+//! Requests are signed and their signatures are checked as over a connection. Dropping a call has the same effect as a
+//! connection that breaks.
 
 use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::config::{HttpClient, RuntimeComponents, SharedHttpClient};
@@ -43,23 +43,23 @@ impl HttpConnector for InProcess {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let service = self.0.clone();
         HttpConnectorFuture::new(async move {
-            let answered = answer(&service, request).await;
-            answered.map_err(|error| ConnectorError::other(error, None))
+            let response = respond(&service, request).await;
+            response.map_err(|error| ConnectorError::other(error, None))
         })
     }
 }
 
-async fn answer(service: &S3Service, request: HttpRequest) -> Result<HttpResponse, BoxError> {
+async fn respond(service: &S3Service, request: HttpRequest) -> Result<HttpResponse, BoxError> {
     let mut request = request.try_into_http1x()?;
     let host = request.uri().authority().map(|authority| HeaderValue::from_str(authority.as_str())).transpose()?;
     if let Some(host) = host {
         request.headers_mut().entry(header::HOST).or_insert(host);
     }
     let is_head = request.method() == Method::HEAD;
-    let mut answer = service.call(request.map(s3s::Body::http_body_unsync)).await?;
-    // As a server does: the date is added, and an answer to HEAD has no body, an error's least of all.
+    let mut response = service.call(request.map(s3s::Body::http_body_unsync)).await?;
+    // As an HTTP server does: add the date, and remove the body of a response to HEAD, including that of an error.
     let date = httpdate::fmt_http_date(SystemTime::now());
-    answer.headers_mut().insert(header::DATE, HeaderValue::from_str(&date)?);
-    let answer = answer.map(|body| if is_head { SdkBody::empty() } else { SdkBody::from_body_1_x(body) });
-    Ok(HttpResponse::try_from(answer)?)
+    response.headers_mut().insert(header::DATE, HeaderValue::from_str(&date)?);
+    let response = response.map(|body| if is_head { SdkBody::empty() } else { SdkBody::from_body_1_x(body) });
+    Ok(HttpResponse::try_from(response)?)
 }

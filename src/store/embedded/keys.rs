@@ -1,4 +1,4 @@
-//! The random credentials kept in `DATA_DIR`.
+//! The random credentials that are stored in `DATA_DIR`.
 
 use serde::{Deserialize, Serialize};
 use std::fs::{self, OpenOptions};
@@ -18,7 +18,8 @@ impl Keys {
         Keys { access_key: random()[..20].to_uppercase(), secret_key: random() + &random() }
     }
 
-    /// Those of the last start, so that presigned URLs outlive a restart; else new ones.
+    /// Loads the credentials of the previous start, so that presigned URLs stay valid after a restart. Creates new ones
+    /// if there are none.
     pub(super) fn load(data_dir: &Path) -> io::Result<Keys> {
         let path = data_dir.join("credentials.json");
         match fs::read(&path) {
@@ -33,7 +34,8 @@ impl Keys {
     }
 }
 
-/// By rename: a process killed here leaves no half of a file that the next start would fail on.
+/// Saves the credentials by a rename, so that a killed process leaves no incomplete file that the next start would fail
+/// on.
 fn save(keys: &Keys, path: &Path) -> io::Result<()> {
     let partial = path.with_extension("partial");
     let mut options = OpenOptions::new();

@@ -1,5 +1,5 @@
-//! What became of a call's earlier attempts. The SDK tries again by itself and reports only the last one; an earlier one
-//! whose answer was lost may still have its effect, whatever the last one was answered.
+//! Tracks the earlier attempts of a call. The SDK retries a call and reports only the result of the last attempt. An
+//! earlier attempt whose response was lost may still have taken effect, whatever the last attempt returned.
 
 use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::config::interceptors::FinalizerInterceptorContextRef;
@@ -10,11 +10,11 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::errors::{classify, is_open, is_outcome_unknown};
+use super::errors::{classify, is_attempt_outcome_unknown, is_outcome_unknown};
 use crate::error::BoxError;
 use crate::store::StoreError;
 
-/// Notes whether an attempt of one call may have had an effect that no answer told of. `E` is the operation's error.
+/// Records whether an attempt of one call may have taken effect without a response. `E` is the operation's error type.
 pub(super) struct Attempts<E> {
     unanswered: Arc<AtomicBool>,
     error: PhantomData<fn() -> E>,
@@ -25,7 +25,7 @@ impl<E> Attempts<E> {
         Attempts { unanswered: Arc::default(), error: PhantomData }
     }
 
-    /// Whether an attempt's outcome is unknown.
+    /// Whether the outcome of an attempt is unknown.
     pub(super) fn unanswered(&self) -> bool {
         self.unanswered.load(Ordering::Relaxed)
     }
@@ -35,12 +35,12 @@ impl<E> Attempts<E>
 where
     E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
 {
-    /// The error of the whole call: what its last attempt was rejected with says nothing of one before whose answer was
-    /// lost.
+    /// Returns the error of the whole call. If the response to an earlier attempt was lost, the error of the last
+    /// attempt does not show the outcome of the call.
     pub(super) fn classify(&self, operation: &'static str, error: SdkError<E, HttpResponse>) -> StoreError {
         let last = classify(operation, error);
-        let says_so = is_outcome_unknown(&last) && !matches!(last, StoreError::Precondition);
-        if self.unanswered() && !says_so {
+        let is_unknown = is_outcome_unknown(&last) && !matches!(last, StoreError::Precondition);
+        if self.unanswered() && !is_unknown {
             return StoreError::OutcomeUnknown { operation, source: last.into() };
         }
         last
@@ -67,7 +67,7 @@ where
         "Attempts"
     }
 
-    /// Runs after every attempt, also after one that timed out.
+    /// Runs after every attempt, including one that timed out.
     fn read_after_attempt(
         &self,
         context: &FinalizerInterceptorContextRef<'_>,
@@ -77,7 +77,7 @@ where
         if let Some(Err(error)) = context.output_or_error() {
             let code = error.as_operation_error().and_then(|error| error.downcast_ref::<E>()).and_then(E::code);
             let status = context.response().map(|response| response.status().as_u16());
-            if is_open(status, code) {
+            if is_attempt_outcome_unknown(status, code) {
                 self.unanswered.store(true, Ordering::Relaxed);
             }
         }

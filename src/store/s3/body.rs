@@ -1,4 +1,4 @@
-//! A request body of bytes in memory or in a file, sent as they are and as often as a retry needs.
+//! A request body from memory or from a file. It is sent without copying or hashing, and can be sent again in a retry.
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
@@ -13,25 +13,25 @@ use tokio::task::JoinHandle;
 
 use crate::store::{Content, Payload, ReadAt};
 
-/// A file is read in pieces of this size, and only when the one before is on its way: one for each part that is being
-/// sent is in memory beside the budget.
+/// Size of the pieces in which a file is read. A piece is read only after the previous one was sent, so each part that
+/// is being sent holds one piece in memory outside the budget.
 const PIECE: u64 = 32 << 10;
 
-/// A body the SDK neither copies nor hashes, and can send again.
+/// Returns a body that the SDK neither copies nor hashes, and can send again.
 ///
-/// `SdkBody::from` of a `Bytes` would be taken for an in-memory body and hashed before it is sent.
+/// With `SdkBody::from`, the SDK would treat `Bytes` as an in-memory body and hash it before sending.
 pub(super) fn retryable(payload: &Payload) -> ByteStream {
     let len = payload.len;
     ByteStream::new(match payload.content.clone() {
-        Content::Memory(bytes) => SdkBody::retryable(move || SdkBody::from_body_1_x(WholeBody(bytes.clone()))),
-        Content::File(file) => SdkBody::retryable(move || SdkBody::from_body_1_x(Pieces::new(file.clone(), len))),
+        Content::Memory(bytes) => SdkBody::retryable(move || SdkBody::from_body_1_x(MemoryBody(bytes.clone()))),
+        Content::File(file) => SdkBody::retryable(move || SdkBody::from_body_1_x(FileBody::new(file.clone(), len))),
     })
 }
 
-/// Bytes in memory, in one frame.
-struct WholeBody(Bytes);
+/// Bytes in memory, sent in one frame.
+struct MemoryBody(Bytes);
 
-impl Body for WholeBody {
+impl Body for MemoryBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -52,16 +52,16 @@ impl Body for WholeBody {
 }
 
 /// A file, read on the threads for blocking work.
-struct Pieces {
+struct FileBody {
     file: Arc<dyn ReadAt>,
     at: u64,
     len: u64,
-    /// Ends when the piece that was handed on is dropped: hyper would queue one after another, however slow the store is.
+    /// Resolves when the previous piece is dropped. Without this, hyper would queue all pieces if the store is slow.
     sent: Option<oneshot::Receiver<()>>,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
-/// Bytes of a file on their way to the socket.
+/// A piece of a file that is being sent.
 struct Piece {
     bytes: Bytes,
     _sent: oneshot::Sender<()>,
@@ -73,9 +73,9 @@ impl AsRef<[u8]> for Piece {
     }
 }
 
-impl Pieces {
+impl FileBody {
     fn new(file: Arc<dyn ReadAt>, len: u64) -> Self {
-        Pieces { file, at: 0, len, sent: None, reading: None }
+        FileBody { file, at: 0, len, sent: None, reading: None }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
@@ -90,7 +90,7 @@ impl Pieces {
     }
 }
 
-impl Body for Pieces {
+impl Body for FileBody {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -99,7 +99,7 @@ impl Body for Pieces {
             return Poll::Ready(None);
         }
         if let Some(sent) = &mut self.sent {
-            let _gone = ready!(Pin::new(sent).poll(cx));
+            let _dropped = ready!(Pin::new(sent).poll(cx));
             self.sent = None;
         }
         let bytes = match ready!(self.poll_read(cx)) {
@@ -107,9 +107,9 @@ impl Body for Pieces {
             Err(error) => return Poll::Ready(Some(Err(error))),
         };
         self.at += bytes.len() as u64;
-        let (on_its_way, sent) = oneshot::channel();
+        let (sending, sent) = oneshot::channel();
         self.sent = Some(sent);
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(Piece { bytes, _sent: on_its_way })))))
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(Piece { bytes, _sent: sending })))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -147,7 +147,7 @@ mod tests {
         Payload { len: len as u64, content: Content::File(Arc::new(Fake(bytes))), crc64: 0 }
     }
 
-    /// As a connection does: what was sent is dropped.
+    /// Reads a body as a connection does: each frame is dropped after it was sent.
     async fn send(mut body: SdkBody) -> Result<Vec<u8>, BoxError> {
         let mut sent = Vec::new();
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -157,9 +157,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn memory_goes_out_without_a_copy() {
+    async fn memory_is_sent_without_a_copy() {
         let bytes = Bytes::from(vec![7; 64]);
-        let mut body = WholeBody(bytes.clone());
+        let mut body = MemoryBody(bytes.clone());
         assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(64), false));
         let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(frame.as_ptr(), bytes.as_ptr());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_can_be_sent_again() {
+    async fn memory_and_file_bodies_can_be_sent_again() {
         let long: Vec<u8> = (0..3 * PIECE + 1).map(|at| (at % 251) as u8).collect();
         for (payload, bytes) in [
             (memory(Bytes::from_static(b"abc")), b"abc".to_vec()),
@@ -184,8 +184,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_s_next_piece_waits_until_the_one_before_is_on_its_way() {
-        let mut body = Pieces::new(Arc::new(Fake(vec![7; 2 * PIECE as usize])), 2 * PIECE);
+    async fn next_piece_is_read_after_the_previous_one_was_sent() {
+        let mut body = FileBody::new(Arc::new(Fake(vec![7; 2 * PIECE as usize])), 2 * PIECE);
         let first = body.frame().await.unwrap().unwrap();
         assert!(body.frame().now_or_never().is_none());
         assert!(body.reading.is_none(), "nothing is read ahead");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_cannot_be_read_is_an_error_and_not_an_end() {
+    async fn file_that_cannot_be_read_is_an_error() {
         let body = retryable(&file(vec![0; 10], 20));
         assert!(send(body.into_inner()).await.is_err());
     }

@@ -1,4 +1,4 @@
-//! The service's values as S3 writes them.
+//! Converts between the service's types and the S3 API's types.
 
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::CompletedPart;
@@ -12,7 +12,7 @@ use crate::store::{Metadata, ObjectInfo, Part};
 const WIDTH: &str = "width";
 const HEIGHT: &str = "height";
 
-/// A CRC64NVME as S3 writes it: base64 of its eight bytes, big end first.
+/// Encodes a CRC64NVME as S3 does: its eight bytes in big-endian order, in base64.
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html>
 pub(in crate::store) fn crc64_to_base64(crc64: u64) -> String {
@@ -27,7 +27,8 @@ pub(super) fn sha256_to_base64(sha256: &[u8; 32]) -> String {
     STANDARD.encode(sha256)
 }
 
-/// A checksum of checksums (`<base64>-<parts>`) is not of the whole object and reads as none.
+/// Decodes the SHA-256 of an object. A checksum of checksums (`<base64>-<parts>`) does not cover the object's bytes,
+/// and returns `None`.
 fn sha256_from_base64(text: &str) -> Option<[u8; 32]> {
     STANDARD.decode(text).ok()?.try_into().ok()
 }
@@ -64,7 +65,8 @@ pub(super) fn listed_part(part: &aws_sdk_s3::types::Part) -> Part {
     }
 }
 
-/// `with_checksum` only where the upload was created with one.
+/// Returns a part for CompleteMultipartUpload. `with_checksum` must be true only if the upload was created with a
+/// checksum.
 pub(super) fn completed_part(part: &Part, with_checksum: bool) -> CompletedPart {
     CompletedPart::builder()
         .part_number(part_number(part.number))
@@ -73,12 +75,12 @@ pub(super) fn completed_part(part: &Part, with_checksum: bool) -> CompletedPart 
         .build()
 }
 
-/// S3 counts parts to 10,000 and refuses what does not fit.
+/// Converts a part number. S3 rejects numbers above 10,000.
 pub(super) fn part_number(number: u32) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-/// Sizes on the wire are signed; none is negative or near the limit.
+/// Converts a size to the signed type of the S3 API. No size is near the limit.
 pub(super) fn length(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
@@ -92,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_checksum_reads_as_it_was_written() {
+    fn crc64_round_trips_through_base64() {
         // The CRC catalogue's check value of "123456789".
         assert_eq!(crc64_to_base64(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
         assert_eq!(crc64_from_base64("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn dimensions_need_both_sides() {
+    fn dimensions_require_width_and_height() {
         let metadata = Metadata { content_type: "image/png".to_owned(), dimensions: Some((3, 2)) };
         let mut map = user_metadata(&metadata).unwrap();
         assert_eq!(dimensions(Some(&map)), Some((3, 2)));
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checksum_of_checksums_is_not_the_object_s() {
+    fn composite_sha256_is_ignored() {
         assert_eq!(sha256_from_base64(&sha256_to_base64(&[1; 32])), Some([1; 32]));
         assert_eq!(sha256_from_base64(&format!("{}-3", sha256_to_base64(&[1; 32]))), None);
     }

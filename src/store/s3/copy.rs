@@ -1,4 +1,5 @@
-//! Copying inside the store, by an upload that stays invisible until it is completed and can be revoked until then.
+//! Copies objects inside the store with a multipart upload, which is invisible and can be aborted until it is
+//! completed.
 
 use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyOutput;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -8,11 +9,11 @@ use super::errors::{classify, rejected};
 use super::{RESERVED, S3Store, convert};
 use crate::store::{ObjectInfo, ObjectName, Part, Result, Store, StoreError, Upload};
 
-/// What a copy source must have encoded.
+/// Characters that must be encoded in a copy source.
 const COPY_SOURCE: &AsciiSet = &RESERVED.remove(b'/');
-/// The name under which Ceph RGW reads the condition: it ignores `x-amz-copy-source-if-match`.
+/// The header in which Ceph RGW expects the condition. It ignores `x-amz-copy-source-if-match`.
 const CEPH_CONDITION: &str = "x-amz-copy-if-match";
-/// An ETag that no object has, to see whether a store honours the condition.
+/// An ETag that no object has, to test whether a store honours the condition.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
 /// How the bytes of a copy are known to be those that were checked.
@@ -43,7 +44,7 @@ pub(super) struct CopyFacts {
 }
 
 impl S3Store {
-    /// UploadPartCopy, and a look at the result: some stores ignore the condition, and then the part may be of other bytes.
+    /// Calls UploadPartCopy and checks the result. Some stores ignore the condition and may copy other bytes.
     pub(super) async fn copy_whole(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         let etag = etag_of(source)?;
         let part = self.copy_as_part(upload, from, source, etag).await?;
@@ -90,7 +91,7 @@ impl S3Store {
     ) -> Result<UploadPartCopyOutput> {
         let ceph = !self.is_aws() && !self.copy_facts().ceph_name_rejected;
         match self.send_copy_if(upload, number, from, etag, ceph).await {
-            // A store that does not take the other name; a source that it refuses to copy is refused again.
+            // The store does not support the Ceph header. If it rejected the source instead, it will reject it again.
             Err(error) if ceph && error.is_unsupported() => {
                 let copied = self.send_copy_if(upload, number, from, etag, false).await?;
                 // What was seen with the other name says nothing of copies without it.
@@ -129,10 +130,11 @@ impl S3Store {
         call.send().await.map_err(|error| classify("UploadPartCopy", error))
     }
 
-    /// Whether a copied part is of the bytes that had the ETag `etag`.
+    /// Whether a copied part contains the bytes that had the ETag `etag`.
     ///
-    /// The ETag of a part is its MD5, as that of a single PUT is. An object of several parts has another kind of ETag: it
-    /// is the plan's own, because an upload is completed once, unless a marker has replaced it, which has another size.
+    /// The ETag of a part is its MD5, like that of an object from a single PUT. The ETag of a multipart object is of
+    /// another kind. Such an object is the plan's own, because an upload can be completed only once. If a marker has
+    /// replaced it, the size differs.
     async fn is_of_source(&self, upload: &Upload, from: &ObjectName, part: &Part, etag: &str) -> Result<bool> {
         if etag.contains('-') {
             let held = self.list_parts(upload).await?;
@@ -148,7 +150,7 @@ impl S3Store {
             Some(CopyProtection::Nothing) | None => {
                 tracing::warn!(
                     s3_key = %upload.name.key(),
-                    "the store does not say what it copied, so that no direct upload can be promoted: run `image-store doctor`"
+                    "cannot verify what the store copied, so no direct upload is promoted; run `image-store doctor`"
                 );
                 Ok(false)
             }

@@ -1,5 +1,5 @@
-//! The credentials in use, beside the SDK's own cache: a presigned URL ends with those that signed it, and most are signed
-//! here ([`super::presign_template`]).
+//! Keeps the current credentials in addition to the SDK's own cache. A presigned URL expires with the credentials that
+//! signed it, and most URLs are signed without the SDK ([`super::presign_template`]).
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
@@ -7,61 +7,62 @@ use aws_sdk_s3::config::SharedCredentialsProvider;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// How long the SDK uses credentials that do not say when they end (`IdentityCache`'s default).
-const UNTIL_ASKED_AGAIN: Duration = Duration::from_secs(15 * 60);
-/// How long before they end the SDK asks for others (the same).
-const BEFORE_THEY_END: Duration = Duration::from_secs(10);
+/// How long the SDK uses credentials without an expiry (default of `IdentityCache`).
+const DEFAULT_LIFETIME: Duration = Duration::from_secs(15 * 60);
+/// How long before their expiry the SDK requests new credentials (default of `IdentityCache`).
+const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 
-/// The last credentials that were handed out; none before the first call.
+/// The last credentials that the provider returned. Empty before the first call.
 #[derive(Clone, Debug, Default)]
-pub(super) struct CurrentCredentials(Arc<Mutex<Option<Noted>>>);
+pub(super) struct CurrentCredentials(Arc<Mutex<Option<Recorded>>>);
 
 #[derive(Clone, Debug)]
-struct Noted {
+struct Recorded {
     credentials: Credentials,
-    /// Whoever wants to sign later asks the SDK.
-    good_until: SystemTime,
+    /// After this time, URLs must be signed by the SDK, which requests new credentials.
+    usable_until: SystemTime,
 }
 
 impl CurrentCredentials {
-    /// Those the SDK signs with now; none where it would, or soon will, ask for others.
+    /// Returns the credentials with which the SDK signs now. `None` if the SDK would request new ones now or soon.
     pub(super) fn get(&self, now: SystemTime) -> Option<Credentials> {
-        let noted = self.noted()?;
-        (now < noted.good_until).then_some(noted.credentials)
+        let recorded = self.recorded()?;
+        (now < recorded.usable_until).then_some(recorded.credentials)
     }
 
-    /// When they end; none where they do not, or do not say. On Lambda they come from the environment, which does not say.
-    pub(super) fn end(&self) -> Option<SystemTime> {
-        self.noted()?.credentials.expiry()
+    /// Returns the expiry of the credentials. `None` if they do not expire or their expiry is unknown. On Lambda they
+    /// come from the environment, which does not contain the expiry.
+    pub(super) fn expiry(&self) -> Option<SystemTime> {
+        self.recorded()?.credentials.expiry()
     }
 
-    fn noted(&self) -> Option<Noted> {
+    fn recorded(&self) -> Option<Recorded> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) fn note(&self, credentials: Credentials, now: SystemTime) {
-        let good_until = credentials.expiry().unwrap_or(now + UNTIL_ASKED_AGAIN) - BEFORE_THEY_END;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Noted { credentials, good_until });
+    pub(super) fn record(&self, credentials: Credentials, now: SystemTime) {
+        let usable_until = credentials.expiry().unwrap_or(now + DEFAULT_LIFETIME) - EXPIRY_MARGIN;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Recorded { credentials, usable_until });
     }
 }
 
-/// A provider that notes what passes through. The SDK asks it only when its own cache has nothing.
+/// A credentials provider that records the credentials it returns. The SDK calls it only if its own cache is empty.
 #[derive(Debug)]
-pub(super) struct Noting {
+pub(super) struct RecordingProvider {
     pub(super) inner: SharedCredentialsProvider,
     pub(super) in_use: CurrentCredentials,
 }
 
-impl ProvideCredentials for Noting {
+impl ProvideCredentials for RecordingProvider {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            let asked = SystemTime::now();
+            let requested_at = SystemTime::now();
             let credentials: provider::Result = self.inner.provide_credentials().await;
             if let Ok(credentials) = &credentials {
-                self.in_use.note(credentials.clone(), asked);
+                self.in_use.record(credentials.clone(), requested_at);
             }
             credentials
         })
@@ -72,28 +73,28 @@ impl ProvideCredentials for Noting {
 mod tests {
     use super::*;
 
-    fn credentials(end: Option<SystemTime>) -> Credentials {
-        Credentials::new("AKID", "secret", None, end, "test")
+    fn credentials(expiry: Option<SystemTime>) -> Credentials {
+        Credentials::new("AKID", "secret", None, expiry, "test")
     }
 
     #[test]
-    fn credentials_are_used_until_shortly_before_they_end() {
+    fn credentials_are_used_until_shortly_before_their_expiry() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
-        let end = now + Duration::from_secs(60);
+        let expiry = now + Duration::from_secs(60);
         let in_use = CurrentCredentials::default();
-        assert_eq!((in_use.get(now), in_use.end()), (None, None));
-        in_use.note(credentials(Some(end)), now);
-        assert_eq!((in_use.get(now), in_use.end()), (Some(credentials(Some(end))), Some(end)));
-        assert_eq!(in_use.get(end - BEFORE_THEY_END), None);
+        assert_eq!((in_use.get(now), in_use.expiry()), (None, None));
+        in_use.record(credentials(Some(expiry)), now);
+        assert_eq!((in_use.get(now), in_use.expiry()), (Some(credentials(Some(expiry))), Some(expiry)));
+        assert_eq!(in_use.get(expiry - EXPIRY_MARGIN), None);
     }
 
     #[test]
-    fn those_that_do_not_say_are_asked_for_again() {
+    fn credentials_without_expiry_are_used_for_the_default_lifetime() {
         let now = SystemTime::now();
         let in_use = CurrentCredentials::default();
-        in_use.note(credentials(None), now);
-        let asked_again = now + UNTIL_ASKED_AGAIN - BEFORE_THEY_END;
-        assert!(in_use.get(asked_again - Duration::from_secs(1)).is_some());
-        assert_eq!((in_use.get(asked_again), in_use.end()), (None, None));
+        in_use.record(credentials(None), now);
+        let unusable = now + DEFAULT_LIFETIME - EXPIRY_MARGIN;
+        assert!(in_use.get(unusable - Duration::from_secs(1)).is_some());
+        assert_eq!((in_use.get(unusable), in_use.expiry()), (None, None));
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator asks of a bucket and the service does not: its region, its clock, its versions, its lifecycle rules.
+//! Calls that only the operator's commands need: the bucket's region, clock, versioning and lifecycle rules.
 
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -11,32 +11,33 @@ use super::{Checksum, S3Store};
 use crate::error::BoxError;
 use crate::store::{Result, StoreError};
 
-/// How the bucket answered to being asked for.
+/// The result of a request for the bucket.
 #[derive(Debug)]
 pub struct Greeting {
     pub outcome: Result<()>,
     pub headers: AnswerHeaders,
 }
 
-/// What an answer says beside its content, also where it is a refusal.
+/// Information from the headers of a response, including an error response.
 #[derive(Clone, Debug, Default)]
 pub struct AnswerHeaders {
-    /// When it was sent by the store's clock (in whole seconds), and when it came by ours.
+    /// When the response was sent by the store's clock (in whole seconds), and when it was received by this machine's
+    /// clock.
     pub sent_and_received: Option<(SystemTime, SystemTime)>,
-    /// The bucket's region, where the store tells.
+    /// The bucket's region, if the store reports it.
     pub region: Option<String>,
 }
 
 /// An enabled rule of the bucket's lifecycle configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LifecycleRule {
-    /// Of the keys it is about.
+    /// Prefix of the keys to which the rule applies.
     pub prefix: String,
-    /// Whether it is about some of those only, by their tags or sizes.
+    /// Whether the rule applies only to some of these objects, by their tags or sizes.
     pub narrowed: bool,
     pub aborts_uploads_after_days: Option<i32>,
     pub expires: Option<Expires>,
-    /// Of a versioned bucket, where it keeps none of them for longer.
+    /// For a versioned bucket. `None` if the rule keeps a number of newer versions for longer.
     pub expires_old_versions_after_days: Option<i32>,
 }
 
@@ -44,17 +45,17 @@ pub struct LifecycleRule {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expires {
     AfterDays(i32),
-    /// All there are on that day, and from then on what is new.
+    /// On that day all existing objects, and later objects when they are created.
     On(SystemTime),
 }
 
 impl S3Store {
-    /// The region requests are signed for.
+    /// Returns the region for which requests are signed.
     pub fn region(&self) -> &str {
         self.client.config().region().map(AsRef::as_ref).unwrap_or_default()
     }
 
-    /// The checksum that is sent, never [`Checksum::Auto`].
+    /// Returns the checksum that is sent, never [`Checksum::Auto`].
     pub fn checksum(&self) -> Checksum {
         self.checksum
     }
@@ -69,24 +70,25 @@ impl S3Store {
         self.endpoint.as_deref()
     }
 
-    /// Asks for the bucket (HeadBucket).
+    /// Requests the bucket (HeadBucket).
     ///
-    /// A refusal of HEAD has no body to say why, so what refuses is asked once more (ListObjectsV2).
+    /// An error response to HEAD has no body that contains the reason. After an error, ListObjectsV2 is called to find
+    /// it.
     pub async fn greet(&self) -> Greeting {
-        let kept = Kept::default();
-        let call = self.client.head_bucket().bucket(&self.bucket).customize().interceptor(kept.clone());
+        let last = LastHeaders::default();
+        let call = self.client.head_bucket().bucket(&self.bucket).customize().interceptor(last.clone());
         let outcome = match call.send().await.map_err(|error| classify("HeadBucket", error)) {
             Ok(_) => Ok(()),
-            Err(silent @ StoreError::OutcomeUnknown { .. }) => Err(silent),
-            Err(refusal) => Err(self.reason().await.unwrap_or(refusal)),
+            Err(unknown @ StoreError::OutcomeUnknown { .. }) => Err(unknown),
+            Err(rejected) => Err(self.reason().await.unwrap_or(rejected)),
         };
-        Greeting { outcome, headers: kept.get() }
+        Greeting { outcome, headers: last.get() }
     }
 
     async fn reason(&self) -> Option<StoreError> {
         let call = self.client.list_objects_v2().bucket(&self.bucket).max_keys(1);
         match classify("ListObjectsV2", call.send().await.err()?) {
-            // Not in S3's words, which name the bucket: it may not be one.
+            // S3 would return NoSuchBucket. A plain 404 may come from a server that is not an S3.
             missing @ StoreError::NotFound => Some(StoreError::Rejected {
                 operation: "ListObjectsV2",
                 code: "404".to_owned(),
@@ -96,27 +98,29 @@ impl S3Store {
         }
     }
 
-    /// Whether objects have versions (GetBucketVersioning): `Enabled`, `Suspended`, or none where they never had any.
+    /// Returns the bucket's versioning (GetBucketVersioning): `Enabled`, `Suspended`, or `None` if it was never
+    /// enabled.
     ///
     /// # Errors
-    /// `AccessDenied` where it may not be seen.
+    /// Returns `AccessDenied` if the credentials do not permit the call.
     pub async fn versioning(&self) -> Result<Option<String>> {
-        let asked = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
-        match asked.map_err(|error| classify("GetBucketVersioning", error)) {
+        let response = self.client.get_bucket_versioning().bucket(&self.bucket).send().await;
+        match response.map_err(|error| classify("GetBucketVersioning", error)) {
             Ok(found) => Ok(found.status.map(|status| status.as_str().to_owned())),
-            // A store that does not know versions keeps none.
+            // A store that does not implement versioning keeps no versions.
             Err(StoreError::Rejected { code, .. }) if matches!(code.as_str(), "NotImplemented" | "501") => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    /// The enabled lifecycle rules (GetBucketLifecycleConfiguration).
+    /// Returns the enabled lifecycle rules (GetBucketLifecycleConfiguration).
     ///
     /// # Errors
-    /// `AccessDenied` where they may not be seen, `NotImplemented` (or a status) where the store has no such rules.
+    /// Returns `AccessDenied` if the credentials do not permit the call, and `NotImplemented` (or a status) if the
+    /// store does not support lifecycle rules.
     pub async fn lifecycle(&self) -> Result<Vec<LifecycleRule>> {
-        let asked = self.client.get_bucket_lifecycle_configuration().bucket(&self.bucket).send().await;
-        match asked.map_err(|error| classify("GetBucketLifecycleConfiguration", error)) {
+        let response = self.client.get_bucket_lifecycle_configuration().bucket(&self.bucket).send().await;
+        match response.map_err(|error| classify("GetBucketLifecycleConfiguration", error)) {
             Ok(found) => {
                 let enabled = found.rules().iter().filter(|rule| rule.status == ExpirationStatus::Enabled);
                 Ok(enabled.map(lifecycle_rule).collect())
@@ -129,8 +133,8 @@ impl S3Store {
 
 fn lifecycle_rule(rule: &aws_sdk_s3::types::LifecycleRule) -> LifecycleRule {
     let filter = rule.filter();
-    // The rule's own prefix is the older form, which other stores still answer.
-    #[expect(deprecated, reason = "what is read is not ours to choose")]
+    // The prefix of the rule itself is the older form, which some stores still return.
+    #[expect(deprecated, reason = "the store chooses the form of its response")]
     let prefix = filter.and_then(filter_prefix).or(rule.prefix());
     LifecycleRule {
         prefix: prefix.unwrap_or_default().to_owned(),
@@ -139,7 +143,7 @@ fn lifecycle_rule(rule: &aws_sdk_s3::types::LifecycleRule) -> LifecycleRule {
             .abort_incomplete_multipart_upload()
             .and_then(|abort| abort.days_after_initiation),
         expires: rule.expiration().and_then(expires),
-        expires_old_versions_after_days: rule.noncurrent_version_expiration().and_then(old_versions_go_after),
+        expires_old_versions_after_days: rule.noncurrent_version_expiration().and_then(expires_old_versions),
     }
 }
 
@@ -148,7 +152,7 @@ fn expires(expiration: &LifecycleExpiration) -> Option<Expires> {
     expiration.days.map(Expires::AfterDays).or_else(|| on().map(Expires::On))
 }
 
-fn old_versions_go_after(expiration: &NoncurrentVersionExpiration) -> Option<i32> {
+fn expires_old_versions(expiration: &NoncurrentVersionExpiration) -> Option<i32> {
     expiration.noncurrent_days.filter(|_| expiration.newer_noncurrent_versions.unwrap_or_default() == 0)
 }
 
@@ -157,7 +161,7 @@ fn filter_prefix(filter: &LifecycleRuleFilter) -> Option<&str> {
 }
 
 fn is_narrowed(filter: &LifecycleRuleFilter) -> bool {
-    let sized = |least: Option<i64>, most: Option<i64>| least.is_some() || most.is_some();
+    let sized = |min: Option<i64>, max: Option<i64>| min.is_some() || max.is_some();
     filter.tag().is_some()
         || sized(filter.object_size_greater_than(), filter.object_size_less_than())
         || filter.and().is_some_and(|and| {
@@ -165,19 +169,19 @@ fn is_narrowed(filter: &LifecycleRuleFilter) -> bool {
         })
 }
 
-/// Keeps the headers of the last answer that passes.
+/// An interceptor that keeps the headers of the last response.
 #[derive(Clone, Debug, Default)]
-struct Kept(Arc<Mutex<AnswerHeaders>>);
+struct LastHeaders(Arc<Mutex<AnswerHeaders>>);
 
-impl Kept {
+impl LastHeaders {
     fn get(&self) -> AnswerHeaders {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl Intercept for Kept {
+impl Intercept for LastHeaders {
     fn name(&self) -> &'static str {
-        "Kept"
+        "LastHeaders"
     }
 
     fn read_before_deserialization(

@@ -1,4 +1,4 @@
-//! Markers: empty objects that close an address under `incoming/`.
+//! Markers: empty objects under `incoming/` that prevent further uploads to their key.
 
 use aws_sdk_s3::primitives::ByteStream;
 use std::collections::HashMap;
@@ -7,10 +7,10 @@ use super::errors::classify;
 use super::{S3Store, Sse};
 use crate::store::{MARKER_TYPE, Marker, ObjectName, Result};
 
-/// The user metadata that says why, and of a rejected upload the error's code.
+/// Names of the user metadata for the reason and, for a rejected upload, the error code.
 const REASON: &str = "reason";
 const CODE: &str = "code";
-/// The CRC64NVME of no bytes.
+/// The CRC64NVME of an empty object.
 const EMPTY_CRC64: u64 = 0;
 
 pub(super) fn metadata(marker: &Marker) -> HashMap<String, String> {
@@ -22,7 +22,7 @@ pub(super) fn metadata(marker: &Marker) -> HashMap<String, String> {
     HashMap::from_iter([(REASON.to_owned(), reason.to_owned())].into_iter().chain(code))
 }
 
-/// The marker that an object is, by its media type; the reason may be missing.
+/// Returns the marker if the object's media type says that it is one. The reason may be missing.
 pub(super) fn marker(content_type: Option<&str>, metadata: Option<&HashMap<String, String>>) -> Option<Marker> {
     let value = |name| metadata?.get(name).map(String::as_str);
     (content_type == Some(MARKER_TYPE)).then(|| match value(REASON) {
@@ -35,7 +35,7 @@ pub(super) fn marker(content_type: Option<&str>, metadata: Option<&HashMap<Strin
 impl S3Store {
     pub(super) async fn close_address(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         match self.send_marker(name, marker, replaces).await {
-            // A store without the condition is one on which it does not hold either.
+            // The store does not support the condition, so the marker is written without it.
             Err(error) if replaces.is_some() && error.is_unsupported() => self.send_marker(name, marker, None).await,
             done => done,
         }
@@ -62,11 +62,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_reads_as_it_was_written() {
+    fn marker_round_trips_through_metadata() {
         for written in [Marker::Spent, Marker::Withdrawn, Marker::Rejected("too_many_pixels".to_owned())] {
             assert_eq!(marker(Some(MARKER_TYPE), Some(&metadata(&written))), Some(written));
         }
-        assert_eq!(marker(Some(MARKER_TYPE), None), Some(Marker::Withdrawn), "nothing is decided by its metadata");
+        assert_eq!(marker(Some(MARKER_TYPE), None), Some(Marker::Withdrawn), "the media type is sufficient");
         assert_eq!(marker(Some("image/png"), Some(&metadata(&Marker::Spent))), None);
     }
 }

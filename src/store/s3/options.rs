@@ -1,4 +1,4 @@
-//! How to reach a bucket, and the SDK's configuration for it.
+//! The options for a bucket, and the SDK's configuration for it.
 
 use aws_config::environment::EnvironmentVariableRegionProvider;
 use aws_config::meta::region::RegionProviderChain;
@@ -15,56 +15,58 @@ use aws_types::service_config::ServiceConfigKey;
 use std::time::Duration;
 use url::Url;
 
-use super::credentials::{CurrentCredentials, Noting};
+use super::credentials::{CurrentCredentials, RecordingProvider};
 use super::trace::Traced;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(3_100);
 const ATTEMPTS: u32 = 3;
-/// Where neither the options, the environment nor the profile name a region: what stores other than AWS expect.
+/// Used if neither the options, the environment nor the profile contain a region. Stores other than AWS expect this
+/// one.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Which bucket, where, and how.
+/// The bucket, and how to connect to it.
 #[derive(Clone, Debug)]
 pub struct S3Options {
     pub bucket: String,
-    /// Before every key: empty, or like `a/b/`.
+    /// Prefix of every key: empty, or for example `a/b/`.
     pub prefix: String,
-    /// `http(s)://host[:port]`; else the SDK's own rules (`AWS_ENDPOINT_URL_S3`, then AWS by region).
+    /// `http(s)://host[:port]`. If `None`, the SDK's rules apply (`AWS_ENDPOINT_URL_S3`, then the AWS endpoint of the
+    /// region).
     pub endpoint: Option<String>,
-    /// Where the holders of presigned URLs reach the store, if not where this process does.
+    /// The endpoint for clients with presigned URLs, if it differs from the endpoint of this process.
     pub public_endpoint: Option<String>,
-    /// Access key and secret key; else the SDK's chain.
+    /// Access key and secret key. If `None`, the SDK's default chain applies.
     pub credentials: Option<(String, String)>,
     pub region: Option<String>,
-    /// The bucket in the path instead of in the host name.
+    /// Whether the bucket is in the path instead of in the host name.
     pub force_path_style: bool,
     pub checksum: Checksum,
     pub sse: Option<Sse>,
-    /// How long one attempt of one call may take.
+    /// Timeout of one attempt of a call.
     pub attempt_timeout: Duration,
-    /// Sends the requests; else the SDK's own client.
+    /// The client that sends the requests. If `None`, the SDK's own client is used.
     pub http_client: Option<SharedHttpClient>,
-    /// A path of the service's own under which holders of presigned URLs reach the store. Then the endpoint is only what URLs
-    /// are signed for, and [`crate::store::PresignOptions::base`] and this path are what they lead to.
+    /// The path of this service under which clients with presigned URLs reach the store. If it is set, URLs are signed
+    /// for the endpoint, but point to [`crate::store::PresignOptions::base`] and this path.
     pub mount: Option<&'static str>,
 }
 
-/// The checksum sent with bodies.
+/// The checksum that is sent with bodies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Checksum {
     /// [`Checksum::Crc64Nvme`] for AWS, [`Checksum::None`] for other endpoints, which may reject it.
     #[default]
     Auto,
     Crc64Nvme,
-    /// For stores that know none of AWS's.
+    /// For stores that support none of AWS's checksums.
     None,
 }
 
-/// Encryption at rest, asked for with every object.
+/// Encryption at rest, requested for every object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sse {
     Aes256,
-    /// With the bucket's default key where none is named.
+    /// With the bucket's default key if `key_id` is `None`.
     Kms {
         key_id: Option<String>,
     },
@@ -91,7 +93,7 @@ pub(super) fn timeouts(attempt: Duration) -> TimeoutConfig {
 }
 
 impl Checksum {
-    /// What is sent to a store at `endpoint` (None: AWS by region).
+    /// Returns the checksum that is sent to a store at `endpoint` (`None`: the AWS endpoint of the region).
     pub(super) fn resolve(self, endpoint: Option<&str>) -> Checksum {
         match self {
             Checksum::Auto if endpoint.is_none_or(is_aws) => Checksum::Crc64Nvme,
@@ -101,7 +103,7 @@ impl Checksum {
     }
 }
 
-/// The domains of AWS's partitions, for endpoints that name one of its own (a VPC's, say).
+/// The domains of AWS's partitions, to recognise configured AWS endpoints such as those of a VPC.
 const AWS_DOMAINS: [&str; 4] = [".amazonaws.com", ".amazonaws.com.cn", ".amazonaws.eu", ".api.aws"];
 
 /// Whether an endpoint is one of AWS's own.
@@ -110,10 +112,10 @@ pub(super) fn is_aws(endpoint: &str) -> bool {
     url.as_ref().and_then(Url::host_str).is_some_and(|host| AWS_DOMAINS.iter().any(|domain| host.ends_with(domain)))
 }
 
-/// The endpoint that the SDK takes from its environment and its profile, by its own rules; None if neither names one.
+/// Returns the endpoint from the environment and the profile, by the SDK's own rules. `None` if neither contains one.
 ///
-/// In this order: `AWS_ENDPOINT_URL_S3`, the profile's `services` section, `AWS_ENDPOINT_URL`, the profile's
-/// `endpoint_url`; none of them under `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS`.
+/// The order is `AWS_ENDPOINT_URL_S3`, the profile's `services` section, `AWS_ENDPOINT_URL`, the profile's
+/// `endpoint_url`. `AWS_IGNORE_CONFIGURED_ENDPOINT_URLS` disables all of them.
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>
 fn configured_endpoint(shared: &SdkConfig) -> Option<String> {
     let key = ServiceConfigKey::builder().service_id("S3").env("AWS_ENDPOINT_URL").profile("endpoint_url");
@@ -121,7 +123,7 @@ fn configured_endpoint(shared: &SdkConfig) -> Option<String> {
     of_s3.or_else(|| shared.endpoint_url().map(str::to_owned))
 }
 
-/// The SDK's configuration, and the endpoint in it. Reads the environment and the profile; sends nothing.
+/// Returns the SDK's configuration and its endpoint. Reads the environment and the profile, but sends no requests.
 pub(super) async fn client_config(options: &S3Options, in_use: &CurrentCredentials) -> (Builder, Option<String>) {
     let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(EnvironmentVariableRegionProvider::new())
@@ -147,8 +149,8 @@ pub(super) async fn client_config(options: &S3Options, in_use: &CurrentCredentia
         config = config.endpoint_url(endpoint);
     }
     if let Some(inner) = shared.credentials_provider() {
-        let noting = Noting { inner, in_use: in_use.clone() };
-        config = config.credentials_provider(SharedCredentialsProvider::new(noting));
+        let provider = RecordingProvider { inner, in_use: in_use.clone() };
+        config = config.credentials_provider(SharedCredentialsProvider::new(provider));
     }
     (config, endpoint)
 }
@@ -158,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_automatic_checksum_is_for_aws() {
+    fn automatic_checksum_is_crc64nvme_only_for_aws() {
         for aws in [
             None,
             Some("https://s3.eu-north-1.amazonaws.com"),

@@ -1,4 +1,4 @@
-//! URLs that let their holder make one request to S3.
+//! Presigned URLs, each of which permits one kind of request to S3.
 
 use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
@@ -15,7 +15,7 @@ use crate::store::{ObjectName, PresignOptions, Presigned, PutConditions, Result,
 impl S3Store {
     pub(super) async fn get_url(&self, name: &ObjectName, options: &PresignOptions) -> Result<Presigned> {
         let call = Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
-        let start = this_second()?;
+        let start = current_second()?;
         if let Some(signed) = self.sign(call, start, options) {
             return signed;
         }
@@ -23,7 +23,7 @@ impl S3Store {
         let (window, expires_at) = self.window(start, options)?;
         let request = self.addressed(call).presigned(window).await;
         let request = request.map_err(|error| classify("GetObject", error))?;
-        self.learn(&request, name);
+        self.init_template(&request, name);
         Ok(self.presigned(request, expires_at, options))
     }
 
@@ -41,7 +41,7 @@ impl S3Store {
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
             .if_none_match("*");
-        let (window, expires_at) = self.window(this_second()?, options)?;
+        let (window, expires_at) = self.window(current_second()?, options)?;
         let request = self.addressed(call.customize()).presigned(window).await;
         Ok(self.presigned(request.map_err(|error| classify("PutObject", error))?, expires_at, options))
     }
@@ -57,7 +57,7 @@ impl S3Store {
             format!("x-id=UploadPart&partNumber={number}&uploadId={}", utf8_percent_encode(&upload.id, RESERVED));
         let headers = [(header::CONTENT_LENGTH.to_string(), size.to_string())];
         let call = Call { method: "PUT", name: &upload.name, query: &query, headers: &headers };
-        let start = this_second()?;
+        let start = current_second()?;
         if let Some(signed) = self.sign(call, start, options) {
             return signed;
         }
@@ -66,17 +66,17 @@ impl S3Store {
         let (window, expires_at) = self.window(start, options)?;
         let request = self.addressed(call.customize()).presigned(window).await;
         let request = request.map_err(|error| classify("UploadPart", error))?;
-        self.learn(&request, &upload.name);
+        self.init_template(&request, &upload.name);
         Ok(self.presigned(request, expires_at, options))
     }
 
-    /// Signs after the pattern of an earlier URL. None where there is no pattern, or no credentials are known to be good: the
-    /// SDK finds out.
+    /// Signs with the template of an earlier URL. `None` if there is no template or no usable credentials. The SDK must
+    /// sign the URL then.
     fn sign(&self, call: Call<'_>, start: SystemTime, options: &PresignOptions) -> Option<Result<Presigned>> {
         let presign_template = self.presign_template.get()?.as_ref()?;
         let credentials = self.in_use.get(start)?;
         let ttl = whole_seconds(options);
-        let expires_at = earlier(start + ttl, credentials.expiry());
+        let expires_at = earlier_of(start + ttl, credentials.expiry());
         let signed = presign_template.sign(credentials, call, start, ttl);
         Some(signed.map(|url| Presigned {
             url: self.for_client(&url, options),
@@ -85,30 +85,32 @@ impl S3Store {
         }))
     }
 
-    /// Takes a URL of the SDK's for the pattern of those to come.
-    fn learn(&self, request: &PresignedRequest, name: &ObjectName) {
+    /// Creates the template for later URLs from a URL of the SDK, if there is none yet.
+    fn init_template(&self, request: &PresignedRequest, name: &ObjectName) {
         self.presign_template.get_or_init(|| PresignTemplate::of(request.uri(), name));
     }
 
-    /// From `start` on, and when that ends, as far as the credentials are known before the SDK signs.
+    /// Returns the validity period from `start`, and its end as far as the credentials are known before the SDK signs.
     fn window(&self, start: SystemTime, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
         let ttl = whole_seconds(options);
         let window = PresigningConfig::builder().start_time(start).expires_in(ttl).build();
         let known = self.in_use.get(start).and_then(|credentials| credentials.expiry());
-        Ok((window.map_err(|error| rejected("presign", error))?, earlier(start + ttl, known)))
+        Ok((window.map_err(|error| rejected("presign", error))?, earlier_of(start + ttl, known)))
     }
 
-    /// The credentials are read once more after signing, which may have taken others. Of two kinds in turn either may have
-    /// signed, and the end that comes first holds for both.
+    /// Returns a URL that the SDK signed.
+    ///
+    /// The expiry of the credentials is read again, because the SDK may have requested new ones for signing. Either of
+    /// the two may have signed the URL, so the earlier expiry applies.
     fn presigned(&self, request: PresignedRequest, expires_at: SystemTime, options: &PresignOptions) -> Presigned {
         Presigned {
             url: self.for_client(request.uri(), options),
             headers: request.headers().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            expires_at: earlier(expires_at, self.in_use.end()),
+            expires_at: earlier_of(expires_at, self.in_use.expiry()),
         }
     }
 
-    /// Where a URL leads that was signed for the endpoint: elsewhere if the store is reached through the service.
+    /// Returns the URL for the client. If clients reach the store through the service, the endpoint is replaced.
     fn for_client(&self, url: &str, options: &PresignOptions) -> String {
         match (self.mount, self.endpoint.as_deref().and_then(|endpoint| url.strip_prefix(endpoint))) {
             (Some(mount), Some(path)) => format!("{}{mount}{path}", options.base.as_deref().unwrap_or_default()),
@@ -116,9 +118,9 @@ impl S3Store {
         }
     }
 
-    /// Signs for where the holder of the URL reaches the store, if that is not where this process does.
+    /// Sets the endpoint for which the URL is signed, if clients use another endpoint than this process.
     fn addressed<T, E, B>(&self, call: CustomizableOperation<T, E, B>) -> CustomizableOperation<T, E, B> {
-        // Setting it to none would override, too: with AWS's own address.
+        // Setting it to `None` would override the endpoint with that of AWS.
         match &self.public_endpoint {
             Some(endpoint) => call.config_override(aws_sdk_s3::Config::builder().endpoint_url(endpoint)),
             None => call,
@@ -126,18 +128,19 @@ impl S3Store {
     }
 }
 
-/// A URL ends with the credentials that signed it, if they end first.
-fn earlier(planned: SystemTime, credentials_end: Option<SystemTime>) -> SystemTime {
-    credentials_end.map_or(planned, |end| end.min(planned))
+/// Returns the earlier of the planned end and the credentials' expiry. A URL expires with the credentials that signed
+/// it.
+fn earlier_of(planned: SystemTime, credentials_expiry: Option<SystemTime>) -> SystemTime {
+    credentials_expiry.map_or(planned, |expiry| expiry.min(planned))
 }
 
-/// Now, as a signature's date has it: without fractions of a second.
-fn this_second() -> Result<SystemTime> {
+/// Returns the current time without fractions of a second, as in the date of a signature.
+fn current_second() -> Result<SystemTime> {
     let now = UNIX_EPOCH.elapsed().map_err(|error| rejected("presign", error))?;
     Ok(UNIX_EPOCH + Duration::from_secs(now.as_secs()))
 }
 
-/// How long a URL works: a signature has whole seconds here, too.
+/// Returns the validity of a URL in whole seconds, as in a signature.
 fn whole_seconds(options: &PresignOptions) -> Duration {
     Duration::from_secs(options.ttl.as_secs())
 }
@@ -171,12 +174,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn later_urls_are_signed_after_the_first_one_and_part_urls_too() {
+    async fn later_urls_are_signed_with_the_template() {
         let store = store(Some("https://images.example"), None).await;
         let (first, name) = (ObjectName::Image(ImageKey::random("png")), ObjectName::Incoming(ImageKey::random("png")));
         let options = reached_by(Some("https://elsewhere.example"));
         let get = |name| Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
-        let now = this_second().unwrap();
+        let now = current_second().unwrap();
         assert!(store.sign(get(&name), now, &options).is_none());
         store.get_url(&first, &options).await.unwrap();
         assert!(store.sign(get(&name), now, &options).is_some());
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mounted_store_is_reached_where_the_client_reached_the_service() {
+    async fn urls_of_a_mounted_store_begin_with_the_client_s_base() {
         let store = store(None, Some("/_store")).await;
         let name = ObjectName::Image(ImageKey::random("png"));
         let conditions = PutConditions { size: 1, content_type: "image/png".to_owned(), sha256: None };
@@ -204,18 +207,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_url_ends_with_the_credentials_that_sign_it_and_those_that_end_now_sign_none() {
+    async fn url_expires_with_its_credentials() {
         let store = store(None, None).await;
         let name = ObjectName::Image(ImageKey::random("png"));
         store.get_url(&name, &reached_by(None)).await.unwrap();
         let now = SystemTime::now();
-        let ending = |end| aws_credential_types::Credentials::new("ENDING", "secret", None, Some(end), "test");
-        let end = now + Duration::from_secs(30);
-        store.in_use.note(ending(end), now);
+        let expiring =
+            |expiry| aws_credential_types::Credentials::new("EXPIRING", "secret", None, Some(expiry), "test");
+        let expiry = now + Duration::from_secs(30);
+        store.in_use.record(expiring(expiry), now);
         let signed = store.get_url(&name, &reached_by(None)).await.unwrap();
-        assert!(signed.url.contains("ENDING"), "{}", signed.url);
-        assert_eq!(signed.expires_at, end);
-        store.in_use.note(ending(now + Duration::from_secs(5)), now);
-        assert!(store.get_url(&name, &reached_by(None)).await.unwrap().url.contains("AKID"), "the SDK's");
+        assert!(signed.url.contains("EXPIRING"), "{}", signed.url);
+        assert_eq!(signed.expires_at, expiry);
+        // Credentials that expire very soon are not used. The SDK signs with its own.
+        store.in_use.record(expiring(now + Duration::from_secs(5)), now);
+        assert!(store.get_url(&name, &reached_by(None)).await.unwrap().url.contains("AKID"));
     }
 }

@@ -1,12 +1,13 @@
-//! Presigned URLs made after one of the SDK's.
+//! A template for presigned URLs, created from a URL that the SDK has presigned.
 //!
-//! The SDK presigns by running a whole call up to where it would be sent: configuration, endpoint, identity, signature. For a
-//! service whose every answer has such a URL, and whose plans have a hundred, that is more than a quarter of its work. Between
-//! two URLs for the same bucket only the key, the query and the signature differ. So the first is the SDK's, and what it
-//! shows (address, region, how it is signed) goes for the others: AWS's own signer signs them.
+//! To presign a URL, the SDK prepares a whole call up to sending it: configuration, endpoint, identity, signature.
+//! Every response of this service contains a presigned URL and a plan contains up to a hundred, so this was more than a
+//! quarter of its work. Two URLs for the same bucket differ only in the key, the query and the signature. So the SDK
+//! presigns the first URL. The template takes the address, the region and the kind of signature from it, and later URLs
+//! are signed with the template by AWS's own signer.
 //!
-//! Where the first one shows anything that is not known here (another algorithm, another kind of session), there is no
-//! pattern, and the SDK presigns them all.
+//! If the first URL contains anything unknown (another algorithm, another kind of session), there is no template, and
+//! the SDK presigns all URLs.
 
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
@@ -21,30 +22,30 @@ use crate::store::{ObjectName, Result};
 
 const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 const SERVICE: &str = "s3";
-/// What a URL's query may have besides: of its signature and of its call.
-const OTHERS: [&str; 7] =
+/// Other query parameters that may be in a URL: those of the signature and of the call.
+const OTHER_PARAMETERS: [&str; 7] =
     ["X-Amz-Date", "X-Amz-Expires", "X-Amz-Signature", "X-Amz-Security-Token", "x-id", "partNumber", "uploadId"];
 
-/// How the SDK addresses the bucket's objects, and signs for them.
+/// The address of the bucket's objects and the region for which requests are signed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct PresignTemplate {
-    /// What stands before a [`ObjectName::object_key`] without its prefix.
+    /// The URL up to the prefix, before [`ObjectName::object_key`].
     base: String,
     region: String,
 }
 
-/// A request that is to be signed. Not to be printed: its query may name an upload id.
+/// A request to sign. It must not be logged, because its query may contain an upload ID.
 #[derive(Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) method: &'a str,
     pub(super) name: &'a ObjectName,
-    /// As it is written, percent-encoded.
+    /// Percent-encoded.
     pub(super) query: &'a str,
     pub(super) headers: &'a [(String, String)],
 }
 
 impl PresignTemplate {
-    /// Reads a URL that was presigned for `name`. None where it is not of the usual kind.
+    /// Creates a template from a URL that was presigned for `name`. `None` if the URL contains anything unknown.
     pub(super) fn of(url: &str, name: &ObjectName) -> Option<PresignTemplate> {
         let (address, query) = url.split_once('?')?;
         let base = address.strip_suffix(&name.object_key(""))?.to_owned();
@@ -54,14 +55,14 @@ impl PresignTemplate {
                 ("X-Amz-Algorithm", ALGORITHM) => algorithm = true,
                 ("X-Amz-Credential", scope) => region = region_of(scope).map(str::to_owned),
                 ("X-Amz-SignedHeaders", "host" | "content-length;host") => {}
-                (other, _) if OTHERS.contains(&other) => {}
+                (other, _) if OTHER_PARAMETERS.contains(&other) => {}
                 _ => return None,
             }
         }
         algorithm.then_some(PresignTemplate { base, region: region? })
     }
 
-    /// The URL of `call`, good for `ttl` from `start` on.
+    /// Returns the presigned URL of `call`, which is valid for `ttl` from `start`.
     pub(super) fn sign(
         &self,
         credentials: Credentials,
@@ -83,7 +84,7 @@ impl PresignTemplate {
     }
 }
 
-/// S3's own: its keys are encoded once, and `a/../b` is a key.
+/// Returns the settings for S3: a key is encoded once, and `a/../b` is a valid key.
 ///
 /// <https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html>
 fn settings(ttl: Duration) -> SigningSettings {
@@ -95,7 +96,7 @@ fn settings(ttl: Duration) -> SigningSettings {
     settings
 }
 
-/// Of `<access key>/<day>/<region>/s3/aws4_request`.
+/// Returns the region of a scope `<access key>/<day>/<region>/s3/aws4_request`.
 fn region_of(scope: &str) -> Option<&str> {
     let mut parts = scope.rsplit('/');
     let (end, service, region) = (parts.next()?, parts.next()?, parts.next()?);
@@ -120,7 +121,7 @@ mod tests {
         aws_sdk_s3::Client::from_conf(config.build())
     }
 
-    /// The SDK's URLs for an object and for part 7 of its upload, and what is signed after the pattern of another one.
+    /// Compares the SDK's URLs for an object and for part 7 of its upload with those of a template from another URL.
     async fn compare(client: &aws_sdk_s3::Client, credentials: &Credentials, prefix: &str) {
         let (start, ttl) = (UNIX_EPOCH + Duration::from_secs(1_700_000_000), Duration::from_secs(900));
         let window = || PresigningConfig::builder().start_time(start).expires_in(ttl).build().unwrap();
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_signed_here_is_what_the_sdk_signs() {
+    async fn template_urls_equal_those_of_the_sdk() {
         for token in [None, Some("to/ken+=".to_owned())] {
             let credentials = Credentials::new("AKID", "secret", token, None, "test");
             for (endpoint, path_style) in [
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_shows_where_the_bucket_is_and_how_it_is_signed_for() {
+    fn template_contains_the_base_and_region_of_a_url() {
         let key = ImageKey::random("png");
         let query = format!(
             "X-Amz-Algorithm={ALGORITHM}&X-Amz-Credential={SCOPE}&X-Amz-SignedHeaders=host&X-Amz-Security-Token=t"
@@ -187,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_signed_otherwise_is_left_to_the_sdk() {
+    fn url_with_unknown_parameters_gives_no_template() {
         let name = ObjectName::Image(ImageKey::random("png"));
         for query in [
             String::new(),

@@ -1,4 +1,5 @@
-//! What a killed process or an abandoned plan leaves in the bucket.
+//! Finds and removes unfinished uploads and unverified objects that a killed process or an abandoned plan left in the
+//! bucket.
 
 use aws_sdk_s3::types::{MultipartUpload, Object};
 use std::time::SystemTime;
@@ -13,7 +14,7 @@ impl S3Store {
         Ok(found.iter().filter_map(|upload| self.unfinished_upload(upload)).collect())
     }
 
-    /// The unfinished uploads of all keys that begin with `prefix` (ListMultipartUploads, all pages).
+    /// Returns the unfinished uploads of all keys that begin with `prefix` (ListMultipartUploads, all pages).
     pub(super) async fn multipart_uploads(&self, prefix: &str) -> Result<Vec<MultipartUpload>> {
         let mut found = Vec::new();
         let (mut key_marker, mut id_marker) = (None, None);
@@ -65,7 +66,8 @@ impl S3Store {
         })
     }
 
-    /// The bucket may be shared, and the prefix may be empty: only what is named as this service names things is swept.
+    /// Whether a key has the form of this service's keys. Others are not swept, because the bucket may be shared and
+    /// the prefix may be empty.
     fn is_ours(&self, object_key: &str) -> bool {
         let name = object_key.strip_prefix(&self.prefix);
         let name = name.map(|name| name.strip_prefix(INCOMING).unwrap_or(name));

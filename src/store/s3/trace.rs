@@ -1,4 +1,4 @@
-//! Calls to S3 carry the trace of the request they are made for.
+//! Adds the trace context of the current request to calls to S3.
 
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextMut;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
@@ -7,7 +7,7 @@ use http::header;
 use crate::error::BoxError;
 use crate::telemetry::trace;
 
-/// Adds the trace's headers to every attempt.
+/// An interceptor that adds the headers of the trace context to every attempt.
 #[derive(Debug)]
 pub(super) struct Traced;
 
@@ -16,7 +16,7 @@ impl Intercept for Traced {
         "Traced"
     }
 
-    /// After signing, so that what is on the way may change them, as the standard wants it.
+    /// Adds the headers after signing, so that intermediaries may change them, as the W3C standard requires.
     fn modify_before_transmit(
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,
@@ -24,7 +24,7 @@ impl Intercept for Traced {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let headers = context.request_mut().headers_mut();
-        // A presigned URL, signed in its query, comes through here too: its headers are its holder's to send.
+        // A presigned URL also passes through here. It is signed in its query, and its client sends the headers.
         if headers.contains_key(header::AUTHORIZATION.as_str())
             && let Some(trace) = trace::current()
         {

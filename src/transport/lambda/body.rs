@@ -1,4 +1,4 @@
-//! The body inside an event: decoded once, handed on in slices.
+//! The request body in an event. It is decoded once and read in slices.
 
 use base64::Engine;
 use base64::alphabet::STANDARD;
@@ -11,17 +11,18 @@ use std::task::{Context, Poll};
 
 use crate::error::{BoxError, Error};
 
-/// The most that is handed on at once, in bytes: its reader may have to keep a copy.
+/// Maximum size of a slice in bytes. It is limited because the reader may have to keep a copy.
 const SLICE: usize = 64 << 10;
 
-/// What replaces bytes that are no text where something took a body for text.
+/// Replaces invalid bytes if a sender treated a binary body as text.
 const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
 
-/// Padding may be missing: not every sender writes it, and nothing depends on it.
+/// Padding is optional, because not every sender writes it.
 const BASE64: GeneralPurpose =
     GeneralPurpose::new(&STANDARD, PAD.with_decode_padding_mode(DecodePaddingMode::Indifferent));
 
-/// An event's body. One that cannot be had is an error to whoever reads it, so the answer is the router's like any other.
+/// An event's body. If it cannot be decoded, reading it returns the error, so that the router creates the response as
+/// for any other error.
 #[derive(Debug)]
 pub struct EventBody {
     rest: Bytes,
@@ -30,7 +31,8 @@ pub struct EventBody {
 }
 
 impl EventBody {
-    /// `binary`: bytes are expected, and in a text some are lost where it has replacement characters.
+    /// Decodes the body. `binary` means that the body should contain arbitrary bytes. A replacement character in a text
+    /// body then shows that bytes were lost.
     pub fn new(body: Option<Cow<'_, str>>, base64: bool, binary: bool) -> Self {
         let body = body.unwrap_or_default();
         if base64 {
@@ -46,12 +48,12 @@ impl EventBody {
         EventBody { rest: body.into_owned().into(), error: None, text }
     }
 
-    /// Whether it came as text and not as base64.
+    /// Whether the body was sent as text and not as base64.
     pub fn is_text(&self) -> bool {
         self.text
     }
 
-    /// Bytes; none where they cannot be had.
+    /// Returns the remaining number of bytes. `None` if the body could not be decoded.
     pub fn len(&self) -> Option<usize> {
         self.error.is_none().then_some(self.rest.len())
     }
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_comes_in_bounded_slices() {
+    async fn body_is_read_in_limited_slices() {
         let whole = "x".repeat(SLICE * 2 + 1);
         let mut body = decoded(&whole, false);
         assert_eq!(body.size_hint().exact(), Some(whole.len() as u64));
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_be_had_is_an_error_to_its_reader() {
+    async fn invalid_body_is_an_error_when_read() {
         for (mut body, code) in
             [(decoded("not base64!", true), "invalid_base64"), (decoded("\u{fffd}PNG", false), "mangled_body")]
         {

@@ -1,11 +1,11 @@
-//! Which kind of event an invocation's payload is.
+//! Determines the kind of event from an invocation's payload.
 
 use serde::{Deserialize, Deserializer};
 
 use super::payload::{Created, Payload, Record};
 use super::request::HttpEvent;
 
-/// A payload, read. Reading never fails: what is not understood says why.
+/// A parsed payload. Parsing never fails: [`Event::Unknown`] contains the reason why a payload was not recognised.
 #[derive(Debug)]
 pub enum Event {
     Http(Box<HttpEvent>),
@@ -13,14 +13,14 @@ pub enum Event {
     Unknown(String),
 }
 
-const KNOWN: &str =
-    "known are HTTP requests (function URL, HTTP API, REST API, ALB) and S3's ObjectCreated notifications";
+const SUPPORTED: &str =
+    "supported events are HTTP requests (function URL, HTTP API, REST API, ALB) and S3 ObjectCreated notifications";
 
 impl<'de> Deserialize<'de> for Event {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(match Payload::deserialize(deserializer) {
             Ok(payload) => Event::of(payload),
-            Err(error) => Event::Unknown(format!("this event cannot be read ({error}); {KNOWN}")),
+            Err(error) => Event::Unknown(format!("the event cannot be parsed ({error}); {SUPPORTED}")),
         })
     }
 }
@@ -32,23 +32,25 @@ impl Event {
         }
         match HttpEvent::of(payload) {
             Ok(Some(event)) => Event::Http(Box::new(event)),
-            Ok(None) => Event::Unknown(format!("this event is of an unknown kind; {KNOWN}")),
-            Err(error) => Event::Unknown(format!("this event is not a valid HTTP request ({error})")),
+            Ok(None) => Event::Unknown(format!("the event is of an unknown kind; {SUPPORTED}")),
+            Err(error) => Event::Unknown(format!("the event is not a valid HTTP request ({error})")),
         }
     }
 
-    /// Lambda repeats an event that failed, all of it. So a record of S3's that asks for nothing does not make it fail; one
-    /// of another service means that the function is called by something that it does not know.
+    /// Lambda repeats a failed event with all its records. An S3 record that requires no action therefore does not make
+    /// the event fail. A record of another service does, because it means that an unsupported sender calls the
+    /// function.
     fn of_records(records: &[Record]) -> Event {
         let mut created = Vec::new();
         for record in records {
-            let name = record.event_name.as_deref().unwrap_or("nothing");
+            let name = record.event_name.as_deref().unwrap_or("(no event name)");
             if record.source() != "aws:s3" {
-                return Event::Unknown(format!("this event has a record of {name} from {}; {KNOWN}", record.source()));
+                let source = record.source();
+                return Event::Unknown(format!("the event contains a record of {name} from {source}; {SUPPORTED}"));
             }
             match record.created() {
                 Some(object) => created.push(object),
-                None => tracing::warn!(name, "S3 sent a notification of another event than ObjectCreated"),
+                None => tracing::warn!(name, "ignored an S3 notification that is not a valid ObjectCreated event"),
             }
         }
         Event::Objects(created)
@@ -62,26 +64,26 @@ mod tests {
     use std::borrow::Cow;
 
     #[test]
-    fn what_is_not_understood_says_why() {
-        for (payload, why) in [
+    fn unknown_events_contain_the_reason() {
+        for (payload, expected) in [
             ("{}", "unknown kind"),
-            ("\"hello\"", "cannot be read"),
-            ("[1]", "cannot be read"),
-            (r#"{"headers": 5}"#, "cannot be read"),
-            (r#"{"Records": [{"eventSource": "aws:sqs", "body": "x"}]}"#, "nothing from aws:sqs"),
+            ("\"hello\"", "cannot be parsed"),
+            ("[1]", "cannot be parsed"),
+            (r#"{"headers": 5}"#, "cannot be parsed"),
+            (r#"{"Records": [{"eventSource": "aws:sqs", "body": "x"}]}"#, "(no event name) from aws:sqs"),
             (r#"{"Records": [{"EventSource": "aws:sns"}]}"#, "aws:sns"),
             (r#"{"httpMethod": "NO METHOD", "path": "/"}"#, "not a valid HTTP request"),
             (r#"{"requestContext": {"connectionId": "x"}, "body": ""}"#, "unknown kind"),
         ] {
             match serde_json::from_str(payload).unwrap() {
-                Event::Unknown(reason) => assert!(reason.contains(why), "{payload}: {reason}"),
+                Event::Unknown(reason) => assert!(reason.contains(expected), "{payload}: {reason}"),
                 event => panic!("{payload}: {event:?}"),
             }
         }
     }
 
     #[test]
-    fn a_record_that_asks_for_nothing_does_not_hold_up_the_others() {
+    fn ignored_records_do_not_affect_the_others() {
         let record =
             |name: &str, s3: &str| format!(r#"{{"eventSource": "aws:s3", "eventName": "{name}", "s3": {s3}}}"#);
         let records = [
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_escapes_is_not_copied() {
+    fn body_without_escapes_is_not_copied() {
         let payload: Payload<'_> = serde_json::from_str(r#"{"body": "QUJD"}"#).unwrap();
         assert!(matches!(payload.body, Some(Text(Cow::Borrowed("QUJD")))));
         let payload: Payload<'_> = serde_json::from_str(r#"{"body": "QQ\u003d="}"#).unwrap();

@@ -1,4 +1,4 @@
-//! One invocation: from its event to its answer, and until nothing that it started is left.
+//! One invocation: handles its event, and waits until everything that it has started is completed or aborted.
 
 use axum::Router;
 use lambda_runtime::{Context, Diagnostic};
@@ -17,14 +17,14 @@ use super::{Invocation, failure};
 use crate::server::App;
 use crate::tasks::Scope;
 
-/// What is still running this long before the invocation's deadline is aborted.
+/// Requests that are still running are aborted this long before the invocation's deadline.
 const RESERVE: Duration = Duration::from_secs(2);
-/// Of that, what the answer itself may take.
+/// The part of [`RESERVE`] that is reserved for sending the answer.
 const ANSWER_TIME: Duration = Duration::from_millis(200);
-/// The longest an invocation may take.
-const LONGEST: Duration = Duration::from_secs(900);
+/// Maximum duration of an invocation.
+const MAX_DURATION: Duration = Duration::from_secs(900);
 
-/// What the runtime sends back.
+/// The answer that the runtime sends.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub enum Answer {
@@ -32,7 +32,7 @@ pub enum Answer {
     Objects(Promoted),
 }
 
-/// What all invocations share. Cheap to clone.
+/// The state that all invocations share. Cheap to clone.
 #[derive(Clone)]
 pub struct Function {
     app: App,
@@ -46,7 +46,7 @@ impl Function {
         Function { router: app.router(), app, running: TaskTracker::new(), stop: CancellationToken::new() }
     }
 
-    /// Ends every invocation with an error, and waits until everything is undone or finished.
+    /// Ends every invocation with an error, and waits until all uploads are completed or aborted.
     pub async fn shut_down(&self) {
         self.app.start_draining();
         self.app.metrics.start_cutting_off();
@@ -57,8 +57,10 @@ impl Function {
         self.app.uploads.finished().await;
     }
 
-    /// Answers an event, and returns when what it has started is completed or aborted. A promotion that was answered 202
-    /// goes on by itself: S3's event finishes what is cut off when the process is frozen.
+    /// Handles an event. Returns when the uploads that it has started are completed or aborted.
+    ///
+    /// A promotion that was answered with 202 continues in the background. If it is interrupted because the process is
+    /// frozen, the S3 event for the object finishes it.
     pub async fn answer(self, event: Event, context: Context) -> Result<Answer, Diagnostic> {
         let running = self.running.clone();
         let invocation = async move {
@@ -83,7 +85,7 @@ impl Function {
         };
         tokio::select! {
             answer = answer => answer,
-            () = self.stop.cancelled() => Err(failure("Stopping", "the function is being shut down".to_owned())),
+            () = self.stop.cancelled() => Err(failure("Stopping", "the function is shutting down".to_owned())),
         }
     }
 
@@ -99,29 +101,32 @@ impl Function {
             let Ok(response) = self.router.clone().oneshot(request).await;
             HttpAnswer::of(response, shape, head).await
         };
-        // The router ends the request at `ends` itself; this is for a response whose body does not end. It is later than
-        // now also if `ends` was over before the invocation began: the answer is the router's then, too.
+        // The router itself ends the request at `ends`. This timeout is for a response whose body does not end. It is
+        // in the future even if `ends` had passed before the invocation began, so that the router's response is used
+        // then too.
         let too_late = ends.max(Instant::now()) + ANSWER_TIME;
         match timeout_at(too_late, response).await {
             Ok(answer) => answer.map_err(|error| failure("BrokenAnswer", error.to_string())),
-            Err(_) => Err(failure("Deadline", "the answer did not end".to_owned())),
+            Err(_) => Err(failure("Deadline", "the response body did not end in time".to_owned())),
         }
     }
 }
 
-/// Waits until what one invocation has started is completed or aborted, for as long as there is time.
+/// Waits until the uploads that one invocation has started are completed or aborted, at most until its deadline.
 async fn clean_up(scope: &Scope, deadline: Instant) {
     let until = deadline.checked_sub(ANSWER_TIME).unwrap_or(deadline);
     if timeout_at(until, scope.finished()).await.is_err() {
         let uploads = scope.len();
-        tracing::error!(uploads, "uploads could not be cleaned up before the deadline; sweep removes them");
+        tracing::error!(uploads, "uploads could not be cleaned up before the deadline; sweep will remove them");
     }
 }
 
-/// The time until a deadline. One that passed before an invocation could have begun is none: cargo-lambda's is 600,000 ms
-/// after 1970.
+/// Returns the time until a deadline.
+///
+/// A deadline that passed before the invocation can have begun is ignored: cargo-lambda's is 600,000 ms after 1970.
 fn time_left(deadline: SystemTime, now: SystemTime) -> Duration {
-    deadline.duration_since(now).unwrap_or_else(|past| if past.duration() > LONGEST { LONGEST } else { Duration::ZERO })
+    let if_past = |past: Duration| if past > MAX_DURATION { MAX_DURATION } else { Duration::ZERO };
+    deadline.duration_since(now).unwrap_or_else(|error| if_past(error.duration()))
 }
 
 #[cfg(test)]
@@ -129,11 +134,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_deadline_long_past_is_none() {
+    fn deadline_long_past_is_ignored() {
         let now = SystemTime::now();
         let second = Duration::from_secs(1);
         assert_eq!(time_left(now + second, now), second);
         assert_eq!(time_left(now - second, now), Duration::ZERO);
-        assert_eq!(time_left(SystemTime::UNIX_EPOCH + Duration::from_millis(600_000), now), LONGEST);
+        assert_eq!(time_left(SystemTime::UNIX_EPOCH + Duration::from_millis(600_000), now), MAX_DURATION);
     }
 }

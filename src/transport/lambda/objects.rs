@@ -1,7 +1,8 @@
-//! S3's notifications: direct uploads become images also where their clients never say that they are done.
+//! S3 notifications: direct uploads are promoted even if their clients never call complete.
 //!
-//! They come at least once, in any order, several in an event, and Lambda repeats an event whose invocation failed. So
-//! what another try cannot change is a success: a source that is gone, an object that is refused, a key that is not ours.
+//! S3 delivers notifications at least once, in any order, and several in one event. Lambda repeats an event whose
+//! invocation failed. So the invocation succeeds if another attempt would not change the result: if the source does not
+//! exist any more, if the object is rejected, or if the key is not one of this service.
 
 use futures::StreamExt;
 use futures::stream;
@@ -20,23 +21,24 @@ use crate::error::Error;
 use crate::server::App;
 use crate::store::{INCOMING, ImageKey};
 
-/// What became of an event's objects, in numbers.
+/// The number of an event's objects for each result.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Promoted {
     pub promoted: usize,
     pub refused: usize,
-    /// Already gone, a marker, or none of the service's.
+    /// Objects that do not exist any more, markers, and objects that do not belong to this service.
     pub skipped: usize,
 }
 
-/// Objects of one event that are promoted at once. One that takes all the time there is must not use up that of the others,
-/// here and whenever the event is repeated.
-const AT_ONCE: usize = 16;
+/// Number of objects of one event that are promoted at once. An object that takes all of the invocation's time must not
+/// use up the time of the others, in this invocation and whenever the event is repeated.
+const CONCURRENT_PROMOTIONS: usize = 16;
 
-/// Promotes every object of an event, whatever becomes of the others.
+/// Promotes every object of an event. The failure of one object does not affect the others.
 pub async fn promote_all(app: &App, created: Vec<Created>, ends: Instant) -> Result<Promoted, Diagnostic> {
     let (mut done, mut failed, all) = (Promoted::default(), 0, created.len());
-    let mut outcomes = stream::iter(created).map(|object| outcome(app, object, ends)).buffer_unordered(AT_ONCE);
+    let mut outcomes =
+        stream::iter(created).map(|object| outcome(app, object, ends)).buffer_unordered(CONCURRENT_PROMOTIONS);
     while let Some(outcome) = outcomes.next().await {
         match outcome {
             Outcome::Promoted => done.promoted += 1,
@@ -46,7 +48,10 @@ pub async fn promote_all(app: &App, created: Vec<Created>, ends: Instant) -> Res
         }
     }
     if failed > 0 {
-        return Err(failure("PromotionFailed", format!("{failed} of {all} objects: to be tried again")));
+        return Err(failure(
+            "PromotionFailed",
+            format!("{failed} of {all} objects could not be promoted and must be retried"),
+        ));
     }
     Ok(done)
 }
@@ -56,30 +61,30 @@ enum Outcome {
     Refused,
     /// There is nothing to promote.
     Skipped,
-    /// For reasons that may pass.
+    /// The promotion failed for a reason that may be temporary.
     Failed,
 }
 
 async fn outcome(app: &App, object: Created, ends: Instant) -> Outcome {
-    // A marker, and so the end of a promotion: no plan is for an empty file.
+    // An empty object is the marker at the end of a promotion, because no plan is for an empty file.
     if object.size == Some(0) {
         return Outcome::Skipped;
     }
     match target(&object.encoded_key, &app.config.store.prefix) {
         Target::Upload(key) => promote_one(app, &key, ends).await,
         Target::Other => {
-            tracing::debug!(key = object.encoded_key, "an event names an object that is not a direct upload");
+            tracing::debug!(key = object.encoded_key, "ignored an event for an object that is not a direct upload");
             Outcome::Skipped
         }
         Target::Outside => {
-            tracing::warn!(key = object.encoded_key, "an event names an object outside of S3_PREFIX and incoming/");
+            tracing::warn!(key = object.encoded_key, "ignored an event for an object outside S3_PREFIX and incoming/");
             Outcome::Skipped
         }
     }
 }
 
 async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
-    // Nobody hears the verdict here: what is refused stays for complete, or for the lifecycle rule.
+    // No client receives the result here. A rejected object is left for complete, or for the lifecycle rule.
     let began = Instant::now().into_std();
     let promotion = app.verifier.promote(key, Expected::default(), &|| false);
     let verified = timeout_at(ends, promotion).await.unwrap_or(Err(Error::Deadline));
@@ -92,14 +97,14 @@ async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
         Err(error) => error,
     };
     match error {
-        // Deleted, withdrawn or promoted since.
+        // The object was deleted, withdrawn or promoted in the meantime.
         Error::NotFound | Error::UploadOver { .. } => {
-            tracing::info!(s3_key = %key, "nothing to promote: it is gone");
+            tracing::info!(s3_key = %key, "nothing to promote: the object no longer exists");
             Outcome::Skipped
         }
         Error::ChangedMeanwhile => failed(key, &error),
         error if error.status().is_client_error() => {
-            tracing::info!(s3_key = %key, code = error.code(), detail = %error, "refused");
+            tracing::info!(s3_key = %key, code = error.code(), detail = %error, "promotion rejected");
             Outcome::Refused
         }
         error => failed(key, &error),
@@ -107,17 +112,17 @@ async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
 }
 
 fn failed(key: &ImageKey, error: &Error) -> Outcome {
-    tracing::error!(s3_key = %key, code = error.code(), cause = error.source(), "not promoted");
+    tracing::error!(s3_key = %key, code = error.code(), cause = error.source(), "promotion failed");
     Outcome::Failed
 }
 
-/// What an event's key means.
+/// The kind of object that an event's key names.
 #[derive(Debug, PartialEq, Eq)]
 enum Target {
     Upload(ImageKey),
-    /// Something else of the service's own, or of another's, under `incoming/`.
+    /// Another object under `incoming/`, of this service or not.
     Other,
-    /// The notification is configured for other objects too.
+    /// An object elsewhere: the notification is configured for other objects too.
     Outside,
 }
 
@@ -135,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_are_decoded_and_must_be_ours() {
+    fn event_keys_are_decoded_and_classified() {
         let id = "0b0e7f5c-6c1e-4a53-9d0c-0d5a4a0a9d11.png";
         let upload = || Target::Upload(ImageKey::parse(id).unwrap());
         assert_eq!(target(&format!("incoming/{id}"), ""), upload());

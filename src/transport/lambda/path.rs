@@ -1,6 +1,6 @@
-//! Where a request's path begins behind an API Gateway, which may send more than what the service's routes know.
+//! Removes the base path and the stage that an API Gateway may put before the path of the service's routes.
 //!
-//! | sender, and how it was reached | the event's path |
+//! | sender, and the URL that was requested | the event's path |
 //! |---|---|
 //! | REST API, its own address (`/prod/limits`) | `/limits` |
 //! | REST API, custom domain, base path `img` mapped to a stage (`/img/limits`) | `/img/limits` |
@@ -8,22 +8,25 @@
 //! | HTTP API, its own address, a stage other than `$default` (`/prod/limits`) | `/prod/limits` |
 //! | HTTP API, custom domain, `img` mapped to a stage (`/img/limits`) | 1.0: with the mapping; 2.0: documented as without |
 //!
-//! All of them but a `$default` route also say what they matched: a resource like `/{proxy+}`, and what `{proxy+}` stands for.
-//! Whatever precedes that in the path is no part of it. This holds for every combination above, without a setting.
+//! All events except those of a `$default` route also contain the resource that was matched, such as `/{proxy+}`, and
+//! the value of `{proxy+}`. Everything before that in the path is removed. This works for every combination above
+//! without a setting.
 
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
 
 use super::payload::Payload;
 
-/// `path` without a base path and a stage. `resource` is what the gateway matched.
+/// Returns `path` without base path and stage. `resource` is the resource that the gateway matched.
 pub(super) fn below_base<'a>(path: &'a str, resource: Option<&str>, payload: &Payload<'_>) -> &'a str {
     let matched = resource.and_then(|resource| expand(resource, payload));
     matched.and_then(|matched| matched_end(path, &matched)).unwrap_or_else(|| below_stage(path, payload))
 }
 
-/// A resource with its parameters in place. None if it is no path or a parameter is missing: API Gateway has none that are
-/// empty, though emulators of it do.
+/// Replaces the parameters in a resource by their values.
+///
+/// Returns `None` if it is not a path or a parameter is missing or empty. API Gateway sends no empty parameters, but
+/// emulators of it do.
 fn expand(resource: &str, payload: &Payload<'_>) -> Option<String> {
     let mut matched = String::new();
     for segment in resource.strip_prefix('/')?.split('/') {
@@ -41,7 +44,7 @@ fn expand(resource: &str, payload: &Payload<'_>) -> Option<String> {
     Some(matched)
 }
 
-/// The end of `path` that is `matched`. Slashes at the end do not count, and either may be percent-encoded.
+/// Returns the end of `path` that equals `matched`. Trailing slashes are ignored, and either may be percent-encoded.
 fn matched_end<'a>(path: &'a str, matched: &str) -> Option<&'a str> {
     let matched = matched.trim_end_matches('/');
     let segments = matched.matches('/').count();
@@ -57,7 +60,7 @@ fn decoded(text: &str) -> Cow<'_, str> {
     percent_decode_str(text).decode_utf8_lossy()
 }
 
-/// An HTTP API's path begins with its stage, unless that is `$default`.
+/// Returns `path` without the stage. The path of an HTTP API begins with its stage, unless that is `$default`.
 fn below_stage<'a>(path: &'a str, payload: &Payload<'_>) -> &'a str {
     let stage = payload.request_context.as_ref().and_then(|context| context.stage.as_deref()).unwrap_or_default();
     let below = path.strip_prefix('/').and_then(|path| path.strip_prefix(stage)).filter(|_| !stage.is_empty());
@@ -75,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_precedes_the_matched_resource_is_the_base() {
+    fn path_before_the_matched_resource_is_removed() {
         let proxy = |path: &str| json!({"pathParameters": {"proxy": path}, "requestContext": {"stage": "prod"}});
         let any = |path: &str, rest: &str| below(path, Some("/{proxy+}"), &proxy(rest));
         for base in ["", "/img", "/prod", "/img/prod", "/a/b/c", "/images"] {
@@ -93,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resource_that_does_not_fit_the_path_changes_nothing() {
+    fn resource_that_does_not_match_leaves_the_path_unchanged() {
         let proxy = json!({"pathParameters": {"proxy": "limits"}});
         for path in ["/img/healthz", "/img/delimits", "limits", "/", ""] {
             assert_eq!(below(path, Some("/{proxy+}"), &proxy), path);
@@ -105,13 +108,13 @@ mod tests {
             let payload = json!({"pathParameters": parameters});
             assert_eq!(below("/img/limits", Some("/{proxy+}"), &payload), "/img/limits", "{payload}");
         }
-        // An encoded slash is no separator: what is behind it must not become a route.
+        // An encoded slash is not a separator. The text after it must not become a route.
         let encoded = json!({"pathParameters": {"proxy": "a/limits"}});
         assert_eq!(below("/img/a%2Flimits", Some("/{proxy+}"), &encoded), "/img/a%2Flimits");
     }
 
     #[test]
-    fn a_stage_is_no_part_of_the_path() {
+    fn stage_is_removed_from_the_path() {
         let staged = |stage: &str, path: &str| below(path, None, &json!({"requestContext": {"stage": stage}}));
         assert_eq!(staged("$default", "/limits"), "/limits");
         assert_eq!(staged("prod", "/prod/limits"), "/limits");

@@ -1,31 +1,32 @@
-//! An invocation's payload, as JSON has it.
+//! The JSON of an invocation's payload.
 //!
-//! The types hold what is needed and no more, so a field that AWS adds or leaves out changes nothing. The body stays
-//! where it is in the payload until it is decoded.
+//! The types contain only the fields that are used, so fields that AWS adds or omits have no effect. The body is
+//! borrowed from the payload until it is decoded.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// An object that S3 says was created.
+/// An object from an S3 ObjectCreated notification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Created {
-    /// As in the event: URL-encoded, `+` for a space.
+    /// The key as in the event: URL-encoded, with `+` for a space.
     pub encoded_key: String,
     /// Bytes.
     pub size: Option<u64>,
 }
 
-/// Every kind of event at once: which it is shows in the fields it has.
+/// The fields of all kinds of events. The fields that are present determine the kind.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Payload<'a> {
     pub request_context: Option<RequestContext>,
     pub http_method: Option<String>,
-    /// What the gateway matched, with `{names}` where [`Self::path_parameters`] go: of a REST API, and of payload format 1.0.
+    /// The resource that the gateway matched, with `{names}` in place of [`Self::path_parameters`]. For REST APIs and
+    /// for payload format 1.0.
     pub resource: Option<String>,
-    /// The same of payload format 2.0, behind the method: `ANY /{proxy+}`, or `$default`.
+    /// The same for payload format 2.0, after the method: `ANY /{proxy+}`, or `$default`.
     pub route_key: Option<String>,
     pub path_parameters: Option<BTreeMap<String, Option<String>>>,
     pub path: Option<String>,
@@ -43,7 +44,7 @@ pub(super) struct Payload<'a> {
     pub records: Option<Vec<Record>>,
 }
 
-/// A text that is not copied where the payload holds it without escapes.
+/// A text that is borrowed from the payload if it contains no escapes there.
 #[derive(Deserialize)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
@@ -62,7 +63,7 @@ pub(super) struct HttpContext {
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Record {
-    /// SNS writes it with a capital.
+    /// SNS capitalises this name.
     #[serde(alias = "EventSource")]
     event_source: Option<String>,
     pub event_name: Option<String>,
@@ -82,11 +83,11 @@ struct RecordObject {
 
 impl Record {
     pub fn source(&self) -> &str {
-        self.event_source.as_deref().unwrap_or("nowhere")
+        self.event_source.as_deref().unwrap_or("(no event source)")
     }
 
     pub fn created(&self) -> Option<Created> {
-        // Also as configured by a notification that is older than `s3:`.
+        // The name may have the prefix `s3:`.
         let name = self.event_name.as_deref()?.trim_start_matches("s3:");
         let object = self.s3.as_ref()?.object.as_ref()?;
         let created = Created { encoded_key: object.key.clone()?, size: object.size };

@@ -1,4 +1,4 @@
-//! From an event to the request it describes.
+//! Converts an event into the HTTP request that it describes.
 
 use form_urlencoded::Serializer;
 use http::uri::PathAndQuery;
@@ -11,30 +11,31 @@ use super::path;
 use super::payload::Payload;
 use crate::error::BoxError;
 
-/// What a synchronous invocation's payload may have, in bytes.
+/// Maximum payload of a synchronous invocation, in bytes.
 const PAYLOAD_LIMIT: u64 = 6_291_456;
-/// What an ALB takes for a function (1 MB), in bytes.
+/// Maximum request body that an ALB accepts for a function (1 MB), in bytes.
 const ALB_LIMIT: u64 = 1_000_000;
-/// What an event holds beside the body, and a form beside its file: headers, cookies, context; some bytes over it all.
+/// Allowance in bytes for the rest of an event (headers, cookies, context) and for the rest of a form.
 const OVERHEAD: u64 = 32 << 10;
 
-/// Escaped where a path or a query has them as they are: what a URI may not hold.
+/// Characters that a URI may not contain. They are escaped if a path or a query contains them.
 const NOT_IN_URI: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'#').add(b'`').add(b'{').add(b'}');
 const NOT_IN_PATH: &AsciiSet = &NOT_IN_URI.add(b'?');
 
-/// Who sent an HTTP event, as far as that shows in what it looks like and how it must be answered.
+/// The format of an HTTP event and of its answer, which depends on the sender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     /// A function URL or an HTTP API, payload format 2.0.
     V2,
     /// A REST API, or an HTTP API with payload format 1.0.
     V1,
-    /// An application load balancer; it wants its answer's headers as it sent those of the request.
+    /// An application load balancer. It requires the headers of the answer in the same form as those of the request.
     Alb { multi_value: bool },
 }
 
 impl Shape {
-    /// The largest image such an event can carry, in bytes: its body is base64, four bytes for three.
+    /// Returns the size in bytes of the largest image that such an event can contain. The body is in base64, which
+    /// encodes three bytes as four.
     pub fn max_stream(self) -> u64 {
         match self {
             Shape::V2 | Shape::V1 => (PAYLOAD_LIMIT - OVERHEAD) / 4 * 3,
@@ -43,7 +44,7 @@ impl Shape {
     }
 }
 
-/// A request out of an event.
+/// The request of an HTTP event.
 #[derive(Debug)]
 pub struct HttpEvent {
     pub shape: Shape,
@@ -51,7 +52,7 @@ pub struct HttpEvent {
 }
 
 impl HttpEvent {
-    /// None where the event describes no request.
+    /// Returns the request that the payload describes. `None` if it describes no request.
     pub(super) fn of(mut payload: Payload<'_>) -> Result<Option<HttpEvent>, BoxError> {
         let Some((shape, method)) = shape(&payload) else {
             return Ok(None);
@@ -64,7 +65,7 @@ impl HttpEvent {
         let mut headers = headers(&mut payload);
         let body = payload.body.take().map(|text| text.0);
         let body = EventBody::new(body, payload.is_base64_encoded.unwrap_or_default(), is_binary(&headers));
-        // Of the bytes that are there now; what it was before base64 and recoding is no use to anybody.
+        // The length must be that of the decoded body. The length before base64 and recoding is of no use.
         headers.remove(header::CONTENT_LENGTH);
         headers.remove(header::TRANSFER_ENCODING);
         if let Some(len) = body.len().filter(|len| *len > 0) {
@@ -90,7 +91,7 @@ fn shape(payload: &Payload<'_>) -> Option<(Shape, String)> {
 }
 
 fn v2_target(payload: &Payload<'_>) -> String {
-    // `$default` names no path.
+    // `$default` contains no path.
     let route = payload.route_key.as_deref().and_then(|key| key.split_once(' ')).map(|(_, resource)| resource);
     let path = path::below_base(payload.raw_path.as_deref().unwrap_or_default(), route, payload);
     target(path, payload.raw_query_string.as_deref().unwrap_or_default())
@@ -113,12 +114,12 @@ fn v1_target(payload: &Payload<'_>, query: impl Fn(&[(&str, &str)]) -> String) -
     target(path::below_base(path, payload.resource.as_deref(), payload), &query(&pairs))
 }
 
-/// API Gateway has decoded the names and values.
+/// Encodes a query from API Gateway, which sends decoded names and values.
 fn encoded_query(pairs: &[(&str, &str)]) -> String {
     Serializer::new(String::new()).extend_pairs(pairs).finish()
 }
 
-/// An ALB has not.
+/// Joins a query from an ALB, which sends names and values as they were in the URL.
 fn raw_query(pairs: &[(&str, &str)]) -> String {
     let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={value}")).collect();
     pairs.join("&")
@@ -134,15 +135,15 @@ fn target(path: &str, query: &str) -> String {
     target
 }
 
-/// Every header, single or several; what is no header of HTTP is left out.
+/// Returns all headers, from single or multiple values. Invalid HTTP headers are left out.
 fn headers(payload: &mut Payload<'_>) -> HeaderMap {
     let mut headers = HeaderMap::new();
     let single = payload.headers.take().unwrap_or_default();
     let several = payload.multi_value_headers.take().filter(|all| !all.is_empty());
-    for (name, values) in several.unwrap_or_else(|| apart(single)) {
+    for (name, values) in several.unwrap_or_else(|| as_multi_value(single)) {
         let Ok(name) = HeaderName::try_from(name) else { continue };
         for value in values.into_iter().filter_map(|value| HeaderValue::try_from(value).ok()) {
-            // More than a map can hold are left out, too.
+            // Headers beyond the capacity of the map are left out too.
             let _ = headers.try_append(name.clone(), value);
         }
     }
@@ -153,11 +154,11 @@ fn headers(payload: &mut Payload<'_>) -> HeaderMap {
     headers
 }
 
-fn apart(single: BTreeMap<String, String>) -> BTreeMap<String, Vec<String>> {
+fn as_multi_value(single: BTreeMap<String, String>) -> BTreeMap<String, Vec<String>> {
     single.into_iter().map(|(name, value)| (name, vec![value])).collect()
 }
 
-/// Whether the body holds an image by its type, and so bytes.
+/// Whether the Content-Type says that the body contains an image, and therefore arbitrary bytes.
 fn is_binary(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type = content_type.trim().to_ascii_lowercase();
@@ -174,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn queries_are_encoded_where_they_came_decoded() {
+    fn api_gateway_queries_are_encoded_and_alb_queries_are_not() {
         let query = r#""path": "/a b?é", "multiValueQueryStringParameters": {"k": ["a%20b", "c"]}"#;
         assert_eq!(target_of(&format!(r#"{{"httpMethod": "GET", {query}}}"#)), "/a%20b%3F%C3%A9?k=a%2520b&k=c");
         let elb = r#""requestContext": {"elb": {"targetGroupArn": "x"}}"#;
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_are_none_are_left_out() {
+    fn invalid_headers_are_left_out() {
         let headers = r#"{"a": "1", "no header": "2", "b": "3\n", "content-length": "99"}"#;
         let payload = format!(r#"{{"httpMethod": "POST", "path": "/", "headers": {headers}, "body": "abc"}}"#);
         let event = HttpEvent::of(serde_json::from_str(&payload).unwrap()).unwrap().unwrap();
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_of_the_limit_fits_its_event() {
+    fn image_of_the_maximum_size_fits_into_an_event() {
         let base64 = |size: u64| size.div_ceil(3) * 4;
         assert!(base64(Shape::V2.max_stream()) + OVERHEAD <= PAYLOAD_LIMIT);
         assert_eq!(Shape::V1.max_stream(), 4_694_016);

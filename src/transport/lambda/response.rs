@@ -1,4 +1,4 @@
-//! From a response to what the event's sender wants to hear.
+//! Converts a response into the answer format of the event's sender.
 
 use axum::body::Body;
 use axum::response::Response;
@@ -12,19 +12,19 @@ use std::collections::BTreeMap;
 use super::request::Shape;
 use crate::error::BoxError;
 
-/// The answer to an HTTP event; each sender takes the fields it knows.
+/// The answer to an HTTP event. Each sender uses the fields that it knows.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpAnswer {
     status_code: u16,
-    /// An ALB's own: `200 OK`.
+    /// Only for an ALB, for example `200 OK`.
     #[serde(skip_serializing_if = "Option::is_none")]
     status_description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     headers: Option<BTreeMap<String, String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     multi_value_headers: Option<BTreeMap<String, Vec<String>>>,
-    /// Payload 2.0's; there are none, but cargo-lambda wants to be told.
+    /// Only for payload format 2.0. It is always empty, but cargo-lambda requires it.
     #[serde(skip_serializing_if = "Option::is_none")]
     cookies: Option<[(); 0]>,
     body: String,
@@ -32,11 +32,12 @@ pub struct HttpAnswer {
 }
 
 impl HttpAnswer {
-    /// `head`: the request's method was HEAD, so the length stands for a body that is not there.
+    /// Converts a response. `head` means that the request's method was HEAD. Content-Length then refers to a body that
+    /// is not sent, and is kept.
     pub async fn of(response: Response<Body>, shape: Shape, head: bool) -> Result<HttpAnswer, BoxError> {
         let (mut parts, body) = response.into_parts();
         if !head {
-            // The sender counts for itself.
+            // The sender determines the length itself.
             parts.headers.remove(header::CONTENT_LENGTH);
         }
         let (body, is_base64_encoded) = match String::from_utf8(body.collect().await?.to_bytes().into()) {
@@ -48,7 +49,7 @@ impl HttpAnswer {
             status_code: parts.status.as_u16(),
             status_description: matches!(shape, Shape::Alb { .. }).then(|| description(parts.status)),
             headers: (!several).then(|| joined(&parts.headers)),
-            multi_value_headers: several.then(|| apart(&parts.headers)),
+            multi_value_headers: several.then(|| multi_value(&parts.headers)),
             cookies: (shape == Shape::V2).then_some([]),
             body,
             is_base64_encoded,
@@ -60,14 +61,15 @@ fn description(status: StatusCode) -> String {
     format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or("Unknown"))
 }
 
-fn apart(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
+fn multi_value(headers: &HeaderMap) -> BTreeMap<String, Vec<String>> {
     let values = |name| headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into());
     headers.keys().map(|name| (name.to_string(), values(name).collect())).collect()
 }
 
-/// Nothing here sets cookies, the one header whose values cannot be joined.
+/// Joins the values of each header. Set-Cookie is the only header whose values cannot be joined, and this service sets
+/// no cookies.
 fn joined(headers: &HeaderMap) -> BTreeMap<String, String> {
-    apart(headers).into_iter().map(|(name, values)| (name, values.join(", "))).collect()
+    multi_value(headers).into_iter().map(|(name, values)| (name, values.join(", "))).collect()
 }
 
 #[cfg(test)]
@@ -86,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_sender_gets_the_headers_it_takes() {
+    async fn headers_have_the_form_that_the_sender_requires() {
         let single = json!({"vary": "origin, accept"});
         let several = json!({"vary": ["origin", "accept"]});
         let v2 = answer(Shape::V2, false, b"text").await;
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_are_base64_and_heads_keep_their_length() {
+    async fn binary_bodies_are_base64_and_head_keeps_its_length() {
         let bytes = answer(Shape::V2, true, b"\xff").await;
         assert_eq!((&bytes["body"], &bytes["isBase64Encoded"]), (&json!("/w=="), &json!(true)));
         assert_eq!(bytes["headers"]["content-length"], "7");

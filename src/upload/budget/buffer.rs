@@ -9,40 +9,40 @@ use super::super::spill::SpillFile;
 use super::{Budget, PartSlot, State, lock};
 use crate::store::{Content, ReadAt};
 
-/// A room in use. It goes back when the part in it is gone.
+/// A slot in use. It is released when the part in it is dropped.
 #[derive(Debug)]
 pub(super) struct SlotGuard {
-    pub(super) room: Option<PartSlot>,
+    pub(super) slot: Option<PartSlot>,
     pub(super) state: Arc<State>,
 }
 
 impl Drop for SlotGuard {
     fn drop(&mut self) {
-        let mut rooms = lock(&self.state.rooms);
-        rooms.held -= 1;
-        if rooms.held == 0 && rooms.idle.is_none() {
-            rooms.idle = self.room.take();
+        let mut slots = lock(&self.state.slots);
+        slots.held -= 1;
+        if slots.held == 0 && slots.idle.is_none() {
+            slots.idle = self.slot.take();
         }
-        drop(rooms);
-        self.room = None;
-        self.state.returned.notify_one();
+        drop(slots);
+        self.slot = None;
+        self.state.released.notify_one();
     }
 }
 
 /// A part being filled.
 #[derive(Debug)]
 pub struct Buffer {
-    /// Unused where the part is in a file.
+    /// Empty if the part is in a file.
     pub(super) data: Vec<u8>,
     pub(super) len: usize,
     pub(super) budget: Arc<Budget>,
-    /// Goes back after the memory: see the fields' order.
-    pub(super) place: SlotGuard,
+    /// Declared last, so that the slot is released after the memory.
+    pub(super) guard: SlotGuard,
 }
 
 impl Buffer {
-    /// Bytes that still fit this part.
-    pub fn room(&self) -> usize {
+    /// Returns the number of bytes that still fit into this part.
+    pub fn remaining(&self) -> usize {
         self.budget.part_size - self.len
     }
 
@@ -54,14 +54,14 @@ impl Buffer {
         self.len == 0
     }
 
-    /// Appends; no more than [`Buffer::room`]. At once where the part is in memory.
+    /// Appends at most [`Buffer::remaining`] bytes. Does not wait if the part is in memory.
     ///
     /// # Errors
-    /// Where the part is in a file that cannot be written.
+    /// Returns an error if the part is in a file that cannot be written.
     pub async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
-        debug_assert!(bytes.len() <= self.room());
+        debug_assert!(bytes.len() <= self.remaining());
         let (offset, len) = (self.len, bytes.len());
-        match &self.place.room {
+        match &self.guard.slot {
             Some(PartSlot::File { file, .. }) => file.write(offset as u64, bytes).await?,
             _ => self.extend(&bytes),
         }
@@ -70,39 +70,39 @@ impl Buffer {
     }
 
     fn extend(&mut self, bytes: &[u8]) {
-        // Where the announced length was wrong, go to a whole part at once: doubling could go past it.
+        // If the announced length was too small, grow to a whole part at once: doubling could exceed it.
         if self.data.capacity() - self.data.len() < bytes.len() {
-            self.data.reserve_exact(self.room());
+            self.data.reserve_exact(self.remaining());
         }
         self.data.extend_from_slice(bytes);
     }
 
-    /// The part's first bytes, at most `limit` of them.
+    /// Returns the part's first bytes, at most `limit` of them.
     ///
     /// # Errors
-    /// Where the part is in a file that cannot be read.
+    /// Returns an error if the part is in a file that cannot be read.
     pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
         let len = self.len.min(limit);
-        match &self.place.room {
+        match &self.guard.slot {
             Some(PartSlot::File { file, .. }) => Peek::read(&self.budget.readers, Arc::clone(file), len).await,
-            _ => Ok(Peek(Peeked::Here(self.data.get(..len).unwrap_or_default()))),
+            _ => Ok(Peek(Peeked::Memory(self.data.get(..len).unwrap_or_default()))),
         }
     }
 
-    /// The part as it is sent. Its room goes back with the last clone.
+    /// Returns the part for sending. Its slot is released with the last clone.
     pub fn freeze(self) -> Content {
-        match &self.place.room {
+        match &self.guard.slot {
             Some(PartSlot::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
         }
     }
 }
 
-/// A part that is whole, in its file.
+/// A complete part in its file.
 #[derive(Debug)]
 struct SpilledPart {
     file: Arc<SpillFile>,
-    /// Holds the room.
+    /// Keeps the slot reserved.
     _buffer: Buffer,
 }
 
@@ -118,41 +118,41 @@ impl ReadAt for SpilledPart {
     }
 }
 
-/// What a part starts with.
+/// The first bytes of a part.
 #[derive(Debug, Default)]
 pub struct Peek<'a>(Peeked<'a>);
 
 #[derive(Debug)]
 enum Peeked<'a> {
-    Here(&'a [u8]),
-    /// From a file, for as long as the turn lasts.
-    Read {
+    Memory(&'a [u8]),
+    /// Read from a file. The permit limits how many of these exist at once.
+    File {
         bytes: Bytes,
-        _turn: OwnedSemaphorePermit,
+        _permit: OwnedSemaphorePermit,
     },
 }
 
 impl Peek<'_> {
-    /// Waits for others that read, and never for a client or the store.
+    /// Reads from a file. Waits only for other readers, never for a client or the store.
     async fn read(readers: &Arc<Semaphore>, file: Arc<SpillFile>, len: usize) -> io::Result<Self> {
-        let turn = Arc::clone(readers).acquire_owned().await.map_err(io::Error::other)?;
-        let reading =
-            tokio::task::spawn_blocking(move || Ok(Peek(Peeked::Read { bytes: file.read(0, len)?, _turn: turn })));
-        reading.await.map_err(io::Error::other)?
+        let permit = Arc::clone(readers).acquire_owned().await.map_err(io::Error::other)?;
+        let read =
+            tokio::task::spawn_blocking(move || Ok(Peek(Peeked::File { bytes: file.read(0, len)?, _permit: permit })));
+        read.await.map_err(io::Error::other)?
     }
 }
 
 impl Default for Peeked<'_> {
     fn default() -> Self {
-        Peeked::Here(&[])
+        Peeked::Memory(&[])
     }
 }
 
 impl AsRef<[u8]> for Peek<'_> {
     fn as_ref(&self) -> &[u8] {
         match &self.0 {
-            Peeked::Here(bytes) => bytes,
-            Peeked::Read { bytes, .. } => bytes,
+            Peeked::Memory(bytes) => bytes,
+            Peeked::File { bytes, .. } => bytes,
         }
     }
 }
@@ -165,6 +165,6 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.budget.keep(std::mem::take(&mut self.data));
+        self.budget.recycle(std::mem::take(&mut self.data));
     }
 }

@@ -7,26 +7,26 @@ mod model;
 
 const PART: usize = 2 * STEP;
 
-fn budget(parts: u64, at_once: usize) -> Arc<Budget> {
-    Budget::new(parts * PART as u64, None, PART, at_once)
+fn budget(parts: u64, max_parts: usize) -> Arc<Budget> {
+    Budget::new(parts * PART as u64, None, PART, max_parts)
 }
 
-fn spilling(parts: u64, files: u64, at_once: usize) -> Arc<Budget> {
+fn spilling(parts: u64, files: u64, max_parts: usize) -> Arc<Budget> {
     let spill = Spill::open(&std::env::temp_dir()).unwrap();
-    Budget::new(parts * PART as u64, Some((files * PART as u64, spill)), PART, at_once)
+    Budget::new(parts * PART as u64, Some((files * PART as u64, spill)), PART, max_parts)
 }
 
 fn admit(budget: &Arc<Budget>, expected: Option<u64>) -> Option<Reservation> {
     budget.admit(expected).now_or_never().unwrap().unwrap()
 }
 
-fn now(share: &mut Reservation) -> Option<Buffer> {
-    share.next().now_or_never()
+fn now(reservation: &mut Reservation) -> Option<Buffer> {
+    reservation.next().now_or_never()
 }
 
-/// Once it has waited as long as it likes.
-async fn later(share: &mut Reservation) -> Option<Buffer> {
-    tokio::time::timeout(Duration::from_secs(60), share.next()).await.ok()
+/// The next buffer, or `None` if there is none within a minute.
+async fn later(reservation: &mut Reservation) -> Option<Buffer> {
+    tokio::time::timeout(Duration::from_secs(60), reservation.next()).await.ok()
 }
 
 fn bytes(content: &Content) -> Bytes {
@@ -37,22 +37,22 @@ fn bytes(content: &Content) -> Bytes {
 }
 
 #[test]
-fn a_part_s_memory_is_used_again_once_its_last_clone_is_gone() {
-    let mut share = admit(&budget(4, 4), None).unwrap();
-    let mut buffer = now(&mut share).unwrap();
+fn buffer_is_reused_after_the_last_clone_is_dropped() {
+    let mut reservation = admit(&budget(4, 4), None).unwrap();
+    let mut buffer = now(&mut reservation).unwrap();
     buffer.append(Bytes::from(vec![1; PART])).now_or_never().unwrap().unwrap();
     let address = buffer.as_ref().as_ptr();
     let content = buffer.freeze();
     let clone = content.clone();
     drop(content);
-    assert_ne!(now(&mut share).unwrap().as_ref().as_ptr(), address, "the clone still reads it");
+    assert_ne!(now(&mut reservation).unwrap().as_ref().as_ptr(), address, "the clone still reads it");
     drop(clone);
-    let again = [now(&mut share).unwrap(), now(&mut share).unwrap()];
+    let again = [now(&mut reservation).unwrap(), now(&mut reservation).unwrap()];
     assert!(again.iter().any(|buffer| buffer.as_ref().as_ptr() == address));
 }
 
 #[test]
-fn uploads_are_admitted_while_there_is_room_for_a_part_of_each() {
+fn uploads_are_admitted_while_each_gets_a_slot() {
     let budget = budget(2, 4);
     let first = admit(&budget, None).unwrap();
     let mut small = admit(&budget, Some(10)).unwrap();
@@ -66,30 +66,30 @@ fn uploads_are_admitted_while_there_is_room_for_a_part_of_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_upload_borrows_what_is_free_and_goes_on_with_its_own_where_nothing_is() {
+async fn upload_borrows_free_slots_and_otherwise_waits_for_its_own() {
     let budget = budget(3, 4);
     let (mut one, mut other) = (admit(&budget, None).unwrap(), admit(&budget, None).unwrap());
     let first = now(&mut one).unwrap();
     let second = now(&mut one).unwrap();
-    assert!(later(&mut one).await.is_none(), "the rest is the other's");
+    assert!(later(&mut one).await.is_none(), "the remaining slot belongs to the other upload");
     let others = now(&mut other).unwrap();
     assert!(later(&mut other).await.is_none());
     drop(first);
-    assert!(now(&mut other).is_some(), "it keeps one room and gives the other back");
+    assert!(now(&mut other).is_some(), "the first upload keeps one slot and releases the other");
     drop(second);
     assert!(now(&mut one).is_some());
     drop(others);
 }
 
 #[test]
-fn a_slow_upload_holds_one_room() {
+fn slow_upload_holds_one_slot() {
     let budget = budget(3, 4);
     let mut slow = admit(&budget, None).unwrap();
-    let on_its_way = now(&mut slow).unwrap().freeze();
+    let being_sent = now(&mut slow).unwrap().freeze();
     let filling = now(&mut slow).unwrap();
     assert_eq!(budget.used().0, 2 * PART as u64);
-    drop(on_its_way);
-    assert_eq!(budget.used().0, PART as u64, "what it borrowed is charged no longer than needed");
+    drop(being_sent);
+    assert_eq!(budget.used().0, PART as u64, "the borrowed slot is released when it is empty");
     drop(filling);
     assert_eq!(budget.used().0, PART as u64);
     drop(slow);
@@ -97,37 +97,37 @@ fn a_slow_upload_holds_one_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_upload_holds_more_parts_than_it_may() {
-    let mut share = admit(&budget(10, 2), None).unwrap();
-    let held = [now(&mut share).unwrap(), now(&mut share).unwrap()];
-    assert!(later(&mut share).await.is_none());
+async fn upload_holds_at_most_its_maximum_of_parts() {
+    let mut reservation = admit(&budget(10, 2), None).unwrap();
+    let held = [now(&mut reservation).unwrap(), now(&mut reservation).unwrap()];
+    assert!(later(&mut reservation).await.is_none());
     drop(held);
-    assert!(now(&mut share).is_some());
+    assert!(now(&mut reservation).is_some());
 }
 
 #[tokio::test]
-async fn a_buffer_that_comes_back_wakes_its_upload() {
-    let mut share = admit(&budget(1, 4), None).unwrap();
-    let own = share.next().await;
-    let waiting = tokio::spawn(async move { share.next().await.len() });
+async fn released_buffer_wakes_its_upload() {
+    let mut reservation = admit(&budget(1, 4), None).unwrap();
+    let own = reservation.next().await;
+    let waiting = tokio::spawn(async move { reservation.next().await.len() });
     tokio::task::yield_now().await;
     drop(own);
     assert_eq!(waiting.await.unwrap(), 0);
 }
 
 #[test]
-fn a_room_stays_charged_while_a_part_in_it_is_on_its_way() {
+fn slot_stays_charged_while_its_part_is_being_sent() {
     let budget = budget(2, 4);
-    let mut share = admit(&budget, None).unwrap();
-    let part = now(&mut share).unwrap().freeze();
-    drop(share);
+    let mut reservation = admit(&budget, None).unwrap();
+    let part = now(&mut reservation).unwrap().freeze();
+    drop(reservation);
     assert_eq!(budget.used().0, PART as u64);
     drop(part);
     assert_eq!(budget.used().0, 0);
 }
 
 #[tokio::test]
-async fn where_memory_is_taken_parts_are_kept_in_files_and_refused_where_those_are_too() {
+async fn uploads_spill_to_files_until_both_budgets_are_used_up() {
     let budget = spilling(1, 2, 4);
     let first = budget.admit(None).await.unwrap().unwrap();
     let mut spilled = budget.admit(None).await.unwrap().unwrap();
@@ -144,19 +144,19 @@ async fn where_memory_is_taken_parts_are_kept_in_files_and_refused_where_those_a
     assert!(budget.admit(None).await.unwrap().is_none());
     drop((part, second));
     assert_eq!(budget.used(), (PART as u64, PART as u64));
-    // When memory is free again the upload goes back to it.
+    // When memory is free again, the upload uses it again.
     drop(first);
     assert!(matches!(spilled.next().await.freeze(), Content::Memory(_)));
     assert_eq!(budget.used(), (PART as u64, 0));
 }
 
 #[tokio::test]
-async fn what_is_free_shows_without_being_taken() {
+async fn has_free_reserves_nothing() {
     let budget = spilling(1, 1, 4);
     assert!(budget.has_free(None) && budget.has_free(Some(1)));
     assert_eq!(budget.used(), (0, 0));
     let _memory = budget.admit(None).await.unwrap().unwrap();
-    assert!(budget.has_free(None), "a file");
+    assert!(budget.has_free(None), "a file is free");
     let file = budget.admit(Some(1)).await.unwrap().unwrap();
     assert!(!budget.has_free(None) && budget.has_free(Some(STEP as u64)));
     drop(file);
@@ -165,39 +165,39 @@ async fn what_is_free_shows_without_being_taken() {
 }
 
 #[tokio::test]
-async fn where_no_more_files_may_be_open_bytes_are_of_no_use() {
+async fn upload_is_rejected_when_the_file_limit_is_reached() {
     let spill = Spill::open(&std::env::temp_dir()).unwrap().limited_to(1);
     let budget = Budget::new(PART as u64, Some((10 * PART as u64, spill)), PART, 4);
     let _memory = budget.admit(None).await.unwrap().unwrap();
     let file = budget.admit(Some(1)).await.unwrap().unwrap();
     assert!(!budget.has_free(Some(1)) && budget.admit(Some(1)).await.unwrap().is_none());
-    assert_eq!(budget.used().1, STEP as u64, "nothing is charged for a file there is not");
+    assert_eq!(budget.used().1, STEP as u64, "nothing is charged for a file that was not created");
     drop(file);
     assert!(budget.has_free(Some(1)));
 }
 
 #[tokio::test]
-async fn a_part_s_first_bytes_can_be_looked_at_wherever_it_is() {
+async fn peek_reads_parts_in_memory_and_in_files() {
     let budget = spilling(1, 1, 4);
-    let mut shares = Vec::new();
+    let mut reservations = Vec::new();
     for file in [false, true] {
-        let mut share = budget.admit(None).await.unwrap().unwrap();
-        let mut buffer = share.next().await;
+        let mut reservation = budget.admit(None).await.unwrap().unwrap();
+        let mut buffer = reservation.next().await;
         buffer.append(Bytes::from(vec![7; STEP])).await.unwrap();
-        assert_eq!(matches!(buffer.place.room, Some(PartSlot::File { .. })), file);
+        assert_eq!(matches!(buffer.guard.slot, Some(PartSlot::File { .. })), file);
         for (limit, len) in [(0, 0), (10, 10), (PART, STEP)] {
             assert_eq!(buffer.peek(limit).await.unwrap().as_ref(), vec![7; len]);
         }
-        shares.push(share);
+        reservations.push(reservation);
     }
 }
 
 #[tokio::test]
-async fn only_so_many_files_are_looked_at_at_once() {
+async fn concurrent_peeks_of_files_are_limited() {
     let budget = spilling(1, 1, 1);
     let _memory = budget.admit(None).await.unwrap().unwrap();
-    let mut share = budget.admit(None).await.unwrap().unwrap();
-    let mut buffer = share.next().await;
+    let mut reservation = budget.admit(None).await.unwrap().unwrap();
+    let mut buffer = reservation.next().await;
     buffer.append(Bytes::from_static(b"abc")).await.unwrap();
     let mut peeks = Vec::new();
     for _ in 0..CONCURRENT_PEEKS {
@@ -209,60 +209,60 @@ async fn only_so_many_files_are_looked_at_at_once() {
 }
 
 #[tokio::test]
-async fn an_admitted_upload_goes_on_though_the_disk_is_full() {
+async fn admitted_upload_continues_when_the_disk_is_full() {
     let folder = tempfile::tempdir().unwrap();
     let spill = Spill::open(folder.path()).unwrap();
     let budget = Budget::new(PART as u64, Some((10 * PART as u64, spill)), PART, 4);
-    let mut share = budget.admit(None).await.unwrap().unwrap();
+    let mut reservation = budget.admit(None).await.unwrap().unwrap();
     drop(folder);
     assert!(budget.admit(None).await.is_err());
-    let own = share.next().await;
-    assert!(share.next().now_or_never().is_none());
+    let own = reservation.next().await;
+    assert!(reservation.next().now_or_never().is_none());
     drop(own);
-    assert_eq!(share.next().await.len(), 0);
+    assert_eq!(reservation.next().await.len(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_third_buffer_is_taken_where_the_store_takes_its_time() {
-    let mut share = admit(&budget(10, 4), None).unwrap();
-    let (first, _second) = (now(&mut share).unwrap(), now(&mut share).unwrap());
+async fn third_buffer_is_used_only_with_a_slow_store() {
+    let mut reservation = admit(&budget(10, 4), None).unwrap();
+    let (first, _second) = (now(&mut reservation).unwrap(), now(&mut reservation).unwrap());
     let began = tokio::time::Instant::now();
     tokio::spawn(async move {
         sleep(2).await;
         drop(first);
     });
-    let _again = share.next().await;
-    assert_eq!(began.elapsed(), Duration::from_millis(2), "a store that is near gives one back");
-    let _third = share.next().await;
+    let _again = reservation.next().await;
+    assert_eq!(began.elapsed(), Duration::from_millis(2), "a nearby store releases a buffer in time");
+    let _third = reservation.next().await;
     assert!(began.elapsed() >= Duration::from_millis(2) + SLOT_WAIT);
     assert!(began.elapsed() <= Duration::from_millis(4) + SLOT_WAIT);
     let before = tokio::time::Instant::now();
-    let _fourth = share.next().await;
-    assert_eq!(before.elapsed(), Duration::ZERO, "it is not waited for again");
+    let _fourth = reservation.next().await;
+    assert_eq!(before.elapsed(), Duration::ZERO, "the upload does not wait again");
 }
 
 #[tokio::test(start_paused = true)]
-async fn where_memory_is_scarce_slow_uploads_move_to_files_and_fast_ones_from_them() {
+async fn slow_uploads_move_to_files_when_memory_is_scarce() {
     let budget = spilling(2, 4, 4);
     let mut slow = budget.admit(None).await.unwrap().unwrap();
     let _other = budget.admit(None).await.unwrap().unwrap();
     let mut fast = budget.admit(None).await.unwrap().unwrap();
     let in_file = |buffer: Buffer| matches!(buffer.freeze(), Content::File(_));
-    let next = async |share: &mut Reservation| {
-        share.filled();
-        in_file(share.next().await)
+    let next = async |reservation: &mut Reservation| {
+        reservation.filled();
+        in_file(reservation.next().await)
     };
-    assert!(!next(&mut slow).await, "it was there first");
+    assert!(!next(&mut slow).await, "memory was free when it was admitted");
     assert!(next(&mut fast).await);
     fast.filled();
     sleep(2_000).await;
     assert!(next(&mut slow).await);
     sleep(2_000).await;
-    assert!(next(&mut slow).await, "it stays there while it is slow");
-    // That was the store's time, and there is room in memory.
+    assert!(next(&mut slow).await, "it stays in files while it is slow");
+    // The delay was after `filled`, so it is the store's, and memory is free.
     assert!(!in_file(fast.next().await));
     drop(fast);
-    assert!(!next(&mut slow).await, "it is not slow for ever");
+    assert!(!next(&mut slow).await, "it is not slow any more");
 }
 
 async fn sleep(ms: u64) {

@@ -1,21 +1,21 @@
-//! An S3 that keeps nothing, as a process of its own; see [`null_s3`].
+//! The null S3 as a process. See [`null_s3`].
 
 use clap::Parser;
 use null_s3::{Faults, listen, serve};
 use std::net::SocketAddr;
 
 #[derive(Parser)]
-#[command(about = "An S3 that throws away what it is sent, and answers at once")]
+#[command(about = "An S3 server that discards bodies and responds at once")]
 struct Arguments {
     #[arg(long, default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Answer every call on objects this much later
+    /// Delay of every call on objects, in milliseconds
     #[arg(long, default_value_t = 0)]
     delay_ms: u64,
-    /// Answer every nth UploadPart and PutObject with 503; 0: none
+    /// Respond to every nth UploadPart and PutObject with 503; 0 disables this
     #[arg(long, default_value_t = 0)]
     fail_nth: u64,
-    /// Never answer UploadPart and PutObject
+    /// Never respond to UploadPart and PutObject
     #[arg(long)]
     hang: bool,
 }

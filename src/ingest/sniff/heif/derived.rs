@@ -1,17 +1,17 @@
-//! Images made of others: what a grid's or an overlay's own data say of its size (ISO/IEC 23008-12, 6.6.2).
+//! Derived images: the size in the data of a grid or an overlay (ISO/IEC 23008-12, 6.6.2).
 
 use super::{FULL, child, children, u16_at, u32_at};
 
-/// Width and height of `item` if it is a grid or an overlay whose data are in the `meta` box itself, where encoders put
-/// such few bytes.
+/// Returns the width and height of `item` if it is a grid or an overlay whose data is in the `meta` box. Encoders store
+/// such short data there.
 pub(super) fn size(item: u32, meta: &[u8]) -> Option<(u32, u32)> {
-    // Before the size stand version, flags, and what each kind has of its own.
+    // The size follows the version, the flags and the fields that are specific to the kind.
     let at = match &kind_of(item, child(meta, FULL, b"iinf")?)? {
         b"grid" => 4,
         b"iovl" => 2 + 4 * 2,
         _ => return None,
     };
-    let data = child(meta, FULL, b"idat")?.get(place_of(item, child(meta, FULL, b"iloc")?)?..)?;
+    let data = child(meta, FULL, b"idat")?.get(offset_of(item, child(meta, FULL, b"iloc")?)?..)?;
     if data.get(1)? & 1 == 1 {
         Some((u32_at(data, at)?, u32_at(data, at + 4)?))
     } else {
@@ -19,11 +19,11 @@ pub(super) fn size(item: u32, meta: &[u8]) -> Option<(u32, u32)> {
     }
 }
 
-/// An item's type, from ItemInfoBox (ISO/IEC 14496-12, 8.11.6).
+/// Returns an item's type from the ItemInfoBox (ISO/IEC 14496-12, 8.11.6).
 fn kind_of(item: u32, iinf: &[u8]) -> Option<[u8; 4]> {
     let count = if iinf.first()? == &0 { 2 } else { 4 };
     children(iinf, FULL + count).find_map(|(_, infe)| {
-        // Version 2 has 16-bit item numbers, version 3 32-bit ones; the protection's index stands before the type.
+        // Version 2 has 16-bit item numbers, version 3 has 32-bit ones. The protection index precedes the type.
         let (found, after) = match infe.first()? {
             2 => (u16_at(infe, 4)?.into(), 6),
             3 => (u32_at(infe, 4)?, 8),
@@ -34,8 +34,8 @@ fn kind_of(item: u32, iinf: &[u8]) -> Option<[u8; 4]> {
     })
 }
 
-/// Where in `idat` an item's data begin, from ItemLocationBox (ISO/IEC 14496-12, 8.11.3).
-fn place_of(item: u32, iloc: &[u8]) -> Option<usize> {
+/// Returns the offset of an item's data in `idat` from the ItemLocationBox (ISO/IEC 14496-12, 8.11.3).
+fn offset_of(item: u32, iloc: &[u8]) -> Option<usize> {
     let version = *iloc.first()?;
     let [offset_size, length_size] = nibbles(*iloc.get(4)?);
     let [base_size, index_size] = nibbles(*iloc.get(5)?);
@@ -44,7 +44,7 @@ fn place_of(item: u32, iloc: &[u8]) -> Option<usize> {
     let mut fields = Fields { bytes: iloc, at: if wide { 10 } else { 8 } };
     for _ in 0..count {
         let found = fields.next(if wide { 4 } else { 2 })?;
-        // 1: the place is in `idat`. Version 0 has places in the file only.
+        // Method 1 means an offset in `idat`. Version 0 has file offsets only.
         let method = if version == 0 { 0 } else { fields.next(2)? & 0xf };
         let _reference = fields.next(2)?;
         let base = fields.next(base_size)?;
@@ -55,10 +55,10 @@ fn place_of(item: u32, iloc: &[u8]) -> Option<usize> {
                 return None;
             }
             fields.next(index_size)?;
-            let place = base.checked_add(fields.next(offset_size)?)?;
-            return (method == 1).then(|| usize::try_from(place).ok()).flatten();
+            let offset = base.checked_add(fields.next(offset_size)?)?;
+            return (method == 1).then(|| usize::try_from(offset).ok()).flatten();
         }
-        // At once: sizes of 0 make extents of no bytes, of which a few bytes can announce any number.
+        // Skipped in one step, not in a loop: if all sizes are 0, a few bytes can declare any number of empty extents.
         fields.skip(extents * (index_size + offset_size + length_size))?;
     }
     None
@@ -68,7 +68,7 @@ fn nibbles(byte: u8) -> [usize; 2] {
     [usize::from(byte >> 4), usize::from(byte & 0xf)]
 }
 
-/// Numbers of given sizes, one after the other, most significant byte first.
+/// Reads consecutive big-endian numbers of given sizes.
 struct Fields<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -91,8 +91,8 @@ impl Fields<'_> {
 mod tests {
     use super::*;
 
-    /// An ItemLocationBox of version 2 whose `items` announce 65,535 extents of no bytes each.
-    fn extents_of_nothing(items: u32) -> Vec<u8> {
+    /// Returns an ItemLocationBox of version 2 whose `items` each declare 65,535 empty extents.
+    fn empty_extents(items: u32) -> Vec<u8> {
         let mut iloc = vec![2, 0, 0, 0, 0, 0];
         iloc.extend(items.to_be_bytes());
         for item in 0..items {
@@ -103,10 +103,10 @@ mod tests {
     }
 
     #[test]
-    fn extents_of_no_bytes_cost_nothing() {
-        // One step each would be four thousand million of them.
-        let iloc = extents_of_nothing(65_536);
-        assert_eq!(place_of(u32::MAX, &iloc), None);
-        assert_eq!(place_of(65_535, &iloc), Some(0));
+    fn empty_extents_are_skipped_in_one_step() {
+        // One step for each extent would be more than four thousand million steps.
+        let iloc = empty_extents(65_536);
+        assert_eq!(offset_of(u32::MAX, &iloc), None);
+        assert_eq!(offset_of(65_535, &iloc), Some(0));
     }
 }

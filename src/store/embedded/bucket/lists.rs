@@ -6,14 +6,14 @@ use s3s::{S3Result, s3_error};
 use super::super::disk;
 use super::{Bucket, check_bucket, signed};
 
-/// The most entries of a page, as on AWS.
+/// Maximum number of entries in a page, as on AWS.
 const PAGE: usize = 1_000;
 
 impl Bucket {
     pub(super) async fn objects(&self, input: ListObjectsV2Input) -> S3Result<ListObjectsV2Output> {
         check_bucket(&input.bucket)?;
         if input.delimiter.is_some() || input.encoding_type.is_some() {
-            return Err(s3_error!(NotImplemented, "This store lists whole keys, as they are"));
+            return Err(s3_error!(NotImplemented, "This store supports neither delimiter nor encoding-type"));
         }
         let after = input.continuation_token.or(input.start_after);
         let (prefix, limit) = (input.prefix.clone().unwrap_or_default(), page_size(input.max_keys));
@@ -105,18 +105,19 @@ fn listed_part(part: disk::Part) -> Part {
     }
 }
 
-fn page_size(asked: Option<i32>) -> usize {
-    asked.and_then(|asked| usize::try_from(asked).ok()).unwrap_or(PAGE).clamp(1, PAGE)
+fn page_size(requested: Option<i32>) -> usize {
+    requested.and_then(|requested| usize::try_from(requested).ok()).unwrap_or(PAGE).clamp(1, PAGE)
 }
 
-/// Keeps the first `limit` entries; the last of them if others follow.
+/// Keeps the first `limit` entries. Returns the last of them if more entries followed.
 fn cut<T>(entries: &mut Vec<T>, limit: usize) -> Option<&T> {
     let more = entries.len() > limit;
     entries.truncate(limit);
     entries.last().filter(|_| more)
 }
 
-/// Whether an upload lies after a page's markers. <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
+/// Whether an upload is after a page's markers. See
+/// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>.
 fn is_after(marker: Option<&str>, id_marker: Option<&str>, key: &str, id: &str) -> bool {
     let Some(marker) = marker else { return true };
     key > marker || (key == marker && id_marker.is_some_and(|marker| id > marker))
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_names_where_the_next_one_begins() {
+    fn page_returns_the_start_of_the_next_page() {
         let mut entries = vec![1, 2, 3];
         assert_eq!(cut(&mut entries, 3), None);
         assert_eq!(cut(&mut entries, 2), Some(&2));
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn uploads_of_one_key_go_on_after_an_id() {
+    fn uploads_of_one_key_continue_after_the_id_marker() {
         assert!(is_after(None, None, "a", "1"));
         assert!(is_after(Some("a"), None, "b", "1"));
         assert!(!is_after(Some("a"), None, "a", "1"));

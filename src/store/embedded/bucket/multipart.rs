@@ -1,4 +1,4 @@
-//! Multipart uploads, and copies into them.
+//! Multipart uploads, including parts that are copied from objects.
 
 use crc_fast::{CrcAlgorithm, checksum_combine};
 use s3s::crypto::{Checksum as _, Md5};
@@ -6,7 +6,7 @@ use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
 use std::ops::RangeInclusive;
 
-use super::super::body::{Announced, receive};
+use super::super::body::{Declared, receive};
 use super::super::conditions::{WriteConditions, matches};
 use super::super::disk::{self, Disk, failed};
 use super::super::file::{Content, Digests, Draft, Meta, StoredFile, hex};
@@ -14,8 +14,8 @@ use super::{BUCKET, Bucket, check_bucket};
 use crate::store::s3::{crc64_from_base64, crc64_to_base64};
 
 const PART_NUMBERS: RangeInclusive<i32> = 1..=10_000;
-/// What S3 wants of every part but the last, in bytes.
-const SMALLEST_PART: u64 = 5 << 20;
+/// Minimum size in bytes of every part except the last, as on S3.
+const MIN_PART_SIZE: u64 = 5 << 20;
 
 impl Bucket {
     pub(super) async fn create_upload(
@@ -46,9 +46,9 @@ impl Bucket {
         let upload = self.upload_for_part(&req.input.bucket, &id, &key, number).await?;
         let mut input = as_object(req.input);
         let body = input.body.take();
-        let announced = Announced::new(&mut input, &req.headers, req.trailing_headers);
-        announced.check_algorithm(upload.part_checksum.as_deref())?;
-        let (digests, content) = receive(&self.0, body, announced).await?;
+        let declared = Declared::new(&mut input, &req.headers, req.trailing_headers);
+        declared.check_algorithm(upload.part_checksum.as_deref())?;
+        let (digests, content) = receive(&self.0, body, declared).await?;
         let part = described(&key, &digests);
         let output = UploadPartOutput {
             e_tag: Some(ETag::Strong(part.etag.clone())),
@@ -100,13 +100,13 @@ impl Bucket {
         let object = self.on_disk(move |disk| {
             let (id, key) = (&input.upload_id, &input.key);
             let upload = disk.upload(id, key)?;
-            let parts = chosen(disk.parts(id)?, &input)?;
-            conditions.check(disk.object(key)?.map(|there| there.meta).as_ref())?;
+            let parts = select_parts(disk.parts(id)?, &input)?;
+            conditions.check(disk.object(key)?.map(|existing| existing.meta).as_ref())?;
             let object = Meta { etag: joined_etag(&parts)?, crc64nvme: joined_crc64(&parts, &input)?, ..upload };
-            // An Abort meanwhile takes the parts away.
+            // A concurrent Abort removes the parts. The error is then NoSuchUpload.
             let joined = disk.join(id, &parts).or_else(|error| disk.upload(id, key).and(Err(error)))?;
             let joined = joined.seal(&object).map_err(failed)?;
-            disk.complete(id, key, joined, &|there| conditions.check(there))?;
+            disk.complete(id, key, joined, &|existing| conditions.check(existing))?;
             Ok(object)
         });
         let object = object.await?;
@@ -138,7 +138,7 @@ fn described(key: &str, digests: &Digests) -> Meta {
     }
 }
 
-/// What the two kinds of PUT have in common.
+/// Returns the fields that UploadPart and PutObject have in common.
 fn as_object(part: UploadPartInput) -> PutObjectInput {
     PutObjectInput {
         body: part.body,
@@ -161,7 +161,7 @@ fn key_of(source: &CopySource) -> S3Result<String> {
     if **bucket == *BUCKET { Ok(key.to_string()) } else { Err(s3_error!(NoSuchBucket)) }
 }
 
-/// The content of an object, or of a range of it.
+/// Copies the content of an object, or of a range of it.
 fn copied(
     disk: &Disk,
     source: &str,
@@ -181,41 +181,44 @@ fn copied(
     Ok(draft.end())
 }
 
-/// The parts that a Complete names, checked as on AWS: in order, there, unchanged, large enough, and of the whole's size.
-fn chosen(held: Vec<disk::Part>, input: &CompleteMultipartUploadInput) -> S3Result<Vec<disk::Part>> {
+/// Returns the parts that a Complete lists.
+///
+/// Checks as on AWS that they are in order, exist, are unchanged and large enough, and have the declared total size.
+fn select_parts(stored: Vec<disk::Part>, input: &CompleteMultipartUploadInput) -> S3Result<Vec<disk::Part>> {
     let named = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
     if named.is_empty() {
         return Err(s3_error!(MalformedXML, "You must specify at least one part"));
     }
-    let (mut held, mut parts) = (held.into_iter(), Vec::<disk::Part>::with_capacity(named.len()));
+    let (mut stored, mut parts) = (stored.into_iter(), Vec::<disk::Part>::with_capacity(named.len()));
     for name in named {
         let number = name.part_number.ok_or_else(|| s3_error!(MalformedXML))?;
         if parts.last().is_some_and(|before| before.number >= number) {
             return Err(s3_error!(InvalidPartOrder));
         }
-        let found = held.find(|part| part.number == number).filter(|part| is_named(part, name));
+        let found = stored.find(|part| part.number == number).filter(|part| is_named(part, name));
         parts.push(found.ok_or_else(|| s3_error!(InvalidPart))?);
     }
-    if parts.iter().rev().skip(1).any(|part| part.size < SMALLEST_PART) {
+    if parts.iter().rev().skip(1).any(|part| part.size < MIN_PART_SIZE) {
         return Err(s3_error!(EntityTooSmall));
     }
     let size: u64 = parts.iter().map(|part| part.size).sum();
     if input.mpu_object_size.is_some_and(|expected| u64::try_from(expected) != Ok(size)) {
-        return Err(s3_error!(InvalidRequest, "The object's size is not x-amz-mp-object-size"));
+        return Err(s3_error!(InvalidRequest, "The object's size differs from x-amz-mp-object-size"));
     }
     Ok(parts)
 }
 
-/// Whether a part is still the one that was named.
+/// Whether a stored part has the ETag and the checksums that the Complete lists.
 fn is_named(part: &disk::Part, name: &CompletedPart) -> bool {
     let meta = &part.meta;
-    let differs = |named: &Option<String>, held: &Option<String>| named.is_some() && held.is_some() && named != held;
+    let differs =
+        |named: &Option<String>, stored: &Option<String>| named.is_some() && stored.is_some() && named != stored;
     name.e_tag.as_ref().is_some_and(|etag| etag.value() == meta.etag)
         && !differs(&name.checksum_crc64nvme, &meta.crc64nvme)
         && !differs(&name.checksum_sha256, &meta.sha256)
 }
 
-/// The MD5 of the parts' MD5s, and their number.
+/// Returns the ETag of a multipart object: the MD5 of the parts' MD5s, and the number of parts.
 fn joined_etag(parts: &[disk::Part]) -> S3Result<String> {
     let mut all = Md5::new();
     for part in parts {
@@ -225,7 +228,8 @@ fn joined_etag(parts: &[disk::Part]) -> S3Result<String> {
     Ok(format!("{}-{}", hex(&all.finalize()), parts.len()))
 }
 
-/// The whole object's CRC64NVME, from its parts' and without reading them again; as the client expects it to be.
+/// Computes the CRC64NVME of the whole object from those of its parts, without reading them again, and compares it with
+/// the one that the client expects.
 fn joined_crc64(parts: &[disk::Part], input: &CompleteMultipartUploadInput) -> S3Result<Option<String>> {
     let others = [&input.checksum_crc32, &input.checksum_crc32c, &input.checksum_sha1, &input.checksum_sha256];
     if others.iter().any(|checksum| checksum.is_some()) {
@@ -237,7 +241,7 @@ fn joined_crc64(parts: &[disk::Part], input: &CompleteMultipartUploadInput) -> S
     });
     let joined = joined.map(crc64_to_base64);
     if input.checksum_crc64nvme.is_some() && input.checksum_crc64nvme != joined {
-        return Err(s3_error!(BadDigest, "The object's CRC64NVME is another"));
+        return Err(s3_error!(BadDigest, "The object's CRC64NVME differs from x-amz-checksum-crc64nvme"));
     }
     Ok(joined)
 }
@@ -247,7 +251,7 @@ mod tests {
     use super::*;
     use s3s::S3ErrorCode;
 
-    fn held(number: i32, size: u64, crc64: Option<u64>) -> disk::Part {
+    fn stored(number: i32, size: u64, crc64: Option<u64>) -> disk::Part {
         let etag = format!("{number:032x}");
         let meta = Meta { etag, crc64nvme: crc64.map(crc64_to_base64), ..Meta::new("k") };
         disk::Part { number, size, meta }
@@ -263,52 +267,52 @@ mod tests {
         CompleteMultipartUploadInput { multipart_upload, ..Default::default() }
     }
 
-    /// The numbers that are chosen of parts with these sizes, numbered from 1 but for 2.
-    fn choose(sizes: &[u64], input: &CompleteMultipartUploadInput) -> Result<Vec<i32>, S3ErrorCode> {
+    /// Returns the numbers of the selected parts. Parts 1, 3 and 4 exist and have these sizes.
+    fn select(sizes: &[u64], input: &CompleteMultipartUploadInput) -> Result<Vec<i32>, S3ErrorCode> {
         let numbers = [1, 3, 4];
-        let held = numbers.iter().zip(sizes).map(|(number, size)| held(*number, *size, None)).collect();
-        match chosen(held, input) {
+        let all = numbers.iter().zip(sizes).map(|(number, size)| stored(*number, *size, None)).collect();
+        match select_parts(all, input) {
             Ok(parts) => Ok(parts.iter().map(|part| part.number).collect()),
             Err(error) => Err(error.code().clone()),
         }
     }
 
     #[test]
-    fn parts_are_chosen_in_order_with_gaps_and_as_they_are() {
-        let sizes = [SMALLEST_PART, SMALLEST_PART, 1];
-        assert_eq!(choose(&sizes, &complete(&[named(1), named(3), named(4)])), Ok(vec![1, 3, 4]));
-        assert_eq!(choose(&sizes, &complete(&[named(1), named(4)])), Ok(vec![1, 4]));
-        assert_eq!(choose(&sizes, &complete(&[named(3), named(1)])), Err(S3ErrorCode::InvalidPartOrder));
-        assert_eq!(choose(&sizes, &complete(&[named(1), named(1)])), Err(S3ErrorCode::InvalidPartOrder));
-        assert_eq!(choose(&sizes, &complete(&[named(1), named(2)])), Err(S3ErrorCode::InvalidPart));
-        assert_eq!(choose(&sizes, &complete(&[])), Err(S3ErrorCode::MalformedXML));
+    fn parts_must_be_in_order_and_unchanged_and_may_have_gaps() {
+        let sizes = [MIN_PART_SIZE, MIN_PART_SIZE, 1];
+        assert_eq!(select(&sizes, &complete(&[named(1), named(3), named(4)])), Ok(vec![1, 3, 4]));
+        assert_eq!(select(&sizes, &complete(&[named(1), named(4)])), Ok(vec![1, 4]));
+        assert_eq!(select(&sizes, &complete(&[named(3), named(1)])), Err(S3ErrorCode::InvalidPartOrder));
+        assert_eq!(select(&sizes, &complete(&[named(1), named(1)])), Err(S3ErrorCode::InvalidPartOrder));
+        assert_eq!(select(&sizes, &complete(&[named(1), named(2)])), Err(S3ErrorCode::InvalidPart));
+        assert_eq!(select(&sizes, &complete(&[])), Err(S3ErrorCode::MalformedXML));
         let crc64 = Some(crc64_to_base64(1));
         for other in [
             CompletedPart { e_tag: named(3).e_tag, ..named(1) },
             CompletedPart { e_tag: None, ..named(1) },
             CompletedPart { part_number: Some(4), checksum_crc64nvme: crc64, ..named(1) },
         ] {
-            assert_eq!(choose(&sizes, &complete(&[other])), Err(S3ErrorCode::InvalidPart));
+            assert_eq!(select(&sizes, &complete(&[other])), Err(S3ErrorCode::InvalidPart));
         }
         let wrong_size = CompleteMultipartUploadInput { mpu_object_size: Some(2), ..complete(&[named(4)]) };
-        assert_eq!(choose(&sizes, &wrong_size), Err(S3ErrorCode::InvalidRequest));
+        assert_eq!(select(&sizes, &wrong_size), Err(S3ErrorCode::InvalidRequest));
     }
 
     #[test]
-    fn all_but_the_last_part_have_the_smallest_size() {
+    fn parts_except_the_last_must_have_the_minimum_size() {
         let both = complete(&[named(1), named(3)]);
-        assert_eq!(choose(&[SMALLEST_PART, 1], &both), Ok(vec![1, 3]));
-        assert_eq!(choose(&[SMALLEST_PART - 1, 1], &both), Err(S3ErrorCode::EntityTooSmall));
-        assert_eq!(choose(&[SMALLEST_PART - 1], &complete(&[named(1)])), Ok(vec![1]));
+        assert_eq!(select(&[MIN_PART_SIZE, 1], &both), Ok(vec![1, 3]));
+        assert_eq!(select(&[MIN_PART_SIZE - 1, 1], &both), Err(S3ErrorCode::EntityTooSmall));
+        assert_eq!(select(&[MIN_PART_SIZE - 1], &complete(&[named(1)])), Ok(vec![1]));
     }
 
     #[test]
-    fn the_joined_checksum_and_etag_are_the_whole_s() {
+    fn joined_checksum_and_etag_are_those_of_the_object() {
         let crc64 = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes);
-        let parts = [held(1, 5, Some(crc64(b"12345"))), held(2, 4, Some(crc64(b"6789")))];
+        let parts = [stored(1, 5, Some(crc64(b"12345"))), stored(2, 4, Some(crc64(b"6789")))];
         let whole = Some(crc64_to_base64(crc64(b"123456789")));
         assert_eq!(joined_crc64(&parts, &complete(&[])).unwrap(), whole);
-        assert_eq!(joined_crc64(&[held(1, 5, Some(1)), held(2, 4, None)], &complete(&[])).unwrap(), None);
+        assert_eq!(joined_crc64(&[stored(1, 5, Some(1)), stored(2, 4, None)], &complete(&[])).unwrap(), None);
         let expected = |checksum| CompleteMultipartUploadInput { checksum_crc64nvme: checksum, ..complete(&[]) };
         assert!(joined_crc64(&parts, &expected(whole)).is_ok());
         let other = joined_crc64(&parts, &expected(Some(crc64_to_base64(1)))).unwrap_err();

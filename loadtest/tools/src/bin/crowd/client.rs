@@ -1,4 +1,4 @@
-//! One client: a form of a given size, sent at a given rate, and the answer's status.
+//! One client, which sends a form of a given size at a given rate and reads the status of the response.
 
 use std::io::Result;
 use std::time::{Duration, Instant};
@@ -9,24 +9,24 @@ use tokio::time::{MissedTickBehavior, interval};
 
 const IMAGE: &[u8] = include_bytes!("../../../../../tests/fixtures/plain.png");
 const BOUNDARY: &str = "a-boundary-of-a-load-test";
-/// A slow client sends this often.
+/// Interval at which a slow client sends.
 const TICK: Duration = Duration::from_millis(100);
-/// What a fast client writes at once; also where its image repeats.
+/// Bytes that a fast client writes at once. Its image repeats a block of this size.
 const BLOCK: usize = 256 << 10;
 
 #[derive(Clone)]
 pub struct Client {
-    /// Bytes of the image.
+    /// Size of the image in bytes.
     pub size: u64,
-    /// Bytes a second; 0: as fast as it goes.
+    /// Bytes a second. 0 means as fast as possible.
     pub rate: u64,
 }
 
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// None where there was no answer.
+    /// `None` if there was no response.
     pub status: Option<u16>,
-    /// From before connecting to the answer's head.
+    /// Time from before connecting to the response's headers.
     pub took: Duration,
 }
 
@@ -45,18 +45,18 @@ impl Client {
         Outcome { status, took: started.elapsed() }
     }
 
-    /// Sends until the answer comes: a refusal comes before the end.
+    /// Sends the form until the response arrives. A rejection arrives before the end of the form.
     async fn exchange(&self, address: &str) -> Result<u16> {
         let (mut reader, mut writer) = TcpStream::connect(address).await?.into_split();
-        let answer = status(&mut reader);
-        tokio::pin!(answer);
+        let response = status(&mut reader);
+        tokio::pin!(response);
         tokio::select! {
             biased;
-            early = &mut answer => return early,
-            // A connection that breaks may still have brought an answer.
+            early = &mut response => return early,
+            // A response may have arrived even if the connection breaks.
             _ = self.send(&mut writer) => {}
         }
-        answer.await
+        response.await
     }
 
     async fn send(&self, writer: &mut OwnedWriteHalf) -> Result<()> {
@@ -93,7 +93,7 @@ impl Client {
     }
 }
 
-/// Bytes as mixed as an image's.
+/// Returns pseudo-random bytes.
 fn noise(size: usize) -> Vec<u8> {
     let mut state = 1_u32;
     let mut next = || {
@@ -103,7 +103,7 @@ fn noise(size: usize) -> Vec<u8> {
     std::iter::repeat_with(&mut next).take(size).collect()
 }
 
-/// The status of the final answer.
+/// Reads the status of the response.
 async fn status(reader: &mut OwnedReadHalf) -> Result<u16> {
     let mut head = Vec::new();
     loop {

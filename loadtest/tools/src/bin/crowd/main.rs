@@ -1,7 +1,8 @@
-//! Many slow clients at once, and one fast one among them.
+//! Many slow clients at once, with one fast client at the same time.
 //!
-//! Each slow client uploads one image of `--size` at `--rate` bytes a second; the fast one uploads `--fast-size` again and
-//! again until they are done. Prints one line of JSON; exits with 1 where what `--expect` says did not hold.
+//! Each slow client uploads one image of `--size` at `--rate` bytes a second. The fast client repeatedly uploads an
+//! image of `--fast-size` until the slow ones have ended. Prints one line of JSON. Exits with status 1 if the result
+//! differs from `--expect`.
 
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
@@ -16,26 +17,26 @@ use client::{Client, Outcome};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Of the service, like 127.0.0.1:8080
+    /// Address of the service, for example 127.0.0.1:8080
     #[arg(long)]
     address: String,
     #[arg(long, default_value_t = 500)]
     clients: usize,
-    /// Of each client's image
+    /// Size of each client's image
     #[arg(long, default_value = "12MiB")]
     size: ByteSize,
-    /// Bytes a second of each client; 0: as fast as it goes
+    /// Bytes a second of each client; 0 means as fast as possible
     #[arg(long, default_value_t = 100_000)]
     rate: u64,
-    /// Of the fast client's image; 0: there is no fast client
+    /// Size of the fast client's image; 0 means that there is no fast client
     #[arg(long, default_value = "0")]
     fast_size: ByteSize,
     #[arg(long)]
     expect: Expectation,
-    /// The fast client may take this many times what it takes on an idle server
+    /// Maximum time of the fast client, as a multiple of its time on an idle server
     #[arg(long, default_value_t = 2.0)]
     slowdown: f64,
-    /// A refusal must come within this time
+    /// Maximum time in seconds until an upload is rejected
     #[arg(long, default_value_t = 1.0)]
     refusal_seconds: f64,
 }
@@ -44,7 +45,7 @@ struct Arguments {
 enum Expectation {
     /// Every upload succeeds
     Success,
-    /// Each upload succeeds, or is refused with 503 in time; there are both
+    /// Some uploads succeed, and all others are rejected with 503 in time
     Refusals,
 }
 
@@ -55,7 +56,7 @@ async fn main() -> ExitCode {
     let idle = if fast.size == 0 { Vec::new() } else { fast.repeatedly(&arguments.address, 5).await };
     let started = Instant::now();
     let (slow, crowded) = crowd(&arguments, &fast).await;
-    let problems = judge(&arguments, &slow, &idle, &crowded);
+    let problems = find_problems(&arguments, &slow, &idle, &crowded);
     let of = |status: u16| slow.iter().filter(|outcome| outcome.status == Some(status)).count();
     let report = json!({
         "clients": slow.len(),
@@ -74,7 +75,7 @@ async fn main() -> ExitCode {
     if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The slow clients' outcomes, and the fast one's among them.
+/// Runs all clients. Returns the outcomes of the slow clients, and those of the fast client during that time.
 async fn crowd(arguments: &Arguments, fast: &Client) -> (Vec<Outcome>, Vec<Outcome>) {
     let client = Client { size: arguments.size.as_u64(), rate: arguments.rate };
     let address = &arguments.address;
@@ -93,7 +94,7 @@ async fn crowd(arguments: &Arguments, fast: &Client) -> (Vec<Outcome>, Vec<Outco
     (slow.into_iter().map(|outcome| outcome.unwrap_or_default()).collect(), crowded)
 }
 
-fn judge(arguments: &Arguments, slow: &[Outcome], idle: &[Outcome], crowded: &[Outcome]) -> Vec<String> {
+fn find_problems(arguments: &Arguments, slow: &[Outcome], idle: &[Outcome], crowded: &[Outcome]) -> Vec<String> {
     let mut problems = Vec::new();
     let mut check = |holds: bool, problem: String| {
         if !holds {
@@ -102,22 +103,23 @@ fn judge(arguments: &Arguments, slow: &[Outcome], idle: &[Outcome], crowded: &[O
     };
     let refused: Vec<_> = slow.iter().filter(|outcome| outcome.status == Some(503)).collect();
     let stored = slow.iter().filter(|outcome| outcome.status == Some(200)).count();
-    let strange = slow.iter().find(|outcome| !matches!(outcome.status, Some(200 | 503)));
-    check(strange.is_none(), format!("an upload ended strangely: {strange:?}"));
+    let unexpected = slow.iter().find(|outcome| !matches!(outcome.status, Some(200 | 503)));
+    check(unexpected.is_none(), format!("an upload ended unexpectedly: {unexpected:?}"));
     match arguments.expect {
-        Expectation::Success => check(refused.is_empty(), format!("{} uploads were refused", refused.len())),
+        Expectation::Success => check(refused.is_empty(), format!("{} uploads were rejected", refused.len())),
         Expectation::Refusals => {
-            check(stored > 0 && !refused.is_empty(), "not both uploads and refusals".to_owned());
-            let late = slowest(refused);
-            check(late <= arguments.refusal_seconds, format!("a refusal took {late:.2} s"));
+            check(stored > 0 && !refused.is_empty(), "either no upload was stored or none was rejected".to_owned());
+            let slowest = slowest(refused);
+            check(slowest <= arguments.refusal_seconds, format!("a rejection took {slowest:.2} s"));
         }
     }
     if arguments.fast_size.as_u64() > 0 {
         let failed = idle.iter().chain(crowded).find(|outcome| outcome.status != Some(200));
         check(failed.is_none(), format!("the fast client failed: {failed:?}"));
-        let (alone, among) = (median(idle), median(crowded));
-        check(!crowded.is_empty(), "the fast client did not get through".to_owned());
-        check(among <= alone * arguments.slowdown, format!("the fast client took {among:.2} s, alone {alone:.2} s"));
+        let (alone, loaded) = (median(idle), median(crowded));
+        check(!crowded.is_empty(), "the fast client completed no upload".to_owned());
+        let slowdown = format!("the fast client took {loaded:.2} s under load and {alone:.2} s on an idle server");
+        check(loaded <= alone * arguments.slowdown, slowdown);
     }
     problems
 }
