@@ -1,8 +1,8 @@
 //! `image-store doctor`: whether the bucket does what the service needs of it.
 //!
 //! Every check uses the store as the service does, and presigned URLs as a client does. It works on objects of its own,
-//! under random keys like the service's, which are removed whatever happens. What it puts is no image: where the bucket's
-//! events promote what arrives under `incoming/`, they leave it alone.
+//! under random keys like the service's, which are removed whatever happens. What it puts is no image: where the
+//! bucket's events promote what arrives under `incoming/`, they leave it alone.
 
 use std::net::Ipv4Addr;
 use std::pin::pin;
@@ -68,8 +68,8 @@ pub async fn doctor(
     Ok(if stopping.is_cancelled() { ExitCode::from(INTERRUPTED) } else { report.code() })
 }
 
-/// Presigned URLs of the embedded store lead to the service, which does not run beside doctor: so doctor answers them itself, at
-/// the address that it returns, until what it returns is dropped.
+/// Presigned URLs of the embedded store lead to the service, which does not run beside doctor: so doctor answers them
+/// itself, at the address that it returns, until what it returns is dropped.
 async fn answer_clients(backend: &Backend) -> std::io::Result<Option<(String, DropGuard)>> {
     if !backend.is_embedded() {
         return Ok(None);

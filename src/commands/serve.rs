@@ -13,16 +13,16 @@ use crate::server::App;
 use crate::transport;
 use crate::upload::spill::{Spill, Unusable};
 
-/// At the end, what calls whose answers were lost may have done is looked for once more, for this long.
-const LAST_LOOKS: Duration = Duration::from_secs(5);
+/// How long the service looks for objects of calls with unknown outcome before it exits.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A function's first invocation has the little processor time there is for itself.
+/// The first invocation of a function should not share its little processor time with the probe.
 const PROBE_DELAY: Duration = Duration::from_secs(1);
 
-/// Answers the invocations of a Lambda function.
+/// Handles the invocations of a Lambda function.
 ///
 /// # Errors
-/// If the Runtime API cannot be reached.
+/// Returns an error if the Runtime API cannot be reached.
 pub async fn function(config: Config, backend: &Backend) -> Outcome {
     probe::start(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
@@ -33,7 +33,7 @@ pub async fn function(config: Config, backend: &Backend) -> Outcome {
 /// Serves HTTP until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the address or the spill folder cannot be used.
+/// Returns an error if the address or the spill folder cannot be used.
 pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     if let Some(warning) = config.keep_to_descriptors(raise_file_limit()) {
         tracing::warn!("{warning}");
@@ -50,20 +50,23 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
         println!("try it:  curl -F file=@{file} http://{address}/upload-image");
     }
     if config.auth.keys.is_empty() && !address.ip().is_loopback() {
-        tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
+        tracing::warn!(
+            "no API keys are configured: everyone who can reach this address may upload, read and delete images; \
+             set API_KEYS or API_KEYS_FILE"
+        );
     }
     if !backend.is_embedded() {
         probe::start(Arc::clone(&backend.s3), Duration::ZERO);
     }
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
     let clean = transport::http::serve(listener, app.clone(), server, stop_signal()?).await;
-    // Not a reason to call the end unclean: nothing says that anything is there.
-    let _ = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude()).await;
+    // A timeout does not count as an unclean end, because nothing shows that an object was left behind.
+    let _ = tokio::time::timeout(RECONCILE_TIMEOUT, app.uploads.reconciler().conclude()).await;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Raises the soft limit of open files to the hard one, and returns it. The usual soft limit of 1,024 is for programs that use
-/// select(2).
+/// Raises the soft limit of open files to the hard limit, and returns it. The usual soft limit of 1,024 exists for
+/// programs that use select(2).
 fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -78,11 +81,12 @@ fn raise_file_limit() -> u64 {
     }
 }
 
-/// None where nothing is to spill, or nothing can and nobody asked for it.
+/// Opens the spill folder. Returns `None` if spilling is disabled, or if the folder cannot be used and was not set
+/// explicitly.
 fn open_spill(config: &config::Upload) -> Result<Option<Spill>, Unusable> {
     match Spill::configured(config.spill_budget, &config.spill_dir) {
         Err(unusable) if !config.spill_chosen => {
-            tracing::warn!("uploads that find no memory are told 503: {unusable}");
+            tracing::warn!("uploads are rejected with 503 when the memory budget is used up: {unusable}");
             Ok(None)
         }
         opened => opened,
@@ -103,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_spill_only_those_who_asked_for_it_are_stopped() {
+    fn unusable_spill_folder_is_an_error_only_if_configured() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
@@ -111,8 +115,8 @@ mod tests {
         assert!(opened(&[], &file).unwrap().is_none());
         assert!(opened(&["--spill-budget=0"], &file).unwrap().is_none());
         for chosen in ["--spill-budget=1GiB", "--spill-dir=anywhere"] {
-            let told = opened(&[chosen], &file).unwrap_err().to_string();
-            assert!(told.starts_with("SPILL_DIR: ") && told.contains("SPILL_BUDGET=0"), "{told}");
+            let message = opened(&[chosen], &file).unwrap_err().to_string();
+            assert!(message.starts_with("SPILL_DIR: ") && message.contains("SPILL_BUDGET=0"), "{message}");
         }
         let memory = Path::new("/dev/shm");
         if memory.exists() {

@@ -315,7 +315,7 @@ async fn healthcheck_says_whether_the_service_answers() {
     assert!(process.end().await.0.success());
     let (code, told) = health(&address);
     assert_eq!(code, Some(1));
-    assert!(told.contains("/healthz cannot be asked: Connection refused"), "{told}");
+    assert!(told.contains("/healthz cannot be reached: Connection refused"), "{told}");
 }
 
 #[tokio::test]
