@@ -62,7 +62,7 @@ impl MeteredStore {
     async fn measure<T>(&self, operation: Operation, call: impl Future<Output = Result<T>>) -> Result<T> {
         // It is never closed.
         let _permit = self.calls.acquire().await.ok();
-        let mut running = Running { metered: self, operation, began: Instant::now(), outcome: DROPPED };
+        let mut running = Running { metered: self, operation, began: Instant::now(), outcome: CANCELLED };
         let done = call.await;
         running.outcome = done.as_ref().map_or_else(outcome, |_| OK);
         done
@@ -74,8 +74,8 @@ impl MeteredStore {
 }
 
 const OK: &str = "ok";
-/// A call whose future was dropped: its effect is unknown.
-const DROPPED: &str = "dropped";
+/// A call whose future was dropped before it ended: its effect is unknown.
+const CANCELLED: &str = "cancelled";
 
 fn outcome(error: &StoreError) -> &'static str {
     match error {
