@@ -1,7 +1,7 @@
-//! Answers to what is not a request.
+//! Answers to requests that cannot be parsed.
 //!
-//! What hyper cannot parse it answers by itself, with a bare status, and asks no service. Its answer is recognised in what a
-//! connection writes, and the service's own takes its place, so that every error is JSON.
+//! hyper answers such a request itself, with a status and no body, and does not call the service. This module
+//! recognises these answers in the bytes that a connection writes and replaces them, so that every error is JSON.
 
 use memchr::memmem;
 
@@ -9,17 +9,17 @@ use super::head::MAX_HEAD;
 use crate::error::Error;
 use crate::server::response::ErrorBody;
 
-/// Every answer of the service has it, and none of hyper's.
-const OF_THE_SERVICE: &[u8] = b"\r\nx-request-id:";
+/// A header of every answer of the service, which hyper's own answers do not have.
+const SERVICE_HEADER: &[u8] = b"\r\nx-request-id:";
 
-/// What is to be sent in place of `written`, if that is an answer of hyper's own and nothing else.
+/// Returns the replacement for `written` if that is exactly one of hyper's own answers.
 pub(super) fn answer_instead_of(written: &[u8]) -> Option<Vec<u8>> {
     let error = match written.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()? {
         b"400" => Error::InvalidRequest("The request's head is malformed (RFC 9112)".to_owned()),
         b"414" | b"431" => Error::HeadTooLarge { limit: MAX_HEAD },
         _ => return None,
     };
-    let bare = written.ends_with(b"\r\n\r\n") && memmem::find(written, OF_THE_SERVICE).is_none();
+    let bare = written.ends_with(b"\r\n\r\n") && memmem::find(written, SERVICE_HEADER).is_none();
     bare.then(|| answer(&error))
 }
 
@@ -42,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_answer_becomes_json_and_every_other_stays() {
+    fn only_bare_error_answers_are_replaced_with_json() {
         for (status, code) in
             [("400 Bad Request", "invalid_request"), ("431 X", "head_too_large"), ("414 X", "head_too_large")]
         {
