@@ -2,8 +2,9 @@
 //!
 //! If a request is answered before its body has been read (for example with 413), closing the connection at once would
 //! reset it. The client is still sending and would see the reset instead of the answer. So the rest of the body is read
-//! and discarded for a while, like nginx's `lingering_close`. A client that sent `Expect: 100-continue` and got no `100
-//! Continue` sends nothing. In that case the body is not read, because reading would make hyper send `100 Continue`.
+//! and discarded for a while, like nginx's `lingering_close`. A client that sent `Expect: 100-continue` sends nothing
+//! before it gets `100 Continue`. In that case the body is not read, because reading would make hyper send `100
+//! Continue`.
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
