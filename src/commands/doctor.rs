@@ -69,8 +69,8 @@ pub async fn doctor(
     Ok(if stopping.is_cancelled() { ExitCode::from(INTERRUPTED) } else { report.code() })
 }
 
-/// Presigned URLs of the embedded store lead to the service, which does not run beside doctor: so doctor answers them
-/// itself, at the address that it returns, until what it returns is dropped.
+/// Serves presigned URLs of the embedded store. They normally lead to the service, which cannot run at the same time.
+/// Returns the base URL and a guard that stops the server when it is dropped.
 async fn serve_clients(backend: &Backend) -> std::io::Result<Option<(String, DropGuard)>> {
     if !backend.is_embedded() {
         return Ok(None);
@@ -91,7 +91,7 @@ async fn examine(context: &Context<'_>, report: &mut Report, stopping: &Cancella
         }
         let missing = check.needs.iter().find(|needed| broken.contains(needed));
         let outcome = match missing {
-            Some(needed) => Err(Finding::skip(format!("needs {needed}"))),
+            Some(needed) => Err(Finding::skip(format!("requires the check {needed}, which did not succeed"))),
             None => (check.run)(context).await,
         };
         if report.add(check.name, outcome) >= Verdict::Skip {

@@ -162,7 +162,7 @@ async fn what_needs_a_failed_check_is_skipped() {
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!(report.failed(), ["put"]);
     for check in ["put-once", "head", "get", "checksum", "copy", "delete", "presigned-get", "cors"] {
-        report.says(check, "skip", "needs put");
+        report.says(check, "skip", "requires the check put");
     }
     assert_eq!((report.verdict("multipart"), report.verdict("presigned-put")), ("ok", "ok"));
     backend.check_clean().await;
@@ -370,8 +370,8 @@ async fn a_bucket_that_is_not_ours_is_told_and_not_touched() {
         let report = Report::of(doctor(&backend, &backend.endpoint, &[(setting, value)])).await;
         assert_eq!((report.code, report.failed()), (1, vec!["bucket"]), "{setting}");
         report.says("bucket", "fail", words);
-        report.says("put", "skip", "needs bucket");
-        report.says("cors", "skip", "needs bucket");
+        report.says("put", "skip", "requires the check bucket");
+        report.says("cors", "skip", "requires the check bucket");
     }
     assert_eq!(backend.strict_s3().calls("PutObject"), 0);
 }

@@ -29,7 +29,7 @@ async fn parts_that_cannot_be_listed_are_no_fault_of_multipart() {
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!((report.failed(), report.verdict("multipart")), (vec!["list-parts"], "ok"), "{:#?}", report.lines);
     report.says("list-parts", "fail", "DIRECT_PUT_MAX=5GB");
-    report.says("presigned-part", "skip", "needs list-parts");
+    report.says("presigned-part", "skip", "requires the check list-parts");
     backend.check_clean().await;
 
     // Ceph's words for an upload that was aborted.
