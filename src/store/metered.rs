@@ -74,7 +74,7 @@ impl MeteredStore {
 }
 
 const OK: &str = "ok";
-/// A call whose future was dropped before it ended: its effect is unknown.
+/// The outcome of a call whose future was dropped. Whether it took effect is unknown.
 const CANCELLED: &str = "cancelled";
 
 fn outcome(error: &StoreError) -> &'static str {
