@@ -43,7 +43,7 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Exits with 0 if no check failed, 1 if a check failed, and 130 if it was stopped.
 ///
 /// # Errors
-/// Returns an error if TLS cannot be initialized, or if no port is available for clients of the embedded store.
+/// Returns an error if TLS cannot be initialised, or if no port is available for clients of the embedded store.
 pub async fn doctor(
     config: &Config,
     backend: &Backend,

@@ -99,7 +99,7 @@ pub fn prefix(text: &str) -> Parsed<String> {
     Err(format!("'{text}' must be empty or like a/b/, with letters, digits and -_.!*'() only"))
 }
 
-/// An `http` or `https` URL with a host and optionally a path, normalized and without a trailing slash.
+/// An `http` or `https` URL with a host and optionally a path, normalised and without a trailing slash.
 ///
 /// Credentials are rejected because they would reach logs and clients. A query or a fragment is rejected because it
 /// would be lost when a path is appended.

@@ -42,11 +42,11 @@ pub async fn clock(context: &Context<'_>) -> Outcome {
         Ok(ahead) => (ahead, "ahead of"),
         Err(behind) => (behind.duration(), "behind"),
     };
-    let fix = "synchronize this machine's clock (NTP)";
+    let fix = "synchronise this machine's clock (NTP)";
     let difference = humantime::format_duration(Duration::from_secs(skew.as_secs()));
     let seen = format!("this machine's clock is {difference} {direction} the store's");
     match skew {
-        skew if skew >= SKEW_LIMIT => Err(Finding::fail(format!("{seen}; S3 rejects requests at 15 minutes"), fix)),
+        skew if skew >= SKEW_LIMIT => Err(Finding::fail(format!("{seen}; S3 rejects a difference of 15 minutes or more"), fix)),
         skew if skew >= SKEW_WARNING => {
             Err(Finding::warn(format!("{seen}: presigned URLs start and expire by as much too early or too late"), fix))
         }

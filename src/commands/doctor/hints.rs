@@ -78,7 +78,7 @@ fn fix_code(code: &str) -> &'static str {
         "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" | "301" => {
             "set AWS_REGION to the bucket's region"
         }
-        "RequestTimeTooSkewed" => "synchronize this machine's clock (NTP)",
+        "RequestTimeTooSkewed" => "synchronise this machine's clock (NTP)",
         code if code.starts_with("KMS.") => {
             "check that the key S3_SSE_KMS_KEY_ID exists, is enabled, and is in the bucket's region"
         }

@@ -168,7 +168,7 @@ pub async fn delete(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
     context.store.delete(&name).await.map_err(context.failed("s3:DeleteObject"))?;
     match context.store.head(&name).await {
-        Err(StoreError::NotFound) => Ok("an object is deleted and gone".to_owned()),
+        Err(StoreError::NotFound) => Ok("a deleted object is gone".to_owned()),
         Ok(_) => Err(Finding::fail("a deleted object still exists", CHECK_PROXY)),
         Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
     }

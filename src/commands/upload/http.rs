@@ -96,7 +96,7 @@ pub struct Http {
 
 impl Http {
     /// # Errors
-    /// Returns an error if the key is not a valid header value, or if TLS cannot be initialized.
+    /// Returns an error if the key is not a valid header value, or if TLS cannot be initialised.
     pub fn new(options: &UploadOptions) -> Result<Http, String> {
         // Redirects are not followed: a redirected POST would become a GET, and a signature is not valid for another
         // URL.
