@@ -46,7 +46,9 @@ pub async fn clock(context: &Context<'_>) -> Outcome {
     let difference = humantime::format_duration(Duration::from_secs(skew.as_secs()));
     let seen = format!("this machine's clock is {difference} {direction} the store's");
     match skew {
-        skew if skew >= SKEW_LIMIT => Err(Finding::fail(format!("{seen}; S3 rejects a difference of 15 minutes or more"), fix)),
+        skew if skew >= SKEW_LIMIT => {
+            Err(Finding::fail(format!("{seen}; S3 rejects a difference of 15 minutes or more"), fix))
+        }
         skew if skew >= SKEW_WARNING => {
             Err(Finding::warn(format!("{seen}: presigned URLs start and expire by as much too early or too late"), fix))
         }
