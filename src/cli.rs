@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use crate::commands::upload::UploadOptions;
 use crate::config::Settings;
 
-/// Takes images over HTTP and keeps them in S3, as a stream.
+/// Accepts image uploads over HTTP and streams them to S3.
 #[derive(Debug, Parser)]
 #[command(name = "image-store", version, about, next_line_help = true, args_override_self = true, max_term_width = 110)]
 pub struct Cli {
@@ -20,22 +20,23 @@ pub struct Cli {
 pub enum Command {
     /// Serve HTTP (the default)
     Serve,
-    /// Ask the service at HOST and PORT whether it answers; exits with 0 or 1
+    /// Check that the service at HOST and PORT answers; exits with status 0 or 1
     Healthcheck,
-    /// Abort multipart uploads and delete unverified objects that were left behind, then exit
+    /// Abort abandoned multipart uploads and delete abandoned unverified objects, then exit
     Sweep {
         /// Only what is older than this (a duration: 30m, 24h); markers of ended uploads also not before UPLOAD_URL_TTL
         #[arg(long, value_name = "DURATION", default_value = "24h")]
         older_than: String,
     },
-    /// Check that the bucket does what the service needs of it, and leave nothing there; exits with 1 where it does not
+    /// Check that the bucket supports what the service requires, and remove all test objects; exits with status 1 on
+    /// failure
     #[cfg(feature = "doctor")]
     Doctor {
-        /// Print an object of JSON a line: check, verdict (ok, warn, fail, skip), seen, fix
+        /// Print one JSON object per line: check, verdict (ok, warn, fail, skip), seen, fix
         #[arg(long)]
         json: bool,
     },
-    /// Upload images to a running service, through it or straight to its S3; prints a line of JSON for each
+    /// Upload images to a running service, through it or directly to its S3; prints one line of JSON per file
     #[cfg(feature = "client")]
     Upload(UploadOptions),
 }

@@ -1,4 +1,4 @@
-//! What the binary does, one module a subcommand.
+//! The subcommands of the binary, one module each.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -14,13 +14,13 @@ pub mod sweep;
 #[cfg(feature = "client")]
 pub mod upload;
 
-/// How a command ends.
+/// The result of a command: its exit status, or an error to print.
 pub type Outcome = Result<ExitCode, Box<dyn Error>>;
 
 /// Resolves at SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the signals cannot be watched.
+/// Returns an error if the signal handlers cannot be installed.
 pub fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     Ok(async move {

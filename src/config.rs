@@ -1,4 +1,5 @@
-//! Every setting, from flags and environment: read once, checked together, one struct a concern.
+//! All settings, from flags and environment variables. They are parsed once and validated together; each concern has
+//! its own struct.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -25,19 +26,20 @@ use parse::{absolute_url, formats, number, origins, prefix, size};
 
 /// S3's limit on the number of parts of one upload.
 const MAX_PARTS: u64 = 10_000;
-/// S3's smallest part (but for the last).
+/// S3's minimum size of a part, except of the last one.
 const MIN_PART_SIZE: u64 = 5 << 20;
-/// S3's largest part.
+/// S3's maximum size of a part.
 const MAX_PART_SIZE: u64 = 5 << 30;
-/// One PUT, and one UploadPartCopy, moves at most this much (S3 says 5 GB), and a direct upload is promoted by one copy.
+/// The maximum size of one PutObject and of one UploadPartCopy (5 GB in S3's documentation). A direct upload is
+/// promoted by one copy.
 const MAX_OBJECT_SIZE: u64 = 5_000_000_000;
 /// Bytes.
 const MIN_TOKEN_SECRET: usize = 32;
-/// Where it is not set; used only as far as the system allows.
+/// The default, which is used only as far as the system allows.
 const SPILL_BUDGET: &str = "4GiB";
 const SPILL_DIR: &str = "/var/tmp";
 
-/// The settings, checked.
+/// The validated settings.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub server: Server,
@@ -46,35 +48,35 @@ pub struct Config {
     pub direct: Direct,
     pub auth: Auth,
     pub policy: Policy,
-    /// How long a presigned GET lives.
+    /// Lifetime of a presigned GET.
     pub read_url_ttl: Duration,
-    /// No trailing slash.
+    /// Has no trailing slash.
     pub public_url: Option<String>,
-    /// Origins, or a single `*`.
+    /// A list of origins, or a single `*`.
     pub cors_origins: Vec<String>,
     pub log_json: bool,
 }
 
-/// The HTTP server's.
+/// Settings of the HTTP server.
 #[derive(Clone, Debug)]
 pub struct Server {
     pub host: IpAddr,
     pub port: u16,
     pub trusted_proxies: TrustedProxies,
     pub max_connections: usize,
-    /// Connections beyond those: see [`Descriptors`].
+    /// Connections above that limit: see [`Descriptors`].
     pub extra_connections: usize,
     pub body_idle_timeout: Duration,
-    /// Bytes per second; 0: any.
+    /// Bytes per second; 0 disables the check.
     pub min_upload_rate: u64,
     pub request_timeout: Duration,
     pub shutdown_timeout: Duration,
 }
 
-/// Where images are kept.
+/// Settings of the store.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// None: the embedded S3.
+    /// `None` selects the embedded S3.
     pub bucket: Option<String>,
     pub prefix: String,
     pub endpoint: Option<String>,
@@ -83,48 +85,50 @@ pub struct Store {
     pub checksum: Checksum,
     pub sse: Option<Sse>,
     pub timeout: Duration,
-    /// Calls that are made at once; not a setting: see [`Descriptors`].
+    /// Maximum number of concurrent calls. It is not a setting: see [`Descriptors`].
     pub max_calls: usize,
     pub data_dir: PathBuf,
 }
 
-/// How a stream becomes parts.
+/// Settings of uploads through the service.
 #[derive(Clone, Debug)]
 pub struct Upload {
     /// Bytes.
     pub part_size: usize,
     pub part_concurrency: usize,
-    /// Bytes of memory for uploads: their parts, and what their connections hold.
+    /// Bytes of memory for uploads: their parts and the buffers of their connections.
     pub memory_budget: u64,
-    /// Bytes; 0: nothing spills.
+    /// Bytes; 0 disables spilling.
     pub spill_budget: u64,
     pub spill_dir: PathBuf,
-    /// Files that may spill at once; not a setting: see [`Descriptors`].
+    /// Maximum number of spilled files at once. It is not a setting: see [`Descriptors`].
     pub spill_files: usize,
-    /// Either of these was set: it is an error then that nothing can spill.
+    /// Whether the spill budget or folder was set explicitly. If so, an unusable spill folder is an error.
     pub spill_chosen: bool,
-    /// How long a PutObject may go on whose request was given up; none: to its end. Not a setting, the transport's choice.
+    /// How long a PutObject may continue after its request was cancelled; `None` means until it ends. It is not a
+    /// setting but chosen by the transport.
     pub patience: Option<Duration>,
 }
 
-/// Bytes that 500 connections hold beside the parts: hyper's buffers, forms' headers, their calls to the store.
+/// Bytes that 500 connections use in addition to the parts: hyper's buffers, headers of forms, and calls to the store.
 const CONNECTIONS_HOLD: u64 = 40 << 20;
 
 impl Upload {
-    /// Bytes of the budget that parts may take, so that a crowd of 500 stays within the budget and the 64 MiB that the
-    /// process itself may have. At least half of it: a small budget is a small service's.
+    /// Returns the bytes of the memory budget that are available for parts. The rest is for connections, so that 500
+    /// clients stay within the budget plus the 64 MiB of the process itself. Parts get at least half of the budget,
+    /// because a small budget means a small service with fewer connections.
     pub fn memory_for_parts(&self) -> u64 {
         self.memory_budget - CONNECTIONS_HOLD.min(self.memory_budget / 2)
     }
 
-    /// The smallest budget that holds a part.
+    /// Returns the smallest memory budget that can hold one part.
     pub fn min_memory_budget(&self) -> u64 {
         let part = self.part_size as u64;
         part + CONNECTIONS_HOLD.min(part)
     }
 }
 
-/// How clients upload past this process.
+/// Settings of direct uploads, which clients send to the store themselves.
 #[derive(Clone, Copy, Debug)]
 pub struct Direct {
     /// Bytes.
@@ -133,22 +137,23 @@ pub struct Direct {
     pub complete_wait: Duration,
 }
 
-/// Who may do what.
+/// Settings of authentication.
 #[derive(Clone, Debug)]
 pub struct Auth {
     pub keys: Keys,
-    /// Reading needs no key.
+    /// Whether images can be read without a key.
     pub public_read: bool,
-    /// Signs the links of plans; if it is not set, the secret is derived from the keys.
+    /// Signs the links of plans. If it is not set, the secret is derived from the keys.
     pub token_secret: Option<Secret>,
 }
 
-/// Collects what is wrong, so that it can be told at once.
+/// Collects all errors, so that they can be reported together.
 #[derive(Default)]
 struct Problems(Vec<String>);
 
 impl Problems {
-    /// The value, or a stand-in that nobody sees: [`Config::new`] fails in the end.
+    /// Returns the value. If there is an error, records it and returns a placeholder that is never used, because
+    /// [`Config::new`] fails in the end.
     fn take<T: Default>(&mut self, setting: &str, value: Result<T, impl Display>) -> T {
         value.unwrap_or_else(|problem| {
             self.0.push(format!("{setting}: {problem}"));
@@ -156,11 +161,12 @@ impl Problems {
         })
     }
 
-    /// A setting that is unset, or an absolute URL.
+    /// Parses an optional absolute URL.
     fn url(&mut self, setting: &str, text: Option<&str>) -> Option<String> {
         self.take(setting, text.map(absolute_url).transpose())
     }
 
+    /// Records `problem` unless the condition `holds`.
     fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
         if !holds {
             self.0.push(problem());
@@ -169,10 +175,10 @@ impl Problems {
 }
 
 impl Config {
-    /// Reads and checks every setting.
+    /// Parses and validates all settings.
     ///
     /// # Errors
-    /// One line for each thing that is wrong, all of them.
+    /// Returns one line for each error.
     pub fn new(settings: &Settings) -> Result<Config, Vec<String>> {
         let mut problems = Problems::default();
         let upload = Upload::read(settings, &mut problems);
@@ -184,7 +190,7 @@ impl Config {
             policy: read_policy(settings, upload.part_size, &mut problems),
             upload,
             read_url_ttl: problems.take("READ_URL_TTL", parse::url_ttl(&settings.read_url_ttl)),
-            // Templates set these two to nothing where they are not wanted, which is harmless.
+            // Deployment templates set these two to an empty string when they are not used, which is harmless.
             public_url: problems.url("PUBLIC_URL", settings.public_url.as_deref().filter(|url| !url.is_empty())),
             cors_origins: problems
                 .take("CORS_ALLOW_ORIGIN", origins(settings.cors_allow_origin.as_deref().unwrap_or_default())),
@@ -196,36 +202,38 @@ impl Config {
         if problems.0.is_empty() { Ok(config) } else { Err(problems.0) }
     }
 
-    /// The rules that span settings.
+    /// Checks the rules that involve several settings.
     fn validate(&self, problems: &mut Problems) {
         let (part_size, max) = (self.upload.part_size as u64, self.policy.max_upload_size);
-        // Of a value that could not be read, that is all there is to say.
+        // PART_SIZE was invalid and is already reported.
         if part_size == 0 {
             return;
         }
         problems.check(max <= MAX_PARTS.saturating_mul(part_size), || {
-            format!("MAX_UPLOAD_SIZE: {max} bytes do not fit {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
+            format!("MAX_UPLOAD_SIZE: {max} bytes do not fit into {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
         });
         let (budget, least) = (self.upload.memory_budget, self.upload.min_memory_budget());
         problems.check(least <= budget, || {
-            format!("MEMORY_BUDGET: {budget} bytes are too few for one part of PART_SIZE; it takes {least}")
+            format!(
+                "MEMORY_BUDGET: {budget} bytes are too few for one part of PART_SIZE; at least {least} are required"
+            )
         });
         let scan = self.policy.header_scan_limit as u64;
         problems.check(scan <= part_size, || {
-            format!("HEADER_SCAN_LIMIT: {scan} bytes do not fit one part of PART_SIZE ({part_size} bytes)")
+            format!("HEADER_SCAN_LIMIT: {scan} bytes do not fit into one part of PART_SIZE ({part_size} bytes)")
         });
     }
 }
 
 impl Server {
     fn read(settings: &Settings, problems: &mut Problems) -> Server {
-        let unspecified = settings.host.parse().map_err(|_| "is not an IP address");
-        if let Err(problem) = unspecified {
+        let host = settings.host.parse().map_err(|_| "is not an IP address");
+        if let Err(problem) = host {
             problems.check(false, || format!("HOST: '{}' {problem}", settings.host));
         }
         let (positive, proxies) = (parse::positive, parse::networks(settings.trusted_proxies.as_deref()));
         Server {
-            host: unspecified.unwrap_or(IpAddr::from([127, 0, 0, 1])),
+            host: host.unwrap_or(IpAddr::from([127, 0, 0, 1])),
             port: problems.take("PORT", number(&settings.port)),
             trusted_proxies: TrustedProxies::new(&problems.take("TRUSTED_PROXIES", proxies)),
             max_connections: problems.take("MAX_CONNECTIONS", positive(&settings.max_connections)),
@@ -242,7 +250,7 @@ impl Server {
 impl Store {
     fn read(settings: &Settings, problems: &mut Problems) -> Store {
         let endpoint = settings.s3_endpoint_url.as_deref().filter(|endpoint| !is_ignored(endpoint));
-        // The SDK reads this one itself, and takes anything.
+        // The SDK reads this variable itself and does not validate it.
         let of_all_services = std::env::var("AWS_ENDPOINT_URL").ok().filter(|_| !ignores_endpoints());
         problems.url("AWS_ENDPOINT_URL", of_all_services.as_deref());
         let checksums = [("auto", Checksum::Auto), ("crc64nvme", Checksum::Crc64Nvme), ("none", Checksum::None)];
@@ -270,18 +278,18 @@ impl Store {
     fn check_key(&self, settings: &Settings, problems: &mut Problems) {
         let Some(key) = &settings.s3_sse_kms_key_id else { return };
         problems.check(!key.is_empty(), || {
-            "S3_SSE_KMS_KEY_ID: is empty; name a key, or unset it to use the account's own".to_owned()
+            "S3_SSE_KMS_KEY_ID: is empty; set a key, or unset it to use the account's own key".to_owned()
         });
         problems.check(matches!(self.sse, Some(Sse::Kms { .. })), || {
-            "S3_SSE_KMS_KEY_ID: is used only with S3_SSE=aws:kms".to_owned()
+            "S3_SSE_KMS_KEY_ID: requires S3_SSE=aws:kms".to_owned()
         });
     }
 
-    /// Without a bucket there is the embedded S3, which has none of what these settings are about: whoever sets one of them
-    /// means a bucket, and would not find the images there.
+    /// Rejects settings that have no meaning for the embedded S3, which is used if no bucket is set. An operator who
+    /// sets one of them means a bucket and would not find the images there.
     fn check_embedded(&self, settings: &Settings, problems: &mut Problems) {
         if cfg!(not(feature = "embedded")) {
-            return problems.0.push("S3_BUCKET: is required, this binary was built without the embedded S3".to_owned());
+            return problems.0.push("S3_BUCKET: is required; this binary was built without the embedded S3".to_owned());
         }
         for (setting, is_set) in [
             ("AWS_ENDPOINT_URL_S3", self.endpoint.is_some()),
@@ -292,7 +300,7 @@ impl Store {
             ("S3_SSE", self.sse.is_some()),
         ] {
             problems.check(!is_set, || {
-                format!("{setting}: requires S3_BUCKET; without it images are kept in the embedded S3 in DATA_DIR")
+                format!("{setting}: requires S3_BUCKET; without it, images are stored in the embedded S3 in DATA_DIR")
             });
         }
     }
@@ -302,7 +310,7 @@ fn ignores_endpoints() -> bool {
     std::env::var("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
 }
 
-/// Whether `endpoint` comes from the environment while that also says that endpoints are not to be taken from there.
+/// Returns whether `endpoint` comes from the environment and the environment also says that such endpoints are ignored.
 ///
 /// <https://docs.aws.amazon.com/sdkref/latest/guide/feature-ss-endpoints.html>
 fn is_ignored(endpoint: &str) -> bool {
@@ -341,8 +349,8 @@ impl Auth {
     fn read(settings: &Settings, problems: &mut Problems) -> Auth {
         let keys = Keys::read(settings.api_keys.as_ref(), settings.api_keys_file.as_deref());
         Auth {
-            keys: keys.unwrap_or_else(|wrong| {
-                problems.0.extend(wrong);
+            keys: keys.unwrap_or_else(|errors| {
+                problems.0.extend(errors);
                 Keys::default()
             }),
             public_read: problems.take("PUBLIC_READ", parse::boolean(&settings.public_read)),
@@ -351,29 +359,29 @@ impl Auth {
     }
 }
 
-/// HS256 wants a key of at least the hash's size (RFC 7518, 3.2).
+/// HS256 requires a key of at least the size of the hash (RFC 7518, section 3.2).
 fn token_secret(secret: Option<&Secret>) -> Result<Option<Secret>, String> {
     match secret {
         Some(secret) if secret.as_bytes().len() < MIN_TOKEN_SECRET => {
-            Err(format!("must have at least {MIN_TOKEN_SECRET} bytes (openssl rand -hex 32)"))
+            Err(format!("must have at least {MIN_TOKEN_SECRET} bytes; create one with: openssl rand -hex 32"))
         }
         secret => Ok(secret.cloned()),
     }
 }
 
-/// The largest HEADER_SCAN_LIMIT, in bytes.
+/// The maximum of HEADER_SCAN_LIMIT, in bytes.
 const MAX_SCAN_LIMIT: usize = 64 << 20;
 
-/// What shows the dimensions must fit a part: `part_size` bytes.
-/// A marker, which closes a PUT URL, is swept after as long as a plan may live: no URL may outlive it.
+/// The marker that closes a PUT URL is swept after the lifetime of a plan, so no URL may live longer than that.
 fn upload_url_ttl(text: &str) -> Result<Duration, String> {
     let ttl = parse::url_ttl(text)?;
     if ttl > PLAN_LIFETIME {
-        return Err(format!("'{text}' is more than 24h, after which a plan is swept"));
+        return Err(format!("'{text}' exceeds the limit of 24h, the lifetime of an upload plan"));
     }
     Ok(ttl)
 }
 
+/// The dimensions must be found within one part, so `part_size` is the default of HEADER_SCAN_LIMIT.
 fn read_policy(settings: &Settings, part_size: usize, problems: &mut Problems) -> Policy {
     let scan = match &settings.header_scan_limit {
         Some(limit) => {
@@ -412,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_may_be_as_long_as_a_part() {
+    fn header_scan_limit_defaults_to_part_size() {
         let limit = |flags: &[&str]| read(&[&["--s3-bucket=b"], flags].concat()).unwrap().policy.header_scan_limit;
         assert_eq!(limit(&[]), 5 << 20);
         assert_eq!(limit(&["--part-size=8MiB"]), 8 << 20);
@@ -421,14 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn no_url_for_an_upload_outlives_its_plan() {
+    fn upload_url_ttl_is_limited_to_24_hours() {
         assert!(read(&["--s3-bucket=b", "--upload-url-ttl=24h"]).is_ok());
         let problems = read(&["--s3-bucket=b", "--upload-url-ttl=25h"]).unwrap_err();
         assert!(problems.len() == 1 && problems[0].starts_with("UPLOAD_URL_TTL: '25h'"), "{problems:?}");
     }
 
     #[test]
-    fn every_error_is_told_at_once() {
+    fn all_errors_are_reported_together() {
         let problems = read(&[
             "--port=http",
             "--part-size=1MiB",
@@ -459,20 +467,20 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_file_and_the_longest_header_must_fit_the_parts() {
+    fn max_upload_size_and_header_scan_limit_must_fit_the_parts() {
         assert!(read(&["--s3-bucket=b", "--part-size=5MiB", "--max-upload-size=5GB"]).is_ok());
         assert_eq!(read(&["--s3-bucket=b", "--header-scan-limit=6MiB"]).unwrap_err().len(), 1);
         assert!(read(&["--s3-bucket=b", "--header-scan-limit=6MiB", "--part-size=6MiB"]).is_ok());
         assert_eq!(read(&["--s3-bucket=b", "--max-upload-size=5000000001"]).unwrap_err().len(), 1);
     }
 
-    /// The settings that `problems` are about.
+    /// The names of the settings in `problems`.
     fn named(problems: &[String]) -> Vec<&str> {
         problems.iter().map(|problem| problem.split(':').next().unwrap()).collect()
     }
 
     #[test]
-    fn what_only_a_bucket_has_requires_one() {
+    fn bucket_settings_require_s3_bucket() {
         let flags = [
             "--s3-endpoint-url=http://127.0.0.1:9000",
             "--s3-public-endpoint-url=https://s3.example",
@@ -490,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_to_nothing_is_an_error_where_it_would_lose_something() {
+    fn empty_values_are_errors_unless_harmless() {
         for (flags, setting) in [
             (["--s3-bucket=", "--s3-force-path-style=true"], "S3_BUCKET"),
             (["--s3-bucket=b", "--api-keys="], "API_KEYS"),
@@ -506,7 +514,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_can_never_work_are_errors() {
+    fn values_that_cannot_work_are_errors() {
         for (flag, setting) in [
             ("--complete-wait=0", "COMPLETE_WAIT"),
             ("--cors-allow-origin=https://a.example/", "CORS_ALLOW_ORIGIN"),

@@ -1,4 +1,4 @@
-//! Wiring only: configuration, logs, store, then the command.
+//! The entry point: sets up the configuration, the log and the store, then runs the command.
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -21,7 +21,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "doctor")]
         Command::Doctor { json } => Ok(Task::Doctor { json }),
         Command::Healthcheck => return exit(healthcheck(&cli.settings)),
-        // None of the settings is the client's.
+        // The client uses none of the settings.
         #[cfg(feature = "client")]
         Command::Upload(options) => return exit(upload(&options)),
     };
@@ -87,8 +87,8 @@ fn healthcheck(settings: &Settings) -> Outcome {
 fn upload(options: &commands::upload::UploadOptions) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let stop = runtime.block_on(async { commands::stop_signal() })?;
-    Ok(runtime.block_on(commands::upload::upload(options, stop)).unwrap_or_else(|wrong_usage| {
-        eprintln!("image-store: {wrong_usage}");
+    Ok(runtime.block_on(commands::upload::upload(options, stop)).unwrap_or_else(|usage_error| {
+        eprintln!("image-store: {usage_error}");
         ExitCode::from(2)
     }))
 }
@@ -111,11 +111,12 @@ fn run(config: Config, task: Task) -> Outcome {
     })
 }
 
-/// Threads for blocking work, which is mostly copying to and from the page cache. Each has a stack, and memory the allocator
-/// keeps for it.
+/// Threads for blocking work, which is mostly copying to and from the page cache. Each thread costs its stack and the
+/// memory that the allocator caches for it.
 const BLOCKING_THREADS: usize = 32;
 
-/// Threads take time to start, and a function that has one request at a time needs no others.
+/// Returns a runtime with one thread for a function that handles one request at a time, because threads take time to
+/// start.
 fn runtime(task: &Task) -> tokio::runtime::Builder {
     let mut builder = match task {
         Task::Function if !transport::lambda::is_concurrent() => tokio::runtime::Builder::new_current_thread(),

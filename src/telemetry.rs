@@ -1,7 +1,7 @@
-//! What the service tells its operators: logs, metrics, and the trace a request belongs to.
+//! Logs, metrics and trace context.
 //!
-//! One structured line a request, with its id; the private source of an error is told there and nowhere else. Lines hold the
-//! route's template and the key; never a query, a presigned URL, an upload id or a credential.
+//! Each request is logged as one structured line with its id. The internal source of an error appears only in the log.
+//! Lines contain the route template and the key, but never a query, a presigned URL, an upload id or a credential.
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
@@ -12,20 +12,20 @@ pub mod trace;
 
 pub use metrics::Metrics;
 
-/// These put whole requests into their lines and spans, presigned queries and upload ids with them.
+/// These crates log whole requests, including presigned queries and upload ids.
 const SILENT: [&str; 5] = [
     "s3s=off",
-    // It tells the access key.
+    // Logs the access key.
     "aws_config=warn",
     "aws_smithy_runtime=warn",
     "aws_runtime=warn",
     "aws_sigv4=warn",
 ];
 
-/// What `RUST_LOG` lets through; `info` if it is unset or empty.
+/// Returns the log filter of `RUST_LOG`, or `info` if it is unset or empty.
 ///
 /// # Errors
-/// The value cannot be read: after the setting's name.
+/// Returns the text of an error, without the setting's name, if the value is invalid.
 pub fn filter() -> Result<EnvFilter, String> {
     let text = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|text| !text.trim().is_empty());
     let text = text.as_deref().unwrap_or(DEFAULT_FILTER);

@@ -1,4 +1,4 @@
-//! Which store the configuration means: a bucket, or the embedded S3 where none is named.
+//! Opens the configured store: a bucket, or the embedded S3 if no bucket is set.
 
 use axum::Router;
 use std::error::Error;
@@ -17,22 +17,22 @@ use futures::future::BoxFuture;
 #[cfg(feature = "embedded")]
 use std::{io, time::Duration};
 
-/// The store in use and, where it is in this process, the server behind it.
+/// The store in use. For the embedded S3, it includes the server.
 pub struct Backend {
     pub store: Arc<dyn Store>,
-    /// The same, for what only an operator asks.
+    /// The same store, for the calls that only the operator's commands use.
     pub s3: Arc<S3Store>,
-    /// For people: where images go.
+    /// Describes the store, for messages.
     pub place: String,
     #[cfg(feature = "embedded")]
     embedded: Option<(Embedded, tokio::task::JoinHandle<()>)>,
 }
 
 impl Backend {
-    /// Opens the store. Makes no call to a bucket.
+    /// Opens the store, without a call to the bucket.
     ///
     /// # Errors
-    /// If the embedded S3 cannot use its folder.
+    /// Returns an error if the embedded S3 cannot use its folder.
     pub async fn open(config: &Config) -> Result<Self, Box<dyn Error>> {
         match &config.store.bucket {
             Some(bucket) => Ok(Backend::bucket(bucket, &config.store).await),
@@ -98,12 +98,12 @@ impl Backend {
         Ok(Backend { store, s3, place, embedded: Some((embedded, sweeper)) })
     }
 
-    /// Clients' way to a store in this process; no routes for any other.
+    /// Returns the routes by which clients reach the embedded S3. There are none for a bucket.
     pub fn client_routes(&self) -> Router {
         self.embedded.as_ref().map_or_else(Router::new, |(embedded, _)| client_routes(embedded))
     }
 
-    /// Ends what runs in the background.
+    /// Stops the background task.
     pub fn close(self) {
         if let Some((_, sweeper)) = self.embedded {
             sweeper.abort();
@@ -111,13 +111,13 @@ impl Backend {
     }
 }
 
-/// Clients' way to the embedded store, by presigned URLs.
+/// Returns the routes for presigned URLs of the embedded S3.
 #[cfg(feature = "embedded")]
 pub fn client_routes(embedded: &Embedded) -> Router {
     Router::new().route_service(&format!("{MOUNT}/{{*object}}"), embedded.client_service())
 }
 
-/// What lifecycle rules do for a bucket on AWS.
+/// Sweeps every hour, as lifecycle rules do for a bucket on AWS.
 #[cfg(feature = "embedded")]
 async fn sweep_now_and_then(
     store: Arc<dyn Store>,

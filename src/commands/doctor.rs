@@ -1,8 +1,8 @@
-//! `image-store doctor`: whether the bucket does what the service needs of it.
+//! `image-store doctor`: checks that the bucket supports what the service requires.
 //!
-//! Every check uses the store as the service does, and presigned URLs as a client does. It works on objects of its own,
-//! under random keys like the service's, which are removed whatever happens. What it puts is no image: where the bucket's
-//! events promote what arrives under `incoming/`, they leave it alone.
+//! The checks use the store as the service does, and presigned URLs as a client does. They create test objects under
+//! random keys like the service's, which are removed in any case. The test objects are not images, so they are not
+//! promoted if the bucket sends events for objects under `incoming/`.
 
 use std::net::Ipv4Addr;
 use std::pin::pin;
@@ -31,24 +31,25 @@ use self::report::{Finding, Report, Verdict};
 use crate::commands::backend::Backend;
 use crate::config::Config;
 
-/// What a shell reports of a process that was interrupted.
+/// The exit status that shells report for a process that was interrupted.
 const INTERRUPTED: u8 = 130;
-/// How long a check may go on after that: what is on its way to the store would else be made after it was removed.
+/// How long a running check may continue after an interrupt. Otherwise a request that is on its way to the store could
+/// create an object after the clean-up.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Runs every check and prints a line for each; stops when `stop` resolves. What was made is removed in either case.
+/// Runs all checks and prints a line for each. Stops when `stop` resolves. The test objects are removed in either case.
 ///
-/// Exits with 0 where nothing failed, 1 where something did, 130 where it was stopped.
+/// Exits with 0 if no check failed, 1 if a check failed, and 130 if it was stopped.
 ///
 /// # Errors
-/// If there is no TLS, or no port for the embedded store's clients.
+/// Returns an error if TLS cannot be initialised, or if no port is available for clients of the embedded store.
 pub async fn doctor(
     config: &Config,
     backend: &Backend,
     json: bool,
     stop: impl Future<Output = ()>,
 ) -> Result<ExitCode, String> {
-    let (base, _served) = answer_clients(backend).await.map_err(|error| error.to_string())?.unzip();
+    let (base, _server) = serve_clients(backend).await.map_err(|error| error.to_string())?.unzip();
     let context = Context::new(config, backend, base)?;
     let mut report = Report::new(json);
     let stopping = CancellationToken::new();
@@ -67,9 +68,9 @@ pub async fn doctor(
     Ok(if stopping.is_cancelled() { ExitCode::from(INTERRUPTED) } else { report.code() })
 }
 
-/// Presigned URLs of the embedded store lead to the service, which does not run beside doctor: so doctor answers them itself, at
-/// the address that it returns, until what it returns is dropped.
-async fn answer_clients(backend: &Backend) -> std::io::Result<Option<(String, DropGuard)>> {
+/// Serves presigned URLs of the embedded store. They normally lead to the service, which cannot run at the same time.
+/// Returns the base URL and a guard that stops the server when it is dropped.
+async fn serve_clients(backend: &Backend) -> std::io::Result<Option<(String, DropGuard)>> {
     if !backend.is_embedded() {
         return Ok(None);
     }
@@ -89,7 +90,7 @@ async fn examine(context: &Context<'_>, report: &mut Report, stopping: &Cancella
         }
         let missing = check.needs.iter().find(|needed| broken.contains(needed));
         let outcome = match missing {
-            Some(needed) => Err(Finding::skip(format!("needs {needed}"))),
+            Some(needed) => Err(Finding::skip(format!("requires the check {needed}, which did not succeed"))),
             None => (check.run)(context).await,
         };
         if report.add(check.name, outcome) >= Verdict::Skip {

@@ -1,4 +1,4 @@
-//! `image-store healthcheck`: asks the service on this machine whether it answers, for containers without a shell.
+//! `image-store healthcheck`: checks that the service on this machine answers, for containers without a shell.
 
 use bytes::Bytes;
 use http::{Request, StatusCode, header};
@@ -11,25 +11,26 @@ use tokio::net::TcpStream;
 
 use crate::error::BoxError;
 
-/// Below what those who ask usually wait themselves (Docker: 30 s, Kubernetes: 1 s and up).
+/// Shorter than the usual timeouts of health checks (Docker: 30 s, Kubernetes: 1 s or more).
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// `GET /healthz` of the service that listens on `address`. Not `/readyz`: a restart cures no store that is out of reach.
+/// Sends `GET /healthz` to the service that listens on `address`. It does not use `/readyz`, because a restart does not
+/// help if the store cannot be reached.
 ///
 /// # Errors
-/// Where it does not answer 200 in time.
+/// Returns an error unless the service answers with 200 in time.
 pub async fn check(address: SocketAddr) -> Result<(), String> {
     let address = reachable(address);
-    let trouble = match tokio::time::timeout(TIMEOUT, status(address)).await {
+    let problem = match tokio::time::timeout(TIMEOUT, status(address)).await {
         Ok(Ok(StatusCode::OK)) => return Ok(()),
         Ok(Ok(status)) => format!("answers {status}"),
-        Ok(Err(error)) => format!("cannot be asked: {error}"),
+        Ok(Err(error)) => format!("cannot be reached: {error}"),
         Err(_) => format!("does not answer within {} s", TIMEOUT.as_secs()),
     };
-    Err(format!("http://{address}/healthz {trouble}"))
+    Err(format!("http://{address}/healthz {problem}"))
 }
 
-/// A service that listens on every address is asked on the loopback.
+/// Returns the loopback address for a service that listens on all addresses.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

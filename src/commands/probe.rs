@@ -1,4 +1,4 @@
-//! A look at the bucket at start-up, so that a wrong setting is seen in the log and not first by a client.
+//! A check of the bucket at start-up, so that a wrong setting is reported in the log before a client runs into it.
 //!
 //! It is the cheap part of `image-store doctor`, runs in the background and only warns: the store may be out of reach for a
 //! moment, and `/readyz` says that. It asks for the bucket (HeadBucket; if that is rejected, one ListObjectsV2 for the
@@ -19,7 +19,7 @@ use crate::store::scratch::Scratch;
 use crate::store::{ImageKey, Metadata, ObjectName, Result, Store};
 use crate::upload::parts::payload;
 
-/// S3 rejects what is signed with a clock that differs by more.
+/// S3 rejects requests that were signed with a clock that differs by more than this.
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html> (RequestTimeTooSkewed)
 pub const SKEW_LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -76,9 +76,9 @@ fn warn(greeting: &Greeting) {
     let skew = greeting.headers.sent_and_received.map(|(theirs, ours)| distance(theirs, ours));
     match &greeting.outcome {
         Err(error) => tracing::warn!(error = error as &dyn Error, "the bucket cannot be used as configured: {ADVICE}"),
-        // The SDK corrects its own calls for this, which nothing does for a presigned URL.
+        // The SDK corrects the clock for its own calls, but not for presigned URLs.
         Ok(()) if skew.is_some_and(|skew| skew >= SKEW_LIMIT) => {
-            tracing::warn!(?skew, "presigned URLs are rejected, this machine's clock is wrong: {ADVICE}");
+            tracing::warn!(?skew, "S3 rejects presigned URLs because this machine's clock is wrong: {ADVICE}");
         }
         Ok(()) => {}
     }

@@ -15,17 +15,17 @@ use crate::server::App;
 use crate::transport;
 use crate::upload::spill::{Spill, Unusable};
 
-/// At the end, what calls whose answers were lost may have done is looked for once more, for this long.
-const LAST_LOOKS: Duration = Duration::from_secs(5);
+/// How long the service looks for objects of calls with unknown outcome before it exits.
+const RECONCILE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A function's first invocation has the little processor time there is for itself. Its probe writes nothing: there would be
 /// a trial at every cold start, and the function may be frozen in the middle of it.
 const PROBE_DELAY: Duration = Duration::from_secs(1);
 
-/// Answers the invocations of a Lambda function.
+/// Handles the invocations of a Lambda function.
 ///
 /// # Errors
-/// If the Runtime API cannot be reached.
+/// Returns an error if the Runtime API cannot be reached.
 pub async fn function(config: Config, backend: &Backend) -> Outcome {
     probe::look(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
@@ -36,7 +36,7 @@ pub async fn function(config: Config, backend: &Backend) -> Outcome {
 /// Serves HTTP until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// If the address or the spill folder cannot be used.
+/// Returns an error if the address or the spill folder cannot be used.
 pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     if let Some(warning) = config.keep_to_descriptors(raise_file_limit()) {
         tracing::warn!("{warning}");
@@ -53,7 +53,10 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
         println!("try it:  curl -F file=@{file} http://{address}/upload-image");
     }
     if config.auth.keys.is_empty() && !address.ip().is_loopback() {
-        tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
+        tracing::warn!(
+            "no API keys are configured: everyone who can reach this address may upload, read and delete images; \
+             set API_KEYS or API_KEYS_FILE"
+        );
     }
     let probe = (!backend.is_embedded()).then(|| probe::start(Arc::clone(&backend.s3)));
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
@@ -64,8 +67,8 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Raises the soft limit of open files to the hard one, and returns it. The usual soft limit of 1,024 is for programs that use
-/// select(2).
+/// Raises the soft limit of open files to the hard limit, and returns it. The usual soft limit of 1,024 exists for
+/// programs that use select(2).
 fn raise_file_limit() -> u64 {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -80,11 +83,12 @@ fn raise_file_limit() -> u64 {
     }
 }
 
-/// None where nothing is to spill, or nothing can and nobody asked for it.
+/// Opens the spill folder. Returns `None` if spilling is disabled, or if the folder cannot be used and was not set
+/// explicitly.
 fn open_spill(config: &config::Upload) -> Result<Option<Spill>, Unusable> {
     match Spill::configured(config.spill_budget, &config.spill_dir) {
         Err(unusable) if !config.spill_chosen => {
-            tracing::warn!("uploads that find no memory are told 503: {unusable}");
+            tracing::warn!("uploads are rejected with 503 when the memory budget is used up: {unusable}");
             Ok(None)
         }
         opened => opened,
@@ -105,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_can_spill_only_those_who_asked_for_it_are_stopped() {
+    fn unusable_spill_folder_is_an_error_only_if_configured() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
@@ -113,8 +117,8 @@ mod tests {
         assert!(opened(&[], &file).unwrap().is_none());
         assert!(opened(&["--spill-budget=0"], &file).unwrap().is_none());
         for chosen in ["--spill-budget=1GiB", "--spill-dir=anywhere"] {
-            let told = opened(&[chosen], &file).unwrap_err().to_string();
-            assert!(told.starts_with("SPILL_DIR: ") && told.contains("SPILL_BUDGET=0"), "{told}");
+            let message = opened(&[chosen], &file).unwrap_err().to_string();
+            assert!(message.starts_with("SPILL_DIR: ") && message.contains("SPILL_BUDGET=0"), "{message}");
         }
         let memory = Path::new("/dev/shm");
         if memory.exists() {

@@ -1,6 +1,8 @@
-//! Removing what a kill or an abandoned plan left behind: unfinished multipart uploads, and objects nobody verified.
+//! `image-store sweep`: removes unfinished multipart uploads and unverified objects that a killed process or an
+//! abandoned plan left behind.
 //!
-//! On AWS the bucket's lifecycle rules do this; elsewhere `image-store sweep` does, and the embedded store by itself.
+//! On AWS the bucket's lifecycle rules do this. On other stores the operator runs `image-store sweep`. The embedded S3
+//! is swept automatically.
 
 use std::error::Error;
 use std::fmt;
@@ -8,24 +10,24 @@ use std::time::{Duration, SystemTime};
 
 use crate::store::{Leftover, Store};
 
-/// How old something must be before it counts as left behind.
+/// The age at which an upload or an object counts as left behind.
 pub const AGE: Duration = Duration::from_secs(24 * 3600);
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
     /// Multipart uploads aborted.
     pub uploads: usize,
     /// Unverified objects deleted.
     pub objects: usize,
-    /// What could not be removed; each was logged.
+    /// Uploads and objects that could not be removed. Each was logged.
     pub failed: usize,
-    /// What the store did not list, so that some of it may be left; each was logged.
+    /// Kinds that the store could not list, so that some may remain. Each was logged.
     pub unlisted: Vec<&'static str>,
 }
 
 impl Swept {
-    /// Whether nothing is left that is old enough.
+    /// Returns whether nothing remains that is old enough.
     pub fn is_complete(&self) -> bool {
         self.failed == 0 && self.unlisted.is_empty()
     }
@@ -77,7 +79,7 @@ pub async fn sweep(store: &dyn Store, age: Duration, url_ttl: Duration) -> Swept
             Ok(found) => swept.remove(store, found.iter().filter(is_old)).await,
             Err(error) => {
                 swept.unlisted.push(what);
-                tracing::error!(what, error = &error as &dyn Error, "the store could not list what may be left behind");
+                tracing::error!(what, error = &error as &dyn Error, "the store could not list leftovers");
             }
         }
     }

@@ -5,8 +5,9 @@
 //!              └→ direct (a plan) ─→ PUT or parts ─→ S3 ─→ complete
 //! ```
 //!
-//! A file is read while it is sent, and never held. The service is asked what it takes; by that and the file's size the
-//! door is chosen. Whatever can be repeated is, on errors that may pass; `stream.rs` says what cannot.
+//! A file is read while it is sent and is never held in memory. The client requests the service's limits and chooses
+//! the upload method by the file's size. Requests are retried after temporary errors, if they can be repeated;
+//! `stream.rs` explains which cannot.
 
 use reqwest::Method;
 use std::pin::pin;
@@ -33,18 +34,18 @@ use self::http::Http;
 use self::job::Job;
 use self::report::Failure;
 
-/// What a shell reports of a process that was interrupted.
+/// The exit status that shells report for a process that was interrupted.
 const INTERRUPTED: u8 = 130;
 
-/// Uploads every file, one after the other, and prints a line of JSON for each; stops when `stop` resolves.
+/// Uploads all files, one after the other, and prints a line of JSON for each. Stops when `stop` resolves.
 ///
-/// Exits with 0 if all are stored, 1 if one is not, 130 if it was stopped.
+/// Exits with 0 if all files are stored, 1 if one is not, and 130 if it was stopped.
 ///
 /// # Errors
-/// If the options cannot be used: wrong usage, for which the process exits with 2.
+/// Returns an error if the options are invalid. The process then exits with 2.
 pub async fn upload(options: &UploadOptions, stop: impl Future<Output = ()>) -> Result<ExitCode, String> {
     if options.resume.is_some() && options.files.len() != 1 {
-        return Err("--resume goes with exactly one FILE".to_owned());
+        return Err("--resume requires exactly one FILE".to_owned());
     }
     let http = Http::new(options)?;
     let mut stop = pin!(stop);

@@ -1,32 +1,34 @@
-//! What may be open at once: the process' file descriptors, shared among those that need them.
+//! How the process divides its limit of open file descriptors among their users.
 //!
-//! Connections, calls to the store and spilled parts are descriptors, and clients decide how many of them are wanted. Each
-//! kind has a share of its own, so that a crowd of one kind takes nothing from the others: what was admitted can go on.
+//! Connections, calls to the store and spilled parts each use file descriptors, and clients decide how many are
+//! requested. Each kind has a share of its own. When one kind uses up its share, the others keep theirs, so admitted
+//! uploads continue.
 
 use super::Config;
 
-/// The shares of a process' descriptors.
+/// The maximum number of open file descriptors of each kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptors {
-    /// Clients' connections.
+    /// Connections from clients.
     pub connections: usize,
-    /// Connections beyond those, on which only `/healthz` is answered.
+    /// Connections above that limit, on which only `/healthz` is answered.
     pub extra_connections: usize,
     /// Calls to the store.
     pub calls: usize,
-    /// Parts that lie in files.
+    /// Parts that are stored in files.
     pub spill_files: usize,
 }
 
 impl Descriptors {
-    /// More connections beyond the limit answer no health check sooner.
+    /// A larger number would not answer health checks any sooner.
     pub(super) const EXTRA_CONNECTIONS: usize = 32;
-    /// Calls wait for a store and not for each other where there are descriptors enough.
+    /// High enough that calls wait for the store and not for each other, if there are enough descriptors.
     pub(super) const MAX_CALLS: usize = 4096;
     pub(super) const MAX_SPILL_FILES: usize = 4096;
 
-    /// What a call may have open: its connection, and one more, since a connection that was begun for a call goes on when
-    /// another became free in the meantime. In the embedded store they are a call's files.
+    /// Descriptors that one call may have open: its connection, and one more, because a connection that is being opened
+    /// for a call is kept even if another one becomes free in the meantime. In the embedded store they are the call's
+    /// files.
     const PER_CALL: usize = 2;
 
     /// The shares of `limit` descriptors: half for connections, a quarter for calls, an eighth for spilled parts. The last
@@ -50,7 +52,8 @@ impl Descriptors {
 }
 
 impl Config {
-    /// Keeps to `limit` open descriptors; the warning that goes with it where that is less than the settings want.
+    /// Reduces the limits in the configuration to fit `limit` open descriptors. Returns a warning if that reduces
+    /// `MAX_CONNECTIONS`.
     pub fn keep_to_descriptors(&mut self, limit: u64) -> Option<String> {
         let shares = Descriptors::share(limit, self.store.bucket.is_none());
         let wanted = self.server.max_connections;
@@ -58,10 +61,10 @@ impl Config {
         self.server.extra_connections = shares.extra_connections;
         self.store.max_calls = shares.calls;
         self.upload.spill_files = shares.spill_files;
-        (shares.connections < wanted).then(|| {
+        (shares.connections < configured).then(|| {
             let served = shares.connections;
             format!(
-                "MAX_CONNECTIONS={wanted} needs more than the {limit} open files that the process may have (ulimit -Hn): \
+                "MAX_CONNECTIONS={configured} exceeds what the limit of {limit} open files (ulimit -Hn) allows: \
                  {served} connections are served at once"
             )
         })
@@ -83,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_shares_leave_an_eighth() {
+    fn shares_leave_an_eighth_of_the_limit() {
         for limit in [64, 256, 512, 1024, 4096, 1 << 20, u64::MAX] {
             for embedded in [false, true] {
                 let shares = Descriptors::share(limit, embedded);
@@ -96,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_limit_of_the_system_goes_before_the_settings() {
+    fn system_limit_overrides_max_connections() {
         let read = || Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
         let mut config = read();
         assert!(config.keep_to_descriptors(512).unwrap().contains("224 connections"));

@@ -1,4 +1,4 @@
-//! How the text of one setting becomes its value; the errors go after the setting's name.
+//! Parsers for the text of one setting. Error messages follow the setting's name and a colon.
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
@@ -10,9 +10,9 @@ use url::Url;
 
 use crate::format::Format;
 
-/// S3 signs URLs for no longer.
+/// S3's limit on the lifetime of presigned URLs.
 const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// S3's keys have at most 1,024 bytes; the rest is for what the service names below the prefix.
+/// S3's keys have at most 1,024 bytes. The rest is for the names that the service uses below the prefix.
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
 const MAX_PREFIX: usize = 900;
@@ -37,25 +37,25 @@ pub fn count(text: &str, range: RangeInclusive<usize>) -> Parsed<usize> {
     if range.contains(&value) {
         return Ok(value);
     }
-    Err(format!("{value} is not between {} and {}", range.start(), range.end()))
+    Err(format!("{value} must be between {} and {}", range.start(), range.end()))
 }
 
-/// Bytes, bare or with a unit, within `range`.
+/// A size within `range`, in bytes or with a unit.
 pub fn size(text: &str, range: RangeInclusive<u64>) -> Parsed<u64> {
     let size: ByteSize = text.trim().parse().map_err(|_| format!("'{text}' is not a size like 5MiB"))?;
     if range.contains(&size.as_u64()) {
         return Ok(size.as_u64());
     }
-    Err(format!("{text} is not between {} and {} bytes", range.start(), range.end()))
+    Err(format!("{text} must be between {} and {} bytes", range.start(), range.end()))
 }
 
-/// Bare: seconds.
+/// A duration, in seconds or with a unit.
 pub fn duration(text: &str) -> Parsed<Duration> {
     let text = text.trim();
     let seconds = text.parse().map(Duration::from_secs);
     let parsed = seconds.or_else(|_| humantime::parse_duration(text));
     let duration = parsed.map_err(|_| format!("'{text}' is not a duration like 30s"))?;
-    if duration > MAX_DURATION { Err(format!("'{text}' is more than 100 years")) } else { Ok(duration) }
+    if duration > MAX_DURATION { Err(format!("'{text}' exceeds the limit of 100 years")) } else { Ok(duration) }
 }
 
 /// A duration that is not zero.
@@ -63,11 +63,12 @@ pub fn positive_duration(text: &str) -> Parsed<Duration> {
     duration(text).and_then(|time| if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) })
 }
 
+/// The value of one of `choices`, whose names are compared without regard to case.
 pub fn one_of<T: Clone>(text: &str, choices: &[(&str, T)]) -> Parsed<T> {
     let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text.trim()));
     found.map(|(_, value)| value.clone()).ok_or_else(|| {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-        format!("'{text}' is none of {}", names.join(", "))
+        format!("'{text}' is invalid; use one of {}", names.join(", "))
     })
 }
 
@@ -84,30 +85,31 @@ pub fn formats(text: &str) -> Parsed<Vec<Format>> {
             formats.push(format);
         }
     }
-    if formats.is_empty() { Err("names no format".to_owned()) } else { Ok(formats) }
+    if formats.is_empty() { Err("contains no format".to_owned()) } else { Ok(formats) }
 }
 
-/// Empty, or ending in a slash and not starting with one.
+/// A prefix of object keys: empty, or a path that ends in a slash and does not start with one.
 pub fn prefix(text: &str) -> Parsed<String> {
-    let whole = text.is_empty() || (text.ends_with('/') && !text.starts_with('/') && !text.contains("//"));
+    let is_folder = text.is_empty() || (text.ends_with('/') && !text.starts_with('/') && !text.contains("//"));
     let plain = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-_.!*'()".contains(&byte));
     if text.len() > MAX_PREFIX {
-        return Err(format!("has {} characters; S3's keys leave room for {MAX_PREFIX}", text.len()));
+        return Err(format!("has {} bytes, which exceeds the limit of {MAX_PREFIX} bytes", text.len()));
     }
-    if whole && plain && !text.split('/').any(|part| part == "." || part == "..") {
+    if is_folder && plain && !text.split('/').any(|part| part == "." || part == "..") {
         return Ok(text.to_owned());
     }
-    Err(format!("'{text}' must be empty or like a/b/, of letters, digits and -_.!*'()"))
+    Err(format!("'{text}' must be empty or like a/b/, with letters, digits and -_.!*'() only"))
 }
 
-/// An `http` or `https` URL of a host and perhaps a path, in its normal form and without a trailing slash.
+/// An `http` or `https` URL with a host and optionally a path, normalised and without a trailing slash.
 ///
-/// Credentials in it would reach logs and clients; a query or a fragment would be lost where a path is appended.
+/// Credentials are rejected because they would reach logs and clients. A query or a fragment is rejected because it
+/// would be lost when a path is appended.
 pub fn absolute_url(text: &str) -> Parsed<String> {
     let shown = shown(text);
     let url = web_url(text).ok_or_else(|| format!("{shown} is not a URL like https://example.com"))?;
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(format!("{shown} holds credentials; remove them, they are not used"));
+        return Err(format!("{shown} contains credentials; remove them, they are not used"));
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err(format!("{shown} has a query or a fragment; remove it"));
@@ -115,7 +117,7 @@ pub fn absolute_url(text: &str) -> Parsed<String> {
     Ok(url.as_str().trim_end_matches('/').to_owned())
 }
 
-/// A URL as it is written: the WHATWG parser also repairs, which would hide a mistake.
+/// Parses an `http` or `https` URL, without the repairs of the WHATWG parser, which would hide a mistake.
 fn web_url(text: &str) -> Option<Url> {
     let (scheme, rest) = text.split_once("://")?;
     let web = ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known));
@@ -123,14 +125,14 @@ fn web_url(text: &str) -> Option<Url> {
     (web && plain && !rest.starts_with('/')).then(|| Url::parse(text).ok())?
 }
 
-/// `text` in quotes, without what may be a secret in a URL: credentials, query and fragment.
+/// Returns `text` in quotes, without the parts of a URL that may be secret: credentials, query and fragment.
 fn shown(text: &str) -> String {
     let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, _)| text.split_at(scheme.len() + 3));
     let end = rest.find(['?', '#']).map_or(rest.len(), |at| at + 1);
     let (public, private) = rest.split_at(end);
     let public = match public.rsplit_once('@') {
         Some((_, host)) => format!("…@{host}"),
-        // A password may have one of the two characters, and a query an @: which of them this is cannot be told.
+        // A password may contain ? or #, and a query may contain @, so this may be either.
         None if private.contains('@') => String::new(),
         None => public.to_owned(),
     };
@@ -138,7 +140,7 @@ fn shown(text: &str) -> String {
     format!("'{scheme}{public}{cut}'")
 }
 
-/// Origins exactly as browsers send them, or `*` alone.
+/// Comma-separated origins exactly as browsers send them, or a single `*`.
 ///
 /// A browser's `Origin` is the ASCII serialization of RFC 6454, 6.2: scheme and host in lower case, no default port, no
 /// path. Any other text never equals it.
@@ -149,28 +151,28 @@ pub fn origins(text: &str) -> Parsed<Vec<String>> {
         return Err(wrong.join("; "));
     }
     if names.len() > 1 && names.contains(&"*") {
-        return Err("* stands alone".to_owned());
+        return Err("* cannot be combined with other origins".to_owned());
     }
     if names.is_empty() && !text.trim().is_empty() {
-        return Err("names no origin".to_owned());
+        return Err("contains no origin".to_owned());
     }
     Ok(names.into_iter().map(str::to_owned).collect())
 }
 
-/// Why no browser sends `origin`; None if one may, and for `*`.
+/// Returns why no browser sends `origin`, or `None` if a browser may send it or if it is `*`.
 fn never_sent(origin: &str) -> Option<String> {
     let shown = shown(origin);
     if origin == "*" {
         return None;
     }
     if origin == "null" {
-        return Some("'null' is sent by every sandboxed and local page and names none; use * to allow them all".into());
+        return Some("'null' is sent by all sandboxed and local pages; use * to allow all origins".into());
     }
     let Some(url) = web_url(origin) else {
         return Some(format!("{shown} is not an origin like https://example.com"));
     };
     if origin.contains('*') {
-        return Some(format!("{shown} would be compared as it stands; list each origin, or use * alone"));
+        return Some(format!("{shown} contains a wildcard, which is not supported; list each origin, or use * alone"));
     }
     let sent = url.origin().ascii_serialization();
     (sent != origin).then(|| format!("{shown} never matches; browsers send '{sent}'"))
@@ -199,7 +201,7 @@ pub fn bucket(text: &str) -> Parsed<String> {
     ))
 }
 
-/// How long a presigned URL works: whole seconds, at most what S3 signs for.
+/// The lifetime of a presigned URL: whole seconds, up to S3's limit.
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html> (X-Amz-Expires)
 pub fn url_ttl(text: &str) -> Parsed<Duration> {
@@ -207,10 +209,10 @@ pub fn url_ttl(text: &str) -> Parsed<Duration> {
     if (Duration::from_secs(1)..=MAX_TTL).contains(&ttl) {
         return Ok(Duration::from_secs(ttl.as_secs()));
     }
-    Err(format!("'{text}' is not between 1s and 7 days, S3's limit"))
+    Err(format!("'{text}' must be between 1s and 7 days, which is S3's limit"))
 }
 
-/// Addresses and networks (CIDR), comma-separated.
+/// Comma-separated addresses and networks (CIDR).
 pub fn networks(text: Option<&str>) -> Parsed<Vec<IpNet>> {
     let names = text.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
     names.map(network).collect()
@@ -229,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_are_addresses_with_or_without_a_length() {
+    fn networks_accept_addresses_and_cidr() {
         let read = |text| networks(Some(text)).map(|found| found.iter().map(IpNet::to_string).collect::<Vec<_>>());
         assert_eq!(read("10.0.0.0/8, 192.0.2.7,::1").unwrap(), ["10.0.0.0/8", "192.0.2.7/32", "::1/128"]);
         assert_eq!(read("0.0.0.0/0,2001:db8::/32").unwrap(), ["0.0.0.0/0", "2001:db8::/32"]);
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_and_durations_have_units() {
+    fn sizes_and_durations_accept_units() {
         assert_eq!(size("5MiB", 0..=u64::MAX), Ok(5 << 20));
         assert_eq!(size("5 GB", 0..=u64::MAX), Ok(5_000_000_000));
         assert_eq!(size("1024", 0..=u64::MAX), Ok(1024));
@@ -254,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_are_folders() {
+    fn prefix_is_empty_or_ends_with_slash() {
         for good in ["", "a/", "a/b-c_d/"] {
             assert_eq!(prefix(good), Ok(good.to_owned()));
         }
@@ -265,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn origins_are_those_that_browsers_send() {
+    fn origins_must_match_what_browsers_send() {
         let good = "https://a.example, http://localhost:3000,http://[::1]:8080,https://xn--bcher-kva.example";
         assert_eq!(origins(good).unwrap().len(), 4);
         assert_eq!(origins("*"), Ok(vec!["*".to_owned()]));
@@ -278,7 +280,7 @@ mod tests {
             ("https://", "is not an origin"),
             ("https://a.example:port", "is not an origin"),
             ("null", "sandboxed"),
-            ("https://*.example", "as it stands"),
+            ("https://*.example", "wildcard"),
             ("https://a.example/", "browsers send 'https://a.example'"),
             ("https://a.example/x", "browsers send 'https://a.example'"),
             ("https://a.example?", "browsers send 'https://a.example'"),
@@ -291,8 +293,8 @@ mod tests {
             ("https://b\u{fc}cher.example", "browsers send 'https://xn--bcher-kva.example'"),
             ("http://[0:0::1]", "browsers send 'http://[::1]'"),
             ("http://127.1", "browsers send 'http://127.0.0.1'"),
-            ("*,https://a.example", "stands alone"),
-            (" , ", "names no origin"),
+            ("*,https://a.example", "cannot be combined"),
+            (" , ", "contains no origin"),
         ] {
             let problem = origins(bad).unwrap_err();
             assert!(problem.contains(why), "{bad}: {problem}");
@@ -302,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_have_a_host_and_perhaps_a_path_and_nothing_else() {
+    fn absolute_url_requires_host_and_rejects_query_and_fragment() {
         for (good, normal) in [
             ("https://a.example", "https://a.example"),
             ("http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
@@ -327,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_in_a_url_is_shown() {
+    fn errors_do_not_show_secrets_of_urls() {
         for bad in [
             "http://user:hunter2@a.example/x",
             "htp://u:hunter2@a",
@@ -344,12 +346,12 @@ mod tests {
         assert!(
             absolute_url("http://user:hunter2@a.example/x")
                 .unwrap_err()
-                .contains("'http://…@a.example/x' holds credentials")
+                .contains("'http://…@a.example/x' contains credentials")
         );
     }
 
     #[test]
-    fn a_bucket_is_a_name_and_no_address() {
+    fn bucket_rejects_addresses_and_paths() {
         for good in ["photos", "my.bucket_1", "tenant:photos", "arn:aws:s3:eu-north-1:123:accesspoint/photos"] {
             assert_eq!(bucket(good), Ok(good.to_owned()));
         }
@@ -366,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_live_for_whole_seconds() {
+    fn url_ttl_is_whole_seconds_within_limits() {
         assert_eq!(url_ttl("1500ms"), Ok(Duration::from_secs(1)));
         assert_eq!(url_ttl("7days"), Ok(MAX_TTL));
         for bad in ["0", "999ms", "7days 1s", "soon"] {

@@ -64,7 +64,7 @@ impl MeteredStore {
     async fn measure<T>(&self, operation: Operation, call: impl Future<Output = Result<T>>) -> Result<T> {
         // The semaphore is never closed.
         let _permit = self.calls.acquire().await.ok();
-        let mut running = Running { metered: self, operation, began: Instant::now(), outcome: DROPPED };
+        let mut running = Running { metered: self, operation, began: Instant::now(), outcome: CANCELLED };
         let done = call.await;
         running.outcome = done.as_ref().map_or_else(outcome, |_| OK);
         done

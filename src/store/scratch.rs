@@ -10,70 +10,74 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::s3::is_outcome_unknown;
 use super::{ImageKey, Metadata, ObjectName, Result, Store, StoreError, Upload};
 
-/// Names are noted before anything is sent, because a call that fails may have had its effect.
+/// Names of test objects and uploads. A name is recorded before a request is sent, because a call that fails may have
+/// had its effect.
 #[derive(Debug, Default)]
-pub struct Scratch(Mutex<Made>);
+pub struct Scratch(Mutex<Created>);
 
 #[derive(Debug, Default)]
-struct Made {
+struct Created {
     names: Vec<ObjectName>,
     uploads: Vec<Upload>,
-    /// Names for which uploads may have been created whose ids never came.
+    /// Names for which an upload may exist whose id is unknown.
     doubtful: Vec<ObjectName>,
 }
 
 impl Scratch {
-    fn made(&self) -> MutexGuard<'_, Made> {
+    fn created(&self) -> MutexGuard<'_, Created> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn name(&self, place: fn(ImageKey) -> ObjectName) -> ObjectName {
-        let name = place(ImageKey::random("png"));
-        self.made().names.push(name.clone());
+    fn name(&self, kind: fn(ImageKey) -> ObjectName) -> ObjectName {
+        let name = kind(ImageKey::random("png"));
+        self.created().names.push(name.clone());
         name
     }
 
+    /// Returns a new name of an image.
     pub fn image(&self) -> ObjectName {
         self.name(ObjectName::Image)
     }
 
+    /// Returns a new name of an unverified object.
     pub fn incoming(&self) -> ObjectName {
         self.name(ObjectName::Incoming)
     }
 
-    /// A multipart upload for a name from here.
+    /// Creates a multipart upload for a name from this list.
     pub async fn upload(&self, store: &dyn Store, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
-        self.made().doubtful.push(name.clone());
-        let created = store.create_only_upload(name, metadata).await;
-        let mut made = self.made();
-        let is_doubtful = match &created {
-            Ok(created) => {
-                made.uploads.push(created.upload.clone());
-                created.perhaps_others
+        self.created().doubtful.push(name.clone());
+        let result = store.create_only_upload(name, metadata).await;
+        let mut created = self.created();
+        let is_doubtful = match &result {
+            Ok(only) => {
+                created.uploads.push(only.upload.clone());
+                only.perhaps_others
             }
             Err(error) => is_outcome_unknown(error),
         };
         if !is_doubtful {
-            made.doubtful.retain(|doubtful| doubtful != name);
+            created.doubtful.retain(|doubtful| doubtful != name);
         }
-        created.map(|created| created.upload)
+        result.map(|only| only.upload)
     }
 
-    /// Removes everything, and says what of it may still be there, by its key in the bucket.
+    /// Removes everything. Returns what may remain, by its key in the bucket, with the reason.
     pub async fn clear(&self, store: &dyn Store, prefix: &str) -> BTreeMap<String, StoreError> {
-        let Made { names, uploads, doubtful } = std::mem::take(&mut *self.made());
+        let Created { names, uploads, doubtful } = std::mem::take(&mut *self.created());
         let (names, uploads, doubtful) = (&names, &uploads, &doubtful);
         let mut left = BTreeMap::new();
-        // Aborted first: an upload may not become an object once that was deleted.
+        // Uploads are aborted first, because an upload must not become an object after the objects were deleted.
         left.extend(failed(uploads, prefix, |upload| &upload.name, |upload| store.abort_upload(upload)).await);
         left.extend(failed(names, prefix, |name| name, |name| remove(store, name)).await);
         let unknown = failed(doubtful, prefix, |name| name, |name| abort_all(store, name)).await;
-        left.extend(unknown.into_iter().map(|(key, error)| (format!("{key} as an unfinished upload"), error)));
+        left.extend(unknown.into_iter().map(|(key, error)| (format!("an unfinished upload for {key}"), error)));
         left
     }
 }
 
-/// Does `work` for all at once, so that a store that hangs does so only once.
+/// Runs `work` for all `things` concurrently, so that calls to a store that hangs time out together. Returns the
+/// failures.
 async fn failed<'a, T, W: Future<Output = Result<()>>>(
     things: &'a [T],
     prefix: &str,
@@ -85,7 +89,7 @@ async fn failed<'a, T, W: Future<Output = Result<()>>>(
     errors.map(|(thing, error)| (name(thing).object_key(prefix), error)).collect()
 }
 
-/// What may not be deleted need not be there.
+/// Deletes an object. A failure to delete does not count if the object does not exist.
 async fn remove(store: &dyn Store, name: &ObjectName) -> Result<()> {
     let Err(error) = store.delete(name).await else { return Ok(()) };
     match store.head(name).await {
@@ -94,7 +98,7 @@ async fn remove(store: &dyn Store, name: &ObjectName) -> Result<()> {
     }
 }
 
-/// Aborts uploads whose ids never came.
+/// Aborts all uploads for `name`, including those whose ids are unknown.
 async fn abort_all(store: &dyn Store, name: &ObjectName) -> Result<()> {
     for upload in store.uploads_of(name).await? {
         store.abort_upload(&upload).await?;

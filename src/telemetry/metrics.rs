@@ -1,6 +1,8 @@
-//! Numbers for Prometheus. Each service has its own, so nothing is global and tests can count.
+//! Metrics for Prometheus. Each service has its own recorder instead of a global one, so that tests can check the
+//! values.
 //!
-//! What costs something to know is asked when it is scraped; what is on a byte's way is a handle that was made before.
+//! Values that are expensive to compute are computed when they are scraped. Code that runs for each chunk of data uses
+//! handles that were created in advance.
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -12,7 +14,7 @@ pub mod defs;
 
 pub use defs::{Kind, METRICS, Metric};
 
-/// How often [`Metrics::upkeep`] is wanted.
+/// The interval at which [`Metrics::upkeep`] must run.
 pub const UPKEEP: Duration = Duration::from_secs(5);
 
 static METADATA: Metadata<'static> = Metadata::new("image_store", metrics::Level::INFO, None);
@@ -50,32 +52,33 @@ impl Metrics {
         metrics
     }
 
-    /// The series of a counter with these label values, in the table's order.
+    /// Returns the series of a counter with these label values, in the order of the labels in the definition.
     pub fn counter(&self, metric: &Metric, values: &[&str]) -> Counter {
         self.0.recorder.register_counter(&key(metric, values), &METADATA)
     }
 
-    /// As [`Metrics::counter`].
+    /// Returns a series like [`Metrics::counter`].
     pub fn gauge(&self, metric: &Metric, values: &[&str]) -> Gauge {
         self.0.recorder.register_gauge(&key(metric, values), &METADATA)
     }
 
-    /// As [`Metrics::counter`].
+    /// Returns a series like [`Metrics::counter`].
     pub fn histogram(&self, metric: &Metric, values: &[&str]) -> Histogram {
         self.0.recorder.register_histogram(&key(metric, values), &METADATA)
     }
 
-    /// Counts a body's bytes.
+    /// Returns a counter for the bytes of one body.
     pub fn received(&self) -> Received {
         Received { counter: self.0.received.clone(), bytes: 0 }
     }
 
-    /// A connection is open while this lives.
+    /// Returns a guard that counts an open connection until it is dropped.
     pub fn connection(&self) -> GaugeGuard {
         GaugeGuard::new(self.0.connections.clone())
     }
 
-    /// From now on what is dropped unanswered was cut off by this process' end, and its client is not to blame.
+    /// Marks the end of the process: requests that are dropped from now on count as cut off, not as aborted by the
+    /// client.
     pub fn start_cutting_off(&self) {
         self.0.cutting_off.store(true, Ordering::Relaxed);
     }
@@ -84,12 +87,12 @@ impl Metrics {
         self.0.cutting_off.load(Ordering::Relaxed)
     }
 
-    /// Samples lie in memory until they are put into their buckets, which is to be done also where nobody scrapes.
+    /// Moves samples from memory into their buckets. This must also run if the metrics are never scraped.
     pub fn upkeep(&self) {
         self.0.handle.run_upkeep();
     }
 
-    /// All there is, in Prometheus' text format.
+    /// Returns all metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.upkeep();
         self.0.handle.render()
@@ -98,9 +101,9 @@ impl Metrics {
 
 fn with_buckets(builder: PrometheusBuilder, metric: &Metric) -> PrometheusBuilder {
     match metric.kind {
-        Kind::Histogram(bounds) => {
-            builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds).expect("it has buckets")
-        }
+        Kind::Histogram(bounds) => builder
+            .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), bounds)
+            .expect("a histogram has buckets"),
         _ => builder,
     }
 }
@@ -120,7 +123,7 @@ fn key(metric: &Metric, values: &[&str]) -> Key {
     Key::from_parts(metric.name, pairs.map(|(name, value)| Label::new(*name, (*value).to_owned())).collect::<Vec<_>>())
 }
 
-/// One of what a gauge counts, for as long as this lives.
+/// Increments a gauge until it is dropped.
 pub struct GaugeGuard(Gauge);
 
 impl GaugeGuard {
@@ -136,31 +139,32 @@ impl Drop for GaugeGuard {
     }
 }
 
-/// The bytes of one body. They are told now and then and not with every chunk, and the rest at the end.
+/// Counts the bytes of one body. It updates the metric in steps and not for every chunk, and adds the rest when it is
+/// dropped.
 pub struct Received {
     counter: Counter,
     bytes: u64,
 }
 
 impl Received {
-    /// Bytes: a long upload shows while it runs.
+    /// Bytes per update, so that a long upload is visible while it runs.
     const STEP: u64 = 1 << 20;
 
     pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
         if self.bytes >= Self::STEP {
-            self.tell();
+            self.flush();
         }
     }
 
-    fn tell(&mut self) {
+    fn flush(&mut self) {
         self.counter.increment(std::mem::take(&mut self.bytes));
     }
 }
 
 impl Drop for Received {
     fn drop(&mut self) {
-        self.tell();
+        self.flush();
     }
 }
 
@@ -169,33 +173,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn samples_land_in_the_table_s_buckets() {
+    fn histograms_use_the_defined_buckets() {
         let metrics = Metrics::new();
         metrics.histogram(&defs::UPLOAD_SIZE, &["raw"]).record(20_000);
         let text = metrics.render();
         for line in [
             "# TYPE image_store_upload_size_bytes histogram",
-            "image_store_upload_size_bytes_bucket{door=\"raw\",le=\"16384\"} 0",
-            "image_store_upload_size_bytes_bucket{door=\"raw\",le=\"65536\"} 1",
-            "image_store_upload_size_bytes_sum{door=\"raw\"} 20000",
+            "image_store_upload_size_bytes_bucket{method=\"raw\",le=\"16384\"} 0",
+            "image_store_upload_size_bytes_bucket{method=\"raw\",le=\"65536\"} 1",
+            "image_store_upload_size_bytes_sum{method=\"raw\"} 20000",
             "# TYPE image_store_http_received_bytes_total counter",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in {text}");
         }
-        assert!(text.contains("# HELP image_store_upload_size_bytes Sizes of the images stored"), "{text}");
+        assert!(text.contains("# HELP image_store_upload_size_bytes Size of stored images"), "{text}");
     }
 
     #[test]
-    fn a_body_s_bytes_are_told_while_it_lasts_and_at_its_end() {
+    fn received_bytes_are_counted_in_steps_and_on_drop() {
         let metrics = Metrics::new();
-        let told = |bytes: u64| metrics.render().contains(&format!("image_store_http_received_bytes_total {bytes}\n"));
+        let shows = |bytes: u64| metrics.render().contains(&format!("image_store_http_received_bytes_total {bytes}\n"));
         let mut received = metrics.received();
         received.add(1000);
-        assert!(told(0), "{}", metrics.render());
+        assert!(shows(0), "{}", metrics.render());
         received.add(1 << 20);
-        assert!(told((1 << 20) + 1000));
+        assert!(shows((1 << 20) + 1000));
         received.add(1);
         drop(received);
-        assert!(told((1 << 20) + 1001));
+        assert!(shows((1 << 20) + 1001));
     }
 }

@@ -1,4 +1,4 @@
-//! The plain HTTP server: accepting, timeouts, and an orderly end.
+//! The HTTP server: accepts connections, enforces timeouts, and shuts down gracefully.
 
 use axum::Router;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -25,30 +25,30 @@ use crate::server::App;
 use crate::server::request::Peer;
 use crate::telemetry::metrics::{self, Metrics};
 
-/// Aborting what was cut off at the end may take this long.
+/// How long the clean-up of uploads that were cut off at shutdown may take.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the log says that the connection limit is reached.
+/// Minimum interval between warnings that the connection limit is reached.
 const WARN_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Connections that may wait to be accepted, and as many to be served. One that finds no place in the first row is dropped,
-/// and its client tries again only after a second: too late for a refusal that is to come at once. The system's own limit
-/// (somaxconn) holds beside it.
+/// The length of the queue of connections that are not yet accepted. If the queue is full, a connection attempt is
+/// dropped and the client repeats it only after a second, so that even a rejection would come late. The system limit
+/// (somaxconn) also applies.
 const BACKLOG: u32 = 4096;
 
-/// A listener that a crowd may connect to at once.
+/// Binds a listener with a backlog that is long enough for many clients that connect at the same time.
 ///
 /// # Errors
-/// Where the address cannot be had.
+/// Returns an error if the address cannot be bound.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    // As `TcpListener::bind` does: a restart must not wait for old connections to time out.
+    // Like `TcpListener::bind`: a restart must not wait for old connections to time out.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
 }
 
-/// Serves `app` until `stop` resolves, then lets what is in flight finish within `shutdown_timeout`, aborts the rest, and
-/// returns when everything that was started has been completed or aborted: true; or false, where that took too long.
+/// Serves `app` until `stop` resolves. Then requests in flight may finish within `shutdown_timeout`, and the rest is
+/// aborted. Returns `true` when all uploads have been completed or aborted, or `false` if that took too long.
 #[must_use]
 pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop: impl Future<Output = ()>) -> bool {
     let mut connections = Connections::new(&app, &config);
@@ -68,12 +68,12 @@ pub async fn serve(listener: TcpListener, app: App, config: config::Server, stop
     connections.drain(&app, config.shutdown_timeout).await
 }
 
-/// The next connection; none where there was trouble.
+/// Accepts the next connection. Returns `None` after an error.
 async fn accept(listener: &TcpListener) -> Option<(TcpStream, Peer)> {
     match listener.accept().await {
         Ok((stream, peer)) => Some((stream, Peer(peer.ip()))),
         Err(error) => {
-            // Out of file descriptors, most likely: the only cure is that connections end meanwhile.
+            // Most likely the process has no file descriptor left, so wait until other connections end.
             tracing::warn!(%error, "a connection could not be accepted");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
@@ -81,7 +81,7 @@ async fn accept(listener: &TcpListener) -> Option<(TcpStream, Peer)> {
     }
 }
 
-/// All connections there are.
+/// All open connections.
 struct Connections {
     router: Router,
     metrics: Metrics,
@@ -89,7 +89,7 @@ struct Connections {
     limiter: ConnectionLimiter,
     graceful: GracefulShutdown,
     running: JoinSet<()>,
-    /// When the log last said that the limit is reached.
+    /// When the warning that the limit is reached was last logged.
     warned: Option<Instant>,
 }
 
@@ -106,7 +106,7 @@ impl Connections {
         }
     }
 
-    /// Serves a connection that was just accepted.
+    /// Starts to serve a connection that was just accepted.
     async fn admit(&mut self, stream: TcpStream, peer: Peer) {
         let admission = self.limiter.admit().await;
         let extra = matches!(admission, Admission::Extra(_));
@@ -136,20 +136,23 @@ impl Connections {
     fn warn(&mut self) {
         if self.warned.is_none_or(|warned| warned.elapsed() >= WARN_INTERVAL) {
             self.warned = Some(Instant::now());
-            tracing::warn!("MAX_CONNECTIONS are open: all others are answered 503, except for /healthz");
+            tracing::warn!(
+                "MAX_CONNECTIONS reached: requests on further connections are rejected with 503, except /healthz"
+            );
         }
     }
 
-    async fn drain(mut self, app: &App, patience: Duration) -> bool {
+    async fn drain(mut self, app: &App, shutdown_timeout: Duration) -> bool {
         app.start_draining();
-        tracing::info!(uploads = app.uploads.open(), "stopping");
-        if tokio::time::timeout(patience, self.graceful.shutdown()).await.is_err() {
-            tracing::warn!(uploads = app.uploads.open(), "cutting off what is still in flight");
+        tracing::info!(uploads = app.uploads.open(), "shutting down");
+        if tokio::time::timeout(shutdown_timeout, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(uploads = app.uploads.open(), "SHUTDOWN_TIMEOUT reached: aborting requests in flight");
         }
         app.metrics.start_cutting_off();
-        // A request that is dropped here undoes its upload.
+        // Dropping a request aborts its upload.
         self.running.shutdown().await;
-        // Promotions outlive their connections: those that end by themselves may, the others are aborted.
+        // Promotions continue after their connections have ended. They may finish within half of the timeout, then they
+        // are aborted.
         if tokio::time::timeout(CLEANUP_TIMEOUT / 2, app.uploads.finished()).await.is_err() {
             app.promotions.cut_off();
         }
@@ -157,7 +160,7 @@ impl Connections {
         if !clean {
             tracing::error!(
                 uploads = app.uploads.open(),
-                "uploads could not be cleaned up in time; sweep removes them"
+                "uploads could not be cleaned up in time; `image-store sweep` or a lifecycle rule removes them"
             );
         }
         clean

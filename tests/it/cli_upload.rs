@@ -286,7 +286,7 @@ async fn a_part_whose_url_expired_gets_a_fresh_one() {
     let file = files.image(2 * PART + 1);
     let (code, lines, err) = run(&app, &["--direct", "--parallel=1"], &[&file]).await;
     assert_eq!(code, 0, "{lines:?}: {err}");
-    assert!(err.contains("asking for fresh URLs"), "{err}");
+    assert!(err.contains("requesting new URLs"), "{err}");
     check(&app, &lines[0], &file).await;
     app.end(&[key(&lines[0])]).await;
 }
@@ -403,7 +403,7 @@ async fn a_service_that_is_not_there_is_told_of() {
     let nowhere = ["--url=http://127.0.0.1:9", "--retries=1"];
     let (code, lines, err) = run(&app, &nowhere, &[&file]).await;
     assert_eq!((code, lines.len()), (1, 1));
-    assert!(lines[0]["error"].as_str().unwrap().contains("refused") && err.contains("again in"), "{lines:?}: {err}");
+    assert!(lines[0]["error"].as_str().unwrap().contains("refused") && err.contains("retrying in"), "{lines:?}: {err}");
     app.end(&[]).await;
 }
 

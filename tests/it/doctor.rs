@@ -125,7 +125,7 @@ async fn a_strict_s3_without_lifecycle_rules_is_well_but_for_these() {
     assert_eq!((report.code, report.failed()), (0, vec![]), "{:#?}", report.lines);
     report.says("lifecycle", "warn", "image-store sweep");
     report.says("multipart", "ok", "CRC64NVME of the whole");
-    report.says("checksum", "ok", "a wrong one refused");
+    report.says("checksum", "ok", "a wrong one is rejected");
     report.says("credentials", "ok", "ends in SKEY");
     report.says("cors", "skip", "CORS_ALLOW_ORIGIN");
     backend.check_clean().await;
@@ -162,7 +162,7 @@ async fn what_needs_a_failed_check_is_skipped() {
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!(report.failed(), ["put"]);
     for check in ["put-once", "head", "get", "checksum", "copy", "delete", "presigned-get", "cors"] {
-        report.says(check, "skip", "needs put");
+        report.says(check, "skip", "requires the check put");
     }
     assert_eq!((report.verdict("multipart"), report.verdict("presigned-put")), ("ok", "ok"));
     backend.check_clean().await;
@@ -273,10 +273,10 @@ async fn differences_between_stores_are_reported() {
         (&[Quirk::CephCopyCondition][..], "copy", "ok", "only with the right ETag"),
         (&[Quirk::NoCopyCondition], "copy", "warn", "CopySourceIfMatch is ignored"),
         (&[Quirk::NoCopyCondition, Quirk::OpaqueEtags], "copy", "fail", "no direct upload can become an image"),
-        (&[Quirk::NoSmallCopies], "copy", "warn", "not copied as a part"),
+        (&[Quirk::NoSmallCopies], "copy", "warn", "cannot be copied as a part"),
         (&[Quirk::NoIfMatch], "put-if-match", "warn", "If-Match is ignored"),
         (&[Quirk::ListPartsNoSuchKey], "abort", "ok", "its part is gone"),
-        (&[Quirk::NoSha256], "sha256", "warn", "a wrong SHA-256 is taken"),
+        (&[Quirk::NoSha256], "sha256", "warn", "a wrong SHA-256 is accepted"),
     ] {
         let backend = Backend::strict().await;
         for quirk in quirks {
@@ -293,8 +293,8 @@ async fn differences_between_stores_are_reported() {
 async fn only_a_refusal_of_its_digest_refuses_a_wrong_checksum() {
     const OTHER_NAME: &str = "<Error><Code>XAmzContentChecksumMismatch</Code></Error>";
     for (action, verdict, words) in [
-        (Action::Answer(400, OTHER_NAME), "ok", "a wrong one refused"),
-        (Action::Answer(200, ""), "warn", "a wrong CRC64NVME is taken"),
+        (Action::Answer(400, OTHER_NAME), "ok", "a wrong one is rejected"),
+        (Action::Answer(200, ""), "warn", "a wrong CRC64NVME is accepted"),
         (DENIED, "fail", "s3:PutObject"),
         (Action::Status(503), "fail", "SlowDown"),
         (Action::Break, "fail", "no answer"),
@@ -317,7 +317,7 @@ async fn an_object_that_was_refused_and_is_there_is_told() {
     faults.fail(Operation::Head, 6..=6, Action::Answer(200, ""));
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!((report.code, report.failed()), (1, vec!["checksum"]), "{:#?}", report.lines);
-    report.says("checksum", "fail", "is refused, and its object there");
+    report.says("checksum", "fail", "is rejected, but its object exists");
     backend.check_clean().await;
 }
 
@@ -328,7 +328,7 @@ async fn presigned_urls_are_tried_from_outside() {
         (1, "presigned-put", "fail", "403 AccessDenied"),
         (2, "presigned-put", "warn", "a second time"),
         (3, "presigned-put", "warn", "Content-Length"),
-        (4, "sha256", "warn", "a wrong SHA-256 is taken"),
+        (4, "sha256", "warn", "a wrong SHA-256 is accepted"),
     ] {
         let (backend, faults) = behind_faults().await;
         let action = if nth == 1 { DENIED } else { Action::Answer(200, "") };
@@ -362,7 +362,7 @@ async fn a_public_endpoint_that_is_not_there_is_told() {
 async fn a_bucket_that_is_not_ours_is_told_and_not_touched() {
     let backend = Backend::strict().await;
     for (setting, value, words) in [
-        ("AWS_SECRET_ACCESS_KEY", "wrong", "AWS_SECRET_ACCESS_KEY does not belong"),
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "AWS_SECRET_ACCESS_KEY does not match"),
         ("AWS_ACCESS_KEY_ID", "WRONG", "does not know AWS_ACCESS_KEY_ID"),
         ("S3_BUCKET", "another", "correct S3_BUCKET"),
         ("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1", "Connection refused"),
@@ -370,8 +370,8 @@ async fn a_bucket_that_is_not_ours_is_told_and_not_touched() {
         let report = Report::of(doctor(&backend, &backend.endpoint, &[(setting, value)])).await;
         assert_eq!((report.code, report.failed()), (1, vec!["bucket"]), "{setting}");
         report.says("bucket", "fail", words);
-        report.says("put", "skip", "needs bucket");
-        report.says("cors", "skip", "needs bucket");
+        report.says("put", "skip", "requires the check bucket");
+        report.says("cors", "skip", "requires the check bucket");
     }
     assert_eq!(backend.strict_s3().calls("PutObject"), 0);
 }

@@ -259,9 +259,9 @@ async fn metrics_count_events_and_want_a_key() {
         (r#"image_store_promotions_total{trigger="event",outcome="promoted"}"#, 1.0),
         (r#"image_store_promotions_total{trigger="event",outcome="already_there"}"#, 1.0),
         (r#"image_store_promotions_total{trigger="event",outcome="invalid_file_type"}"#, 2.0),
-        (r#"image_store_upload_size_bytes_sum{door="direct"}"#, 5_000.0),
+        (r#"image_store_upload_size_bytes_sum{method="direct"}"#, 5_000.0),
         (r#"image_store_s3_call_duration_seconds_count{operation="UploadPartCopy",outcome="ok"}"#, 1.0),
-        (r#"image_store_upload_size_bytes_sum{door="form"}"#, 5_000.0),
+        (r#"image_store_upload_size_bytes_sum{method="form"}"#, 5_000.0),
         ("image_store_http_received_bytes_total", body.len() as f64),
     ]);
     setup.end(&[&good, &format!("incoming/{bad}"), stored["s3_key"].as_str().unwrap()]).await;

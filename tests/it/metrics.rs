@@ -17,8 +17,8 @@ fn call(operation: &str, outcome: &str) -> String {
     format!("image_store_s3_call_duration_seconds_count{{operation=\"{operation}\",outcome=\"{outcome}\"}}")
 }
 
-fn aborted(door: &str, reason: &str) -> String {
-    format!("image_store_uploads_aborted_total{{door=\"{door}\",reason=\"{reason}\"}}")
+fn aborted(method: &str, reason: &str) -> String {
+    format!("image_store_uploads_aborted_total{{method=\"{method}\",reason=\"{reason}\"}}")
 }
 
 async fn post_raw(app: &TestApp, body: Vec<u8>) -> reqwest::Response {
@@ -40,7 +40,7 @@ async fn half(app: &TestApp) -> RawClient {
 }
 
 /// One of everything that has a number.
-async fn all_doors(app: &TestApp) -> Vec<String> {
+async fn all_upload_methods(app: &TestApp) -> Vec<String> {
     let form = key(app.upload("a.png", png(12 * MIB)).await).await;
     let raw = key(post_raw(app, png(20_000)).await).await;
     let planned = plan(app, 5_000).await;
@@ -56,7 +56,7 @@ async fn all_doors(app: &TestApp) -> Vec<String> {
 #[tokio::test]
 async fn every_metric_of_the_table_is_there_and_counts() {
     let app = TestApp::behind_faults(&["--memory-budget=128MiB", "--spill-budget=32MiB"]).await;
-    let keys = all_doors(&app).await;
+    let keys = all_upload_methods(&app).await;
     app.faults().fail_all(Operation::UploadPart, Action::Status(403));
     assert_eq!(app.upload("a.png", png(6 * MIB)).await.status(), 500);
     app.faults().heal();
@@ -85,13 +85,13 @@ async fn every_metric_of_the_table_is_there_and_counts() {
         (r#"image_store_refusals_total{code="invalid_file_type",detected="pdf"}"#, 1.0),
         (r#"image_store_refusals_total{code="not_found",detected="-"}"#, 1.0),
         (r#"image_store_refusals_total{code="storage_failed",detected="-"}"#, 1.0),
-        (r#"image_store_upload_duration_seconds_count{door="form"}"#, 1.0),
-        (r#"image_store_upload_duration_seconds_count{door="raw"}"#, 1.0),
-        (r#"image_store_upload_duration_seconds_count{door="direct"}"#, 1.0),
-        (r#"image_store_upload_size_bytes_sum{door="form"}"#, 12.0 * MIB as f64),
-        (r#"image_store_upload_size_bytes_bucket{door="raw",le="16384"}"#, 0.0),
-        (r#"image_store_upload_size_bytes_bucket{door="raw",le="65536"}"#, 1.0),
-        (r#"image_store_upload_size_bytes_sum{door="direct"}"#, 5_000.0),
+        (r#"image_store_upload_duration_seconds_count{method="form"}"#, 1.0),
+        (r#"image_store_upload_duration_seconds_count{method="raw"}"#, 1.0),
+        (r#"image_store_upload_duration_seconds_count{method="direct"}"#, 1.0),
+        (r#"image_store_upload_size_bytes_sum{method="form"}"#, 12.0 * MIB as f64),
+        (r#"image_store_upload_size_bytes_bucket{method="raw",le="16384"}"#, 0.0),
+        (r#"image_store_upload_size_bytes_bucket{method="raw",le="65536"}"#, 1.0),
+        (r#"image_store_upload_size_bytes_sum{method="direct"}"#, 5_000.0),
         (r#"image_store_promotions_total{trigger="complete",outcome="promoted"}"#, 1.0),
         (r#"image_store_promotions_total{trigger="complete",outcome="already_there"}"#, 1.0),
         (&aborted("form", "store_failed"), 1.0),
@@ -137,7 +137,7 @@ async fn what_is_under_way_shows_and_is_gone_when_its_client_is() {
     let scrape = Scrape::until(&app, "image_store_uploads_open", 0.0).await;
     scrape.check(&[
         (&aborted("form", "client_gone"), 1.0),
-        (&call("UploadPart", "dropped"), 2.0),
+        (&call("UploadPart", "cancelled"), 2.0),
         (&call("AbortMultipartUpload", "ok"), 1.0),
         ("image_store_parts_in_flight", 0.0),
         (spilled, 0.0),

@@ -151,7 +151,7 @@ async fn what_does_not_finish_in_time_is_aborted() {
     process.terminate();
     let (status, log) = process.end().await;
     assert!(status.success(), "{status}: {log}");
-    assert!(log.contains("cutting off") && log.contains("cut off at shutdown"), "{log}");
+    assert!(log.contains("aborting requests in flight") && log.contains("cut off at shutdown"), "{log}");
     assert!(!log.contains("the client went away"), "{log}");
     assert_eq!(unfinished(data.path()), 0, "{:?}", walk(data.path()));
 }
@@ -315,7 +315,7 @@ async fn healthcheck_says_whether_the_service_answers() {
     assert!(process.end().await.0.success());
     let (code, told) = health(&address);
     assert_eq!(code, Some(1));
-    assert!(told.contains("/healthz cannot be asked: Connection refused"), "{told}");
+    assert!(told.contains("/healthz cannot be reached: Connection refused"), "{told}");
 }
 
 #[tokio::test]

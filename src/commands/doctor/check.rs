@@ -1,4 +1,4 @@
-//! The checks, in the order they run.
+//! The list of checks, in the order in which they run.
 
 use futures::future::LocalBoxFuture;
 
@@ -8,21 +8,21 @@ use super::{bucket, cors, lifecycle, local, multipart, objects, presigned, versi
 
 pub struct Check {
     pub name: &'static str,
-    /// The names of what must not have failed, else this would only fail for the same reason.
+    /// The checks that must have succeeded, because otherwise this one would only fail for the same reason.
     pub needs: &'static [&'static str],
     pub run: Run,
 }
 
 type Run = for<'a> fn(&'a Context<'_>) -> LocalBoxFuture<'a, Outcome>;
 
-/// The only place that names them: a check that is not listed is dead code, which the lints refuse.
+/// All checks. A check that is not listed here is dead code, which the lints reject.
 pub const CHECKS: &[Check] = &[
     check("spill", &[], |context| Box::pin(async { local::spill(&context.config.upload) })),
     check("credentials", &[], |context| Box::pin(bucket::credentials(context))),
     check("clock", &["credentials"], |context| Box::pin(bucket::clock(context))),
     check("region", &["credentials"], |context| Box::pin(bucket::region(context))),
     check("bucket", &["credentials"], |context| Box::pin(bucket::bucket(context))),
-    // Before anything is made: what is said of its removal depends on this.
+    // Runs before any object is created, because the report of the clean-up depends on it.
     check("versioning", &["bucket"], |context| Box::pin(versioning::versioning(context))),
     check("list", &["bucket"], |context| Box::pin(bucket::list(context))),
     check("put", &["bucket"], |context| Box::pin(objects::put(context))),
@@ -61,7 +61,7 @@ mod tests {
             for needed in check.needs {
                 assert!(before.contains(needed), "{} needs {needed}", check.name);
             }
-            assert!(!before.contains(&check.name), "{} is there twice", check.name);
+            assert!(!before.contains(&check.name), "{} is listed twice", check.name);
             before.push(check.name);
         }
     }

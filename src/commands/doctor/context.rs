@@ -1,9 +1,9 @@
-//! What is examined, and what every check needs for that.
+//! The context of the checks: the configuration, the store and the test objects.
 
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::hints::{fix, told};
+use super::hints::{describe, fix};
 use super::presigned_client::PresignedClient;
 use super::report::{Finding, Outcome};
 use crate::commands::backend::Backend;
@@ -14,17 +14,17 @@ use crate::store::scratch::Scratch;
 use crate::store::{self, Metadata, ObjectName, PresignOptions, Store, StoreError};
 use crate::upload::parts::payload;
 
-/// The content of what is put: no image, in no format.
-pub const SAMPLE: &[u8] = b"image-store doctor looks whether this bucket works; it removes this at once\n";
-/// Another content, of another size.
-pub const LONGER: &[u8] = b"image-store doctor looks whether this bucket works; it removes this at once, too\n";
+/// The content of test objects, which is not an image in any format.
+pub const SAMPLE: &[u8] = b"image-store doctor checks this bucket with this object and removes it at once\n";
+/// A different content of a different size.
+pub const LONGER: &[u8] = b"image-store doctor checks this bucket with this object too and removes it at once\n";
 
 pub struct Context<'a> {
     pub config: &'a Config,
     pub store: &'a dyn Store,
     pub s3: &'a S3Store,
     pub is_embedded: bool,
-    /// Where the embedded store's clients are answered.
+    /// The base URL for clients of the embedded store.
     base: Option<String>,
     pub presigned_client: PresignedClient,
     pub scratch: Scratch,
@@ -47,72 +47,74 @@ impl<'a> Context<'a> {
         })
     }
 
-    /// How the bucket answers; asked once.
+    /// Returns the bucket's answer to HeadBucket. The request is sent once.
     pub async fn greeting(&self) -> &Greeting {
         self.greeting.get_or_init(|| self.s3.greet()).await
     }
 
-    /// Whether the bucket keeps old versions; asked once.
+    /// Returns the bucket's versioning state. The request is sent once.
     pub async fn versioning(&self) -> Result<Option<&str>, &StoreError> {
         self.versioning.get_or_init(|| self.s3.versioning()).await.as_ref().map(Option::as_deref)
     }
 
-    /// A whole object under a final name.
+    /// Puts an object with [`SAMPLE`] under the name of an image.
     pub async fn put_sample(&self) -> Result<ObjectName, Finding> {
         let name = self.scratch.image();
         let put = self.store.put(&name, &verified(), payload(Bytes::from_static(SAMPLE))).await;
         put.map(|_| name).map_err(self.failed("s3:PutObject"))
     }
 
-    /// For calls that take a permission on the objects below the prefix.
+    /// Returns a function that reports the failure of a call that requires `action` on the objects under the prefix.
     pub fn failed(&self, action: &str) -> impl Fn(StoreError) -> Finding {
         let permission = format!("{action} on the objects {}*", self.config.store.prefix);
         move |error| self.refusal(&error, &permission)
     }
 
-    /// For calls that take a permission on the bucket.
+    /// Returns a function that reports the failure of a call that requires `action` on the bucket.
     pub fn failed_on_bucket(&self, action: &str) -> impl Fn(StoreError) -> Finding {
         let permission = format!("{action} on the bucket");
         move |error| self.refusal(&error, &permission)
     }
 
-    /// A call did not do what it must, which takes `permission`.
+    /// Reports the failure of a call that requires `permission`.
     pub fn refusal(&self, error: &StoreError, permission: &str) -> Finding {
-        Finding::fail(told(error), fix(self.config, self.s3, error, permission))
+        Finding::fail(describe(error), fix(self.config, self.s3, error, permission))
     }
 
-    /// As the plans of direct uploads sign.
+    /// Returns the options with which the plans of direct uploads are signed.
     pub fn presigning(&self) -> PresignOptions {
         PresignOptions { ttl: self.config.direct.url_ttl, base: self.base.clone() }
     }
 
-    /// Removes what the checks made.
+    /// Removes everything that the checks created.
     pub async fn clean_up(&self) -> Outcome {
         let left = self.scratch.clear(self.store, &self.config.store.prefix).await;
         if left.is_empty() {
-            return Ok(format!("nothing is left behind{}", self.but_versions()));
+            return Ok(format!("nothing is left behind{}", self.except_old_versions()));
         }
-        let left: Vec<String> = left.iter().map(|(key, error)| format!("{key} ({})", told(error))).collect();
-        let fix = "allow s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads, and remove these";
+        let left: Vec<String> = left.iter().map(|(key, error)| format!("{key} ({})", describe(error))).collect();
+        let fix =
+            "allow s3:DeleteObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads; remove these by hand";
         Err(Finding::fail(format!("could not remove {}", left.join(", ")), fix))
     }
 
-    /// Only a version's own deletion removes it. Where nobody asked, nothing was made.
-    fn but_versions(&self) -> &'static str {
+    /// Old versions remain, because only deleting a version itself removes it. If the versioning state was not
+    /// requested, no object was created.
+    fn except_old_versions(&self) -> &'static str {
         match self.versioning.get() {
-            Some(Ok(Some(_))) => " but old versions, which this bucket keeps of what is deleted",
-            Some(Err(_)) => ", unless the bucket keeps old versions of what is deleted",
+            Some(Ok(Some(_))) => ", except old versions of deleted objects, which this bucket keeps",
+            Some(Err(_)) => ", unless the bucket keeps old versions of deleted objects",
             Some(Ok(None)) | None => "",
         }
     }
 }
 
-/// What a verified image says of itself.
+/// The metadata of a verified image.
 pub fn verified() -> Metadata {
     Metadata { content_type: "image/png".to_owned(), dimensions: Some((640, 480)) }
 }
 
-/// What a direct upload says of itself.
+/// The metadata of a direct upload that is not yet verified.
 pub fn unverified() -> Metadata {
     Metadata { content_type: "image/jpeg".to_owned(), dimensions: None }
 }

@@ -1,34 +1,34 @@
-//! Whether the bucket removes what is left behind, and nothing else.
+//! Checks that the bucket's lifecycle rules remove leftovers, and nothing else.
 
 use super::context::Context;
-use super::hints::{is_denied, told};
+use super::hints::{describe, is_denied};
 use super::report::{Finding, Outcome};
 use crate::store::s3::inspect::{Expires, LifecycleRule};
 use crate::store::{INCOMING, StoreError};
 
-const SWEEP: &str = "run `image-store sweep` now and then";
+const SWEEP: &str = "run `image-store sweep` regularly";
 
 pub async fn lifecycle(context: &Context<'_>) -> Outcome {
     if context.is_embedded {
-        return Ok("no rules here; the service itself sweeps the embedded S3 every hour".to_owned());
+        return Ok("not needed: the service sweeps the embedded S3 every hour".to_owned());
     }
     match context.s3.lifecycle().await {
         Ok(rules) => judge(&rules, &context.config.store.prefix),
-        Err(error) => Err(unseen(&error)),
+        Err(error) => Err(unreadable(&error)),
     }
 }
 
-/// None of this stops the service.
-fn unseen(error: &StoreError) -> Finding {
+/// Reports that the rules could not be read, as a warning because the service works without them.
+fn unreadable(error: &StoreError) -> Finding {
     match error {
         StoreError::Rejected { code, .. } if is_denied(code) => Finding::warn(
-            "the rules cannot be seen (AccessDenied)",
-            "allow s3:GetLifecycleConfiguration on the bucket, or look at them by hand",
+            "no permission to read the lifecycle rules (AccessDenied)",
+            "allow s3:GetLifecycleConfiguration on the bucket, or check the rules by hand",
         ),
         StoreError::Rejected { code, .. } if matches!(code.as_str(), "NotImplemented" | "501") => {
-            Finding::warn("the store has no lifecycle rules", SWEEP)
+            Finding::warn("the store does not support lifecycle rules", SWEEP)
         }
-        error => Finding::warn(told(error), format!("look at the rules by hand, or {SWEEP}")),
+        error => Finding::warn(describe(error), format!("check the lifecycle rules by hand, or {SWEEP}")),
     }
 }
 
@@ -37,10 +37,10 @@ fn judge(rules: &[LifecycleRule], prefix: &str) -> Outcome {
     let covers = |rule: &LifecycleRule, keys: &str| keys.starts_with(&rule.prefix);
     let mut of_images = rules.iter().filter(|rule| covers(rule, prefix));
     if let Some((rule, when)) = of_images.find_map(|rule| rule.expires.map(|when| (rule, when))) {
-        let narrowed = if rule.narrowed { ", those with its tags or sizes" } else { "" };
+        let narrowed = if rule.narrowed { " with certain tags or sizes" } else { "" };
         return Err(Finding::warn(
-            format!("a rule deletes images {} (it is about '{}*'{narrowed})", told_when(when), rule.prefix),
-            format!("if that is not meant, restrict it to {incoming}"),
+            format!("a lifecycle rule deletes images {} (it applies to '{}*'{narrowed})", time(when), rule.prefix),
+            format!("unless this is intended, restrict the rule to {incoming}"),
         ));
     }
     let whole = || rules.iter().filter(|rule| !rule.narrowed);
@@ -48,7 +48,7 @@ fn judge(rules: &[LifecycleRule], prefix: &str) -> Outcome {
     let expires = whole().filter(|rule| covers(rule, &incoming)).find_map(|rule| days(rule.expires?));
     match (aborts, expires) {
         (Some(aborts), Some(expires)) => {
-            Ok(format!("uploads are aborted after {aborts} d, {incoming} expires after {expires} d"))
+            Ok(format!("incomplete uploads are aborted after {aborts} d, {incoming} expires after {expires} d"))
         }
         (None, None) => Err(missing(&format!("{}, and {}", abort_rule(prefix), expiry_rule(&incoming)))),
         (None, _) => Err(missing(&abort_rule(prefix))),
@@ -56,7 +56,7 @@ fn judge(rules: &[LifecycleRule], prefix: &str) -> Outcome {
     }
 }
 
-/// A day in the calendar is none for what comes and goes every day.
+/// A rule with a date does not count, because leftovers may arise every day.
 fn days(expires: Expires) -> Option<i32> {
     match expires {
         Expires::AfterDays(days) => Some(days),
@@ -64,7 +64,7 @@ fn days(expires: Expires) -> Option<i32> {
     }
 }
 
-fn told_when(expires: Expires) -> String {
+fn time(expires: Expires) -> String {
     match expires {
         Expires::AfterDays(days) => format!("after {days} days"),
         Expires::On(date) => format!("on {}", humantime::format_rfc3339_seconds(date)),
@@ -81,7 +81,7 @@ fn expiry_rule(incoming: &str) -> String {
 }
 
 fn missing(rules: &str) -> Finding {
-    let seen = "what a killed process or an abandoned plan leaves is not removed";
+    let seen = "leftovers of killed processes and abandoned upload plans are not removed automatically";
     Finding::warn(seen, format!("add lifecycle rules: {rules}; or {SWEEP}"))
 }
 
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn both_rules_are_wanted() {
+    fn both_lifecycle_rules_are_required() {
         let (abort, expire) = (rule("", Some(1), None), rule("a/incoming/", None, Some(1)));
         assert!(judge(&[abort.clone(), expire.clone()], "a/").is_ok());
         assert!(fix(&[]).contains("abort") && fix(&[]).contains("expire"));
@@ -116,14 +116,14 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_deletes_images_is_told() {
+    fn rule_that_deletes_images_is_a_warning() {
         let rules = [rule("", Some(1), None), rule("a/", None, Some(30))];
         assert!(fix(&rules).contains("deletes images after 30 days"), "{}", fix(&rules));
         assert!(judge(&[rule("", Some(1), None), rule("a/incoming/", None, Some(2))], "a/").is_ok());
     }
 
     #[test]
-    fn a_date_deletes_images_and_keeps_no_folder_empty() {
+    fn rule_with_a_date_is_no_expiry_of_incoming() {
         let on = Some(Expires::On(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000)));
         let dated = |prefix| [rule("", Some(1), None), LifecycleRule { expires: on, ..rule(prefix, None, None) }];
         assert!(fix(&dated("a/")).contains("deletes images on 2030-03-17T"), "{}", fix(&dated("a/")));

@@ -1,30 +1,31 @@
-//! Whole objects: put, looked at, read, copied, deleted.
+//! Checks of whole objects: PUT, HEAD, GET, copy and DELETE.
 
 use bytes::Bytes;
 
 use super::context::{Context, LONGER, SAMPLE, unverified, verified};
+use super::hints::CHECK_PROXY;
 use super::report::{Finding, Outcome};
 use crate::store::s3::{Checksum, CopyProtection, TriedCopy};
 use crate::store::{ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Payload, StoreError};
 use crate::upload::parts::payload;
 
-/// An ETag that no object has.
+/// An ETag that does not belong to any object.
 const ANOTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
 
 pub async fn put(context: &Context<'_>) -> Outcome {
     context.put_sample().await?;
-    Ok(format!("{} bytes", SAMPLE.len()))
+    Ok(format!("stored {} bytes", SAMPLE.len()))
 }
 
-/// If-None-Match.
+/// Checks If-None-Match on PUT.
 pub async fn put_once(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
     match context.store.put(&name, &verified(), payload(Bytes::from_static(LONGER))).await {
-        Err(StoreError::Precondition) => Ok("a second PUT to the same key is refused".to_owned()),
+        Err(StoreError::Precondition) => Ok("a second PUT to the same key is rejected".to_owned()),
         Err(error) => Err(context.failed("s3:PutObject")(error)),
         Ok(_) => Err(Finding::warn(
             "If-None-Match is ignored: a second PUT replaced the first",
-            "here a presigned PUT works until it expires, also after its image was deleted: keep UPLOAD_URL_TTL short",
+            "set a short UPLOAD_URL_TTL: a presigned PUT URL works until it expires, even after its image was deleted",
         )),
     }
 }
@@ -32,11 +33,13 @@ pub async fn put_once(context: &Context<'_>) -> Outcome {
 pub async fn head(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
     let found = find(context, &name).await?;
-    says(&found, SAMPLE.len(), &verified())?;
+    check_object(&found, SAMPLE.len(), &verified())?;
     match context.store.head(&ObjectName::Image(ImageKey::random("png"))).await {
-        Err(StoreError::NotFound) => Ok("size, type and metadata are as put; a missing key is 404".to_owned()),
-        Ok(_) => Err(Finding::fail("a key that was never put is there", "look what answers for the store")),
-        // Without that permission S3 does not tell what is missing from what is forbidden.
+        Err(StoreError::NotFound) => {
+            Ok("size, content type and metadata are as sent; a missing key is answered with 404".to_owned())
+        }
+        Ok(_) => Err(Finding::fail("HEAD of a key that does not exist succeeded", CHECK_PROXY)),
+        // Without this permission, S3 answers 403 for a missing key.
         Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
     }
 }
@@ -46,37 +49,37 @@ pub async fn get(context: &Context<'_>) -> Outcome {
     let etag = etag(&find(context, &name).await?)?;
     let read = context.store.read(&name, 6..20, &etag).await.map_err(context.failed("s3:GetObject"))?;
     if read != SAMPLE[6..20] {
-        return Err(Finding::fail("a range has other bytes than were put", "look what answers for the store"));
+        return Err(Finding::fail("the bytes of a range differ from those sent", CHECK_PROXY));
     }
-    Ok("a range of it is as put".to_owned())
+    Ok("the bytes of a range are as sent".to_owned())
 }
 
 pub async fn checksum(context: &Context<'_>) -> Outcome {
     if context.s3.checksum() == Checksum::None {
-        return Ok("none is sent (S3_CHECKSUM=none, or auto with an endpoint other than AWS's)".to_owned());
+        return Ok("no checksum is sent (S3_CHECKSUM=none, or auto with an endpoint other than AWS's)".to_owned());
     }
     let name = context.put_sample().await?;
-    let kept = find(context, &name).await?.crc64;
+    let stored = find(context, &name).await?.crc64;
     let mut wrong = payload(Bytes::from_static(SAMPLE));
     wrong.crc64 ^= 1;
-    match kept {
-        _ if takes(context, wrong).await? => Err(Finding::warn(
-            "a PUT with a wrong CRC64NVME is taken: the store does not check it",
-            "set S3_CHECKSUM=none to spare the work, or use a store that checks",
+    match stored {
+        _ if accepts(context, wrong).await? => Err(Finding::warn(
+            "a PUT with a wrong CRC64NVME is accepted: the store does not verify it",
+            "set S3_CHECKSUM=none to avoid useless work, or use a store that verifies checksums",
         )),
         None => Err(Finding::warn(
-            "CRC64NVME is checked and not kept: answers for direct uploads have no checksum",
-            "nothing, unless clients need it",
+            "CRC64NVME is verified but not stored: answers for direct uploads have no checksum",
+            "no action is required, unless clients use the checksum",
         )),
-        Some(kept) if kept != payload(Bytes::from_static(SAMPLE)).crc64 => {
-            Err(Finding::fail("the store keeps another CRC64NVME than was sent", "set S3_CHECKSUM=none"))
+        Some(stored) if stored != payload(Bytes::from_static(SAMPLE)).crc64 => {
+            Err(Finding::fail("the stored CRC64NVME differs from the one sent", "set S3_CHECKSUM=none"))
         }
-        Some(_) => Ok("CRC64NVME is kept, and a wrong one refused".to_owned()),
+        Some(_) => Ok("CRC64NVME is stored, and a wrong one is rejected".to_owned()),
     }
 }
 
-/// Whether the store takes what belies its checksum; any other failure tells nothing of that.
-async fn takes(context: &Context<'_>, wrong: Payload) -> Result<bool, Finding> {
+/// Returns whether the store accepts an object with a wrong checksum. Any other failure is reported as a finding.
+async fn accepts(context: &Context<'_>, wrong: Payload) -> Result<bool, Finding> {
     let name = context.scratch.image();
     match context.store.put(&name, &verified(), wrong).await {
         Ok(_) => return Ok(true),
@@ -87,18 +90,19 @@ async fn takes(context: &Context<'_>, wrong: Payload) -> Result<bool, Finding> {
         Err(StoreError::NotFound) => Ok(false),
         Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
         Ok(_) => Err(Finding::fail(
-            "a PUT with a wrong CRC64NVME is refused, and its object there all the same",
-            "use another store: here what failed can be read",
+            "a PUT with a wrong CRC64NVME is rejected, but its object exists",
+            "use another store: in this one, objects of failed uploads can be read",
         )),
     }
 }
 
-/// `BadDigest` in S3, `InvalidDigest` and `XAmzContentChecksumMismatch` in others.
+/// The code is `BadDigest` in S3, and `InvalidDigest` or `XAmzContentChecksumMismatch` in other stores.
 fn is_bad_digest(code: &str) -> bool {
     code.contains("Digest") || code.contains("Checksum")
 }
 
-/// How a direct upload becomes an image: copied from `incoming/` as a part, if it is still what was checked.
+/// Checks the promotion of a direct upload: a copy from `incoming/` as a part, on condition that the object is
+/// unchanged.
 pub async fn copy(context: &Context<'_>) -> Outcome {
     let (from, to) = (put_incoming(context).await?, context.scratch.image());
     let source = find(context, &from).await?;
@@ -120,21 +124,22 @@ pub async fn copy(context: &Context<'_>) -> Outcome {
     }
     Err(Finding::warn(
         "CopySourceIfMatch is ignored",
-        "nothing: the service compares the ETags of what was checked and what was copied instead",
+        "no action is required: the service compares the ETags of the verified object and of its copy instead",
     ))
 }
 
 fn unprotected() -> Finding {
     Finding::fail(
-        "CopySourceIfMatch is ignored, and the ETag of a copy is another than its source's: what is copied cannot be compared with what was checked",
-        "use another store, or none of its encryption with keys (S3_SSE): no direct upload can become an image here",
+        "CopySourceIfMatch is ignored, and the ETag of a copy differs from its source's: the service cannot verify \
+         that it copies the object that it checked",
+        "use another store, or disable encryption with keys (S3_SSE): no direct upload can become an image",
     )
 }
 
 fn only_large(error: &StoreError) -> Finding {
     Finding::warn(
-        format!("a source of {} bytes is not copied as a part: {error}", SAMPLE.len()),
-        "nothing: the service reads direct uploads of under 5 MiB and sends them itself",
+        format!("an object of {} bytes cannot be copied as a part: {error}", SAMPLE.len()),
+        "no action is required: the service reads direct uploads under 5 MiB and sends them itself",
     )
 }
 
@@ -144,15 +149,15 @@ async fn put_incoming(context: &Context<'_>) -> Result<ObjectName, Finding> {
     put.map(|_| name).map_err(context.failed("s3:PutObject"))
 }
 
-/// If-Match on Put, by which a plan's address is closed.
+/// Checks If-Match on PUT, which the service uses to close the PUT URL of a plan.
 pub async fn put_if_match(context: &Context<'_>) -> Outcome {
     let name = put_incoming(context).await?;
     match context.store.put_marker(&name, &Marker::Withdrawn, Some(ANOTHER_ETAG)).await {
-        Err(StoreError::Precondition) => Ok("a PUT that names another ETag is refused".to_owned()),
+        Err(StoreError::Precondition) => Ok("a PUT with the wrong ETag is rejected".to_owned()),
         Err(error) => Err(context.failed("s3:PutObject")(error)),
         Ok(()) => Err(Finding::warn(
-            "If-Match is ignored: a PUT replaced another object than it named",
-            "nothing, but an abort or a delete at the moment at which the same upload is completed may be undone here",
+            "If-Match is ignored: a PUT with the wrong ETag replaced an object",
+            "no action is required, but an abort or a delete may be undone by a concurrent completion of the upload",
         )),
     }
 }
@@ -161,35 +166,35 @@ pub async fn delete(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
     context.store.delete(&name).await.map_err(context.failed("s3:DeleteObject"))?;
     match context.store.head(&name).await {
-        Err(StoreError::NotFound) => Ok("and it is gone".to_owned()),
-        Ok(_) => Err(Finding::fail("what was deleted is still there", "look what answers for the store (a cache?)")),
+        Err(StoreError::NotFound) => Ok("a deleted object is gone".to_owned()),
+        Ok(_) => Err(Finding::fail("a deleted object still exists", CHECK_PROXY)),
         Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
     }
 }
 
-/// What HEAD says of an object that was put.
+/// Returns the answer of HEAD for an object that exists.
 pub async fn find(context: &Context<'_>, name: &ObjectName) -> Result<ObjectInfo, Finding> {
     context.store.head(name).await.map_err(context.failed("s3:GetObject"))
 }
 
-/// Whether an object is as it was put.
-pub fn says(found: &ObjectInfo, size: usize, metadata: &Metadata) -> Result<(), Finding> {
-    let wrong = |what: &str| {
+/// Checks that an object is as it was sent.
+pub fn check_object(found: &ObjectInfo, size: usize, metadata: &Metadata) -> Result<(), Finding> {
+    let differs = |what: &str| {
         Finding::fail(
-            format!("{what} is not as put"),
-            "look whether the store, or what stands before it, drops headers",
+            format!("the {what} of an object differs from the one sent"),
+            "check whether the store or a proxy in front of it removes headers",
         )
     };
     if found.size != size as u64 {
-        return Err(wrong("the size"));
+        return Err(differs("size"));
     }
     if found.content_type.as_ref() != Some(&metadata.content_type) {
-        return Err(wrong("the content type"));
+        return Err(differs("content type"));
     }
-    if found.dimensions == metadata.dimensions { Ok(()) } else { Err(wrong("the metadata")) }
+    if found.dimensions == metadata.dimensions { Ok(()) } else { Err(differs("metadata")) }
 }
 
 fn etag(found: &ObjectInfo) -> Result<String, Finding> {
-    let none = || Finding::fail("HEAD says no ETag", "use another store: direct uploads rest on ETags");
+    let none = || Finding::fail("HEAD returns no ETag", "use another store: direct uploads require ETags");
     found.etag.clone().ok_or_else(none)
 }

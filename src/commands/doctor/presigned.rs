@@ -1,48 +1,49 @@
-//! Presigned URLs, used as a client would.
+//! Checks of presigned URLs, used like a client does.
 
 use sha2::{Digest, Sha256};
 
 use super::context::{Context, LONGER, SAMPLE, unverified, verified};
-use super::objects::{find, says};
+use super::hints::CHECK_PROXY;
+use super::objects::{check_object, find};
 use super::presigned_client::{Reply, origin};
 use super::report::{Finding, Outcome};
 use crate::store::{ObjectDigest, ObjectName, Presigned, PutConditions};
 
-/// With the headers it signs, and not without.
+/// Checks that a presigned PUT works with the signed headers only.
 pub async fn put(context: &Context<'_>) -> Outcome {
     let name = context.scratch.incoming();
     let signed = sign_put(context, &name).await?;
-    taken(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
-    says(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
-    let twice = !refused(&context.presigned_client.put(&signed, SAMPLE).await?)?;
+    check_accepted(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
+    check_object(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
+    let twice = !is_rejected(&context.presigned_client.put(&signed, SAMPLE).await?)?;
     let other = sign_put(context, &context.scratch.incoming()).await?;
-    if !refused(&context.presigned_client.put(&other, LONGER).await?)? {
-        return Err(unbound());
+    if !is_rejected(&context.presigned_client.put(&other, LONGER).await?)? {
+        return Err(length_ignored());
     }
     if twice {
         return Err(Finding::warn(
-            "taken, and taken a second time: If-None-Match is ignored",
-            "keep UPLOAD_URL_TTL short: until then the URL works as often as its holder likes",
+            "accepted, also a second time: If-None-Match is ignored",
+            "set a short UPLOAD_URL_TTL: clients can use the URL any number of times until it expires",
         ));
     }
-    Ok(format!("taken by {}; refused a second time, and with another Content-Length", origin(&signed)))
+    Ok(format!("accepted by {}; rejected a second time and with another Content-Length", origin(&signed)))
 }
 
-/// The SHA-256 of a plan, which a PUT signs: that of other bytes.
+/// Checks that a presigned PUT is rejected if the bytes do not match the signed SHA-256 of the plan.
 pub async fn sha256(context: &Context<'_>) -> Outcome {
     let name = context.scratch.incoming();
     let wrong = Sha256::digest(LONGER).into();
     let signed = sign_put_of(context, &name, Some(wrong)).await?;
-    if refused(&context.presigned_client.put(&signed, SAMPLE).await?)? {
-        return Ok("a PUT of other bytes than were signed is refused".to_owned());
+    if is_rejected(&context.presigned_client.put(&signed, SAMPLE).await?)? {
+        return Ok("a PUT with a wrong SHA-256 is rejected".to_owned());
     }
     Err(Finding::warn(
-        "a PUT with a wrong SHA-256 is taken: the store does not check it",
-        "nothing: the service reads such an upload once to check it, which takes its time; plans without sha256 do not",
+        "a PUT with a wrong SHA-256 is accepted: the store does not verify it",
+        "no action is required: the service reads uploads whose plan has a sha256 to verify it, which takes longer",
     ))
 }
 
-/// What direct uploads in parts need.
+/// Checks the calls for direct uploads in parts.
 pub async fn part(context: &Context<'_>) -> Outcome {
     let name = context.scratch.incoming();
     let created = context.scratch.upload(context.store, &name, &unverified()).await;
@@ -50,33 +51,33 @@ pub async fn part(context: &Context<'_>) -> Outcome {
     let size = SAMPLE.len() as u64;
     let signed = context.store.presign_part(&upload, 1, size, &context.presigning()).await;
     let signed = signed.map_err(context.failed("s3:PutObject"))?;
-    if !refused(&context.presigned_client.put(&signed, LONGER).await?)? {
-        return Err(unbound());
+    if !is_rejected(&context.presigned_client.put(&signed, LONGER).await?)? {
+        return Err(length_ignored());
     }
-    taken(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
+    check_accepted(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
     let parts = context.store.list_parts(&upload).await.map_err(context.failed("s3:ListMultipartUploadParts"))?;
     if !parts.iter().map(|part| (part.number, part.size)).eq([(1, size)]) {
         return Err(Finding::fail(
-            "ListParts does not say what was sent",
-            "use another store: direct uploads rest on it",
+            "ListParts does not list the part that was sent",
+            "use another store: direct uploads in parts require ListParts",
         ));
     }
     let whole = ObjectDigest { size, crc64: None };
     context.store.complete_upload(&upload, &parts, whole).await.map_err(context.failed("s3:PutObject"))?;
-    says(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
-    Ok("taken, listed and completed; refused with another Content-Length".to_owned())
+    check_object(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
+    Ok("accepted, listed and completed; rejected with another Content-Length".to_owned())
 }
 
 pub async fn get(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
     let signed = sign_get(context, &name).await?;
     let reply = context.presigned_client.get(&signed).await?;
-    taken(&reply, &signed)?;
+    check_accepted(&reply, &signed)?;
     let content_type = reply.headers.get("content-type").and_then(|value| value.to_str().ok());
     if reply.body != SAMPLE || content_type != Some(&verified().content_type) {
-        return Err(Finding::fail("other bytes or another type than were put", "look what stands before the store"));
+        return Err(Finding::fail("the bytes or the content type differ from those sent", CHECK_PROXY));
     }
-    Ok("bytes and type are as put".to_owned())
+    Ok("bytes and content type are as sent".to_owned())
 }
 
 pub async fn sign_put(context: &Context<'_>, name: &ObjectName) -> Result<Presigned, Finding> {
@@ -94,29 +95,29 @@ pub async fn sign_get(context: &Context<'_>, name: &ObjectName) -> Result<Presig
     signed.map_err(context.failed("s3:GetObject"))
 }
 
-fn taken(reply: &Reply, signed: &Presigned) -> Result<(), Finding> {
+fn check_accepted(reply: &Reply, signed: &Presigned) -> Result<(), Finding> {
     if reply.status.is_success() {
         return Ok(());
     }
-    let fix = "what stands between must pass Host, query and headers on as they are; S3_PUBLIC_ENDPOINT_URL must be what \
-               clients use";
-    Err(Finding::fail(format!("{} answered {}", origin(signed), reply.told()), fix))
+    let fix = "configure proxies in front of the store to pass on Host, query and headers unchanged, and set \
+               S3_PUBLIC_ENDPOINT_URL to the address that clients use";
+    Err(Finding::fail(format!("{} answered {}", origin(signed), reply.describe()), fix))
 }
 
-/// Whether it was refused and not taken; what is neither tells nothing.
-fn refused(reply: &Reply) -> Result<bool, Finding> {
+/// Returns whether a request was rejected (4xx) and not accepted (2xx). Any other status is reported as a finding.
+fn is_rejected(reply: &Reply) -> Result<bool, Finding> {
     if reply.status.is_success() || reply.status.is_client_error() {
         return Ok(reply.status.is_client_error());
     }
     Err(Finding::fail(
-        format!("what is to be refused was answered {}", reply.told()),
-        "try again, or look at the store's log",
+        format!("a request that should be rejected was answered with {}", reply.describe()),
+        "try again, or check the store's log",
     ))
 }
 
-fn unbound() -> Finding {
+fn length_ignored() -> Finding {
     Finding::warn(
-        "taken, but also with another Content-Length than was signed",
-        "sizes are checked again at complete; until then clients can fill the bucket with more than they planned",
+        "accepted, but also with another Content-Length than the signed one",
+        "no action is required, but clients can store more than they planned until the size is checked at complete",
     )
 }

@@ -1,18 +1,18 @@
-//! What the checks found, a line for each.
+//! The report: one line for each check.
 
 use serde::Serialize;
 use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
-/// How a check ended; the later, the worse.
+/// The result of a check, from best to worst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
     Ok,
-    /// The service works, but less well than it could.
+    /// The service works, but with a limitation.
     Warn,
-    /// Not tried.
+    /// The check did not run.
     Skip,
     Fail,
 }
@@ -28,7 +28,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What was seen.
+/// What a check found, and how to fix it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Finding {
     verdict: Verdict,
@@ -37,7 +37,7 @@ pub struct Finding {
     fix: Option<String>,
 }
 
-/// What was seen where all is as it should be, else the finding.
+/// A description of what was found if the check succeeded, otherwise the finding.
 pub type Outcome = Result<String, Finding>;
 
 impl Finding {
@@ -69,7 +69,7 @@ struct Line<'a> {
     finding: &'a Finding,
 }
 
-/// Prints lines as they come, for people or for scripts, and counts.
+/// Prints lines as text or as JSON, and counts the verdicts.
 pub struct Report {
     json: bool,
     verdicts: Vec<Verdict>,
@@ -92,12 +92,12 @@ impl Report {
         finding.verdict
     }
 
-    /// The last line, for people: the verdicts in numbers.
+    /// Prints the summary, in text output only.
     pub fn end(&self, place: &str) {
         if !self.json {
-            let count = |wanted| self.verdicts.iter().filter(|verdict| **verdict == wanted).count();
+            let count = |kind| self.verdicts.iter().filter(|verdict| **verdict == kind).count();
             let [ok, warn, skip, fail] = [Verdict::Ok, Verdict::Warn, Verdict::Skip, Verdict::Fail].map(count);
-            print(&format!("{place}: {ok} ok, {warn} to look at, {skip} skipped, {fail} failed"));
+            print(&format!("{place}: {ok} ok, {warn} warnings, {skip} skipped, {fail} failed"));
         }
     }
 
@@ -106,7 +106,8 @@ impl Report {
     }
 }
 
-/// Where nobody reads any more (`| head`) the checks go on, so that they clean up; `println!` would panic.
+/// Prints a line and ignores errors. If the reader has closed the pipe (`| head`), the checks continue so that they
+/// clean up. `println!` would panic.
 fn print(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }

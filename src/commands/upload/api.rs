@@ -1,4 +1,4 @@
-//! What the service answers, as far as a client needs it.
+//! The service's answers, with the fields that the client uses.
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -13,9 +13,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Whether the service takes a file of this size itself.
+    /// Returns whether the service accepts a file of this size as a form.
     pub fn streams(&self, size: u64) -> bool {
-        size <= self.max_stream_size && self.doors.iter().any(|door| door == "form")
+        size <= self.max_stream_size && self.doors.iter().any(|method| method == "form")
     }
 }
 
@@ -23,12 +23,12 @@ impl Limits {
 #[derive(Debug, Deserialize)]
 pub struct Plan {
     #[serde(flatten)]
-    pub door: UploadMethod,
+    pub method: UploadMethod,
     pub status_url: String,
     pub complete_url: String,
 }
 
-/// How the bytes go to S3.
+/// How the bytes are sent to S3.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum UploadMethod {
@@ -36,7 +36,7 @@ pub enum UploadMethod {
     Multipart { parts: Vec<Part> },
 }
 
-/// Exactly what to send with a presigned URL.
+/// The exact headers to send with a presigned URL.
 pub type Headers = BTreeMap<String, String>;
 
 /// A part of a plan, or of its status.
@@ -45,11 +45,11 @@ pub struct Part {
     pub part_number: u32,
     /// Bytes.
     pub size: u64,
-    /// None where the part has arrived.
+    /// `None` if the part has arrived.
     pub url: Option<String>,
     #[serde(default)]
     pub headers: Headers,
-    /// The store's, of a part that has arrived.
+    /// The store's ETag of a part that has arrived.
     pub etag: Option<String>,
 }
 
@@ -57,14 +57,14 @@ pub struct Part {
 #[derive(Debug, Deserialize)]
 pub struct Status {
     pub state: Progress,
-    /// Bytes planned.
+    /// The planned size in bytes.
     pub size: u64,
-    /// Where the upload is one of parts that S3 still knows.
+    /// The parts, if the upload is multipart and S3 still has it.
     pub parts: Option<Vec<Part>>,
     pub complete_url: String,
 }
 
-/// How far a direct upload is.
+/// The progress of a direct upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Progress {
@@ -74,5 +74,5 @@ pub enum Progress {
     Complete,
 }
 
-/// A stored image: passed on as it came.
+/// A stored image, which is printed as the service returned it.
 pub type Image = Map<String, Value>;

@@ -1,4 +1,4 @@
-//! A request's body, read from a file while it is sent.
+//! A request body that is read from a file while it is sent.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -14,13 +14,13 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt, Take};
 use tokio_util::io::ReaderStream;
 
-/// What is read at once: large enough to make reads rare, small enough for many bodies at once.
+/// Bytes per read: large enough for few reads, small enough for many bodies at once.
 const CHUNK: usize = 256 << 10;
 
-/// How much of one request's body its connection has taken. Shown on the progress bar, and taken back
-/// from it where the request fails: an attempt that is dropped counts for nothing unless it was [kept](Meter::keep).
+/// Counts the bytes of one request's body that were passed to its connection, and shows them on the progress bar. When
+/// it is dropped, the bytes are subtracted from the bar again, unless [`Meter::keep`] was called.
 pub struct Meter {
-    taken: AtomicU64,
+    sent: AtomicU64,
     total: u64,
     kept: AtomicU64,
     bar: ProgressBar,
@@ -28,42 +28,43 @@ pub struct Meter {
 
 impl Meter {
     pub fn new(total: u64, bar: &ProgressBar) -> Arc<Meter> {
-        Arc::new(Meter { taken: AtomicU64::new(0), total, kept: AtomicU64::new(0), bar: bar.clone() })
+        Arc::new(Meter { sent: AtomicU64::new(0), total, kept: AtomicU64::new(0), bar: bar.clone() })
     }
 
-    /// Bytes.
-    pub fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
+    /// Returns the bytes that were passed to the connection.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
-    /// Whether the connection has everything: only then may the other side have it.
+    /// Returns whether the whole body was passed to the connection. Only then can the receiver have all of it.
     pub fn is_whole(&self) -> bool {
-        self.taken() >= self.total
+        self.sent() >= self.total
     }
 
-    /// What was sent has arrived.
+    /// Records that the bytes have arrived, so that they stay on the progress bar.
     pub fn keep(&self) {
-        self.kept.store(self.taken(), Ordering::Relaxed);
+        self.kept.store(self.sent(), Ordering::Relaxed);
     }
 
     fn add(&self, bytes: u64) {
-        self.taken.fetch_add(bytes, Ordering::Relaxed);
+        self.sent.fetch_add(bytes, Ordering::Relaxed);
         self.bar.inc(bytes);
     }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        self.bar.dec(self.taken() - self.kept.load(Ordering::Relaxed));
+        self.bar.dec(self.sent() - self.kept.load(Ordering::Relaxed));
     }
 }
 
-/// The file could not be read on, or was not what it was. Told from the network's errors by its type.
+/// The file could not be read, or became shorter. The type distinguishes it from network errors.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct FileError(pub io::Error);
 
-/// Bytes of a file, between others. It is exactly as long as it says, or an error.
+/// Bytes of a file, with optional bytes before and after. The body has exactly the announced length, or ends with an
+/// error.
 pub struct FileBody {
     before: Option<Bytes>,
     file: ReaderStream<Take<File>>,
@@ -73,18 +74,18 @@ pub struct FileBody {
 }
 
 impl FileBody {
-    /// `size` bytes of `path` from `offset` on.
+    /// Opens `size` bytes of `path`, starting at `offset`.
     ///
     /// # Errors
-    /// What opening the file is refused with.
+    /// Returns an error if the file cannot be opened.
     pub async fn open(path: &Path, offset: u64, size: u64, bar: &ProgressBar) -> io::Result<FileBody> {
         FileBody::framed(path, offset, size, [Bytes::new(), Bytes::new()], bar).await
     }
 
-    /// The same between two other pieces.
+    /// Like [`FileBody::open`], with bytes before and after those of the file.
     ///
     /// # Errors
-    /// What opening the file is refused with.
+    /// Returns an error if the file cannot be opened.
     pub async fn framed(
         path: &Path,
         offset: u64,
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_sends_a_range_between_two_pieces() {
+    async fn body_is_a_file_range_between_prefix_and_suffix() {
         let (file, bar) = (ten_bytes(), ProgressBar::hidden());
         let around = [Bytes::from_static(b"<"), Bytes::from_static(b">")];
         let body = FileBody::framed(file.path(), 2, 5, around, &bar).await.unwrap();
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_is_too_short_is_an_error_and_counts_for_nothing() {
+    async fn file_that_is_too_short_is_an_error_without_progress() {
         let (file, bar) = (ten_bytes(), ProgressBar::hidden());
         let body = FileBody::open(file.path(), 5, 6, &bar).await.unwrap();
         assert_eq!(body.collect().await.unwrap_err().0.kind(), io::ErrorKind::UnexpectedEof);

@@ -1,4 +1,5 @@
-//! Whether a file is still the one that an earlier run sent: by what the store holds, not by its time.
+//! Checks that a file is still the one that an earlier run sent, by its content in the store and not by its
+//! modification time.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -14,47 +15,47 @@ use super::error::RequestError;
 use super::job::Job;
 use super::report::Failure;
 
-/// Bytes that are read at once.
+/// Bytes per read.
 const CHUNK: usize = 256 << 10;
 
-/// Compares the parts that have arrived with the file. Those whose ETag is not the form of an MD5 cannot be compared.
+/// Compares the parts that have arrived with the file. Parts whose ETag does not look like an MD5 cannot be compared.
 ///
 /// # Errors
-/// If a part is not the file's.
+/// Returns an error if a part differs from the file.
 pub async fn parts(job: &Job<'_>, parts: &[Part]) -> Result<(), Failure> {
     let mut sorted: Vec<&Part> = parts.iter().collect();
     sorted.sort_unstable_by_key(|part| part.part_number);
     let mut offset = 0;
     for part in sorted {
-        if let Some(held) = part.etag.as_deref().and_then(md5_of)
-            && held != md5(job.path, offset, part.size).await.map_err(RequestError::File)?
+        if let Some(stored) = part.etag.as_deref().and_then(md5_of)
+            && stored != md5(job.path, offset, part.size).await.map_err(RequestError::File)?
         {
-            return Err(other_file(&format!("part {} in the store is not this file's", part.part_number)));
+            return Err(other_file(&format!("part {} in the store differs from this file", part.part_number)));
         }
         offset += part.size;
     }
     Ok(())
 }
 
-/// Compares the image that an upload came to with the file, if the store keeps a checksum of it.
+/// Compares the stored image with the file, if the store keeps a checksum.
 ///
 /// # Errors
-/// If it is not the file.
+/// Returns an error if the image differs from the file.
 pub async fn image(job: &Job<'_>, image: &Image) -> Result<(), Failure> {
     let Some(stored) = image.get("checksum").and_then(|checksum| checksum.as_str()) else { return Ok(()) };
     if stored == checksum(job.path, job.size).await.map_err(RequestError::File)? {
         return Ok(());
     }
     let key = image.get("s3_key").and_then(|key| key.as_str()).unwrap_or_default();
-    Err(other_file(&format!("the image that was stored by this upload ({key}) is not this file")))
+    Err(other_file(&format!("the image that this upload stored ({key}) differs from this file")))
 }
 
 fn other_file(what: &str) -> Failure {
-    let advice = "the file changed, or the upload is another one's; upload the file without --resume";
+    let advice = "the file was changed, or --resume has the status_url of another file; upload it without --resume";
     Failure::new("other_file", format!("{what}: {advice}"))
 }
 
-/// The MD5 that an ETag holds. Only the ETags of stores that encrypt with KMS have its form and are none.
+/// Returns the MD5 in an ETag. Only with KMS encryption can an ETag look like an MD5 without being one.
 fn md5_of(etag: &str) -> Option<[u8; 16]> {
     let text = etag.trim_matches('"');
     let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -67,7 +68,7 @@ async fn md5(path: &Path, offset: u64, size: u64) -> io::Result<[u8; 16]> {
     Ok(md5.finalize().into())
 }
 
-/// As the service writes it: `crc64nvme:` and the big-endian bytes in base64.
+/// Returns the checksum in the service's format: `crc64nvme:` and the big-endian bytes in base64.
 async fn checksum(path: &Path, size: u64) -> io::Result<String> {
     let mut crc = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
     read(path, 0, size, |bytes| crc.update(bytes)).await?;
@@ -93,7 +94,7 @@ mod tests {
     use std::io::Write;
 
     #[test]
-    fn an_etag_may_hold_an_md5() {
+    fn md5_is_parsed_from_etag() {
         let md5 = Some(0xd41d_8cd9_8f00_b204_e980_0998_ecf8_427e_u128.to_be_bytes());
         assert_eq!(md5_of("\"d41d8cd98f00b204e9800998ecf8427e\""), md5);
         assert_eq!(md5_of("D41D8CD98F00B204E9800998ECF8427E"), md5);
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_range_of_a_file_is_read() {
+    async fn digests_cover_the_requested_range() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[b'x'; CHUNK + 10]).unwrap();
         file.write_all(b"abc").unwrap();

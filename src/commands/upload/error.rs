@@ -1,4 +1,4 @@
-//! What can go wrong with one request, and what is to be done about it.
+//! Errors of one request, and whether it can be retried.
 
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Response, StatusCode};
@@ -7,23 +7,23 @@ use std::error::Error;
 use std::io;
 use std::time::{Duration, SystemTime};
 
-/// However long a server asks to wait, it is asked again by then.
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
-/// How much of an error's text is worth showing.
-const SHOWN: usize = 300;
+/// The maximum that is observed of a `Retry-After`.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
+/// Maximum number of characters that are shown of an error's text.
+const MAX_TEXT: usize = 300;
 
-/// One request that did not succeed.
+/// The failure of one request.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    #[error("{}", root(.0))]
+    #[error("{}", root_cause(.0))]
     Network(#[source] reqwest::Error),
-    #[error("nothing moved for {} s", .0.as_secs())]
+    #[error("no data was sent or received for {} s", .0.as_secs())]
     Stalled(Duration),
     #[error("{0}")]
     Rejected(ErrorBody),
     #[error("{0}")]
     File(io::Error),
-    /// What was answered is not what the service answers.
+    /// The answer is not one that the service gives.
     #[error("{0}")]
     Unclear(String),
 }
@@ -36,13 +36,14 @@ pub struct ErrorBody {
     /// The service's `code`, or S3's.
     pub code: Option<String>,
     pub detail: String,
-    /// By the service itself, which then has kept nothing; a gateway's 502 says less.
+    /// Whether the service itself answered, which means that it has stored nothing. This is not known of a gateway's
+    /// 502.
     pub by_service: bool,
     pub retry_after: Option<Duration>,
 }
 
 impl RequestError {
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
         match self {
             RequestError::Network(error) => !error.is_builder(),
@@ -52,7 +53,7 @@ impl RequestError {
         }
     }
 
-    /// Whether a presigned URL may just be too old, or its upload over: `status_url` knows.
+    /// Returns whether a presigned URL may have expired or its upload may have ended, which `status_url` reports.
     pub fn asks_for_status(&self) -> bool {
         self.refusal().is_some_and(|refusal| {
             let stale = [StatusCode::FORBIDDEN, StatusCode::NOT_FOUND].contains(&refusal.status);
@@ -78,11 +79,11 @@ impl ErrorBody {
         self.code.as_deref() == Some(code)
     }
 
-    /// Reads an answer that is no success.
+    /// Reads an answer that is not a success.
     pub async fn read(answer: Response) -> ErrorBody {
         let (status, retry_after) = (answer.status(), retry_after(answer.headers()));
         let location = answer.headers().get("location").and_then(|to| to.to_str().ok()).map(str::to_owned);
-        // An answer without its text is an answer still.
+        // The status is enough if the text cannot be read.
         let text = answer.text().await.unwrap_or_default();
         let json: Value = serde_json::from_str(&text).unwrap_or_default();
         let code = json["code"].as_str().map(str::to_owned);
@@ -90,38 +91,40 @@ impl ErrorBody {
         let detail = match (json["detail"].as_str(), between(&text, "Message"), location) {
             (Some(detail), ..) => detail.to_owned(),
             (None, Some(message), _) => message,
-            (None, None, Some(location)) => format!("go to {location}"),
-            (None, None, None) => text.trim().chars().filter(|c| !c.is_control()).take(SHOWN).collect(),
+            (None, None, Some(location)) => format!("redirected to {location}"),
+            (None, None, None) => text.trim().chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect(),
         };
         ErrorBody { status, code: code.or_else(|| between(&text, "Code")), detail, by_service, retry_after }
     }
 
-    /// Whether the same request may succeed later.
+    /// Returns whether the same request may succeed later.
     pub fn is_retryable(&self) -> bool {
-        let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
-        let for_now = self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED;
-        // S3 answers a body that was too slow with 400, and two PUTs to one key at once with 409.
-        let of_s3 = ["RequestTimeout", "ConditionalRequestConflict", "OperationAborted"];
-        for_now || passing.contains(&self.status) || self.code.as_deref().is_some_and(|code| of_s3.contains(&code))
+        let statuses = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+        let server_error = self.status.is_server_error() && self.status != StatusCode::NOT_IMPLEMENTED;
+        // S3 answers 400 to a body that is too slow, and 409 to concurrent PUTs to one key.
+        let codes = ["RequestTimeout", "ConditionalRequestConflict", "OperationAborted"];
+        server_error
+            || statuses.contains(&self.status)
+            || self.code.as_deref().is_some_and(|code| codes.contains(&code))
     }
 }
 
-/// RFC 9110, 10.2.3: seconds, or a date.
+/// Parses `Retry-After`: seconds or a date (RFC 9110, section 10.2.3).
 pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let until = |date: SystemTime| date.duration_since(SystemTime::now()).unwrap_or_default();
     let wait = text.parse().map(Duration::from_secs).ok().or_else(|| httpdate::parse_http_date(text).ok().map(until));
-    wait.map(|wait| wait.min(LONGEST_WAIT))
+    wait.map(|wait| wait.min(MAX_RETRY_AFTER))
 }
 
-/// The text of the first `<name>` of S3's XML.
+/// Returns the text of the first `<name>` element of S3's XML.
 fn between(text: &str, name: &str) -> Option<String> {
     let (_, rest) = text.split_once(&format!("<{name}>"))?;
     Some(rest.split_once('<')?.0.to_owned())
 }
 
-/// The innermost source says what happened; those around it repeat the URL, which may be a presigned one.
-fn root(error: &reqwest::Error) -> String {
+/// Returns the innermost error. The outer ones repeat the URL, which may be presigned and therefore secret.
+fn root_cause(error: &reqwest::Error) -> String {
     let mut root: &dyn Error = error;
     while let Some(source) = root.source() {
         root = source;
@@ -140,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_sent_again() {
+    fn temporary_errors_are_retryable() {
         for status in [408, 429, 500, 502, 503, 504] {
             assert!(refusal(status, None).is_retryable(), "{status}");
         }
@@ -151,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn stale_links_are_asked_for_again() {
+    fn expired_urls_ask_for_the_status() {
         for (status, code) in [(403, None), (403, Some("AccessDenied")), (404, Some("NoSuchUpload"))] {
             assert!(RequestError::Rejected(refusal(status, code)).asks_for_status(), "{status}");
         }
@@ -164,14 +167,14 @@ mod tests {
         let read = |text: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]));
         assert_eq!(read("7"), Some(Duration::from_secs(7)));
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), Some(Duration::ZERO));
-        assert_eq!(read("999999"), Some(LONGEST_WAIT));
+        assert_eq!(read("999999"), Some(MAX_RETRY_AFTER));
         assert_eq!(read("soon"), None);
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
         assert!((28..=30).contains(&read(&later).unwrap().as_secs()));
     }
 
     #[test]
-    fn s3_names_its_reasons_in_xml() {
+    fn code_is_read_from_xml_errors() {
         let text =
             "<?xml version=\"1.0\"?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>";
         assert_eq!(between(text, "Code").as_deref(), Some("AccessDenied"));

@@ -1,4 +1,5 @@
-//! Requests to the service and to S3: who is shown the key, how long silence may last, what counts as success.
+//! Sends requests to the service and to S3: which hosts receive the API key, when a connection counts as stalled, and
+//! what counts as success.
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
@@ -19,32 +20,36 @@ use super::options::{UploadOptions, base_url};
 use crate::server::request::X_BASE_URL;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Times the stall timeout: what is sent whole may take the other side a while, a large object's completion minutes.
-const ANSWER_PATIENCE: u32 = 10;
+/// The factor by which the timeout for an answer exceeds the stall timeout, because completing a large object may take
+/// minutes.
+const ANSWER_TIMEOUT_FACTOR: u32 = 10;
 
-/// An address of the service's.
+/// A URL of the service.
 #[derive(Clone, Debug)]
 pub struct Link {
     pub url: Url,
-    /// Where the service's own addresses begin, with a slash at its end.
+    /// The base URL of the service, with a trailing slash.
     base: Url,
-    /// Whether the API key may go there: to the service the user named, and to where it points.
+    /// Whether the API key may be sent to this URL: only to the service that the user named, and to URLs from its
+    /// answers.
     trusted: bool,
 }
 
 impl Link {
-    /// What an answer from here refers to.
+    /// Resolves a reference from an answer of this URL.
     ///
-    /// The service does not know under which path a proxy has it: `/uploads/…` goes on from the service's own address.
+    /// The service does not know the path prefix of a proxy, so `/uploads/…` is resolved relative to the service's base
+    /// URL.
     ///
     /// # Errors
-    /// If that is no address.
+    /// Returns an error if the reference is not a valid URL.
     pub fn join(&self, reference: &str) -> Result<Link, RequestError> {
         let joined = match reference.strip_prefix('/') {
             Some(path) => self.base.join(path.trim_start_matches('/')),
             None => self.url.join(reference),
         };
-        let url = joined.map_err(|error| RequestError::Unclear(format!("a link is wrong: {error}")))?;
+        let url =
+            joined.map_err(|error| RequestError::Unclear(format!("the service returned an invalid link: {error}")))?;
         Ok(Link { url, base: self.base.clone(), trusted: self.trusted })
     }
 
@@ -55,7 +60,7 @@ impl Link {
     }
 }
 
-/// A success, read to its end.
+/// A successful answer with its whole body.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
@@ -63,26 +68,28 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// # Errors
-    /// Where it is not what the service answers.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
-        serde_json::from_slice(&self.body).map_err(|error| not_the_services(&error.to_string()))
-    }
-
-    /// A stored image.
+    /// Parses the body.
     ///
     /// # Errors
-    /// If it is not what the service answers.
+    /// Returns an error if the body is not one that the service sends.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, RequestError> {
+        serde_json::from_slice(&self.body).map_err(|error| not_image_store(&error.to_string()))
+    }
+
+    /// Parses the body as a stored image.
+    ///
+    /// # Errors
+    /// Returns an error if the body is not one that the service sends.
     pub fn image(&self) -> Result<Image, RequestError> {
         let image: Image = self.json()?;
         let has = |field| image.get(field).is_some_and(Value::is_string);
-        if has("s3_key") && has("url") { Ok(image) } else { Err(not_the_services("it names no image")) }
+        if has("s3_key") && has("url") { Ok(image) } else { Err(not_image_store("it contains no image")) }
     }
 }
 
-/// Something else answered. Asking it again would bring the same.
-fn not_the_services(why: &str) -> RequestError {
-    RequestError::Unclear(format!("the answer is not image-store's: {why}; is the address right?"))
+/// An answer from something other than the service. It is not retried.
+fn not_image_store(why: &str) -> RequestError {
+    RequestError::Unclear(format!("the answer is not from image-store: {why}; check the address of the service"))
 }
 
 /// Sends requests, one attempt each.
@@ -98,7 +105,8 @@ impl Http {
     /// # Errors
     /// Where the base is no address, the key is no header, or there is no TLS to be had.
     pub fn new(options: &UploadOptions) -> Result<Http, String> {
-        // A redirected POST would arrive as a GET, and a signed PUT elsewhere is not signed: neither is followed.
+        // Redirects are not followed: a redirected POST would become a GET, and a signature is not valid for another
+        // URL.
         let client = Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(Policy::none())
@@ -117,18 +125,18 @@ impl Http {
         })
     }
 
-    /// One of the service's routes, without its leading slash.
+    /// Returns the URL of one of the service's routes, given without its leading slash.
     ///
     /// # Errors
-    /// Where that is no address.
+    /// Returns an error if the URL is invalid.
     pub fn route(&self, path: &str) -> Result<Link, RequestError> {
         Link { url: self.base.clone(), base: self.base.clone(), trusted: true }.join(path)
     }
 
-    /// A link the user gave: trusted only where it leads to the service the user named.
+    /// Returns a link that the user gave. It is trusted only if it has the origin of the service that the user named.
     ///
     /// # Errors
-    /// Where that is no address.
+    /// Returns an error if the URL is invalid.
     pub fn given(&self, link: &str) -> Result<Link, RequestError> {
         let mut link = self.route(link)?;
         link.trusted = link.url.origin() == self.base.origin();
@@ -136,35 +144,35 @@ impl Http {
         Ok(link)
     }
 
-    /// A call to the service without a body, or with a JSON one.
+    /// Calls the service, without a body or with a JSON body.
     ///
     /// # Errors
-    /// Anything but a success.
+    /// Returns an error unless the answer is a success.
     pub async fn call(&self, method: Method, link: &Link, json: Option<&Value>) -> Result<Answer, RequestError> {
         let mut request = self.request(method, link);
         if let Some(json) = json {
             request = request.header(CONTENT_TYPE, "application/json").body(json.to_string());
         }
-        self.send(request, None).await.map_err(of_the_service)
+        self.send(request, None).await.map_err(check_origin)
     }
 
-    /// A file to the service.
+    /// Sends a file to the service.
     ///
     /// # Errors
-    /// Anything but a success.
+    /// Returns an error unless the answer is a success.
     pub async fn post(&self, link: &Link, content_type: &str, body: FileBody) -> Result<Answer, RequestError> {
         let meter = body.meter();
         let request = self.request(Method::POST, link).header(CONTENT_TYPE, content_type);
-        self.send(request.body(reqwest::Body::wrap(body)), Some(&meter)).await.map_err(of_the_service)
+        self.send(request.body(reqwest::Body::wrap(body)), Some(&meter)).await.map_err(check_origin)
     }
 
-    /// A file to a presigned URL, with exactly its headers.
+    /// Sends a file to a presigned URL, with exactly the given headers.
     ///
     /// # Errors
-    /// Anything but a success.
+    /// Returns an error unless the answer is a success.
     pub async fn put(&self, url: &str, headers: &Headers, body: FileBody) -> Result<Answer, RequestError> {
-        let unclear = |what: &str| RequestError::Unclear(format!("a presigned URL's {what} is wrong"));
-        let url: Url = url.parse().map_err(|_| unclear("address"))?;
+        let unclear = |what: &str| RequestError::Unclear(format!("the upload plan has an invalid {what}"));
+        let url: Url = url.parse().map_err(|_| unclear("URL"))?;
         let mut request = self.client.put(url);
         for (name, value) in headers {
             let name = HeaderName::try_from(name).map_err(|_| unclear("header"))?;
@@ -199,23 +207,23 @@ impl Http {
         Ok(answer)
     }
 
-    /// Waits for an answer as long as something moves.
+    /// Waits for an answer. Returns [`RequestError::Stalled`] if no data is sent for the stall timeout.
     async fn watched(&self, request: RequestBuilder, meter: Option<&Meter>) -> Result<reqwest::Response, RequestError> {
         let mut answer = pin!(request.send());
         loop {
-            let before = meter.map_or(0, Meter::taken);
-            let sent = meter.is_none_or(Meter::is_whole);
-            let patience = if sent { self.stall_timeout * ANSWER_PATIENCE } else { self.stall_timeout };
-            match timeout(patience, poll_fn(|cx| answer.as_mut().poll(cx))).await {
+            let before = meter.map_or(0, Meter::sent);
+            let all_sent = meter.is_none_or(Meter::is_whole);
+            let limit = if all_sent { self.stall_timeout * ANSWER_TIMEOUT_FACTOR } else { self.stall_timeout };
+            match timeout(limit, poll_fn(|cx| answer.as_mut().poll(cx))).await {
                 Ok(answer) => return answer.map_err(network),
-                Err(_) if meter.is_some_and(|meter| meter.taken() > before) => {}
-                Err(_) => return Err(RequestError::Stalled(patience)),
+                Err(_) if meter.is_some_and(|meter| meter.sent() > before) => {}
+                Err(_) => return Err(RequestError::Stalled(limit)),
             }
         }
     }
 }
 
-/// Where the service begins that a plan's link leads to.
+/// Returns the base URL of the service from a link of a plan.
 fn base_of(link: &Url) -> Option<Url> {
     let (before, _) = link.path().rsplit_once("/uploads/")?;
     let mut base = link.clone();
@@ -225,24 +233,25 @@ fn base_of(link: &Url) -> Option<Url> {
     Some(base)
 }
 
-/// A failure that the service reports itself, that may pass, or that says where to go, as it is; any other was not its own.
-fn of_the_service(error: RequestError) -> RequestError {
+/// Replaces errors that did not come from the service. Errors of the service, retryable errors and redirects stay
+/// unchanged.
+fn check_origin(error: RequestError) -> RequestError {
     match error {
         RequestError::Rejected(refusal)
             if !refusal.by_service && !refusal.is_retryable() && !refusal.status.is_redirection() =>
         {
-            not_the_services(&refusal.to_string())
+            not_image_store(&refusal.to_string())
         }
         error => error,
     }
 }
 
-/// The connection's error, or the file's that was to be sent over it.
+/// Returns the file's error if the connection failed because of it, otherwise the connection's error.
 fn network(error: reqwest::Error) -> RequestError {
     let mut source = error.source();
     while let Some(inner) = source {
-        if let Some(FileError(of_file)) = inner.downcast_ref() {
-            return RequestError::File(std::io::Error::new(of_file.kind(), of_file.to_string()));
+        if let Some(FileError(file_error)) = inner.downcast_ref() {
+            return RequestError::File(std::io::Error::new(file_error.kind(), file_error.to_string()));
         }
         source = inner.source();
     }
@@ -258,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn links_go_on_from_the_services_own_address() {
+    fn links_are_resolved_relative_to_the_base_url() {
         for base in ["http://h:1", "http://h:1/a/b", "http://h:1/a/b/"] {
             let at = base.trim_end_matches('/');
             let plan = link(base, &format!("{at}/uploads"));
@@ -274,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plans_link_says_where_its_service_is() {
+    fn base_url_is_derived_from_a_plan_link() {
         for (url, base) in [
             ("https://h/uploads/k.png?plan=a/uploads/b", "https://h/"),
             ("https://h/up/uploads/k.png?plan=x#y", "https://h/up/"),

@@ -1,4 +1,4 @@
-//! One file on its way.
+//! The upload of one file.
 
 use reqwest::{Method, Url};
 use serde_json::Value;
@@ -11,13 +11,13 @@ use super::http::{Answer, Http, Link};
 use super::report::{Failure, Report};
 use super::retry::retrying;
 
-/// A file and what is needed to send it.
+/// A file to upload, with everything that is needed to send it.
 pub struct Job<'a> {
     pub http: &'a Http,
     pub path: &'a Path,
-    /// Bytes, when the upload began.
+    /// Size in bytes when the upload began.
     pub size: u64,
-    /// Parts sent at once.
+    /// Number of parts that are sent at once.
     pub parallel: usize,
     pub report: Report,
     status_url: RefCell<Option<Url>>,
@@ -25,7 +25,7 @@ pub struct Job<'a> {
 
 impl<'a> Job<'a> {
     /// # Errors
-    /// Where there is no such file.
+    /// Returns an error if the file does not exist or cannot be read.
     pub async fn open(http: &'a Http, path: &'a Path, parallel: usize) -> Result<Job<'a>, (Report, Failure)> {
         let failed = |error: String| (Report::new(path, 0), Failure::new("unreadable_file", error));
         let metadata = tokio::fs::metadata(path).await.map_err(|error| failed(error.to_string()))?;
@@ -36,41 +36,43 @@ impl<'a> Job<'a> {
         Ok(Job { http, path, size, parallel, report: Report::new(path, size), status_url: RefCell::default() })
     }
 
-    /// As the service is told: no folders.
+    /// Returns the file name for the service, without folders.
     pub fn file_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 
-    /// Bytes of the file, as a request's body.
+    /// Returns bytes of the file as a request body.
     ///
     /// # Errors
-    /// What opening it is refused with.
+    /// Returns an error if the file cannot be opened.
     pub async fn read(&self, offset: u64, size: u64) -> Result<FileBody, RequestError> {
         FileBody::open(self.path, offset, size, &self.report.bar).await.map_err(RequestError::File)
     }
 
-    /// Asks the service, again where that may help: every call but an upload can be repeated.
+    /// Calls the service, with retries. All calls except a streamed upload can be repeated.
     ///
     /// # Errors
-    /// The last attempt's trouble.
+    /// Returns the error of the last attempt.
     pub async fn ask(&self, method: Method, link: &Link, json: Option<&Value>) -> Result<Answer, RequestError> {
         let what = format!("{method} {}", link.url.path());
         self.retry(&what, RequestError::is_retryable, async || self.http.call(method.clone(), link, json).await).await
     }
 
+    /// Runs `attempt` with retries, and reports each of them.
+    ///
     /// # Errors
-    /// The last attempt's trouble.
+    /// Returns the error of the last attempt.
     pub async fn retry<T>(
         &self,
         what: &str,
         may_repeat: impl Fn(&RequestError) -> bool,
         attempt: impl AsyncFn() -> Result<T, RequestError>,
     ) -> Result<T, RequestError> {
-        let note = |error: &RequestError, wait| self.report.print_retry(what, error, wait);
-        retrying(self.http.retries, may_repeat, note, attempt).await
+        let on_retry = |error: &RequestError, wait| self.report.print_retry(what, error, wait);
+        retrying(self.http.retries, may_repeat, on_retry, attempt).await
     }
 
-    /// Where a later run can go on; None: nowhere.
+    /// Sets the URL with which a later run can resume the upload; `None` if that is not possible.
     pub fn set_status_url(&self, url: Option<&Url>) {
         self.status_url.replace(url.cloned());
     }

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What to upload, where to and how.
+/// The files to upload, and how to upload them.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Upload")]
 pub struct UploadOptions {
@@ -22,34 +22,35 @@ pub struct UploadOptions {
     #[arg(id = "client_api_key", long = "api-key", env = "IMAGE_STORE_API_KEY", value_name = "KEY")]
     #[arg(hide_env_values = true)]
     pub api_key: Option<String>,
-    /// Send the bytes through the service, whatever their size
+    /// Send the files through the service, regardless of their size
     #[arg(long, conflicts_with_all = ["direct", "resume"])]
     pub stream: bool,
-    /// Send the bytes to S3 by presigned URLs, whatever their size
+    /// Send the files directly to S3 with presigned URLs, regardless of their size
     #[arg(long)]
     pub direct: bool,
-    /// Parts of one file sent at once
+    /// Number of parts of one file that are sent at once
     #[arg(long, value_name = "COUNT", default_value = "4")]
     pub parallel: NonZeroUsize,
-    /// Go on with the direct upload of this status_url: send what is missing of the one FILE, unless it changed, and complete it
+    /// Resume the direct upload with this status_url: send the missing parts of the one FILE, unless it has changed,
+    /// and complete the upload
     #[arg(long, value_name = "STATUS_URL")]
     pub resume: Option<String>,
-    /// How often a request that failed for now is sent again
+    /// Maximum number of retries of a request after a temporary error
     #[arg(long, value_name = "COUNT", default_value = "5")]
     pub retries: u32,
-    /// A connection on which nothing moves for this long is given up; an answer may take ten times as long
+    /// Time without any data after which a connection is closed; an answer may take ten times as long (duration)
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     pub stall_timeout: Duration,
 }
 
-/// With a slash at its end, so that a path of its own is kept before ours.
+/// Parses the base URL and adds a trailing slash, so that its path is kept when routes are appended.
 pub(super) fn base_url(text: &str) -> Result<Url, String> {
     let mut url: Url = text.parse().map_err(|error| format!("{error}"))?;
     if !matches!(url.scheme(), "http" | "https") {
         return Err("must start with http:// or https://".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("must have no query and no fragment".to_owned());
+        return Err("must not have a query or a fragment".to_owned());
     }
     if !url.path().ends_with('/') {
         url.set_path(&format!("{}/", url.path()));
@@ -67,7 +68,7 @@ mod tests {
     use super::base_url;
 
     #[test]
-    fn a_base_keeps_its_own_path() {
+    fn base_url_keeps_its_path() {
         let joined = |base| base_url(base).unwrap().join("limits").unwrap().to_string();
         assert_eq!(joined("http://localhost:8080"), "http://localhost:8080/limits");
         assert_eq!(joined("https://example.com/images"), "https://example.com/images/limits");
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_base_is_an_http_address() {
+    fn base_url_must_be_http_without_query() {
         for wrong in ["localhost:8080", "ftp://example.com", "/images", "", "http://h/?a=b", "http://h/#a"] {
             assert!(base_url(wrong).is_err(), "{wrong}");
         }

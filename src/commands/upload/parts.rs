@@ -1,7 +1,8 @@
-//! Parts of a direct upload, some at once, in rounds.
+//! Sends the parts of a direct upload, several at once, in rounds.
 //!
-//! A round sends what the last answer said was missing. Where S3 refuses one of its URLs, no further part is begun, those
-//! under way end, and the next round begins with fresh URLs. Parts that arrived are never sent again.
+//! A round sends the parts that the last answer reported as missing. If S3 rejects one of the URLs, no further part is
+//! started, parts in flight finish, and the next round begins with new URLs. Parts that have arrived are not sent
+//! again.
 
 use futures::{StreamExt, TryStreamExt};
 use std::cell::{Cell, RefCell};
@@ -11,22 +12,22 @@ use super::error::RequestError;
 use super::job::Job;
 use super::report::Failure;
 
-/// Rounds in a row in which nothing arrived.
-const IDLE_ROUNDS: usize = 3;
+/// Maximum number of consecutive rounds in which no part arrives.
+const MAX_IDLE_ROUNDS: usize = 3;
 
-/// A part that is missing.
+/// A part that has not arrived.
 struct Missing {
     part: Part,
     url: String,
-    /// Where in the file it begins.
+    /// Offset of the part in the file.
     offset: u64,
 }
 
-/// Sends those of `parts` that have a URL. `refresh` asks for the parts with fresh URLs. None if the upload is over: completing
-/// it reports how it ended.
+/// Sends those of `parts` that have a URL. `refresh` requests the parts with new URLs, and returns `None` if the upload
+/// has ended. Completing the upload then reports how it ended.
 ///
 /// # Errors
-/// Where a part fails for good; the others stay where they are.
+/// Returns an error if a part fails permanently. Parts that have arrived remain in the store.
 pub async fn send(
     job: &Job<'_>,
     mut parts: Vec<Part>,
@@ -36,34 +37,34 @@ pub async fn send(
     loop {
         let round = Round::default();
         round.send(job, parts).await?;
-        let Some(refused) = round.refused.into_inner() else { return Ok(()) };
+        let Some(rejected) = round.rejected.into_inner() else { return Ok(()) };
         idle = if round.arrived.get() == 0 { idle + 1 } else { 0 };
-        if idle == IDLE_ROUNDS {
-            return Err(refused.into());
+        if idle == MAX_IDLE_ROUNDS {
+            return Err(rejected.into());
         }
-        job.report.print_status(&format!("{refused}; asking for fresh URLs"));
-        let Some(fresh) = refresh().await? else { return Ok(()) };
-        parts = fresh;
+        job.report.print_status(&format!("{rejected}; requesting new URLs"));
+        let Some(refreshed) = refresh().await? else { return Ok(()) };
+        parts = refreshed;
     }
 }
 
 #[derive(Default)]
 struct Round {
     arrived: Cell<usize>,
-    /// The first URL that was refused.
-    refused: RefCell<Option<RequestError>>,
+    /// The error of the first URL that was rejected.
+    rejected: RefCell<Option<RequestError>>,
 }
 
 impl Round {
     async fn send(&self, job: &Job<'_>, parts: Vec<Part>) -> Result<(), Failure> {
-        let (missing, held) = missing(parts, job.size)?;
-        job.report.bar.set_position(held);
+        let (missing, arrived) = missing(parts, job.size)?;
+        job.report.bar.set_position(arrived);
         let sending = futures::stream::iter(missing.iter().map(|part| self.send_part(job, part)));
         sending.buffer_unordered(job.parallel).try_collect().await
     }
 
     async fn send_part(&self, job: &Job<'_>, missing: &Missing) -> Result<(), Failure> {
-        if self.refused.borrow().is_some() {
+        if self.rejected.borrow().is_some() {
             return Ok(());
         }
         let Missing { part, url, offset } = missing;
@@ -71,7 +72,7 @@ impl Round {
         match job.retry(&format!("part {}", part.part_number), RequestError::is_retryable, attempt).await {
             Ok(_) => self.arrived.set(self.arrived.get() + 1),
             Err(error) if error.asks_for_status() => {
-                self.refused.borrow_mut().get_or_insert(error);
+                self.rejected.borrow_mut().get_or_insert(error);
             }
             Err(error) => {
                 return Err(Failure { error: format!("part {}: {error}", part.part_number), ..error.into() });
@@ -81,23 +82,23 @@ impl Round {
     }
 }
 
-/// The parts to send, and how many bytes have arrived. The parts follow each other, so their sizes say where they begin.
+/// Returns the parts to send, and how many bytes have arrived. The parts are contiguous, so their sizes determine the
+/// offsets.
 fn missing(mut parts: Vec<Part>, size: u64) -> Result<(Vec<Missing>, u64), Failure> {
     parts.sort_unstable_by_key(|part| part.part_number);
-    let (mut offset, mut held, mut missing) = (0_u64, 0, Vec::new());
+    let (mut offset, mut arrived, mut missing) = (0_u64, 0, Vec::new());
     for mut part in parts {
         let begin = offset;
         offset = offset.saturating_add(part.size);
         match part.url.take() {
             Some(url) => missing.push(Missing { part, url, offset: begin }),
-            None => held += part.size,
+            None => arrived += part.size,
         }
     }
-    // Whatever the plan says, it is not of this file.
-    let of_this_file = offset == size;
-    of_this_file
-        .then_some((missing, held))
-        .ok_or_else(|| Failure::new("other_file", "the plan's parts are not this file's"))
+    let is_this_file = offset == size;
+    is_this_file
+        .then_some((missing, arrived))
+        .ok_or_else(|| Failure::new("other_file", "the parts of the upload plan do not match the size of this file"))
 }
 
 #[cfg(test)]
@@ -109,15 +110,15 @@ mod tests {
     }
 
     #[test]
-    fn parts_without_a_url_have_arrived() {
+    fn parts_without_url_have_arrived() {
         let parts = vec![part(3, 2, Some("c")), part(1, 5, None), part(2, 5, Some("b"))];
-        let (missing, held) = missing(parts, 12).unwrap();
+        let (missing, arrived) = missing(parts, 12).unwrap();
         let missing: Vec<_> = missing.iter().map(|missing| (missing.part.part_number, missing.offset)).collect();
-        assert_eq!((missing, held), (vec![(2, 5), (3, 10)], 5));
+        assert_eq!((missing, arrived), (vec![(2, 5), (3, 10)], 5));
     }
 
     #[test]
-    fn parts_of_another_file_are_refused() {
+    fn parts_of_another_file_are_rejected() {
         assert!(missing(vec![part(1, 5, Some("a"))], 6).is_err());
         assert!(missing(vec![part(1, u64::MAX, Some("a")), part(2, 5, Some("b"))], 6).is_err());
     }

@@ -1,4 +1,4 @@
-//! What the user sees: a line of JSON for every file on stdout, everything else on stderr.
+//! The output: a line of JSON for each file on stdout, everything else on stderr.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
@@ -11,9 +11,9 @@ use super::error::RequestError;
 
 const STYLE: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
 
-/// One file's progress and outcome.
+/// The progress and the result of one file.
 pub struct Report {
-    /// Draws on stderr where that is a terminal, and nowhere else.
+    /// Draws on stderr if that is a terminal.
     pub bar: ProgressBar,
     name: String,
 }
@@ -22,7 +22,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Failure {
     pub error: String,
-    /// The service's, or S3's, where they refused.
+    /// The error code of the service or of S3, if one of them rejected a request.
     pub code: Option<String>,
 }
 
@@ -34,7 +34,7 @@ impl From<RequestError> for Failure {
 }
 
 impl Failure {
-    /// The client's own.
+    /// Returns a failure of the client itself.
     pub fn new(code: &str, error: impl Into<String>) -> Failure {
         Failure { error: error.into(), code: Some(code.to_owned()) }
     }
@@ -51,20 +51,20 @@ impl Report {
         Report { bar, name }
     }
 
-    /// A retry, so that a slow upload is no riddle.
+    /// Prints a retry, which explains why an upload is slow.
     pub fn print_retry(&self, what: &str, error: &RequestError, wait: Duration) {
-        self.print_status(&format!("{what}: {error}; again in {:.1} s", wait.as_secs_f64()));
+        self.print_status(&format!("{what}: {error}; retrying in {:.1} s", wait.as_secs_f64()));
     }
 
-    /// Something for people.
+    /// Prints a message on stderr.
     pub fn print_status(&self, text: &str) {
-        // Nobody may be listening to stderr; that is no reason to stop.
+        // If stderr is closed, the upload continues.
         self.bar.suspend(|| drop(writeln!(io::stderr(), "{}: {text}", self.name)));
     }
 
-    /// How to go on, once there is something to go on with.
+    /// Prints the command that resumes the upload.
     pub fn resumable(&self, status_url: &str) {
-        self.print_status(&format!("to go on later: {}", resume_line(status_url, &self.name)));
+        self.print_status(&format!("to resume later: {}", resume_line(status_url, &self.name)));
     }
 
     pub fn stored(&self, mut image: Image) {
@@ -90,7 +90,7 @@ impl Report {
 
 fn print(line: &Map<String, Value>) {
     let line = Value::Object(line.clone());
-    // As above: a reader that has gone does not undo an upload.
+    // If stdout is closed, the upload is stored nevertheless.
     let _ = writeln!(io::stdout(), "{line}");
 }
 
@@ -98,7 +98,7 @@ fn resume_line(status_url: &str, file: &str) -> String {
     format!("image-store upload --resume {} {}", quoted(status_url), quoted(file))
 }
 
-/// As one word of a POSIX shell.
+/// Quotes `text` as one word of a POSIX shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -108,7 +108,7 @@ mod tests {
     use super::resume_line;
 
     #[test]
-    fn the_resume_line_survives_a_shell() {
+    fn resume_command_is_quoted_for_the_shell() {
         assert_eq!(
             resume_line("http://h/uploads/k?a=1&b=2", "it's.png"),
             r"image-store upload --resume 'http://h/uploads/k?a=1&b=2' 'it'\''s.png'"

@@ -1,11 +1,11 @@
-//! Every metric there is: the names and their one table. The README's copy of it is held to this one by a test.
+//! The definitions of all metrics. A test checks that the table in the README matches them.
 
 /// Seconds.
 const UPLOAD_SECONDS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 /// Seconds.
 const CALL_SECONDS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
-/// Bytes: 16 KiB and its multiples by 4, to the largest image there may be.
+/// Bytes: powers of 4 from 16 KiB up to the maximum size of an image.
 const UPLOAD_BYTES: &[f64] = &[
     16_384.0,
     65_536.0,
@@ -20,17 +20,17 @@ const UPLOAD_BYTES: &[f64] = &[
     5_000_000_000.0,
 ];
 
-/// What is known of a metric before it has a value.
+/// The definition of a metric.
 #[derive(Debug)]
 pub struct Metric {
     pub name: &'static str,
     pub kind: Kind,
-    /// Every series has all of them, in this order.
+    /// The names of the labels. Each series has a value for every label, in this order.
     pub labels: &'static [&'static str],
     pub help: &'static str,
 }
 
-/// How a metric's values behave.
+/// The type of a metric.
 #[derive(Clone, Copy, Debug)]
 pub enum Kind {
     Counter,
@@ -69,67 +69,73 @@ const fn histogram(
 pub const REQUESTS: Metric = counter(
     "image_store_http_requests_total",
     &["route", "method", "status"],
-    "Requests by route template (`-`: no such route); status `499`: the client left before its answer; `503`: also those cut \
-     off at shutdown",
+    "Requests by route template (`-`: no such route); status `499`: the client disconnected before the answer; `503` \
+     includes requests that were cut off at shutdown",
 );
 pub const RECEIVED: Metric = counter(
     "image_store_http_received_bytes_total",
     &[],
-    "Bytes of request bodies that arrived, also those of refused ones that were thrown away",
+    "Bytes of request bodies received, including discarded bytes of rejected requests",
 );
 pub const REFUSALS: Metric = counter(
     "image_store_refusals_total",
     &["code", "detected"],
-    "Errors answered, by code; `detected`: what the bytes of an `invalid_file_type` are (else `-`)",
+    "Error answers by `code`; `detected`: the detected type of an `invalid_file_type` (otherwise `-`)",
 );
-pub const CONNECTIONS: Metric = gauge("image_store_connections_open", &[], "Connections open (0 on Lambda)");
+pub const CONNECTIONS: Metric = gauge("image_store_connections_open", &[], "Open connections (0 on Lambda)");
 
 pub const UPLOAD_DURATION: Metric = histogram(
     "image_store_upload_duration_seconds",
     UPLOAD_SECONDS,
-    &["door"],
-    "From a request's head to its stored image; door `form`, `raw`, or `direct` (there: verifying and promoting)",
+    &["method"],
+    "Duration of successful uploads, from the request head to the stored image; `method`: `form`, `raw` or `direct` \
+     (only verifying and promoting)",
 );
 pub const UPLOAD_SIZE: Metric =
-    histogram("image_store_upload_size_bytes", UPLOAD_BYTES, &["door"], "Sizes of the images stored");
+    histogram("image_store_upload_size_bytes", UPLOAD_BYTES, &["method"], "Size of stored images");
 pub const UPLOADS_ABORTED: Metric = counter(
     "image_store_uploads_aborted_total",
-    &["door", "reason"],
-    "Uploads undone: `client_gone`, `client_too_slow`, `refused_late` (wrong behind its beginning), `store_failed`, \
-     `deadline`, `shutdown`, `over_capacity` (the spill's disk is full), `internal`; door `direct`: `requested` (by DELETE)",
+    &["method", "reason"],
+    "Aborted uploads by `reason`: `client_gone`, `client_too_slow`, `refused_late` (rejected after its beginning was \
+     accepted), `store_failed`, `deadline`, `shutdown`, `over_capacity` (the disk for spilled parts is full), \
+     `internal`; with method `direct`: `requested` (by DELETE)",
 );
 pub const UPLOADS_OPEN: Metric =
-    gauge("image_store_uploads_open", &[], "Uploads, completes and aborts under way, their clean-up included");
+    gauge("image_store_uploads_open", &[], "Uploads, completions and aborts in progress, including their clean-up");
 pub const PROMOTIONS: Metric = counter(
     "image_store_promotions_total",
     &["trigger", "outcome"],
-    "Direct uploads verified, by the client's `complete` or S3's `event`: `promoted`, `already_there`, or an error's code",
+    "Verifications of direct uploads; `trigger`: `complete` (by the client) or `event` (from S3); `outcome`: \
+     `promoted`, `already_there` or an error code",
 );
 
 pub const CALL_DURATION: Metric = histogram(
     "image_store_s3_call_duration_seconds",
     CALL_SECONDS,
     &["operation", "outcome"],
-    "Calls to S3, their retries included: `ok`, `not_found`, `no_such_upload`, `precondition`, `refused`, `no_answer`, \
-     `differs`, `dropped` (nobody waited for it any more)",
+    "Duration of calls to S3, including retries; `outcome`: `ok`, `not_found`, `no_such_upload`, `precondition`, \
+     `refused` (rejected), `no_answer` (unknown outcome), `differs` (integrity mismatch), `cancelled` (the caller \
+     stopped waiting)",
 );
 pub const PARTS_IN_FLIGHT: Metric =
-    gauge("image_store_parts_in_flight", &[], "Parts, and files of one part, on their way to S3");
+    gauge("image_store_parts_in_flight", &[], "Parts, and files of a single part, that are being sent to S3");
 
 pub const BUDGET_USED: Metric = gauge(
     "image_store_budget_used_bytes",
     &["budget"],
-    "What parts hold, and rooms for them; budget `memory` or `spill`",
+    "Bytes that parts use or have reserved; `budget`: `memory` or `spill`",
 );
 pub const BUDGET_LIMIT: Metric = gauge(
     "image_store_budget_limit_bytes",
     &["budget"],
-    "What parts may hold: `MEMORY_BUDGET`, less what is left to connections, and `SPILL_BUDGET`",
+    "Maximum bytes for parts; `budget`: `memory` (`MEMORY_BUDGET` minus the share of connections) or `spill` \
+     (`SPILL_BUDGET`)",
 );
 
-pub const BUILD_INFO: Metric = gauge("image_store_build_info", &["version"], "1, for the version that runs");
+pub const BUILD_INFO: Metric =
+    gauge("image_store_build_info", &["version"], "Always 1, with the running version as label");
 pub const START_TIME: Metric =
-    gauge("process_start_time_seconds", &[], "When the service was started, in seconds since 1970");
+    gauge("process_start_time_seconds", &[], "Start time of the service, in seconds since 1970");
 
 pub const METRICS: [Metric; 15] = [
     REQUESTS,
@@ -159,17 +165,17 @@ mod tests {
     }
 
     #[test]
-    fn the_readme_s_table_is_this_one() {
+    fn readme_documents_all_metrics() {
         let readme = include_str!("../../../README.md");
         let rows = readme.lines().skip_while(|line| *line != "### Metrics").filter(|line| line.starts_with("| `"));
         let documented: Vec<&str> =
             rows.take_while(|row| row.matches('|').count() == 5).take(METRICS.len() + 1).collect();
-        let wanted: Vec<String> = METRICS.iter().map(row).collect();
-        assert_eq!(documented, wanted, "README, section Metrics:\n{}", wanted.join("\n"));
+        let expected: Vec<String> = METRICS.iter().map(row).collect();
+        assert_eq!(documented, expected, "README, section Metrics:\n{}", expected.join("\n"));
     }
 
     #[test]
-    fn names_follow_prometheus() {
+    fn names_follow_prometheus_conventions() {
         for Metric { name, kind, help, .. } in &METRICS {
             let unit = ["_seconds", "_bytes"].iter().any(|unit| name.ends_with(unit));
             match kind {

@@ -1,10 +1,10 @@
-//! A request's body as the server hands it on: it must not come too slowly, it ends where its head says, and it is not
-//! dropped rudely.
+//! The body of a request: enforces a minimum rate and the announced length, and drains a body that is dropped early.
 //!
-//! Where a request is answered before its body has been read (413, a wrong type), closing the connection at once would
-//! reset it, and the client, still sending, would see that and not the answer. So what nobody reads any more is read on
-//! and thrown away for a while, as nginx does (`lingering_close`). A client that sent `Expect: 100-continue` and was not
-//! told to go on sends nothing: there, reading would be what asks it to.
+//! If a request is answered before its body has been read (for example with 413), closing the connection at once would
+//! reset it. The client is still sending and would see the reset instead of the answer. So the rest of the body is read
+//! and discarded for a while, like nginx's `lingering_close`. A client that sent `Expect: 100-continue` sends nothing
+//! before it gets `100 Continue`. In that case the body is not read, because reading would make hyper send `100
+//! Continue`.
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
@@ -27,31 +27,31 @@ const BAD_CHUNKS: &str = "The body's chunks are malformed: each begins with a li
 
 /// Reading on ends after this long in all,
 const LINGER: Duration = Duration::from_secs(30);
-/// after a pause of this length,
+/// Draining ends after a pause of this length.
 const LINGER_PAUSE: Duration = Duration::from_secs(5);
-/// or after this many bytes.
+/// Draining ends after this many bytes.
 const LINGER_BYTES: u64 = 1 << 30;
 
-/// An HTTP body with a least pace and an exact length, which is read on for a while if it is dropped early.
+/// An HTTP body with a minimum rate and an exact length, which is drained for a while if it is dropped early.
 pub struct RequestBody<B: Transported = Incoming> {
-    /// None only while it is being dropped.
+    /// `None` only while it is being dropped.
     inner: Option<B>,
     pace: Pace,
-    /// Bytes still to come, where the head says how many.
+    /// Bytes that have not arrived yet, if the head announces a length.
     missing: Option<u64>,
-    /// Nobody has asked for the body yet, and the client waits to be asked.
-    unasked: bool,
+    /// The client expects `100 Continue`, which has not been sent because the body has not been read yet.
+    awaits_continue: bool,
     ended: Ended,
-    /// None only while it is being dropped.
+    /// `None` only while it is being dropped.
     received: Option<Received>,
 }
 
-/// A body as a transport has it.
+/// A body as the transport provides it.
 pub trait Transported: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static {}
 
 impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static> Transported for B {}
 
-/// Tells whether a body has been read to its end, after the body itself was handed on.
+/// A flag that a body has been read to its end. It remains readable after the body was moved.
 #[derive(Clone, Default)]
 pub struct Ended(Arc<AtomicBool>);
 
@@ -66,22 +66,29 @@ impl Ended {
 }
 
 impl<B: Transported> RequestBody<B> {
-    /// `length` is what the head says of it, in bytes: whatever `inner` takes for its end, fewer are an error.
-    /// `expects_continue`: the request said `Expect: 100-continue`.
+    /// Wraps `inner`. `length` is the length in bytes that the head announces: if `inner` ends earlier, that is an
+    /// error. `expects_continue` means that the request has `Expect: 100-continue`.
     pub fn new(inner: B, length: Option<u64>, limits: PaceLimits, expects_continue: bool, received: Received) -> Self {
         let ended = Ended::default();
         if inner.is_end_stream() {
             ended.set();
         }
         let (inner, received) = (Some(inner), Some(received));
-        RequestBody { inner, pace: Pace::new(limits), missing: length, unasked: expects_continue, ended, received }
+        RequestBody {
+            inner,
+            pace: Pace::new(limits),
+            missing: length,
+            awaits_continue: expects_continue,
+            ended,
+            received,
+        }
     }
 
     pub fn ended(&self) -> Ended {
         self.ended.clone()
     }
 
-    /// Counts a frame, or the end that took its place.
+    /// Processes a frame or the end of the body.
     fn arrived(&mut self, frame: Option<Result<Frame<Bytes>, B::Error>>) -> Option<Result<Frame<Bytes>, BoxError>> {
         let frame = match frame {
             Some(Ok(frame)) => frame,
@@ -91,7 +98,7 @@ impl<B: Transported> RequestBody<B> {
             }
             None => {
                 self.ended.set();
-                // Told once: whoever polls again gets the end.
+                // The error is returned once. Further polls return the end.
                 let cut_short = self.missing.take().is_some_and(|bytes| bytes > 0);
                 return cut_short.then(|| Err(Error::TruncatedBody(None).into()));
             }
@@ -115,18 +122,19 @@ impl<B: Transported> Body for RequestBody<B> {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        this.unasked = false;
+        this.awaits_continue = false;
         let Some(inner) = this.inner.as_mut() else {
             return Poll::Ready(None);
         };
         match Pin::new(inner).poll_frame(cx) {
             Poll::Ready(frame) => Poll::Ready(this.arrived(frame)),
-            // Asked only now: a frame that is there wins over a timer that has run out.
+            // The timer is checked after the body, so that a frame that has arrived takes precedence over an expired
+            // timer.
             Poll::Pending => this.pace.poll_too_slow(cx).map(|error| Some(Err(error.into()))),
         }
     }
 
-    /// Never before the last byte: an end that comes early is to be seen by polling.
+    /// Returns `false` before the last byte, so that a premature end is found by polling.
     fn is_end_stream(&self) -> bool {
         self.inner.as_ref().is_none_or(|inner| inner.is_end_stream() && self.missing.unwrap_or(0) == 0)
     }
@@ -139,7 +147,7 @@ impl<B: Transported> Body for RequestBody<B> {
 impl<B: Transported> Drop for RequestBody<B> {
     fn drop(&mut self) {
         let (Some(inner), Some(received)) = (self.inner.take(), self.received.take()) else { return };
-        if self.ended.get() || self.unasked {
+        if self.ended.get() || self.awaits_continue {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
@@ -183,7 +191,7 @@ mod tests {
 
     const LIMITS: PaceLimits = PaceLimits { idle: Duration::from_secs(30), min_rate: 1024 };
 
-    /// What is read of a body that its head announces as `length` bytes, and that its transport ends cleanly after "abcdef".
+    /// Reads a body that is announced with `length` bytes and that its transport ends cleanly after "abcdef".
     async fn read(length: Option<u64>) -> Result<Bytes, BoxError> {
         let pieces = ["abc", "def"].map(|piece| Ok::<_, BoxError>(Frame::data(Bytes::from_static(piece.as_bytes()))));
         let inner = StreamBody::new(futures::stream::iter(pieces));
@@ -192,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_clean_end_before_the_announced_length_is_an_error() {
+    async fn body_shorter_than_announced_is_an_error() {
         for length in [7, 1 << 40] {
             let error = read(Some(length)).await.unwrap_err().downcast::<Error>().unwrap();
             assert_eq!(error.code(), "truncated_body", "{length}");
@@ -203,13 +211,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_transport_that_ends_at_once_does_not_make_a_body_whole() {
-        let ended = |length| {
+    async fn empty_body_with_announced_length_is_an_error() {
+        let empty = |length| {
             let inner = http_body_util::Empty::<Bytes>::new();
             RequestBody::new(inner, length, LIMITS, false, Metrics::new().received())
         };
-        assert!(ended(Some(0)).is_end_stream() && ended(None).is_end_stream());
-        assert!(!ended(Some(1)).is_end_stream());
-        assert!(ended(Some(1)).collect().await.is_err());
+        assert!(empty(Some(0)).is_end_stream() && empty(None).is_end_stream());
+        assert!(!empty(Some(1)).is_end_stream());
+        assert!(empty(Some(1)).collect().await.is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! One HTTP/1.1 connection: what it holds, how long it may take, and how its requests reach the router.
+//! One HTTP/1.1 connection: its buffers and timeouts, and how its requests reach the router.
 
 use axum::Router;
 use axum::body::Body;
@@ -24,49 +24,50 @@ use crate::error::Error;
 use crate::server::request::{Peer, Rejected};
 use crate::telemetry::Metrics;
 
-/// A request's head must be there within this time.
+/// Timeout for the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// As that, for a connection beyond the limit.
+/// Timeout for the head of a request on a connection above the limit.
 const EXTRA_HEADER_TIMEOUT: Duration = Duration::from_secs(1);
-/// A connection beyond the limit may take this long in all: its client may not have read the answer, or may still send.
+/// Total timeout of a connection above the limit. Its client may not read the answer, or may continue to send.
 const EXTRA_TIMEOUT: Duration = Duration::from_secs(3);
-/// Milliseconds for which what was sent may stay unacknowledged, or untaken.
-const UNTAKEN_TIMEOUT_MS: u32 = 60_000;
-/// What a connection reads at once, about; while a chunk of that is being taken it has two of them. Every read costs the
-/// system an acknowledgement to the peer and a wake-up of it, so the first connections read much at once. A crowd's do not:
-/// their buffers are memory beside the budget.
-const BUFFER: usize = 256 << 10;
-const SMALL_BUFFER: usize = head::MAX_HEAD;
-/// A connection gets an equal share of this, by how many there are when it comes.
-const BUFFERS: usize = 2 << 20;
+/// Milliseconds after which a connection is closed if sent data is not acknowledged, or if the peer does not read.
+const USER_TIMEOUT_MS: u32 = 60_000;
+/// Bytes per read, approximately. While a chunk is being processed, a connection uses two such buffers. Each read costs
+/// an acknowledgement and wakes the peer, so a small number of connections use large reads. With many connections, the
+/// buffers are small because their memory is not part of the budget for parts.
+const MAX_BUFFER: usize = 256 << 10;
+const MIN_BUFFER: usize = head::MAX_HEAD;
+/// Bytes that are shared equally by the buffers, by the number of connections when a connection is accepted.
+const TOTAL_BUFFERS: usize = 2 << 20;
 
-/// What answers the requests of one connection.
+/// Handles the requests of one connection.
 #[derive(Clone)]
 pub(super) struct Service {
     pub(super) router: Router,
     pub(super) metrics: Metrics,
     pub(super) peer: Peer,
     pub(super) limits: PaceLimits,
-    /// It is beyond the limit: one request, and `/healthz` alone.
+    /// Whether the connection is above the limit: only one request to `/healthz` is served.
     pub(super) extra: bool,
 }
 
-/// What a connection may read at once where `open` others are open. hyper answers 431 to a head that does not fit.
+/// Returns the buffer size of a connection while `open` others are open. hyper answers 431 to a head that does not fit.
 pub(super) fn buffer_size(open: usize) -> usize {
-    (BUFFERS / (open + 1)).clamp(SMALL_BUFFER, BUFFER)
+    (TOTAL_BUFFERS / (open + 1)).clamp(MIN_BUFFER, MAX_BUFFER)
 }
 
 impl Service {
-    /// Prepares a connection that reads about `buffer` bytes at once. Its requests and timeouts start when it is polled.
+    /// Prepares a connection that reads about `buffer` bytes at once. Its requests and timeouts start when it is first
+    /// polled.
     pub(super) fn connect(
         self,
         stream: TcpStream,
         buffer: usize,
     ) -> (impl GracefulConnection<Error = hyper::Error> + Send, Watched) {
-        // Small answers must not wait for an acknowledgement of the one before (Nagle).
+        // Small answers must not wait until the previous one is acknowledged (Nagle's algorithm).
         let _ = stream.set_nodelay(true);
-        // A client that takes no answer must not keep its connection for ever.
-        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, UNTAKEN_TIMEOUT_MS);
+        // A client that does not read its answer must not keep its connection forever.
+        let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, USER_TIMEOUT_MS);
         let builder = builder(buffer, if self.extra { EXTRA_HEADER_TIMEOUT } else { HEADER_TIMEOUT });
         let (socket, watched) = socket::watched(stream);
         let answering = service_fn(move |request| self.clone().answer(request));
@@ -81,7 +82,8 @@ impl Service {
         let body = RequestBody::new(body, length, self.limits, expects_continue, self.metrics.received());
         let ended = body.ended();
         let rejected = self.check(&parts).err();
-        // What came behind a rejected head may not be what it seems, so no next request is looked for.
+        // After a rejected head, the framing of the following bytes is uncertain (request smuggling), so the connection
+        // is closed.
         let close = self.extra || rejected.is_some();
         parts.extensions.insert(self.peer);
         if let Some(error) = rejected {
@@ -89,7 +91,7 @@ impl Service {
         }
         let mut response = self.router.oneshot(Request::from_parts(parts, Body::new(body))).await?;
         if close || !ended.get() {
-            // What is left of the body is thrown away, not parsed for a next request.
+            // The rest of the body is discarded and not parsed as the next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(response)
@@ -107,12 +109,12 @@ impl Service {
 fn builder(buffer: usize, header_timeout: Duration) -> Builder {
     let mut builder = Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(buffer);
-    // A client that has sent its whole request may close its half and still wants the answer.
+    // A client may close its half of the connection after the request and still expect the answer.
     builder.half_close(true);
     builder
 }
 
-/// Serves a connection to its end. Where its client resets it, what it was doing is dropped at once.
+/// Serves a connection until it ends. If the client resets it, the request in progress is dropped at once.
 pub(super) async fn serve_regular<C>(connection: C, socket: Watched)
 where
     C: Future<Output = Result<(), hyper::Error>>,
@@ -127,11 +129,11 @@ where
     }
 }
 
-/// As [`serve_regular`], for a connection beyond the limit.
+/// Like [`serve_regular`], for a connection above the limit.
 pub(super) async fn serve_extra<C>(connection: C, socket: Watched)
 where
     C: Future<Output = Result<(), hyper::Error>>,
 {
-    // Cut off, it may lose an answer that its client does not take.
+    // After the timeout, an answer that the client has not read is lost.
     let _ = tokio::time::timeout(EXTRA_TIMEOUT, serve_regular(connection, socket)).await;
 }

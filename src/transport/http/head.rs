@@ -1,22 +1,23 @@
-//! What a request's head must be over HTTP/1 before its request is looked at (RFC 9110, RFC 9112).
+//! Checks of the head of an HTTP/1 request, before the request is processed (RFC 9110, RFC 9112).
 //!
-//! hyper has parsed it and has checked what it needs to find the body's end: several Content-Lengths that differ, a transfer
-//! coding in HTTP/1.0 and one that does not end in `chunked` never come here. With both a Content-Length and a
-//! Transfer-Encoding it goes by the latter and closes the connection after its answer (RFC 9112 6.3), so a proxy that went by
-//! the former cannot be made to take one request for two.
+//! hyper has already parsed the head and checked the framing of the body. It rejects different values of
+//! Content-Length, a transfer coding in HTTP/1.0, and a transfer coding that does not end in `chunked`. If there are
+//! both a Content-Length and a Transfer-Encoding, hyper uses the latter and closes the connection after the answer (RFC
+//! 9112, section 6.3). So a proxy that uses the former cannot be tricked into request smuggling.
 
 use http::{HeaderMap, HeaderValue, Version, header, request::Parts};
 
 use crate::error::{Error, Result};
 use crate::server::request::host;
 
-/// The largest head, in bytes. It fits the smallest buffer of a connection.
+/// Maximum size of a head in bytes. It fits into the smallest buffer of a connection.
 pub(super) const MAX_HEAD: usize = 32 << 10;
 
-/// Checks a head that came over a connection.
+/// Checks the head of a request.
 ///
 /// # Errors
-/// 400, 431 or 501. The connection must be closed after the answer: what follows may not be what it seems.
+/// Returns an error with status 400, 431 or 501. The connection must be closed after the answer, because the framing of
+/// the following bytes is uncertain.
 pub(super) fn check(head: &Parts) -> Result<()> {
     if length(head) > MAX_HEAD {
         return Err(Error::HeadTooLarge { limit: MAX_HEAD });
@@ -25,12 +26,12 @@ pub(super) fn check(head: &Parts) -> Result<()> {
     check_transfer_encoding(&head.headers)
 }
 
-/// Content-Length, in bytes. hyper takes it off where a Transfer-Encoding says more.
+/// Returns Content-Length in bytes. hyper removes the header if there is a Transfer-Encoding.
 pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// RFC 9112 3.2: exactly one Host, and a valid one; HTTP/1.0 needs none.
+/// Requires exactly one valid Host, which is optional in HTTP/1.0 (RFC 9112, section 3.2).
 fn check_host(headers: &HeaderMap, version: Version) -> Result<()> {
     let invalid = |problem: &str| Err(Error::InvalidRequest(format!("The request {problem}")));
     let mut hosts = headers.get_all(header::HOST).iter();
@@ -43,7 +44,7 @@ fn check_host(headers: &HeaderMap, version: Version) -> Result<()> {
     }
 }
 
-/// RFC 9112 6.1: no coding but `chunked` is understood, and that is applied once.
+/// Rejects transfer codings other than a single `chunked` (RFC 9112, section 6.1).
 fn check_transfer_encoding(headers: &HeaderMap) -> Result<()> {
     let values: Vec<&HeaderValue> = headers.get_all(header::TRANSFER_ENCODING).iter().collect();
     match values[..] {
@@ -53,12 +54,12 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<()> {
     }
 }
 
-/// The bytes of a head, except for what is the same in all.
+/// Returns the size of a head in bytes, without the bytes that are the same in all heads.
 fn length(head: &Parts) -> usize {
     let (method, uri) = (head.method.as_str(), &head.uri);
     let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
     let path = uri.path_and_query().map_or(0, |path| path.as_str().len());
-    // ": " and the line's end.
+    // Each header also has ": " and CRLF.
     let headers = head.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     method.len() + authority + path + headers.sum::<usize>()
 }
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_has_exactly_one_valid_host() {
+    fn exactly_one_valid_host_is_required() {
         for good in ["a.example", "a.example:8080", "127.0.0.1:80", "[::1]:80", "[2001:db8::7]", "a_b", "x%41"] {
             assert_eq!(status(Version::HTTP_11, &[("host", good)]), None, "{good}");
         }
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_coding_is_one_chunked() {
+    fn only_single_chunked_transfer_coding_is_accepted() {
         let with = |values: &[&'static str]| {
             let mut headers = vec![("host", "a")];
             headers.extend(values.iter().map(|value| ("transfer-encoding", *value)));

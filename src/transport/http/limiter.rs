@@ -1,13 +1,14 @@
-//! How many connections there may be at once, and which are more than that.
+//! The limit on the number of connections, and the few connections that are accepted above it.
 //!
-//! Every connection is a file descriptor and some memory, so their number is bounded. Clients may use up the limit with
-//! connections that do nothing; whoever asks then whether the process is alive (a container's health check) must still be
-//! answered, or a healthy process is killed. Nothing tells a health check before its request is read, not even its address,
-//! so a few connections more are accepted. The service reads one request of each, answers `/healthz`, rejects everything
-//! else, and closes them.
+//! Each connection uses a file descriptor and some memory, so their number is limited. Clients may use up the limit
+//! with idle connections. Even then health checks must be answered (for example those of a container runtime), because
+//! otherwise a healthy process would be killed. A health check cannot be recognised before its request has been read,
+//! not even by its address. So a few extra connections are accepted. The service reads one request on each of them,
+//! answers `/healthz`, rejects everything else, and closes the connection.
 //!
-//! Those few are not waited for either: newer ones end the older half of them. Clients that connect and send nothing are ended
-//! as fast as they come, and a health check, which sends its request at once, is answered before its turn comes.
+//! Idle extra connections cannot block health checks: when all extra connections are in use, a new one ends the older
+//! half of them. A health check sends its request at once, so it is answered before its connection becomes one of the
+//! oldest.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -15,34 +16,34 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 
-/// A connection is open while it has one.
+/// A permit that a connection holds while it is open.
 pub(super) type ConnectionPermit = OwnedSemaphorePermit;
 
-/// Gives permits to connections.
+/// Issues permits to connections.
 pub(super) struct ConnectionLimiter {
     regular: Arc<Semaphore>,
     extra: Arc<Semaphore>,
-    /// Connections beyond the limit, the oldest first; some of them may be over.
+    /// Connections above the limit, oldest first. Some of them may have ended.
     running: VecDeque<AbortHandle>,
 }
 
-/// What a connection may do.
+/// What an accepted connection may do.
 #[derive(Debug)]
 pub(super) enum Admission {
-    /// Any number of requests.
+    /// It may send any number of requests.
     Regular(ConnectionPermit),
-    /// One, and that only for `/healthz`.
+    /// It is above the limit and may only send one request to `/healthz`.
     Extra(ConnectionPermit),
 }
 
 impl ConnectionLimiter {
-    /// `regular` connections, and `extra` ones beyond those.
+    /// Creates a limiter for `regular` connections and `extra` ones above that limit.
     pub(super) fn new(regular: usize, extra: usize) -> Self {
         let semaphore = |permits: usize| Arc::new(Semaphore::new(permits.clamp(1, Semaphore::MAX_PERMITS)));
         ConnectionLimiter { regular: semaphore(regular), extra: semaphore(extra), running: VecDeque::new() }
     }
 
-    /// Admits a connection that was just accepted, at the cost of older extra ones if that is the only way.
+    /// Admits a connection that was just accepted. Ends older extra connections if no permit is available.
     pub(super) async fn admit(&mut self) -> Admission {
         if let Ok(permit) = Arc::clone(&self.regular).try_acquire_owned() {
             return Admission::Regular(permit);
@@ -52,14 +53,14 @@ impl ConnectionLimiter {
                 return Admission::Extra(permit);
             }
             self.end_older_half();
-            // They are dropped by the runtime in a moment, their descriptors with them.
+            // The runtime drops the aborted connections and their descriptors soon.
             if let Ok(permit) = Arc::clone(&self.extra).acquire_owned().await {
                 return Admission::Extra(permit);
             }
         }
     }
 
-    /// Not one by one: each time the runtime must get round to it.
+    /// Ends several connections at once, because waiting for the runtime to drop them one by one would be slow.
     fn end_older_half(&mut self) {
         let half = self.running.len().div_ceil(2);
         self.running.drain(..half).for_each(|oldest| oldest.abort());
@@ -85,7 +86,7 @@ mod tests {
     fn regular(admission: Admission) -> ConnectionPermit {
         match admission {
             Admission::Regular(permit) => permit,
-            Admission::Extra(_) => panic!("beyond the limit"),
+            Admission::Extra(_) => panic!("above the limit"),
         }
     }
 
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn up_to_the_limit_connections_are_regular() {
+    async fn connections_within_the_limit_are_regular() {
         let mut limiter = ConnectionLimiter::new(2, 1);
         let mut held = vec![regular(limiter.admit().await), regular(limiter.admit().await)];
         drop(extra(limiter.admit().await));
@@ -106,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn newer_connections_beyond_the_limit_end_older_ones() {
+    async fn newer_extra_connections_end_older_ones() {
         let (mut limiter, mut connections) = (ConnectionLimiter::new(1, 4), JoinSet::new());
         let _held = limiter.admit().await;
         let mut ends = Vec::new();

@@ -1,7 +1,7 @@
-//! Answers to what is not a request.
+//! Answers to requests that cannot be parsed.
 //!
-//! What hyper cannot parse it answers by itself, with a bare status, and asks no service. Its answer is recognised in what a
-//! connection writes, and the service's own takes its place, so that every error is JSON.
+//! hyper answers such a request itself, with a status and no body, and does not call the service. This module
+//! recognises these answers in the bytes that a connection writes and replaces them, so that every error is JSON.
 
 use memchr::memmem;
 
@@ -9,8 +9,8 @@ use super::head::MAX_HEAD;
 use crate::error::Error;
 use crate::server::response::ErrorBody;
 
-/// Every answer of the service has it, and none of hyper's.
-const OF_THE_SERVICE: &[u8] = b"\r\nx-request-id:";
+/// A header of every answer of the service, which hyper's own answers do not have.
+const SERVICE_HEADER: &[u8] = b"\r\nx-request-id:";
 
 /// How the two lengths begin that hyper keeps for marks of its own: it answers them as it does a head that is too large.
 const UNREADABLE_LENGTH: &[u8] = b"1844674407370955161";
@@ -30,7 +30,7 @@ pub(super) fn answer_instead_of(written: &[u8], unreadable_length: bool) -> Opti
         b"414" | b"431" => Error::HeadTooLarge { limit: MAX_HEAD },
         _ => return None,
     };
-    let bare = written.ends_with(b"\r\n\r\n") && memmem::find(written, OF_THE_SERVICE).is_none();
+    let bare = written.ends_with(b"\r\n\r\n") && memmem::find(written, SERVICE_HEADER).is_none();
     bare.then(|| answer(&error))
 }
 
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_answer_becomes_json_and_every_other_stays() {
+    fn only_bare_error_answers_are_replaced_with_json() {
         for (status, code) in
             [("400 Bad Request", "invalid_request"), ("431 X", "head_too_large"), ("414 X", "head_too_large")]
         {

@@ -1,7 +1,9 @@
-//! When a client is too slow: it pauses for too long, or it sends too few bytes while the service waits for them.
+//! Detects clients that are too slow: they pause for too long, or they send too few bytes while the service waits for
+//! them.
 //!
-//! Only the time in which the service waits for the client counts. While an upload waits for the store nobody asks the client
-//! for bytes, and what it sends meanwhile lies in the socket and is there at once afterwards.
+//! Only the time in which the service waits for the client counts. While an upload waits for the store, the service
+//! does not read from the client. The client's bytes remain in the socket's buffer and are available immediately
+//! afterwards.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,17 +12,17 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use crate::error::Error;
 
-/// The rate does not count while the client has been waited for less than this in all: connections start slowly.
+/// The rate is not checked before the service has waited this long in total, because connections start slowly.
 const GRACE: Duration = Duration::from_secs(10);
-/// The rate is an average over this much waiting.
+/// The rate is an average over this much waiting time.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// How slow a client may be.
+/// The limits on how slow a client may be.
 #[derive(Clone, Copy, Debug)]
 pub struct PaceLimits {
-    /// The longest pause.
+    /// Maximum pause.
     pub idle: Duration,
-    /// Bytes per second, on average; 0: any.
+    /// Minimum average rate in bytes per second; 0 disables the check.
     pub min_rate: u64,
 }
 
@@ -29,29 +31,29 @@ pub struct PaceLimits {
 pub(super) struct Pace {
     limits: PaceLimits,
     window: Window,
-    /// Since when the client is being waited for. `None` while it is not.
+    /// When the service began to wait for the client. `None` while it does not wait.
     waiting_since: Option<Instant>,
-    /// Made by the first wait and set anew by the others.
+    /// Created by the first wait and reset by later ones.
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-/// What arrived during some seconds of waiting.
+/// The bytes that arrived during a period of waiting.
 #[derive(Debug)]
 struct Window {
     length: Duration,
     /// Bytes that must have arrived at its end.
-    wanted: u64,
+    required: u64,
     waited: Duration,
     received: u64,
 }
 
 impl Pace {
     pub(super) fn new(limits: PaceLimits) -> Self {
-        let window = Window { length: GRACE, wanted: 0, waited: Duration::ZERO, received: 0 };
+        let window = Window { length: GRACE, required: 0, waited: Duration::ZERO, received: 0 };
         Pace { limits, window, waiting_since: None, timer: None }
     }
 
-    /// These bytes arrived, and the client is not waited for any more.
+    /// Records that bytes arrived, and ends the wait.
     pub(super) fn received(&mut self, bytes: usize) {
         self.window.received = self.window.received.saturating_add(bytes as u64);
         if let Some(since) = self.waiting_since.take() {
@@ -59,7 +61,7 @@ impl Pace {
         }
     }
 
-    /// To be polled whenever the client has sent nothing: resolves when that has lasted too long.
+    /// Polls the wait for a client that has not sent anything. Resolves with an error when the client is too slow.
     pub(super) fn poll_too_slow(&mut self, cx: &mut Context<'_>) -> Poll<Error> {
         if self.waiting_since.is_none() {
             self.waiting_since = Some(Instant::now());
@@ -75,7 +77,7 @@ impl Pace {
         }
     }
 
-    /// At the next moment at which the client may prove too slow.
+    /// Sets the timer to the next time at which the client can be too slow.
     fn set_timer(&mut self) {
         let since = self.waiting_since.unwrap_or_else(Instant::now);
         let window_left = self.window.length.saturating_sub(self.window.waited);
@@ -83,11 +85,11 @@ impl Pace {
         let at = since + wait;
         match &mut self.timer {
             Some(timer) => timer.as_mut().reset(at),
-            none => *none = Some(Box::pin(sleep_until(at))),
+            unset => *unset = Some(Box::pin(sleep_until(at))),
         }
     }
 
-    /// Whether the client is too slow by `now`. A window that has ended well is followed by the next one.
+    /// Returns an error if the client is too slow at `now`. If a window ends with enough bytes, starts the next one.
     fn judge(&mut self, now: Instant) -> Option<Error> {
         let waited = now.duration_since(self.waiting_since.unwrap_or(now));
         if waited >= self.limits.idle {
@@ -97,12 +99,12 @@ impl Pace {
         if min_rate == 0 || self.window.waited + waited < self.window.length {
             return None;
         }
-        if self.window.received < self.window.wanted {
+        if self.window.received < self.window.required {
             return Some(Error::BelowMinRate { min_rate });
         }
-        // The pause goes on; what of it lies in the next window begins now.
-        let wanted = min_rate.saturating_mul(WINDOW.as_secs());
-        self.window = Window { length: waited + WINDOW, wanted, waited: Duration::ZERO, received: 0 };
+        // The current pause continues into the next window, so the time waited so far is added to its length.
+        let required = min_rate.saturating_mul(WINDOW.as_secs());
+        self.window = Window { length: waited + WINDOW, required, waited: Duration::ZERO, received: 0 };
         None
     }
 }
@@ -115,7 +117,7 @@ mod tests {
 
     const LIMITS: PaceLimits = PaceLimits { idle: Duration::from_secs(20), min_rate: 100 };
 
-    /// Waits for `bytes` for so long; the error where the client is too slow for that.
+    /// Waits for `seconds` until `bytes` arrive. Returns the error if the client is too slow.
     async fn wait(pace: &mut Pace, seconds: u64, bytes: usize) -> Result<(), Error> {
         let slow = poll_fn(|cx| pace.poll_too_slow(cx));
         match timeout(Duration::from_secs(seconds), slow).await {
@@ -127,7 +129,7 @@ mod tests {
         }
     }
 
-    /// Sends `bytes` every `every` seconds; how many seconds it took until that was too slow, within an hour.
+    /// Sends `bytes` every `every` seconds for up to an hour. Returns when that was too slow, with the error.
     async fn ended_after(limits: PaceLimits, every: u64, bytes: usize) -> Option<(u64, Error)> {
         let (mut pace, began) = (Pace::new(limits), Instant::now());
         for _ in 0..3600 / every {
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_dribbles_is_too_slow_after_the_first_window() {
+    async fn rate_below_minimum_fails_after_the_first_window() {
         let (seconds, error) = ended_after(LIMITS, 1, 99).await.unwrap();
         assert!((40..=41).contains(&seconds), "{seconds} s");
         assert!(matches!(error, Error::BelowMinRate { min_rate: 100 }), "{error:?}");
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_is_too_long_whatever_came_before() {
+    async fn long_pause_fails_regardless_of_earlier_bytes() {
         let mut pace = Pace::new(LIMITS);
         wait(&mut pace, 19, 1 << 30).await.unwrap();
         let error = wait(&mut pace, 21, 0).await.unwrap_err();
@@ -157,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_came_in_one_window_does_not_help_in_the_next() {
+    async fn bytes_of_one_window_do_not_count_in_the_next() {
         let mut pace = Pace::new(LIMITS);
         wait(&mut pace, 9, 1 << 30).await.unwrap();
         let mut waited = 9;
@@ -168,7 +170,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_store_s_time_is_not_the_client_s() {
+    async fn waiting_for_the_store_does_not_count() {
         let mut pace = Pace::new(LIMITS);
         for _ in 0..100 {
             wait(&mut pace, 1, 100).await.unwrap();
@@ -178,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pause_is_a_pause_also_where_a_window_ends_within_it() {
+    async fn pause_is_measured_across_windows() {
         let limits = PaceLimits { idle: Duration::from_secs(60), min_rate: 1 };
         let (mut pace, began) = (Pace::new(limits), Instant::now());
         let error = wait(&mut pace, 100, 0).await.unwrap_err();

@@ -1,9 +1,9 @@
-//! A connection's socket, and whether its peer has reset it.
+//! The socket of a connection, which also detects that the peer has reset the connection.
 //!
-//! A client may close its half of a connection after its request and still wants the answer, so hyper does not read while a
-//! request is being answered, and cannot see a reset then. A reset is seen here, whoever reads or does not.
+//! A client may close its half of a connection after the request and still expect the answer. So hyper does not read
+//! while a request is being answered, and does not notice a reset. This module detects a reset without reading.
 //!
-//! What hyper writes by itself is exchanged here, too: see [`super::malformed`].
+//! It also replaces hyper's own error answers: see [`super::malformed`].
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -26,34 +26,34 @@ pub(super) struct Socket {
     unreadable_length: bool,
 }
 
-/// The half that is watched.
+/// The half that detects a reset.
 pub(super) struct Watched(Arc<TcpStream>);
 
-/// Both halves of a socket.
+/// Splits a socket into both halves.
 pub(super) fn watched(stream: TcpStream) -> (Socket, Watched) {
     let stream = Arc::new(stream);
     (Socket { stream: Arc::clone(&stream), instead: Vec::new(), unreadable_length: false }, Watched(stream))
 }
 
 impl Watched {
-    /// Resolves when the connection is dead in both directions: its peer has reset it, or acknowledges nothing any more
-    /// (TCP_USER_TIMEOUT). The peer's FIN, which may be followed by nothing else, is none.
+    /// Resolves when the connection is closed in both directions: the peer has reset it, or does not acknowledge data
+    /// (TCP_USER_TIMEOUT). A FIN from the peer is not a reset.
     pub(super) async fn reset(&self) {
-        // The reactor's own error would be the process' end anyhow.
+        // An error of the reactor itself would end the process anyway.
         let _ = self.0.ready(Interest::ERROR).await;
     }
 }
 
 impl Socket {
-    /// A read that does not fill the buffer has taken all there was (epoll(7)), so the socket is no longer ready, and the
-    /// next read need not ask the system to find that out. tokio's own streams do the same.
+    /// Reads without blocking. A read that does not fill the buffer has taken all available bytes (epoll(7)), so the
+    /// socket is marked as not ready, which saves a system call. tokio's own streams do the same.
     fn receive(&self, buf: &mut ReadBuf<'_>) -> io::Result<usize> {
-        let nothing = || io::Error::from(io::ErrorKind::WouldBlock);
-        let (space, mut read) = (buf.remaining(), Err(nothing()));
+        let would_block = || io::Error::from(io::ErrorKind::WouldBlock);
+        let (space, mut read) = (buf.remaining(), Err(would_block()));
         let _ = self.stream.try_io(Interest::READABLE, || {
             read = self.stream.try_read_buf(buf);
             let took_all = read.as_ref().is_ok_and(|bytes| (1..space).contains(bytes));
-            if took_all { Err(nothing()) } else { Ok(()) }
+            if took_all { Err(would_block()) } else { Ok(()) }
         });
         read
     }
@@ -97,18 +97,18 @@ impl AsyncWrite for Socket {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.instead.is_empty()
+        if this.replacement.is_empty()
             && let [head] = bufs
             && let Some(answer) = answer_instead_of(head, this.unreadable_length)
         {
-            this.instead = answer;
+            this.replacement = answer;
         }
-        if this.instead.is_empty() {
+        if this.replacement.is_empty() {
             return this.poll_send(cx, bufs);
         }
-        while !this.instead.is_empty() {
-            let sent = ready!(this.poll_send(cx, &[IoSlice::new(&this.instead)]))?;
-            this.instead.drain(..sent);
+        while !this.replacement.is_empty() {
+            let sent = ready!(this.poll_send(cx, &[IoSlice::new(&this.replacement)]))?;
+            this.replacement.drain(..sent);
         }
         Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()))
     }
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_go_both_ways() {
+    async fn bytes_are_sent_in_both_directions() {
         let (mut client, mut socket, _watched) = pair().await;
         client.write_all(b"question").await.unwrap();
         let mut read = [0; 8];
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reset_is_seen_though_nobody_reads() {
+    async fn reset_is_detected_without_reading() {
         for bytes in [&b""[..], b"unread"] {
             let (mut client, _socket, watched) = pair().await;
             client.write_all(bytes).await.unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_is_no_reset_and_a_reset_after_it_is_one() {
+    async fn fin_is_not_a_reset() {
         let (mut client, mut socket, watched) = pair().await;
         client.shutdown().await.unwrap();
         assert_eq!(socket.read(&mut [0]).await.unwrap(), 0);

@@ -107,7 +107,7 @@ async fn an_answer_that_is_not_the_services_is_asked_for_once() {
         let before = asked.load(Ordering::Relaxed);
         let (code, lines, err) = run(&app, &[flags, &[url.as_str()]].concat(), &[&file]).await;
         assert_eq!((code, asked.load(Ordering::Relaxed) - before), (1, 1), "{lines:?}: {err}");
-        assert!(lines[0]["error"].as_str().unwrap().contains("not image-store's"), "{lines:?}");
+        assert!(lines[0]["error"].as_str().unwrap().contains("not from image-store"), "{lines:?}");
     }
     let limits = app.client.get(app.at("/limits")).send().await.unwrap().text().await.unwrap();
     // JSON, but not of a stored image; and a refusal that is not the service's.
@@ -125,7 +125,7 @@ async fn an_answer_that_is_not_the_services_is_asked_for_once() {
         let url = format!("--url={}", server.endpoint);
         let (code, lines, err) = run(&app, &["--stream", &url], &[&file]).await;
         assert_eq!((code, asked.load(Ordering::Relaxed)), (1, 1), "{status} {body}: {lines:?}: {err}");
-        assert!(lines[0]["error"].as_str().unwrap().contains("not image-store's"), "{lines:?}");
+        assert!(lines[0]["error"].as_str().unwrap().contains("not from image-store"), "{lines:?}");
     }
     app.end(&[]).await;
 }

@@ -33,7 +33,7 @@ async fn cors_is_asked_as_browsers_ask() {
 async fn pages_that_may_put_and_not_read_are_told() {
     let refused = [
         (Action::SetHeader("access-control-allow-origin", "https://other.example"), "does not allow the origin"),
-        (DENIED, "is answered 403 AccessDenied"),
+        (DENIED, "has status 403 AccessDenied"),
     ];
     for (action, why) in refused {
         let backend = Backend::embedded().await;
@@ -110,7 +110,7 @@ async fn old_versions_are_told() {
     const ENABLED: &str = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
     const SUSPENDED: &str = "<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>";
     const NEVER: &str = "<VersioningConfiguration/>";
-    const KEPT: &str = "but old versions";
+    const KEPT: &str = "except old versions";
     for (action, verdict, words, left) in [
         (Action::Answer(200, ENABLED), "warn", "NoncurrentVersionExpiration", KEPT),
         (Action::Answer(200, SUSPENDED), "warn", "NoncurrentVersionExpiration", KEPT),

@@ -8,8 +8,8 @@ async fn an_upload_that_does_not_end_once_is_reported() {
     const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>";
     // After one each of `multipart` and `copy`: `complete-once`, and of `ends-once` the one after an abort.
     for (nth, check, verdict, words) in [
-        (3, "complete-once", "warn", "If-None-Match is ignored at Complete"),
-        (5, "ends-once", "fail", "completed after it had been aborted"),
+        (3, "complete-once", "warn", "If-None-Match is ignored by CompleteMultipartUpload"),
+        (5, "ends-once", "fail", "completed after it was aborted"),
     ] {
         let (backend, faults) = behind_faults().await;
         faults.fail(Operation::Complete, nth..=nth, Action::Answer(200, COMPLETED));
@@ -29,7 +29,7 @@ async fn parts_that_cannot_be_listed_are_no_fault_of_multipart() {
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!((report.failed(), report.verdict("multipart")), (vec!["list-parts"], "ok"), "{:#?}", report.lines);
     report.says("list-parts", "fail", "DIRECT_PUT_MAX=5GB");
-    report.says("presigned-part", "skip", "needs list-parts");
+    report.says("presigned-part", "skip", "requires the check list-parts");
     backend.check_clean().await;
 
     // Ceph's words for an upload that was aborted.
@@ -57,7 +57,7 @@ async fn a_fix_names_settings_in_effect() {
     for (checksum, sse, named) in [
         ("crc64nvme", "none", "try S3_CHECKSUM=none\""),
         ("crc64nvme", "AES256", "try S3_CHECKSUM=none, then S3_SSE=none\""),
-        ("auto", "none", "does not offer this call"),
+        ("auto", "none", "does not support this call"),
     ] {
         let (backend, faults) = behind_faults().await;
         faults.fail_all(Operation::Create, Action::Answer(400, UNKNOWN));
