@@ -62,7 +62,7 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
     let clean = transport::http::serve(listener, app.clone(), server, stop_signal()?).await;
     // Not a reason to call the end unclean: nothing says that anything is there.
-    let last_looks = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude());
+    let last_looks = tokio::time::timeout(RECONCILE_TIMEOUT, app.uploads.reconciler().conclude());
     let _ = tokio::join!(last_looks, OptionFuture::from(probe.map(Probe::end)));
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -56,8 +56,8 @@ impl Config {
     /// `MAX_CONNECTIONS`.
     pub fn keep_to_descriptors(&mut self, limit: u64) -> Option<String> {
         let shares = Descriptors::share(limit, self.store.bucket.is_none());
-        let wanted = self.server.max_connections;
-        self.server.max_connections = wanted.min(shares.connections);
+        let configured = self.server.max_connections;
+        self.server.max_connections = configured.min(shares.connections);
         self.server.extra_connections = shares.extra_connections;
         self.store.max_calls = shares.calls;
         self.upload.spill_files = shares.spill_files;

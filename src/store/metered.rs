@@ -77,7 +77,7 @@ impl MeteredStore {
 
 const OK: &str = "ok";
 /// The outcome of a call whose future was dropped. Whether it took effect is unknown.
-const DROPPED: &str = "dropped";
+const CANCELLED: &str = "cancelled";
 
 fn outcome(error: &StoreError) -> &'static str {
     match error {

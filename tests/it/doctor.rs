@@ -112,8 +112,7 @@ async fn people_read_lines_and_the_sum() {
     let output = command.env("SPILL_DIR", data.path().join("lock").join("below")).output().await.unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
-    for line in ["FAIL  spill ", "\n      fix: set it to a folder", "\nok    put ", "\nskip  cors ", " 1 failed\n"]
-    {
+    for line in ["FAIL  spill ", "\n      fix: set it to a folder", "\nok    put ", "\nskip  cors ", " 1 failed\n"] {
         assert!(told.contains(line), "'{line}' in {told}");
     }
 }

@@ -118,7 +118,7 @@ pub async fn copy(context: &Context<'_>) -> Outcome {
     let whole = ObjectDigest { size: part.size, crc64: part.crc64 };
     let completed = context.store.complete_upload(&upload, &[part], whole).await;
     completed.map_err(context.failed("s3:PutObject"))?;
-    says(&find(context, &to).await?, SAMPLE.len(), &verified())?;
+    check_object(&find(context, &to).await?, SAMPLE.len(), &verified())?;
     if protection == CopyProtection::Condition {
         return Ok("only with the right ETag, and with new metadata".to_owned());
     }

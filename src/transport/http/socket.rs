@@ -21,7 +21,7 @@ const HEAD: usize = 4 << 10;
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
     /// What is being sent instead of what hyper wrote, as far as it is not yet.
-    instead: Vec<u8>,
+    replacement: Vec<u8>,
     /// What came last seems to be a head with such a length.
     unreadable_length: bool,
 }
@@ -32,7 +32,7 @@ pub(super) struct Watched(Arc<TcpStream>);
 /// Splits a socket into both halves.
 pub(super) fn watched(stream: TcpStream) -> (Socket, Watched) {
     let stream = Arc::new(stream);
-    (Socket { stream: Arc::clone(&stream), instead: Vec::new(), unreadable_length: false }, Watched(stream))
+    (Socket { stream: Arc::clone(&stream), replacement: Vec::new(), unreadable_length: false }, Watched(stream))
 }
 
 impl Watched {
