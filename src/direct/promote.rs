@@ -19,7 +19,7 @@ use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
 use crate::sink::parts::payload;
 use crate::sink::undo::Creating;
-use crate::store::{CreatedUpload, ImageKey, Marker, Name, ObjectInfo, Part, StoreError, Upload, Whole};
+use crate::store::{ImageKey, Marker, Name, ObjectInfo, Part, StoreError, Upload, Whole};
 
 /// How often the steps are begun before the client gets the answer that the object keeps changing.
 const ATTEMPTS: u32 = 3;
@@ -137,8 +137,8 @@ impl Verifier {
 
     /// Copies by an upload of its own on the final key. None if the source changed, or if somebody else's image was in the way.
     async fn copy(&self, incoming: &Name, image: &Name, checked: &Checked) -> Result<Option<Verified>> {
-        let creating = Creating::new(&self.store, &self.tasks, image.clone(), checked.info.into());
-        let (CreatedUpload { upload, perhaps_others }, undo) = creating.await.map_err(Error::Storage)?;
+        let creating = Creating::new(&self.store, &self.reconciler, &self.tasks, image.clone(), checked.info.into());
+        let (upload, undo) = creating.await.map_err(Error::Storage)?;
         let part = match self.copy_part(&upload, incoming, &checked.source).await {
             Ok(part) => part,
             Err(error) => {
@@ -161,22 +161,11 @@ impl Verifier {
         match (self.find(image).await?, completed) {
             (Some(image), completed) => {
                 self.close(incoming, &Marker::Spent, checked.source.etag.as_deref().unwrap_or_default()).await;
-                if perhaps_others {
-                    self.abort_all(&Name::Image(incoming.key().clone())).await;
-                }
                 Ok(Some(Verified { image, new: completed.is_ok() }))
             }
             (None, Err(StoreError::Precondition)) => Ok(None),
             (None, Ok(()) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
             (None, Err(error)) => Err(Error::Storage(error)),
-        }
-    }
-
-    /// Once its image is there, no upload of a final key is wanted: what another promotion still does, it does for nothing.
-    async fn abort_all(&self, image: &Name) {
-        let uploads = self.store.uploads_of(image).await.unwrap_or_default();
-        if try_join_all(uploads.iter().map(|upload| self.store.abort_upload(upload))).await.is_err() {
-            tracing::warn!(s3_key = %image.key(), "an upload that a lost call has begun is left to the sweep");
         }
     }
 

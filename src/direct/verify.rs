@@ -14,6 +14,7 @@ use crate::format::ImageInfo;
 use crate::ingest::sniff::Search;
 use crate::policy::Policy;
 use crate::sink::memory::Budget;
+use crate::store::reconcile::Reconciler;
 use crate::store::{Marker, Name, ObjectInfo, Store, StoreError};
 use crate::tasks::Tasks;
 
@@ -28,6 +29,7 @@ pub type HasWaiters<'a> = &'a (dyn Fn() -> bool + Sync);
 #[derive(Clone)]
 pub struct Verifier {
     pub(super) store: Arc<dyn Store>,
+    pub(super) reconciler: Reconciler,
     pub(super) tasks: Tasks,
     pub(super) budget: Arc<Budget>,
     policy: Arc<Policy>,
@@ -42,8 +44,14 @@ pub(super) struct Checked {
 
 impl Verifier {
     /// `tasks` is waited for when the process ends.
-    pub fn new(store: Arc<dyn Store>, policy: Arc<Policy>, budget: Arc<Budget>, tasks: Tasks) -> Self {
-        Verifier { store, tasks, budget, policy, sniffs: Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS)) }
+    pub fn new(
+        store: Arc<dyn Store>,
+        reconciler: Reconciler,
+        policy: Arc<Policy>,
+        budget: Arc<Budget>,
+        tasks: Tasks,
+    ) -> Self {
+        Verifier { store, reconciler, tasks, budget, policy, sniffs: Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS)) }
     }
 
     /// What the store says of an object, if it is there.

@@ -9,7 +9,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-use crate::store::{CreatedUpload, Metadata, Name, Store, StoreError, Upload};
+use crate::store::reconcile::{LateEffect, Reconciler};
+use crate::store::s3::leaves_open;
+use crate::store::{Metadata, Name, Store, StoreError, Upload};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
@@ -58,30 +60,42 @@ impl Drop for UndoOnDrop {
     }
 }
 
-/// A multipart upload that is being begun (CreateMultipartUpload).
+/// A promotion's multipart upload that is being begun (CreateMultipartUpload).
 ///
 /// Dropped in the middle of the call, it goes on by itself, and aborts what the call has begun: an upload whose id nothing
-/// knows could not be aborted.
+/// knows could not be aborted. What attempts without an answer may have begun is left to the reconciler.
 pub struct Creating {
     store: Arc<dyn Store>,
     tasks: Tasks,
     runtime: Handle,
     /// Empty once it has ended.
-    call: Option<BoxFuture<'static, Result<CreatedUpload, StoreError>>>,
+    call: Option<BoxFuture<'static, Result<Upload, StoreError>>>,
 }
 
 impl Creating {
     /// `tasks` is waited for when the process ends. Must be called within a runtime, and sends nothing before it is polled.
-    pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: Name, metadata: Metadata) -> Self {
-        let (store, begun) = (Arc::clone(store), Arc::clone(store));
-        let call = async move { begun.create_only_upload(&name, &metadata).await }.boxed();
+    pub fn new(
+        store: &Arc<dyn Store>,
+        reconciler: &Reconciler,
+        tasks: &Tasks,
+        image: Name,
+        metadata: Metadata,
+    ) -> Self {
+        let (store, begun, reconciler) = (Arc::clone(store), Arc::clone(store), reconciler.clone());
+        let call = async move {
+            let created = begun.create_only_upload(&image, &metadata).await;
+            if created.as_ref().map_or_else(leaves_open, |created| created.perhaps_others) {
+                reconciler.watch(LateEffect::Promotions(image));
+            }
+            created.map(|created| created.upload)
+        };
+        let call = call.boxed();
         Creating { store, tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }
     }
 }
 
 impl Future for Creating {
-    /// The upload; and whether an attempt whose answer was lost may have begun another one of the same key.
-    type Output = Result<(CreatedUpload, UndoOnDrop), StoreError>;
+    type Output = Result<(Upload, UndoOnDrop), StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(call) = &mut self.call else { return Poll::Pending };
@@ -93,7 +107,7 @@ impl Future for Creating {
             runtime: self.runtime.clone(),
             upload: Some(upload.clone()),
         };
-        Poll::Ready(created.map(|created| (created.clone(), undo(&created.upload))))
+        Poll::Ready(created.map(|upload| (upload.clone(), undo(&upload))))
     }
 }
 
@@ -102,8 +116,8 @@ impl Drop for Creating {
         let Some(call) = self.call.take() else { return };
         let store = Arc::clone(&self.store);
         let undo = async move {
-            if let Ok(created) = call.await {
-                abort(store.as_ref(), &created.upload).await;
+            if let Ok(upload) = call.await {
+                abort(store.as_ref(), &upload).await;
             }
         };
         self.tasks.spawn_on(trace::carried(undo), &self.runtime);

@@ -3,7 +3,8 @@
 //! A call that was given up may still take effect: the store had it and answered too late, or a proxy held it back. So
 //! the effect is looked for at once and again later, and undone. Only under keys that this process has drawn at random,
 //! which nothing else writes: under a key that was fixed beforehand the effect may be another attempt's success, and is
-//! never undone (callers for such keys use the [`Store`] itself).
+//! never undone (callers for such keys use the [`Store`] itself). Uploads of a direct upload's image are undone once nobody
+//! can want them any more.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use super::{Metadata, Name, Result, Store, StoreError, Upload};
+use super::{ImageKey, Metadata, Name, ObjectInfo, Result, Store, StoreError, Upload};
 use crate::telemetry::trace;
 
 /// How often an effect is looked for after the first time, and the pause before the next look; it doubles. The last look is
@@ -32,6 +33,9 @@ pub enum LateEffect {
     Object(Name),
     /// Multipart uploads appear whose ids are unknown; `in_use` is the one that is known.
     Uploads { name: Name, in_use: Option<String> },
+    /// Multipart uploads appear by which a direct upload was to become this image. Nothing tells them from those of another
+    /// promotion, which may be under way in another process.
+    Promotions(Name),
 }
 
 /// Looks for late effects and undoes them. The clones are one.
@@ -145,7 +149,7 @@ impl Drop for Concluding<'_> {
 impl LateEffect {
     fn name(&self) -> &Name {
         match self {
-            LateEffect::Object(name) | LateEffect::Uploads { name, .. } => name,
+            LateEffect::Object(name) | LateEffect::Uploads { name, .. } | LateEffect::Promotions(name) => name,
         }
     }
 
@@ -153,6 +157,8 @@ impl LateEffect {
         match self {
             LateEffect::Object(name) => delete(store, name).await,
             LateEffect::Uploads { name, in_use } => abort(store, name, in_use.as_deref()).await,
+            LateEffect::Promotions(image) if is_promotable(store, image.key()).await? => Ok(()),
+            LateEffect::Promotions(image) => abort(store, image, None).await,
         }
     }
 
@@ -178,13 +184,26 @@ impl LateEffect {
 
 /// Looks before it deletes: in a bucket with versions, deleting what is not there leaves a marker.
 async fn delete(store: &dyn Store, name: &Name) -> Result<()> {
-    match store.head(name).await {
-        Err(StoreError::NotFound) => return Ok(()),
-        found => found?,
-    };
+    if find(store, name).await?.is_none() {
+        return Ok(());
+    }
     store.delete(name).await?;
     tracing::warn!(s3_key = %name.key(), "an object was deleted that appeared after its upload had failed");
     Ok(())
+}
+
+/// Whether a promotion may still make the image: it is not there, and what it is made of is.
+async fn is_promotable(store: &dyn Store, key: &ImageKey) -> Result<bool> {
+    Ok(find(store, &Name::Incoming(key.clone())).await?.is_some_and(|incoming| incoming.marker.is_none())
+        && find(store, &Name::Image(key.clone())).await?.is_none())
+}
+
+async fn find(store: &dyn Store, name: &Name) -> Result<Option<ObjectInfo>> {
+    match store.head(name).await {
+        Ok(found) => Ok(Some(found)),
+        Err(StoreError::NotFound) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 async fn abort(store: &dyn Store, name: &Name, in_use: Option<&str>) -> Result<()> {
