@@ -77,6 +77,13 @@ pub struct CreatedUpload {
     pub perhaps_others: bool,
 }
 
+/// An object that was written, perhaps not for the last time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// Whether the answer to an earlier attempt was lost. It may still arrive, and write the object again if that is deleted.
+    pub perhaps_again: bool,
+}
+
 /// A part S3 has taken. Part numbers count from 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
@@ -216,6 +223,12 @@ pub trait Store: Send + Sync + 'static {
     /// Where the answer leaves the effect open (lost, or the object is there), this looks before it fails: an object of
     /// the same size and checksum is the one that was sent. [`StoreError::Precondition`] where another object is there.
     async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()>;
+
+    /// As [`Store::put`], and says whether an attempt without an answer may still arrive.
+    async fn put_in_attempts(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written> {
+        self.put(name, metadata, body).await?;
+        Ok(Written { perhaps_again: false })
+    }
 
     /// Starts a multipart upload (CreateMultipartUpload).
     async fn create_upload(&self, name: &Name, metadata: &Metadata) -> Result<Upload>;

@@ -28,7 +28,7 @@ use super::undo::{abort, retry};
 use super::uploader::Stored;
 use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::leaves_open;
-use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole};
+use crate::store::{Content, Metadata, Name, Part, Payload, Store, StoreError, Upload, Whole, Written};
 
 /// What the task tells the request; a success also asks to be told that it was heard.
 pub(super) type Outcome = Result<(Stored, oneshot::Sender<()>), StoreError>;
@@ -60,7 +60,7 @@ enum Leftover {
     Upload(Upload),
     /// The object and, where completing failed, perhaps its upload instead.
     Object(Option<Upload>),
-    /// The same, also after it was removed: the answer to the call that makes it was lost.
+    /// The same, also after it was removed: the answer to a call that makes it was lost.
     LateObject(Option<Upload>),
 }
 
@@ -148,7 +148,8 @@ impl Task {
             () = self.given_up(done) => return (Err(Stop::Abandoned), Leftover::LateObject(None)),
         };
         match put {
-            Ok(()) => (Ok(stored), Leftover::Object(None)),
+            Ok(Written { perhaps_again: true }) => (Ok(stored), Leftover::LateObject(None)),
+            Ok(Written { perhaps_again: false }) => (Ok(stored), Leftover::Object(None)),
             Err(error) => {
                 let leftover = Leftover::after(&error, None);
                 (Err(Stop::Failed(error)), leftover)
@@ -238,9 +239,9 @@ impl Task {
         })
     }
 
-    async fn put_in_turn(&self, only: Payload) -> Result<(), StoreError> {
+    async fn put_in_turn(&self, only: Payload) -> Result<Written, StoreError> {
         let _turn = self.turn(&only).await;
-        self.store.put(&self.name, &self.metadata, only).await
+        self.store.put_in_attempts(&self.name, &self.metadata, only).await
     }
 
     /// A part in memory is sent at once. One in a file costs disk while it waits, and a connection and what those hold

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 
 use super::{
     CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
-    PutConditions, Result, Store, StoreError, Upload, Whole,
+    PutConditions, Result, Store, StoreError, Upload, Whole, Written,
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, table};
 
@@ -109,6 +109,11 @@ impl Drop for Running<'_> {
 
 #[async_trait]
 impl Store for Measured {
+    async fn put_in_attempts(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written> {
+        let _in_flight = self.part_in_flight();
+        self.measure(Operation::PutObject, self.inner.put_in_attempts(name, metadata, body)).await
+    }
+
     async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()> {
         let _in_flight = self.part_in_flight();
         self.measure(Operation::PutObject, self.inner.put(name, metadata, body)).await

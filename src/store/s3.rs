@@ -27,7 +27,7 @@ use self::options::{client_config, is_aws, timeouts};
 use self::pattern::Pattern;
 use super::{
     CreatedUpload, Leftover, Marker, Metadata, Name, ObjectInfo, Part, Payload, PresignOptions, Presigned,
-    PutConditions, Result, Store, StoreError, Upload, Whole,
+    PutConditions, Result, Store, StoreError, Upload, Whole, Written,
 };
 
 mod attempts;
@@ -121,7 +121,7 @@ impl S3Store {
         aws_sdk_s3::Config::builder().timeout_config(timeouts(self.attempt_timeout * SLOW_CALL_FACTOR))
     }
 
-    async fn send_put(&self, name: &Name, metadata: &Metadata, body: &Payload) -> Result<()> {
+    async fn send_put(&self, name: &Name, metadata: &Metadata, body: &Payload) -> Result<Written> {
         let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(&metadata.content_type)
@@ -134,7 +134,8 @@ impl S3Store {
             .body(body::retryable(body));
         let attempts = Attempts::watch();
         let sent = call.customize().disable_payload_signing().interceptor(attempts.clone()).send().await;
-        sent.map(drop).map_err(|error| attempts.classify("PutObject", error))
+        sent.map_err(|error| attempts.classify("PutObject", error))?;
+        Ok(Written { perhaps_again: attempts.unanswered() })
     }
 
     async fn send_create(&self, name: &Name, metadata: &Metadata) -> Result<CreatedUpload> {
@@ -206,9 +207,16 @@ async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
 #[async_trait]
 impl Store for S3Store {
     async fn put(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<()> {
+        self.put_in_attempts(name, metadata, body).await.map(drop)
+    }
+
+    async fn put_in_attempts(&self, name: &Name, metadata: &Metadata, body: Payload) -> Result<Written> {
         let whole = Whole { size: body.len, crc64: Some(body.crc64) };
         match self.send_put(name, metadata, &body).await {
-            Err(error) if leaves_open(&error) => self.look(name, whole, error).await,
+            Err(error) if leaves_open(&error) => {
+                self.look(name, whole, error).await?;
+                Ok(Written { perhaps_again: true })
+            }
             done => done,
         }
     }
