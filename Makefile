@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release/image-store
 VENV := $(CARGO_TARGET_DIR)/e2e/venv
 
-.PHONY: help run test lint e2e bench bench-hop loadtest loadtest-smoke lambda cfn-lint coldstart
+.PHONY: help run test lint e2e bench bench-hop loadtest loadtest-smoke chaos lambda cfn-lint coldstart
 
 help: ## Say what there is
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -33,6 +33,7 @@ e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	BIN=$(BIN) tests/e2e/nginx.sh
 	deploy/lint.sh
 	BIN=$(BIN) tests/e2e/seaweedfs.sh
+	BIN=$(BIN) UPLOADS=600 loadtest/chaos.sh
 
 # AWS_LC_SYS_NO_JITTER_ENTROPY: gathering that entropy is milliseconds of every cold start; the kernel's is enough.
 # LAMBDA_TARGET: another processor's, where a linker for it is there (aarch64-unknown-linux-gnu for arm64).
@@ -64,6 +65,9 @@ loadtest: ## k6 scripts and crowds of clients, with their invariants
 
 loadtest-smoke: ## Ten seconds through every door
 	loadtest/run.sh smoke
+
+chaos: $(BIN) ## Uploads while the store fails and processes are killed, every one accounted for; UPLOADS=10000, SEED=…
+	BIN=$(BIN) loadtest/chaos.sh
 
 .PHONY: $(BIN)
 $(BIN):

@@ -277,6 +277,15 @@ pub trait Store: Send + Sync + 'static {
     /// What S3 says of an object (HeadObject, checksum mode on); [`StoreError::NotFound`].
     async fn head(&self, name: &ObjectName) -> Result<ObjectInfo>;
 
+    /// The same; `None` if the object does not exist.
+    async fn find(&self, name: &ObjectName) -> Result<Option<ObjectInfo>> {
+        match self.head(name).await {
+            Ok(found) => Ok(Some(found)),
+            Err(StoreError::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Bytes of an object (ranged GetObject with If-Match); fewer where it ends earlier.
     ///
     /// [`StoreError::Precondition`] where the object is not `etag` any more.

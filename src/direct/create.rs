@@ -50,7 +50,7 @@ pub async fn create(
     let name = ObjectName::Incoming(key.clone());
     let creating = Creating::of_random_name(store, tasks, reconciler, name, metadata);
     let (created, upload) = creating.await?;
-    let upload_id = created.upload.id;
+    let upload_id = created.id;
     let part_size = part_size(size, config.upload.part_size as u64);
     let plan = Plan { key, size, format, door: UploadMethod::Multipart { upload_id, part_size } };
     Ok(PendingPlan { plan, upload: Some(upload) })

@@ -17,7 +17,7 @@ use std::time::Duration;
 use super::plan::{Expected, Plan, compare};
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
-use crate::store::{CreatedUpload, ImageKey, Marker, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
+use crate::store::{ImageKey, Marker, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
 use crate::upload::parts::payload;
 use crate::upload::undo::Creating;
 
@@ -53,7 +53,7 @@ impl Verifier {
                 }
                 // SeaweedFS lists no parts of an upload whose Complete is being answered. Then its object is there already.
                 let is_assembled = matches!(error, Error::PartsMissing { .. })
-                    && self.find(&plan.incoming()).await.is_ok_and(|arrived| arrived.is_some());
+                    && self.store.find(&plan.incoming()).await.is_ok_and(|arrived| arrived.is_some());
                 if !is_assembled {
                     return Err(error);
                 }
@@ -82,7 +82,7 @@ impl Verifier {
             match self.store.complete_upload(&upload, &parts, ObjectDigest { size: plan.size, crc64: None }).await {
                 Ok(()) | Err(StoreError::NoSuchUpload) => return Ok(()),
                 // Another complete of it was faster, or a marker lies there. If nothing does, another call was in the way.
-                Err(StoreError::Precondition) if self.find(&plan.incoming()).await?.is_some() => return Ok(()),
+                Err(StoreError::Precondition) if self.store.find(&plan.incoming()).await?.is_some() => return Ok(()),
                 Err(StoreError::Precondition) => {}
                 // A part was sent again after it was listed.
                 Err(StoreError::Rejected { code, .. }) if code == "InvalidPart" => {}
@@ -119,7 +119,7 @@ impl Verifier {
         has_waiters: HasWaiters<'_>,
     ) -> Result<Option<Verified>> {
         let incoming = ObjectName::Incoming(key.clone());
-        let source = match self.find(&incoming).await? {
+        let source = match self.store.find(&incoming).await? {
             Some(ObjectInfo { marker: Some(marker), .. }) => return self.overtaken(key, over(&marker)).await,
             None => return self.overtaken(key, Error::NotFound).await,
             Some(source) => source,
@@ -132,7 +132,7 @@ impl Verifier {
 
     /// Nothing to promote: another promotion may have made the image since it was looked for. Else `error`.
     async fn overtaken(&self, key: &ImageKey, error: Error) -> Result<Option<Verified>> {
-        match self.find(&ObjectName::Image(key.clone())).await? {
+        match self.store.find(&ObjectName::Image(key.clone())).await? {
             Some(_) => Ok(None),
             None => Err(error),
         }
@@ -140,8 +140,9 @@ impl Verifier {
 
     /// Copies by an upload of its own on the final key. None if the source changed, or if somebody else's image was in the way.
     async fn copy(&self, incoming: &ObjectName, image: &ObjectName, checked: &Checked) -> Result<Option<Verified>> {
-        let creating = Creating::new(&self.store, &self.tasks, image.clone(), checked.info.into());
-        let (CreatedUpload { upload, perhaps_others }, undo) = creating.await.map_err(Error::from)?;
+        let key = image.key().clone();
+        let creating = Creating::for_promotion(&self.store, &self.tasks, &self.reconciler, key, checked.info.into());
+        let (upload, undo) = creating.await?;
         let part = match self.copy_part(&upload, incoming, &checked.source).await {
             Ok(part) => part,
             Err(error) => {
@@ -161,25 +162,14 @@ impl Verifier {
             Err(_) => undo.abort().await,
         }
         // Whatever Complete answered: some stores answer 200 to both Complete and Abort, and keep nothing.
-        match (self.find(image).await?, completed) {
+        match (self.store.find(image).await?, completed) {
             (Some(image), completed) => {
                 self.close(incoming, &Marker::Spent, checked.source.etag.as_deref().unwrap_or_default()).await;
-                if perhaps_others {
-                    self.abort_all(&ObjectName::Image(incoming.key().clone())).await;
-                }
                 Ok(Some(Verified { image, new: completed.is_ok() }))
             }
             (None, Err(StoreError::Precondition)) => Ok(None),
             (None, Ok(()) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
             (None, Err(error)) => Err(error.into()),
-        }
-    }
-
-    /// Once its image is there, no upload of a final key is wanted: what another promotion still does, it does for nothing.
-    async fn abort_all(&self, image: &ObjectName) {
-        let uploads = self.store.uploads_of(image).await.unwrap_or_default();
-        if try_join_all(uploads.iter().map(|upload| self.store.abort_upload(upload))).await.is_err() {
-            tracing::warn!(s3_key = %image.key(), "an upload that a lost call has begun is left to the sweep");
         }
     }
 
@@ -198,12 +188,12 @@ impl Verifier {
 
     /// The image, if it has been made. Closes what it was made of.
     async fn find_promoted(&self, key: &ImageKey, expected: Expected) -> Result<Option<Verified>> {
-        let Some(image) = self.find(&ObjectName::Image(key.clone())).await? else { return Ok(None) };
+        let Some(image) = self.store.find(&ObjectName::Image(key.clone())).await? else { return Ok(None) };
         if expected.size.is_some_and(|size| size != image.size) {
             return Err(Error::AlreadyComplete);
         }
         let incoming = ObjectName::Incoming(key.clone());
-        if let Some(ObjectInfo { marker: None, etag: Some(etag), .. }) = self.find(&incoming).await? {
+        if let Some(ObjectInfo { marker: None, etag: Some(etag), .. }) = self.store.find(&incoming).await? {
             self.close(&incoming, &Marker::Spent, &etag).await;
         }
         Ok(Some(Verified { image, new: false }))
@@ -224,10 +214,10 @@ impl Verifier {
     /// 404 if there is no image.
     pub async fn delete(&self, key: &ImageKey) -> Result<()> {
         let image = ObjectName::Image(key.clone());
-        let mut found = self.find(&image).await?.is_some();
-        if self.find(&ObjectName::Incoming(key.clone())).await?.is_some() {
+        let mut found = self.store.find(&image).await?.is_some();
+        if self.store.find(&ObjectName::Incoming(key.clone())).await?.is_some() {
             self.withdraw(key).await?;
-            found |= self.find(&image).await?.is_some();
+            found |= self.store.find(&image).await?.is_some();
         }
         if !found {
             return Err(Error::NotFound);
@@ -240,7 +230,7 @@ impl Verifier {
     /// # Errors
     /// 409 `already_complete`.
     pub async fn abort(&self, plan: &Plan) -> Result<()> {
-        if self.find(&plan.image()).await?.is_some() {
+        if self.store.find(&plan.image()).await?.is_some() {
             return Err(Error::AlreadyComplete);
         }
         // First: it must not be assembled behind the marker.
@@ -249,7 +239,7 @@ impl Verifier {
         }
         self.withdraw(&plan.key).await?;
         // A promotion may have been faster.
-        match self.find(&plan.image()).await? {
+        match self.store.find(&plan.image()).await? {
             Some(_) => Err(Error::AlreadyComplete),
             None => Ok(()),
         }

@@ -16,6 +16,7 @@ use super::verify::Verifier;
 use crate::error::Error;
 use crate::format::Format;
 use crate::policy::Policy;
+use crate::store::reconcile::Reconciler;
 use crate::store::{ImageKey, ObjectName};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
@@ -192,7 +193,8 @@ fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
         header_scan_limit: 1 << 20,
     };
     let budget = Budget::new(64 << 20, None, 5 << 20, 4);
-    let verifier = Verifier::new(Arc::new(store.clone()), Arc::new(policy), budget, Tasks::default());
+    let reconciler = Reconciler::new(Arc::new(store.clone()));
+    let verifier = Verifier::new(Arc::new(store.clone()), reconciler, Arc::new(policy), budget, Tasks::default());
     let outcome = |done: Result<(), Error>| done.map_or(Outcome::Failed, |()| Outcome::Done);
     let work = async move {
         match role {

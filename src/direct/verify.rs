@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::sniff::Search;
 use crate::policy::Policy;
+use crate::store::reconcile::Reconciler;
 use crate::store::{Marker, ObjectInfo, ObjectName, Store, StoreError};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
@@ -28,6 +29,7 @@ pub type HasWaiters<'a> = &'a (dyn Fn() -> bool + Sync);
 #[derive(Clone)]
 pub struct Verifier {
     pub(super) store: Arc<dyn Store>,
+    pub(super) reconciler: Reconciler,
     pub(super) tasks: Tasks,
     pub(super) budget: Arc<Budget>,
     policy: Arc<Policy>,
@@ -42,17 +44,14 @@ pub(super) struct Checked {
 
 impl Verifier {
     /// `tasks` is waited for when the process ends.
-    pub fn new(store: Arc<dyn Store>, policy: Arc<Policy>, budget: Arc<Budget>, tasks: Tasks) -> Self {
-        Verifier { store, tasks, budget, policy, sniffs: Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS)) }
-    }
-
-    /// What the store says of an object, if it is there.
-    pub async fn find(&self, name: &ObjectName) -> Result<Option<ObjectInfo>> {
-        match self.store.head(name).await {
-            Ok(found) => Ok(Some(found)),
-            Err(StoreError::NotFound) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    pub fn new(
+        store: Arc<dyn Store>,
+        reconciler: Reconciler,
+        policy: Arc<Policy>,
+        budget: Arc<Budget>,
+        tasks: Tasks,
+    ) -> Self {
+        Verifier { store, reconciler, tasks, budget, policy, sniffs: Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS)) }
     }
 
     /// Verifies `source`, a HEAD of `incoming`. None if it changed, or went, meanwhile.

@@ -44,7 +44,8 @@ impl App {
         let uploads = UploadManager::new(Arc::clone(&store), &config.upload, spill);
         let tasks = uploads.tasks().clone();
         let budget = Arc::clone(uploads.budget());
-        let verifier = Verifier::new(Arc::clone(&store), Arc::clone(&policy), budget, tasks.clone());
+        let reconciler = uploads.reconciler().clone();
+        let verifier = Verifier::new(Arc::clone(&store), reconciler, Arc::clone(&policy), budget, tasks.clone());
         let tokens = Tokens::new(config.auth.keys.clone(), config.auth.token_secret.as_ref());
         App {
             promotions: Promotions::new(verifier.clone(), tasks, metrics.clone()),

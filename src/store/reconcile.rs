@@ -3,7 +3,8 @@
 //! A call that was given up may still take effect: the store had it and answered too late, or a proxy held it back. So
 //! the effect is looked for at once and again later, and undone. Only under keys that this process has drawn at random,
 //! which nothing else writes: under a key that was fixed beforehand the effect may be another attempt's success, and is
-//! never undone (callers for such keys use the [`Store`] itself).
+//! never undone (callers for such keys use the [`Store`] itself). The uploads of a promotion are undone once no promotion can
+//! complete one any more.
 //!
 //! A PutObject that succeeded at a later attempt leaves the earlier ones open, too. While its object is there they do
 //! nothing, because they have If-None-Match. Once it is deleted they could bring it back: so its name is remembered for as
@@ -19,7 +20,7 @@ use tokio::time::Instant;
 
 use self::queue::{Queue, Watched};
 use self::recent::Recent;
-use super::{CreatedUpload, Metadata, ObjectName, Result, Store, StoreError, Upload};
+use super::{CreatedUpload, ImageKey, Metadata, ObjectName, Result, Store, Upload};
 
 mod queue;
 mod recent;
@@ -46,6 +47,9 @@ pub enum LateEffect {
     Object(ObjectName),
     /// Multipart uploads appear whose ids are unknown; `in_use` is the one that is known.
     Uploads { name: ObjectName, in_use: Option<String> },
+    /// Multipart uploads appear that promotions of this image have created. They cannot be told from those of a promotion
+    /// that is under way in another process.
+    Promotions(ImageKey),
 }
 
 /// Looks for late effects and undoes them. The clones are one.
@@ -177,9 +181,10 @@ impl Drop for Concluding<'_> {
 }
 
 impl LateEffect {
-    fn name(&self) -> &ObjectName {
+    fn key(&self) -> &ImageKey {
         match self {
-            LateEffect::Object(name) | LateEffect::Uploads { name, .. } => name,
+            LateEffect::Object(name) | LateEffect::Uploads { name, .. } => name.key(),
+            LateEffect::Promotions(key) => key,
         }
     }
 
@@ -187,6 +192,8 @@ impl LateEffect {
         match self {
             LateEffect::Object(name) => delete(store, name).await,
             LateEffect::Uploads { name, in_use } => abort(store, name, in_use.as_deref()).await,
+            LateEffect::Promotions(key) if is_promotable(store, key).await? => Ok(()),
+            LateEffect::Promotions(key) => abort(store, &ObjectName::Image(key.clone()), None).await,
         }
     }
 
@@ -196,7 +203,7 @@ impl LateEffect {
     }
 
     fn log_end(&self, looked: &Result<()>, settled: bool) {
-        let s3_key = self.name().key();
+        let s3_key = self.key();
         match looked {
             Err(error) => {
                 let error = error as &dyn std::error::Error;
@@ -212,13 +219,19 @@ impl LateEffect {
 
 /// Looks before it deletes: in a bucket with versions, deleting what is not there leaves a marker.
 async fn delete(store: &dyn Store, name: &ObjectName) -> Result<()> {
-    match store.head(name).await {
-        Err(StoreError::NotFound) => return Ok(()),
-        found => found?,
-    };
+    if store.find(name).await?.is_none() {
+        return Ok(());
+    }
     store.delete(name).await?;
     tracing::warn!(s3_key = %name.key(), "an object was deleted that appeared after its upload had failed");
     Ok(())
+}
+
+/// Whether a promotion may still create the image: it does not exist yet, and the object that it is made of does.
+async fn is_promotable(store: &dyn Store, key: &ImageKey) -> Result<bool> {
+    let incoming = store.find(&ObjectName::Incoming(key.clone())).await?;
+    Ok(incoming.is_some_and(|incoming| incoming.marker.is_none())
+        && store.find(&ObjectName::Image(key.clone())).await?.is_none())
 }
 
 async fn abort(store: &dyn Store, name: &ObjectName, in_use: Option<&str>) -> Result<()> {

@@ -9,9 +9,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::runtime::Handle;
 
-use crate::store::reconcile::Reconciler;
+use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::is_outcome_unknown;
-use crate::store::{CreatedUpload, Metadata, ObjectName, Store, StoreError, Upload};
+use crate::store::{ImageKey, Metadata, ObjectName, Store, StoreError, Upload};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
@@ -72,18 +72,34 @@ pub struct Creating {
     tasks: Tasks,
     runtime: Handle,
     /// `None` once the call has ended.
-    call: Option<BoxFuture<'static, Result<CreatedUpload, StoreError>>>,
+    call: Option<BoxFuture<'static, Result<Upload, StoreError>>>,
 }
 
 impl Creating {
-    /// Prepares the call, which is sent at the first poll. The process waits for `tasks` before it exits. Must be
-    /// called within a runtime.
-    pub fn new(store: &Arc<dyn Store>, tasks: &Tasks, name: ObjectName, metadata: Metadata) -> Self {
-        let creates = Arc::clone(store);
-        Creating::by(store, tasks, async move { creates.create_only_upload(&name, &metadata).await }.boxed())
+    /// Prepares the call of a promotion, which is sent at the first poll. The process waits for `tasks` before it exits. Must
+    /// be called within a runtime.
+    ///
+    /// Uploads that attempts without an answer may have created are left to the reconciler.
+    pub fn for_promotion(
+        store: &Arc<dyn Store>,
+        tasks: &Tasks,
+        reconciler: &Reconciler,
+        key: ImageKey,
+        metadata: Metadata,
+    ) -> Self {
+        let (creates, reconciler) = (Arc::clone(store), reconciler.clone());
+        let call = async move {
+            let created = creates.create_only_upload(&ObjectName::Image(key.clone()), &metadata).await;
+            if created.as_ref().map_or_else(is_outcome_unknown, |created| created.perhaps_others) {
+                reconciler.watch(LateEffect::Promotions(key));
+            }
+            created.map(|created| created.upload)
+        };
+        Creating::by(store, tasks, call.boxed())
     }
 
-    /// The same for a `name` that was drawn at random: what attempts without an answer may have begun of it is aborted, too.
+    /// Prepares the call for a `name` that was drawn at random. Uploads that attempts without an answer may have created are
+    /// aborted.
     pub fn of_random_name(
         store: &Arc<dyn Store>,
         tasks: &Tasks,
@@ -101,20 +117,18 @@ impl Creating {
                 }
                 Err(_) => {}
             }
-            created
+            created.map(|created| created.upload)
         };
         Creating::by(store, tasks, call.boxed())
     }
 
-    fn by(store: &Arc<dyn Store>, tasks: &Tasks, call: BoxFuture<'static, Result<CreatedUpload, StoreError>>) -> Self {
+    fn by(store: &Arc<dyn Store>, tasks: &Tasks, call: BoxFuture<'static, Result<Upload, StoreError>>) -> Self {
         Creating { store: Arc::clone(store), tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }
     }
 }
 
 impl Future for Creating {
-    /// The upload. [`CreatedUpload`] also says whether an attempt whose response was lost may have created another
-    /// upload of the same key.
-    type Output = Result<(CreatedUpload, UndoOnDrop), StoreError>;
+    type Output = Result<(Upload, UndoOnDrop), StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(call) = &mut self.call else { return Poll::Pending };
@@ -126,7 +140,7 @@ impl Future for Creating {
             runtime: self.runtime.clone(),
             upload: Some(upload.clone()),
         };
-        Poll::Ready(created.map(|created| (created.clone(), undo(&created.upload))))
+        Poll::Ready(created.map(|upload| (upload.clone(), undo(&upload))))
     }
 }
 
@@ -135,8 +149,8 @@ impl Drop for Creating {
         let Some(call) = self.call.take() else { return };
         let store = Arc::clone(&self.store);
         let undo = async move {
-            if let Ok(created) = call.await {
-                abort(store.as_ref(), &created.upload).await;
+            if let Ok(upload) = call.await {
+                abort(store.as_ref(), &upload).await;
             }
         };
         self.tasks.spawn_on(trace::carried(undo), &self.runtime);

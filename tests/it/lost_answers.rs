@@ -226,3 +226,23 @@ async fn a_failed_precondition_deletes_nothing() {
         app.end(&[]).await;
     }
 }
+
+/// Its client has left, so what the second attempt made was deleted, before the first one arrives.
+#[tokio::test]
+async fn an_attempt_that_lands_after_its_object_was_undone_does_not_stay() {
+    let app = TestApp::behind_faults(&[TIMEOUT]).await;
+    app.faults().fail(Operation::Put, 1..=1, Action::Late);
+    let image = image_file(MIB);
+    let mut client = RawClient::connect(app.address()).await;
+    let head =
+        format!("POST /upload-image HTTP/1.1\r\nhost: a\r\ncontent-type: image/png\r\ncontent-length: {MIB}\r\n\r\n");
+    client.send(head).await;
+    client.send(&image).await;
+    app.faults().wait_for(Operation::Put, 1).await;
+    client.reset();
+    app.faults().wait_for(Operation::Delete, 1).await;
+    assert!(app.faults().calls(Operation::Put) > 1);
+    app.faults().release();
+    app.faults().wait_for(Operation::Delete, 2).await;
+    app.end(&[]).await;
+}

@@ -197,7 +197,7 @@ async fn held_parts(app: &App, plan: &Plan, upload: &Upload) -> Result<Option<Ve
 
 /// How far an upload is that has no image, and no parts any more or never had any.
 async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
-    let arrived = app.verifier.find(&plan.incoming()).await?;
+    let arrived = app.store.find(&plan.incoming()).await?;
     if arrived.as_ref().is_some_and(|arrived| arrived.marker.is_none()) {
         return Ok(UploadState::Verifying);
     }
@@ -279,7 +279,7 @@ pub async fn abort(
 }
 
 async fn is_there(app: &App, name: &ObjectName) -> Result<bool> {
-    Ok(app.verifier.find(name).await?.is_some())
+    Ok(app.store.find(name).await?.is_some())
 }
 
 fn upload_link(app: &App, ServiceBase(base): ServiceBase) -> PresignOptions {

@@ -65,7 +65,7 @@ pub(super) struct Full {
 impl Full {
     pub(super) fn log(&self) {
         if let Some(unwatched) = self.unwatched {
-            let s3_key = self.effect.name().key();
+            let s3_key = self.effect.key();
             tracing::error!(%s3_key, unwatched, "too many lost calls: what these may do late is not looked for");
         }
     }

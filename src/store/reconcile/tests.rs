@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::store::StoreError;
 use crate::store::{
     ImageKey, Leftover, Marker, ObjectDigest, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions,
     Written,

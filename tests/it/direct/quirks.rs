@@ -6,6 +6,7 @@ use image_store::direct::verify::Verifier;
 use image_store::error::{Error, Result};
 use image_store::format::Format;
 use image_store::policy::Policy;
+use image_store::store::reconcile::Reconciler;
 use image_store::store::{ImageKey, Marker, Metadata, ObjectName};
 use image_store::tasks::Tasks;
 use image_store::upload::budget::Budget;
@@ -28,7 +29,8 @@ fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
         header_scan_limit: 1 << 20,
     };
     let budget = Budget::new(64 << 20, None, 5 << 20, 4);
-    Verifier::new(store, Arc::new(policy), budget, Tasks::default())
+    let reconciler = Reconciler::new(Arc::clone(&store));
+    Verifier::new(store, reconciler, Arc::new(policy), budget, Tasks::default())
 }
 
 /// A strict S3 with these quirks, and a PNG that a client has put under `incoming/`.

@@ -139,3 +139,25 @@ async fn an_abort_that_fails_can_be_asked_again() {
     assert_eq!(abort(&app, &plan).await.status(), 204);
     app.end(&[]).await;
 }
+
+#[tokio::test]
+async fn uploads_of_creates_without_an_answer_are_aborted_once_the_image_is_there() {
+    for (action, at_once) in [(Action::LoseAnswer, 3), (Action::Late, 0)] {
+        let app = TestApp::behind_faults(&["--s3-timeout=300ms"]).await;
+        let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
+        put(&app, &plan, &bytes).await;
+        app.faults().fail_all(Operation::Create, action);
+        refusal(complete(&app, &plan).await, 500, "storage_failed").await;
+        assert_eq!(app.faults().calls(Operation::Create), 3);
+        // Until then they may be another process's, which is about to make the image.
+        app.faults().wait_for(Operation::Head, app.faults().calls(Operation::Head) + 2).await;
+        assert_eq!(app.store.unfinished_uploads().await.unwrap().len(), at_once);
+        assert_eq!(app.faults().calls(Operation::Abort), 0);
+
+        app.faults().heal();
+        check_image(&app, &completed(&app, &plan).await, &bytes).await;
+        app.faults().release();
+        app.faults().wait_for(Operation::Abort, 3).await;
+        app.end(&[plan.key()]).await;
+    }
+}
