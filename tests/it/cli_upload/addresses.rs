@@ -50,7 +50,7 @@ async fn a_wrong_address_is_wrong_usage_and_its_password_is_not_shown() {
     let app = TestApp::start().await;
     for (address, problem) in [
         ("ftp://user:hunter2@images.example", "must start with http:// or https://"),
-        ("http://user:hunter2@images.example/?a=b", "must have no query"),
+        ("http://user:hunter2@images.example/?a=b", "must not have a query"),
         ("http://user:hunter2@images.example:port", "port"),
     ] {
         let (by_flag, mut by_environment) = (client(&app, &["--url", address, "a.png"]), client(&app, &["a.png"]));
