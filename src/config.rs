@@ -20,19 +20,11 @@ use crate::auth::tokens::PLAN_LIFETIME;
 use crate::auth::{Keys, Secret};
 use crate::format::Format;
 use crate::policy::Policy;
+use crate::store::limits::{MAX_OBJECT_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE};
 use crate::store::s3::{Checksum, Sse};
 use crate::telemetry;
 use parse::{absolute_url, formats, number, origins, prefix, size};
 
-/// S3's limit on the number of parts of one upload.
-const MAX_PARTS: u64 = 10_000;
-/// S3's minimum size of a part, except of the last one.
-const MIN_PART_SIZE: u64 = 5 << 20;
-/// S3's maximum size of a part.
-const MAX_PART_SIZE: u64 = 5 << 30;
-/// The maximum size of one PutObject and of one UploadPartCopy (5 GB in S3's documentation). A direct upload is
-/// promoted by one copy.
-const MAX_OBJECT_SIZE: u64 = 5_000_000_000;
 /// Bytes.
 const MIN_TOKEN_SECRET: usize = 32;
 /// The default, which is used only as far as the system allows.
@@ -209,7 +201,7 @@ impl Config {
         if part_size == 0 {
             return;
         }
-        problems.check(max <= MAX_PARTS.saturating_mul(part_size), || {
+        problems.check(max <= u64::from(MAX_PARTS).saturating_mul(part_size), || {
             format!("MAX_UPLOAD_SIZE: {max} bytes do not fit into {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
         });
         let (budget, least) = (self.upload.memory_budget, self.upload.min_memory_budget());

@@ -14,6 +14,7 @@ use crate::format::ImageInfo;
 
 #[cfg(feature = "embedded")]
 pub mod embedded;
+pub mod limits;
 pub mod metered;
 mod name;
 pub mod reconcile;

@@ -17,6 +17,7 @@ use std::time::Duration;
 use super::plan::{Expected, Plan, compare};
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
+use crate::store::limits::MIN_PART_SIZE;
 use crate::store::{ImageKey, Marker, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
 use crate::upload::parts::payload;
 use crate::upload::undo::Creating;
@@ -25,8 +26,6 @@ use crate::upload::undo::Creating;
 const ATTEMPTS: u32 = 3;
 /// Before the second attempt; it doubles. Another promotion of the same object may be what is in the way.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
-/// Some stores copy no smaller source as a part: S3's smallest part that is not the last.
-const SMALL_SOURCE: u64 = 5 << 20;
 
 /// An image that was promoted, now or before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +175,7 @@ impl Verifier {
     /// Some stores refuse to copy a small source as a part; then it is read, charged to the budget, and sent.
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         match self.store.copy_part(upload, from, source).await {
-            Err(error) if source.size < SMALL_SOURCE && error.is_unsupported() => {
+            Err(error) if source.size < MIN_PART_SIZE && error.is_unsupported() => {
                 let etag = source.etag.as_deref().unwrap_or_default();
                 let _charged = self.budget.lend(source.size).await?;
                 let bytes = self.store.read(from, 0..source.size, etag).await.map_err(Error::from)?;

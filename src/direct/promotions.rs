@@ -3,8 +3,9 @@
 //! Each runs to its end on a task of its own, also when its client has gone or has been told to come back (202). Of one key
 //! there is at most one at a time; callers that ask for the same complete share it.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -168,7 +169,7 @@ impl Promotions {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ImageKey, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+        self.running.lock()
     }
 }
 
@@ -222,6 +223,6 @@ struct Entry<'a> {
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(self.key);
+        self.running.lock().remove(self.key);
     }
 }

@@ -18,8 +18,9 @@
 use bytes::Bytes;
 use futures::Stream;
 use memchr::memmem;
+use parking_lot::{Mutex, MutexGuard};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use super::body::Data;
@@ -115,7 +116,7 @@ impl MulterInput {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// From here on multer looks for a part's headers.

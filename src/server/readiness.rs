@@ -4,7 +4,8 @@
 //! answer, and the answer is used again while it is fresh. A caller that goes away does not stop the call, or the next
 //! one would make another.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -54,7 +55,7 @@ impl Readiness {
     }
 
     fn fresh(&self) -> watch::Receiver<Option<Outcome>> {
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last.lock();
         match &*last {
             Some(asked) if asked.is_fresh() => asked.answer.clone(),
             _ => last.insert(Asked::now(Arc::clone(&self.store))).answer.clone(),

@@ -13,7 +13,8 @@
 //!
 //! All effects wait in one [`queue`], in the order of their next looks, and one task looks for them.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
@@ -150,11 +151,11 @@ impl Reconciler {
 
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queue.lock()
     }
 
     fn rewritten(&self) -> MutexGuard<'_, Recent> {
-        self.rewritten.lock().unwrap_or_else(PoisonError::into_inner)
+        self.rewritten.lock()
     }
 
     async fn look(&self, effect: &LateEffect) -> Result<()> {

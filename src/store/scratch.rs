@@ -4,8 +4,8 @@
 //! of any key, are removed by the sweep.
 
 use futures::future::join_all;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::s3::is_outcome_unknown;
 use super::{ImageKey, Metadata, ObjectName, Result, Store, StoreError, Upload};
@@ -25,7 +25,7 @@ struct Created {
 
 impl Scratch {
     fn created(&self) -> MutexGuard<'_, Created> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn name(&self, kind: fn(ImageKey) -> ObjectName) -> ObjectName {

@@ -24,8 +24,9 @@
 //! third of the kernel's time for an upload. A few buffers are therefore pooled and reused. The last one released is
 //! reused first, because it may still be in the processor's cache.
 
+use parking_lot::{Mutex, MutexGuard};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
@@ -216,7 +217,7 @@ impl Budget {
 
 /// Locks a mutex and ignores poisoning: the data behind these locks is consistent even if a holder panicked.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock()
 }
 
 /// Space for one part.

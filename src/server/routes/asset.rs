@@ -4,6 +4,7 @@ use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use crc_fast::{CrcAlgorithm, Digest};
+use headers::{ETag, HeaderMapExt, IfNoneMatch};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::error::{Error, Result};
@@ -37,8 +38,10 @@ pub fn tag<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
 
 /// 304 for a client that has what `tag` is of.
 pub fn not_modified(tag: &str, headers: &HeaderMap) -> Option<Response> {
-    let known = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?;
-    known.contains(tag).then(|| (StatusCode::NOT_MODIFIED, [FRESH], [(header::ETAG, tag)]).into_response())
+    let known: IfNoneMatch = headers.typed_get()?;
+    let tagged: ETag = tag.parse().ok()?;
+    (!known.precondition_passes(&tagged))
+        .then(|| (StatusCode::NOT_MODIFIED, [FRESH], [(header::ETAG, tag)]).into_response())
 }
 
 /// The asset a path names; `tag` is that of all of them.

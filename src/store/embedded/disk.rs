@@ -11,12 +11,12 @@
 //! All functions block. Nothing is synced to the disk: acknowledged changes survive a crash of the process, but not of
 //! the machine.
 
+use parking_lot::{Mutex, MutexGuard};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use s3s::{S3Error, S3Result, s3_error};
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 use tempfile::NamedTempFile;
 use uuid::Uuid;
@@ -118,7 +118,7 @@ impl Disk {
     }
 
     fn changing(&self) -> MutexGuard<'_, ()> {
-        self.change.lock().unwrap_or_else(PoisonError::into_inner)
+        self.change.lock()
     }
 
     pub(super) fn object(&self, key: &str) -> S3Result<Option<StoredFile>> {

@@ -27,7 +27,7 @@ struct Objects {
 
 impl Objects {
     fn there(&self) -> MutexGuard<'_, HashSet<ObjectName>> {
-        self.there.lock().unwrap()
+        self.there.lock()
     }
 }
 

@@ -2,8 +2,8 @@
 //! completed.
 
 use aws_sdk_s3::operation::upload_part_copy::UploadPartCopyOutput;
+use parking_lot::MutexGuard;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
-use std::sync::{MutexGuard, PoisonError};
 
 use super::errors::{classify, rejected};
 use super::{RESERVED, S3Store, convert};
@@ -73,7 +73,7 @@ impl S3Store {
     }
 
     fn copy_facts(&self) -> MutexGuard<'_, CopyFacts> {
-        self.copy_facts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.copy_facts.lock()
     }
 
     async fn copy_as_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<Part> {

@@ -4,7 +4,8 @@
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
 use aws_sdk_s3::config::SharedCredentialsProvider;
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// How long the SDK uses credentials without an expiry (default of `IdentityCache`).
@@ -37,12 +38,12 @@ impl CurrentCredentials {
     }
 
     fn recorded(&self) -> Option<Recorded> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 
     pub(super) fn record(&self, credentials: Credentials, now: SystemTime) {
         let usable_until = credentials.expiry().unwrap_or(now + DEFAULT_LIFETIME) - EXPIRY_MARGIN;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Recorded { credentials, usable_until });
+        *self.0.lock() = Some(Recorded { credentials, usable_until });
     }
 }
 

@@ -3,7 +3,8 @@
 use aws_sdk_s3::config::interceptors::BeforeDeserializationInterceptorContextRef;
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::types::{ExpirationStatus, LifecycleExpiration, LifecycleRuleFilter, NoncurrentVersionExpiration};
-use std::sync::{Arc, Mutex, PoisonError};
+use parking_lot::Mutex;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::errors::classify;
@@ -175,7 +176,7 @@ struct LastHeaders(Arc<Mutex<AnswerHeaders>>);
 
 impl LastHeaders {
     fn get(&self) -> AnswerHeaders {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.lock().clone()
     }
 }
 
@@ -192,7 +193,7 @@ impl Intercept for LastHeaders {
     ) -> Result<(), BoxError> {
         let headers = context.response().headers();
         let sent = headers.get("date").and_then(|date| httpdate::parse_http_date(date).ok());
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = AnswerHeaders {
+        *self.0.lock() = AnswerHeaders {
             sent_and_received: sent.map(|sent| (sent, SystemTime::now())),
             region: headers.get("x-amz-bucket-region").map(str::to_owned),
         };

@@ -43,6 +43,16 @@ pub struct TestApp {
     /// None once it was told to stop.
     stop: Option<oneshot::Sender<()>>,
     data: TempDir,
+    unchecked: Unchecked,
+}
+
+/// Fails a test that drops its service without [`TestApp::end`]: nothing would have checked what it left.
+struct Unchecked(bool);
+
+impl Drop for Unchecked {
+    fn drop(&mut self) {
+        assert!(!self.0 || std::thread::panicking(), "TestApp::end was not called");
+    }
 }
 
 impl TestApp {
@@ -101,6 +111,7 @@ impl TestApp {
             _socket: socket,
             stop: Some(stop),
             data,
+            unchecked: Unchecked(true),
         }
     }
 
@@ -189,6 +200,7 @@ impl TestApp {
 
     /// Stops the service. Fails where the store holds an unfinished upload, or objects other than `expected`.
     pub async fn end(mut self, expected: &[&str]) {
+        self.unchecked.0 = false;
         self.settled().await;
         self.app.uploads.reconciler().conclude().await;
         let leftovers = self.store.leftovers().await.unwrap();

@@ -11,11 +11,10 @@ use super::super::conditions::{WriteConditions, matches};
 use super::super::disk::{self, Disk, failed};
 use super::super::file::{Content, Digests, Draft, Meta, StoredFile, hex};
 use super::{BUCKET, Bucket, check_bucket};
+use crate::store::limits::{MAX_PARTS, MIN_PART_SIZE};
 use crate::store::s3::{crc64_from_base64, crc64_to_base64};
 
-const PART_NUMBERS: RangeInclusive<i32> = 1..=10_000;
-/// Minimum size in bytes of every part except the last, as on S3.
-const MIN_PART_SIZE: u64 = 5 << 20;
+const PART_NUMBERS: RangeInclusive<i32> = 1..=MAX_PARTS.cast_signed();
 
 impl Bucket {
     pub(super) async fn create_upload(
