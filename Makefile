@@ -1,4 +1,4 @@
-# Every command of the project. `make test` needs a Rust toolchain and nothing else.
+# The commands of the project. `make test` requires only a Rust toolchain and a C compiler.
 
 CARGO ?= cargo
 export CARGO_TARGET_DIR ?= $(CURDIR)/target
@@ -7,23 +7,23 @@ VENV := $(CARGO_TARGET_DIR)/e2e/venv
 
 .PHONY: help run test lint e2e bench bench-hop loadtest loadtest-smoke chaos lambda cfn-lint coldstart
 
-help: ## Say what there is
+help: ## List the commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 run: ## Build and start the service, with the embedded S3 in data/
 	$(CARGO) run --release --locked --bin image-store
 
-test: ## Everything cargo alone can prove
+test: ## Run all tests that require only cargo
 	$(CARGO) test --locked
 
-lint: ## Formatting, clippy and rustdoc, warnings denied; the dependencies' licences and advisories
+lint: ## Check formatting, clippy and rustdoc without warnings, and the licences and advisories of the dependencies
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	.ci/deny.sh
 
-e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
+e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; installs what they require
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
@@ -35,38 +35,39 @@ e2e: $(BIN) loadtest-smoke ## What needs more than cargo; installs what it needs
 	BIN=$(BIN) tests/e2e/seaweedfs.sh
 	BIN=$(BIN) UPLOADS=600 loadtest/chaos.sh
 
-# AWS_LC_SYS_NO_JITTER_ENTROPY: gathering that entropy is milliseconds of every cold start; the kernel's is enough.
-# LAMBDA_TARGET: another processor's, where a linker for it is there (aarch64-unknown-linux-gnu for arm64).
+# AWS_LC_SYS_NO_JITTER_ENTROPY: collecting this entropy would take milliseconds of every cold start, and the kernel's is
+# sufficient.
+# LAMBDA_TARGET: builds for another processor if a linker for it is installed (aarch64-unknown-linux-gnu for arm64).
 LAMBDA := $(CARGO_TARGET_DIR)/lambda/image-store
 LAMBDA_TARGET ?= $(shell rustc -vV | sed -n 's/^host: //p')
 lambda: export AWS_LC_SYS_NO_JITTER_ENTROPY = 1
-lambda: ## The Lambda function: target/lambda/image-store/bootstrap and its zip
+lambda: ## Build the Lambda function: target/lambda/image-store/bootstrap and its zip
 	$(CARGO) build --locked --profile lambda --no-default-features --bin image-store --target $(LAMBDA_TARGET)
 	mkdir -p $(LAMBDA)
 	cp $(CARGO_TARGET_DIR)/$(LAMBDA_TARGET)/lambda/image-store $(LAMBDA)/bootstrap
 	deploy/zip.py $(LAMBDA)/bootstrap $(LAMBDA).zip
 
-cfn-lint: ## Check what is in deploy/
+cfn-lint: ## Check the files in deploy/
 	deploy/lint.sh
 
-coldstart: lambda ## Cold start of the function beside the Python service's
+coldstart: lambda ## Measure the cold start of the function, compared with the Python service
 	$(CARGO) build --release --locked -p loadtest-tools
 	loadtest/coldstart/run.sh
 
-bench: ## Criterion: form bytes to parts; whole uploads in process
+bench: ## Run the Criterion benchmarks: cutting forms into parts, and whole uploads in process
 	$(CARGO) bench --locked --bench parts --bench upload
 
-bench-hop: ## The service as a hop beside nginx; RUNS=7, CHECK=1 holds it to its targets
+bench-hop: ## Compare the cost of the service with nginx as a proxy; RUNS=7; CHECK=1 fails if targets are missed
 	loadtest/hop.sh
 
-loadtest: ## k6 scripts and crowds of clients, with their invariants
+loadtest: ## Run the k6 scripts and the tests with many clients, and check their invariants
 	loadtest/run.sh
 	loadtest/crowd.sh
 
-loadtest-smoke: ## Ten seconds through every door
+loadtest-smoke: ## Use every upload method for ten seconds
 	loadtest/run.sh smoke
 
-chaos: $(BIN) ## Uploads while the store fails and processes are killed, every one accounted for; UPLOADS=10000, SEED=…
+chaos: $(BIN) ## Upload while the store fails and processes are killed, and account for every upload; UPLOADS=10000, SEED=…
 	BIN=$(BIN) loadtest/chaos.sh
 
 .PHONY: $(BIN)

@@ -1,4 +1,4 @@
-//! Takes the two files of Swagger UI that `/docs` needs out of the vendored archive, compressed as they lie in it.
+//! Extracts the two files of Swagger UI that `/docs` needs from the vendored archive, without decompressing them.
 
 use std::error::Error;
 use std::io::{Cursor, Read};
@@ -8,7 +8,7 @@ use utoipa_swagger_ui_vendored::SWAGGER_UI_VENDORED;
 use zip::{CompressionMethod, ZipArchive};
 
 const FILES: [&str; 2] = ["swagger-ui-bundle.js", "swagger-ui.css"];
-/// Deflate, no name, no time, any system (RFC 1952).
+/// The header of a gzip file (RFC 1952): deflate, no file name, no time, unknown system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -21,10 +21,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A file's own DEFLATE stream in gzip's frame: what browsers take as `Content-Encoding: gzip`.
+/// Returns a file's DEFLATE stream as a gzip file, which browsers accept as `Content-Encoding: gzip`.
 fn gzipped(archive: &mut ZipArchive<Cursor<&[u8]>>, name: &str) -> Result<Vec<u8>, Box<dyn Error>> {
     let path = archive.file_names().flatten().find(|path| path.ends_with(&format!("/dist/{name}")));
-    let path = path.ok_or("the archive has no such file")?.into_owned();
+    let path = path.ok_or("the archive does not contain the file")?.into_owned();
     let mut file = archive.by_name_raw(path.as_bytes())?;
     assert_eq!(file.compression(), CompressionMethod::DEFLATE, "{name}");
     let mut gzip = GZIP_HEADER.to_vec();

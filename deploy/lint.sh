@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Checks what is in this folder: the template with cfn-lint and the container file with hadolint, in a Python environment of
-# their own below the target folder; the unit with systemd-analyze (Debian), which is installed where it is missing.
+# Checks the files in this folder: the template with cfn-lint and the Containerfile with hadolint, in their own Python
+# environment below the target folder, and the unit with systemd-analyze (Debian), which is installed if it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${CARGO_TARGET_DIR:-target}/venv/deploy
@@ -20,9 +20,9 @@ if ! command -v systemd-analyze >/dev/null; then
 fi
 unit=$(mktemp -d)/image-store.service
 trap 'rm -r "$(dirname "$unit")"' EXIT
-# It wants the program to exist, which is installed later.
+# systemd-analyze requires that the program exists, but it is installed later.
 sed 's|/usr/local/bin/image-store|/bin/true|' deploy/image-store.service >"$unit"
-# An unknown setting is a message and no failure.
-told=$(systemd-analyze verify "$unit" 2>&1) || { echo "$told" && exit 1; }
-[ -z "$told" ] || { echo "$told" && exit 1; }
+# For an unknown setting, systemd-analyze prints a message and still exits with 0.
+messages=$(systemd-analyze verify "$unit" 2>&1) || { echo "$messages" && exit 1; }
+[ -z "$messages" ] || { echo "$messages" && exit 1; }
 echo "deploy/image-store.service: clean"

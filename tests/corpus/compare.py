@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Uploads every file of a corpus and compares what the service says of it with what Pillow sees.
+"""Uploads every file of a corpus and compares the service's answer with what Pillow detects.
 
     python3 -m venv venv && venv/bin/pip install pillow pillow-heif
-    venv/bin/python tests/corpus/compare.py target/release/image-store              # Pillow's own test images
-    venv/bin/python tests/corpus/compare.py target/release/image-store FOLDER...    # any others
+    venv/bin/python tests/corpus/compare.py target/release/image-store              # the test images of Pillow
+    venv/bin/python tests/corpus/compare.py target/release/image-store FOLDER...    # other images
 
-Without a folder it has pip download Pillow's source package (45 MB), whose Tests/images has over a thousand files, broken
-ones among them. It is for people to read and no part of `make test`: decoders differ, and so do their versions. It exits
-with 1 if there is a difference that is not explained by what the service does on purpose: it reads headers and decodes
-nothing, so that it accepts images which are broken behind their header.
+Without a folder, it downloads Pillow's source package with pip (45 MB). Its Tests/images has over a thousand files, some of
+them broken. The output is meant for people and is not part of `make test`, because decoders and their versions differ. The
+exit status is 1 if there is a difference that the design of the service does not explain. The service reads headers and
+decodes nothing, so it accepts images that are broken after their header.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageFile
 
 FORMATS = "jpg,png,gif,bmp,webp,avif,heic,tiff"
-# Pillow's names that differ. An MPO is a JPEG with more JPEGs behind it.
+# Pillow's names that differ from the service's. An MPO is a JPEG followed by more JPEGs.
 NAMES = {"MPO": "jpeg", "HEIF": "heic"}
-# Compressed images that the corpus has to exhaust memory with.
+# The corpus contains compressed images that are meant to exhaust memory.
 Image.MAX_IMAGE_PIXELS = 1 << 28
 
 
@@ -47,7 +47,7 @@ def pillows_images(folder: Path) -> Path:
 
 
 class Service:
-    """The binary with an embedded S3 in a folder that is thrown away, and every format allowed."""
+    """The binary with an embedded S3 in a temporary folder, and every format allowed."""
 
     def __init__(self, binary: str, folder: str):
         settings = {"DATA_DIR": folder, "PORT": "0", "ALLOWED_FORMATS": FORMATS, "RUST_LOG": "error"}
@@ -55,7 +55,7 @@ class Service:
         self.url = re.search(r"http://[\d.:]+", self.process.stdout.readline()).group()
 
     def upload(self, data: bytes) -> dict:
-        """The service's answer, also if it is an error. The bytes decide: they come without a name."""
+        """Returns the service's answer, even if it is an error. The file has no name, so that only its bytes count."""
         request = urllib.request.Request(f"{self.url}/upload-image", data=data, headers={"Content-Type": "image/any"})
         try:
             with urllib.request.urlopen(request) as answer:
@@ -69,7 +69,7 @@ class Service:
 
 
 def seen_by_pillow(path: Path) -> tuple[str, int, int] | None:
-    """Format and size of an image that Pillow opens; None for anything else."""
+    """Returns the format and the dimensions of an image that Pillow opens; `None` for anything else."""
     try:
         with Image.open(path) as image:
             name = NAMES.get(image.format, image.format.lower())
@@ -87,8 +87,8 @@ def decodes(path: Path) -> bool:
         return False
 
 
-def is_turned(path: Path) -> bool:
-    """Whether the file asks for a turn by 90 degrees, in the one way or the other: Pillow tells both as an Orientation."""
+def is_rotated(path: Path) -> bool:
+    """Returns whether the image is rotated by 90 degrees. Pillow reports every kind of rotation as an Orientation."""
     with Image.open(path) as image:
         return image.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
 
@@ -100,28 +100,28 @@ def seen_by_service(answer: dict) -> tuple[str, int, int] | None:
 
 
 def compare(service: Service, path: Path) -> tuple[str, str]:
-    """The kind of a file's outcome, and what there is to say of it."""
+    """Returns the outcome for a file, and a description of it."""
     answer = service.upload(path.read_bytes())
     pillow, ours = seen_by_pillow(path), seen_by_service(answer)
-    said = f"Pillow {pillow}, the service {ours or {key: answer[key] for key in answer if key != 'accepted'}}"
+    description = f"Pillow {pillow}, the service {ours or {key: answer[key] for key in answer if key != 'accepted'}}"
     if pillow == ours or (pillow and pillow[0] not in set(FORMATS.replace("jpg", "jpeg").split(",")) and not ours):
-        return "agree", said
+        return "agree", description
     if answer.get("code") == "too_many_pixels" or (pillow is None and ours and not decodes(path)):
-        return "on purpose", said
-    # A turn that is part of the image is applied (HEIF's), one that is metadata is not (TIFF's and Exif's Orientation);
-    # Pillow does it the other way round.
-    if pillow and is_turned(path) and (pillow[0], pillow[2], pillow[1]) == ours:
-        return "on purpose", said
+        return "on purpose", description
+    # The service applies a rotation that is part of the image (HEIF), but not one in metadata (Orientation in TIFF and
+    # Exif). Pillow does the opposite.
+    if pillow and is_rotated(path) and (pillow[0], pillow[2], pillow[1]) == ours:
+        return "on purpose", description
     if ours is None and not decodes(path):
-        return "both refuse", said
-    return "differ", said
+        return "both reject", description
+    return "differ", description
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("binary")
     parser.add_argument("folders", nargs="*", type=Path)
-    parser.add_argument("--verbose", action="store_true", help="also show what is explained")
+    parser.add_argument("--verbose", action="store_true", help="also print differences that are explained")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -130,17 +130,17 @@ def main() -> int:
 
         pillow_heif.register_heif_opener()
     except ImportError:
-        print("pillow-heif is not installed: HEICs will differ", file=sys.stderr)
+        print("pillow-heif is not installed, so HEICs will differ", file=sys.stderr)
     counts = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         folders = options.folders or [pillows_images(Path(folder))]
         service = Service(options.binary, os.path.join(folder, "data"))
         try:
             for path in sorted(path for each in folders for path in each.rglob("*") if path.is_file()):
-                kind, said = compare(service, path)
+                kind, description = compare(service, path)
                 counts[kind] += 1
                 if kind == "differ" or (options.verbose and kind != "agree"):
-                    print(f"{kind}: {path.name}: {said}")
+                    print(f"{kind}: {path.name}: {description}")
         finally:
             service.stop()
     print(", ".join(f"{count} {kind}" for kind, count in counts.most_common()))

@@ -1,4 +1,4 @@
-"""The API's description against the real binary: a validator reads it, then schemathesis asks what it promises."""
+"""Validates /openapi.json of the real binary, then tests the service against it with schemathesis."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def schemathesis(url: str, folder: str) -> int:
 
 
 def main() -> int:
-    # A service that wants a key shows which of its routes ask for one.
+    # With an API key configured, the description shows which routes require one.
     with (
         tempfile.TemporaryDirectory() as folder,
         service(DATA_DIR=f"{folder}/data", API_KEYS=KEY, RUST_LOG="warn") as base,

@@ -1,4 +1,4 @@
-// /docs in a browser: the API's description, read and tried.
+// Tests /docs in a browser: reading the API's description, and trying it out.
 
 import assert from "node:assert/strict";
 import { after, before } from "node:test";
@@ -7,7 +7,7 @@ import { fixture, pageTest, sameBytes, start, stop } from "./support.js";
 before(start);
 after(stop);
 
-/** Opens the docs by the page's link, and an operation in them. */
+/** Opens the docs with the page's link, and expands an operation. */
 async function open(desk, operation) {
   await desk.page.getByRole("link", { name: "API" }).click();
   const block = desk.page.locator(`[id$="-${operation}"].opblock`);
@@ -21,7 +21,7 @@ async function answered(block, status) {
   return block.locator(".live-responses-table .response-col_description pre").first().textContent();
 }
 
-pageTest("the docs show every operation and ask nobody else", {}, async (desk) => {
+pageTest("the docs show every operation and load nothing from elsewhere", {}, async (desk) => {
   const block = await open(desk, "limits");
   await block.getByRole("button", { name: "Try it out" }).click();
   assert.match(await answered(block, "200"), /"max_upload_size": 5000000000/);
@@ -39,7 +39,7 @@ pageTest("the docs show every operation and ask nobody else", {}, async (desk) =
   await desk.shoot("docs");
 });
 
-pageTest("an image is uploaded from the docs", {}, async (desk) => {
+pageTest("an image can be uploaded from the docs", {}, async (desk) => {
   const block = await open(desk, "upload_image");
   await block.getByRole("button", { name: "Try it out" }).click();
   await block.locator("input[type=file]").setInputFiles(fixture("plain.png"));

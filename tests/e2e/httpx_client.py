@@ -1,4 +1,4 @@
-"""The old service's own client, unchanged, against the real binary: httpx, a form, then DELETE."""
+"""Runs the client of the old service, unchanged, against the real binary: httpx, a form, then DELETE."""
 
 import tempfile
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The service with its embedded S3 behind a real nginx that ends TLS and strips a path prefix: once with nothing configured,
-# once with PUBLIC_URL. Installs nginx (Debian) if it is missing.
+# Tests the service with its embedded S3 behind a real nginx that terminates TLS and removes a path prefix, first
+# without further settings, then with PUBLIC_URL. Installs nginx (Debian) if it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bin=$(realpath "${BIN:-target/release/image-store}")
@@ -31,7 +31,7 @@ openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext su
 head -c 12M /dev/urandom | cat tests/fixtures/plain.png - >"$work/put.png"
 head -c 12M /dev/urandom | cat "$work/put.png" - >"$work/parts.png"
 
-# A free port. nginx gets its port before the service starts, because PUBLIC_URL has it.
+# Prints a free port. nginx gets its port before the service starts, because PUBLIC_URL contains it.
 port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
@@ -48,7 +48,7 @@ start() {
     service_port=$(port) nginx_port=$(port)
     base=https://localhost:$nginx_port/up
     mkdir -p "$work/$1"
-    # nginx's workers run as another user, and keep there what does not fit their buffers.
+    # The workers of nginx run as another user. They store there what does not fit into their buffers.
     chmod 711 "$work" "$work/$1"
     cat >"$work/$1/nginx.conf" <<CONF
 daemon off;
@@ -87,7 +87,7 @@ get() {
     curl --cacert "$work/cert.pem" -sSf "$@"
 }
 
-# upload FLAG FILE: by the client; its link, and the image's address, lead to the file.
+# upload FLAG FILE: uploads with the client. Its link and the image's address must return the file.
 upload() {
     local line key url
     line=$(SSL_CERT_FILE=$work/cert.pem "$bin" upload --url "$base" "$1" "$2" 2>"$work/upload.log")

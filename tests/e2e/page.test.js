@@ -1,4 +1,4 @@
-// The upload page in a browser, against the real service and its embedded S3.
+// Tests the upload page in a browser, against the real service and its embedded S3.
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
@@ -8,7 +8,7 @@ import { MIB, fixture, pageTest, prefixed, sameBytes, start, stop, until } from 
 before(start);
 after(stop);
 
-pageTest("a small file goes through the form", {}, async (desk) => {
+pageTest("a small file is uploaded as a form", {}, async (desk) => {
   await desk.pick(fixture("plain.jpg"));
   const card = await desk.becomes("plain.jpg", "done");
   assert.equal(desk.sent("POST", "/upload-image").length, 1);
@@ -24,7 +24,7 @@ pageTest("a small file goes through the form", {}, async (desk) => {
   assert.equal(await card.locator("[data-do=open]").getAttribute("href"), link);
 });
 
-pageTest("a larger file goes straight to the store", {}, async (desk) => {
+pageTest("a larger file is uploaded directly to the store", {}, async (desk) => {
   const file = await desk.service.png("twelve.png", 12 * MIB);
   await desk.pick(file);
   await desk.becomes("twelve.png", "done");
@@ -33,7 +33,7 @@ pageTest("a larger file goes straight to the store", {}, async (desk) => {
   await sameBytes(await desk.link("twelve.png"), file);
 });
 
-pageTest("300 MiB go in parallel parts, with speed and time left", {}, async (desk) => {
+pageTest("300 MiB are uploaded in parallel parts, with speed and time left", {}, async (desk) => {
   const file = await desk.service.png("huge.png", 300 * MIB);
   await desk.slow(60 * MIB);
   await desk.pick(file);
@@ -46,7 +46,7 @@ pageTest("300 MiB go in parallel parts, with speed and time left", {}, async (de
   await sameBytes(await desk.link("huge.png"), file);
 });
 
-pageTest("a wrong file is refused in the server's words", { logs: /status of 400/ }, async (desk) => {
+pageTest("a rejected file shows the server's error", { logs: /status of 400/ }, async (desk) => {
   await desk.pick(
     { name: "text.png", mimeType: "image/png", buffer: Buffer.from("no image at all") },
     { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("notes") },
@@ -59,11 +59,11 @@ pageTest("a wrong file is refused in the server's words", { logs: /status of 400
   }
   assert.equal(desk.sent("POST", "/upload-image").length, 2);
   assert.equal(desk.sent("PUT", "/incoming/").length, 1);
-  await until("nothing is left", async () => (await desk.service.leftovers()).length === 0);
+  await until("nothing is left in the store", async () => (await desk.service.leftovers()).length === 0);
   await desk.shoot("refused");
 });
 
-pageTest("a canceled upload leaves nothing, and can be retried", {}, async (desk) => {
+pageTest("a cancelled upload leaves nothing and can be retried", {}, async (desk) => {
   const small = await desk.service.png("form.png", 6 * MIB);
   const large = await desk.service.png("parts.png", 120 * MIB);
   await desk.slow(2 * MIB);
@@ -71,12 +71,12 @@ pageTest("a canceled upload leaves nothing, and can be retried", {}, async (desk
   for (const name of ["form.png", "parts.png"]) {
     await desk.card(name, "sending").locator(".state", { hasText: /\/s ·/ }).waitFor();
   }
-  await until("the store has begun", async () => (await desk.service.leftovers()).length > 0);
+  await until("the store has received data", async () => (await desk.service.leftovers()).length > 0);
   for (const name of ["form.png", "parts.png"]) {
     await desk.press(name, "cancel");
     await desk.becomes(name, "canceled");
   }
-  await until("nothing is left", async () => (await desk.service.leftovers()).length === 0);
+  await until("nothing is left in the store", async () => (await desk.service.leftovers()).length === 0);
   await desk.shoot("canceled");
   await desk.slow();
   for (const [name, file] of [["form.png", small], ["parts.png", large]]) {
@@ -86,10 +86,10 @@ pageTest("a canceled upload leaves nothing, and can be retried", {}, async (desk
   }
 });
 
-pageTest("a cancel that comes too late shows the image, and does not say that nothing was kept", { logs: /status of 409/ }, async (desk) => {
+pageTest("a cancel after completion shows the stored image", { logs: /status of 409/ }, async (desk) => {
   const file = await desk.service.png("late.png", 9 * MIB);
   let completed = false;
-  // The service completes the upload, and its answer does not reach the page.
+  // The service completes the upload, but its answer does not reach the page.
   await desk.page.route("**/complete?*", async (route) => {
     await route.fetch();
     completed = true;
@@ -102,7 +102,7 @@ pageTest("a cancel that comes too late shows the image, and does not say that no
   await sameBytes(await desk.link("late.png"), file);
 });
 
-pageTest("a failure is shown as the server puts it, and retried by hand", { logs: /status of 500/ }, async (desk) => {
+pageTest("a failed upload shows the server's error and can be retried", { logs: /status of 500/ }, async (desk) => {
   const refusal = { detail: "The image could not be stored; try again", code: "storage_failed" };
   await desk.page.route("**/upload-image", (route) => route.fulfill({ status: 500, json: refusal }), { times: 1 });
   await desk.pick(fixture("plain.png"));
@@ -112,7 +112,7 @@ pageTest("a failure is shown as the server puts it, and retried by hand", { logs
   await desk.becomes("plain.png", "done");
 });
 
-pageTest("offline and back: only the missing parts are sent", { logs: /ERR_INTERNET_DISCONNECTED/ }, async (desk) => {
+pageTest("only missing parts are sent after being offline", { logs: /ERR_INTERNET_DISCONNECTED/ }, async (desk) => {
   const file = await desk.service.png("train.png", 300 * MIB);
   const arrived = [];
   const number = (url) => Number(new URL(url).searchParams.get("partNumber"));
@@ -126,19 +126,19 @@ pageTest("offline and back: only the missing parts are sent", { logs: /ERR_INTER
   await desk.becomes("train.png", "waiting");
   await desk.shoot("offline");
   const before = new Set(arrived);
-  assert.ok(before.size < 60, "some are missing");
+  assert.ok(before.size < 60, "some parts must be missing");
   const begun = desk.requests.length;
 
   await desk.slow();
   await desk.becomes("train.png", "done");
   const again = desk.requests.slice(begun).filter((request) => request.method() === "PUT").map((request) => number(request.url()));
-  assert.deepEqual(again.filter((part) => before.has(part)), [], "parts that had arrived");
+  assert.deepEqual(again.filter((part) => before.has(part)), [], "parts that had arrived must not be sent again");
   assert.equal(new Set([...before, ...again]).size, 60);
   assert.equal(desk.sent("POST", "/uploads").filter((request) => !request.url().includes("complete")).length, 1);
   await sameBytes(await desk.link("train.png"), file);
 });
 
-pageTest("delete", {}, async (desk) => {
+pageTest("an image can be deleted", {}, async (desk) => {
   await desk.pick(fixture("plain.gif"));
   await desk.becomes("plain.gif", "done");
   const link = await desk.link("plain.gif");
@@ -150,7 +150,7 @@ pageTest("delete", {}, async (desk) => {
   assert.equal(await desk.page.evaluate(() => document.activeElement.id), "pick");
 });
 
-pageTest("paste", {}, async (desk) => {
+pageTest("an image can be pasted", {}, async (desk) => {
   const bytes = [...(await readFile(fixture("plain.png")))];
   await desk.page.evaluate(async (bytes) => {
     const image = new Blob([new Uint8Array(bytes)], { type: "image/png" });
@@ -160,7 +160,7 @@ pageTest("paste", {}, async (desk) => {
   await desk.becomes("image.png", "done");
 });
 
-pageTest("drop, anywhere on the page", {}, async (desk) => {
+pageTest("an image can be dropped anywhere on the page", {}, async (desk) => {
   const bytes = [...(await readFile(fixture("plain.bmp")))];
   const data = await desk.page.evaluateHandle((bytes) => {
     const data = new DataTransfer();
@@ -175,7 +175,7 @@ pageTest("drop, anywhere on the page", {}, async (desk) => {
   assert.equal(await desk.page.locator("html.dragging").count(), 0);
 });
 
-pageTest("keyboard only", {}, async ({ page, ...desk }) => {
+pageTest("the page can be used with the keyboard only", {}, async ({ page, ...desk }) => {
   const focused = () => page.evaluate(() => document.activeElement.getAttribute("aria-label") ?? document.activeElement.id);
   const chooser = page.waitForEvent("filechooser");
   await page.keyboard.press("Tab");
@@ -199,7 +199,7 @@ pageTest("keyboard only", {}, async ({ page, ...desk }) => {
   assert.equal(await focused(), "pick");
 });
 
-pageTest("a key is asked for where the service wants one", { logs: /status of 401/ }, async (desk) => {
+pageTest("the page prompts for an API key after a 401", { logs: /status of 401/ }, async (desk) => {
   const refusal = { detail: "An API key is needed", code: "unauthorized" };
   await desk.page.route("**/upload-image", (route) => {
     const known = route.request().headers()["x-api-key"] === "secret";
@@ -216,7 +216,7 @@ pageTest("a key is asked for where the service wants one", { logs: /status of 40
   assert.equal(await desk.page.locator("#key").isVisible(), false);
 });
 
-pageTest("an answer that is not the service's ends an upload, which is sent once", { logs: /status of 404/ }, async (desk) => {
+pageTest("a response that is not the service's fails the upload without a retry", { logs: /status of 404/ }, async (desk) => {
   const foreign = { status: 404, contentType: "text/html", body: "<h1>Not found</h1>" };
   await desk.page.route("**/complete?*", (route) => route.fulfill(foreign));
   await desk.page.route("**/upload-image", (route) => route.fulfill({ ...foreign, status: 200 }));
@@ -230,7 +230,7 @@ pageTest("an answer that is not the service's ends an upload, which is sent once
   await desk.press("fourteen.png", "remove");
 });
 
-pageTest("behind a path prefix everything works without PUBLIC_URL", {}, async (desk) => {
+pageTest("uploads work behind a path prefix without PUBLIC_URL", {}, async (desk) => {
   const proxy = await prefixed("/up", desk.service.url);
   try {
     await desk.page.goto(`${proxy.url}/up/`);
@@ -250,9 +250,9 @@ pageTest("behind a path prefix everything works without PUBLIC_URL", {}, async (
 for (const width of [375, 1440]) {
   for (const colorScheme of ["light", "dark"]) {
     const options = { viewport: { width, height: 900 }, colorScheme, logs: /status of 400/ };
-    pageTest(`${width} px, ${colorScheme}`, options, async (desk) => {
+    pageTest(`layout at ${width} px, ${colorScheme}`, options, async (desk) => {
       const fits = () => desk.page.evaluate(() => document.documentElement.scrollWidth <= innerWidth);
-      assert.ok(await fits(), "no sideways scrolling when empty");
+      assert.ok(await fits(), "no horizontal scrolling when empty");
       await desk.shoot(`empty ${width} ${colorScheme}`);
 
       const long = `${"a-name-as-cameras-and-phones-and-people-give-it-".repeat(3)}.png`;
@@ -263,12 +263,12 @@ for (const width of [375, 1440]) {
       await desk.slow(2 * MIB);
       await desk.pick(await desk.service.png(`progress-${width}-${colorScheme}.png`, 20 * MIB));
       await desk.card("progress-", "sending").locator(".state", { hasText: /left/ }).waitFor();
-      assert.ok(await fits(), "no sideways scrolling with uploads");
+      assert.ok(await fits(), "no horizontal scrolling with uploads");
       const [background, text] = await desk.page.evaluate(() => {
         const style = getComputedStyle(document.body);
         return [style.backgroundColor, style.color].map((color) => Number(/\d+/.exec(color)[0]));
       });
-      assert.equal(background < text, colorScheme === "dark", "the colours follow the system");
+      assert.equal(background < text, colorScheme === "dark", "the colours must follow the system");
       await desk.shoot(`uploads ${width} ${colorScheme}`);
       await desk.press("progress-", "cancel");
       await desk.becomes("progress-", "canceled");

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The page and the docs in headless Chromium, against the binary in BIN. Installs the browser (Debian) and the driver where missing.
+# Tests the page and the docs in headless Chromium, against the binary in BIN. Installs the browser (Debian) and the
+# driver if they are missing.
 set -euo pipefail
 cd "$(dirname "$0")"
 if [ ! -x /usr/bin/chromium ]; then

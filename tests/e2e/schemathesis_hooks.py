@@ -1,4 +1,4 @@
-"""What schemathesis sends where the description says that a string is binary: images, and what is none."""
+"""Makes schemathesis send images and random bytes for strings that the description declares as binary."""
 
 import pathlib
 

@@ -1,6 +1,6 @@
-"""The service with a real S3 server behind it: what clients do, then the sweep and the doctor.
+"""Tests the service with SeaweedFS, a real S3 server: uploads by clients, then sweep and doctor.
 
-The store's own list of files (SeaweedFS's filer, below its S3 gateway) says what is there after each step.
+After each step, the file list of the store itself (SeaweedFS's filer, below its S3 gateway) shows what is stored.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ STORE = {
     "S3_BUCKET": BUCKET,
     "S3_FORCE_PATH_STYLE": "true",
     "DIRECT_PUT_MAX": "6MiB",
-    # What the doctor says must not depend on the machine's own disk.
+    # The result of doctor must not depend on the machine's disk.
     "SPILL_BUDGET": "0",
     "CORS_ALLOW_ORIGIN": "https://pages.example",
 }
@@ -30,7 +30,7 @@ PLAIN = (ROOT / "tests/fixtures/plain.png").read_bytes()
 
 
 def png(size: int) -> bytes:
-    """A PNG of so many bytes; each call returns another one. Its tail is random and is stored like any other byte."""
+    """Returns a PNG of `size` bytes whose tail is random, so that each call returns another one."""
     return PLAIN + os.urandom(size - len(PLAIN))
 
 
@@ -45,7 +45,7 @@ def listed(folder: str) -> list[dict]:
 
 
 def names(folder: str = "") -> set[str]:
-    """The objects in a folder of the bucket, or the unfinished uploads in `.uploads/`."""
+    """Returns the objects in a folder of the bucket, or the unfinished uploads in `.uploads/`."""
     return {name for entry in listed(folder) if (name := entry["FullPath"].rsplit("/", 1)[1]) and is_content(entry)}
 
 
@@ -59,7 +59,7 @@ def unfinished() -> set[str]:
 
 
 def body_of(answer: httpx.Response, status: int, code: str | None) -> dict:
-    """The answer's JSON, after a check of its status and of its error's code."""
+    """Checks the status and the error code of an answer. Returns its JSON."""
     what = f"{answer.request.method} {answer.request.url.path}: {answer.status_code} {answer.text}"
     assert answer.status_code == status, what
     body = answer.json() if answer.content else {}
@@ -83,7 +83,7 @@ class Client:
 
     def complete(self, plan: dict, status: int = 200, code: str | None = None) -> dict:
         deadline = time.monotonic() + 60
-        # Each request waits for COMPLETE_WAIT before it is answered 202.
+        # Each request is answered 202 after COMPLETE_WAIT.
         while (answer := self.http.post(plan["complete_url"])).status_code == 202:
             assert time.monotonic() < deadline, "still verifying"
         return body_of(answer, status, code)
@@ -91,9 +91,9 @@ class Client:
     def check_image(self, image: dict, content: bytes) -> None:
         assert (image["content_type"], image["size"]) == ("image/png", len(content)), image
         assert (image["width"], image["height"]) == (16, 12), image
-        assert httpx.get(image["url"]).content == content, "the link reads other bytes"
+        assert httpx.get(image["url"]).content == content, "the link returns other bytes"
         opened = self.http.get(f"/images/{image['s3_key']}", follow_redirects=True)
-        assert opened.content == content, "the image's address reads other bytes"
+        assert opened.content == content, "the image's address returns other bytes"
 
     def check_unreadable(self, key: str) -> None:
         self.ask("GET", f"/images/{key}", 404, "not_found")
@@ -102,17 +102,17 @@ class Client:
     def delete(self, image: dict) -> None:
         self.ask("DELETE", f"/delete/{image['s3_key']}", 200)
         self.ask("DELETE", f"/delete/{image['s3_key']}", 404, "not_found")
-        assert httpx.get(image["url"]).status_code == 404, "the link outlives the image"
+        assert httpx.get(image["url"]).status_code == 404, "the link must not work after the image is deleted"
         self.check_unreadable(image["s3_key"])
 
 
 def put(target: dict, content: bytes) -> int:
-    """Sends what a plan, or a part of one, describes; the status that the store answers."""
+    """Sends the request that a plan, or a part of it, describes. Returns the status that the store answers."""
     return httpx.put(target["url"], headers=target["headers"], content=content, timeout=60).status_code
 
 
 def put_half(target: dict, content: bytes) -> None:
-    """Starts to send a part, and closes the connection in the middle of it."""
+    """Starts to send a part and closes the connection half-way."""
     url = urllib.parse.urlsplit(target["url"])
     head = [f"PUT {url.path}?{url.query} HTTP/1.1", f"Host: {url.netloc}"]
     head += [f"{name}: {value}" for name, value in target["headers"].items()]
@@ -121,7 +121,7 @@ def put_half(target: dict, content: bytes) -> None:
 
 
 def cut(plan: dict, content: bytes) -> dict[int, bytes]:
-    """A file's parts by number."""
+    """Returns the parts of a file by number."""
     size = plan["part_size"]
     parts = {number: content[start : start + size] for number, start in enumerate(range(0, len(content), size), 1)}
     assert [len(part) for part in parts.values()] == [part["size"] for part in plan["parts"]]
@@ -129,7 +129,7 @@ def cut(plan: dict, content: bytes) -> dict[int, bytes]:
 
 
 def through_the_service(client: Client) -> None:
-    """Forms and raw bodies, of one part and of several."""
+    """Uploads forms and raw bodies, of one part and of several."""
     for size in (len(PLAIN), 100_000, 11 * MIB + 7):
         content = png(size)
         form = client.ask("POST", "/upload-image", 200, files={"file": ("a.png", content, "image/png")})
@@ -152,7 +152,7 @@ def in_one_put(client: Client) -> None:
     client.complete(plan, 404, "not_found")
     assert put(plan, png(len(content))) == 400, "other bytes than planned"
     assert put(plan, content) == 200
-    assert put(plan, content) == 412, "the URL writes once"
+    assert put(plan, content) == 412, "the URL must work only once"
     client.check_unreadable(plan["s3_key"])
     assert client.ask("GET", plan["status_url"], 200)["state"] == "verifying"
 
@@ -161,16 +161,16 @@ def in_one_put(client: Client) -> None:
     client.check_image(client.complete(plan), content)
     assert client.ask("GET", plan["status_url"], 200)["state"] == "complete"
     client.ask("DELETE", plan["abort_url"], 409, "already_complete")
-    assert put(plan, content) == 412, "the URL writes nothing after the image is complete"
+    assert put(plan, content) == 412, "the URL must not work after the image is complete"
 
     client.delete(image)
-    assert put(plan, content) == 412, "the URL writes nothing after the image is deleted"
+    assert put(plan, content) == 412, "the URL must not work after the image is deleted"
     client.complete(plan, 404, "not_found")
     client.check_unreadable(plan["s3_key"])
 
 
 def in_parts(client: Client, resumed: Client) -> None:
-    """An upload that is interrupted in the middle of a part; `resumed` goes on with it."""
+    """Interrupts an upload in the middle of a part. `resumed` resumes it."""
     content = png(13 * MIB + 7)
     plan = client.plan(len(content), "multipart")
     parts = cut(plan, content)
@@ -191,7 +191,7 @@ def in_parts(client: Client, resumed: Client) -> None:
     resumed.check_image(image, content)
     resumed.check_image(client.complete(plan), content)
     client.ask("DELETE", plan["abort_url"], 409, "already_complete")
-    assert put(plan["parts"][2], parts[3]) == 404, "no part arrives after the end"
+    assert put(plan["parts"][2], parts[3]) == 404, "no part may arrive after the upload is complete"
     assert unfinished() == set()
 
     resumed.delete(image)
@@ -212,9 +212,9 @@ def aborted(client: Client) -> None:
         client.complete(plan, 404, "not_found")
         client.check_unreadable(plan["s3_key"])
     for part in large["parts"]:
-        assert put(part, parts[part["part_number"]]) == 404, "no part arrives after an abort"
+        assert put(part, parts[part["part_number"]]) == 404, "no part may arrive after an abort"
     for plan in (small, unsent):
-        assert put(plan, content[:100_000]) == 412, "nothing arrives after an abort"
+        assert put(plan, content[:100_000]) == 412, "no object may arrive after an abort"
         client.complete(plan, 404, "not_found")
         client.check_unreadable(plan["s3_key"])
     assert unfinished() == set()
@@ -229,13 +229,13 @@ def not_an_image(client: Client) -> None:
     for plan in (small, large):
         client.complete(plan, 400, "invalid_file_type")
         client.check_unreadable(plan["s3_key"])
-    assert put(small, png(6_000)) == 412, "nothing arrives after a rejection"
+    assert put(small, png(6_000)) == 412, "no object may arrive after a rejection"
     client.complete(small, 404, "not_found")
     assert unfinished() == set()
 
 
 def left_behind(client: Client) -> None:
-    """What a client that never comes back leaves, for the sweep."""
+    """Leaves uploads unfinished, as a client that never comes back does, for the sweep."""
     content = png(11 * MIB)
     put_plan, parts_plan = client.plan(100_000, "put"), client.plan(len(content), "multipart")
     assert put(put_plan, content[:100_000]) == 200
@@ -245,7 +245,7 @@ def left_behind(client: Client) -> None:
 
 
 def run(*arguments: str, **settings: str) -> str:
-    """What a command of the binary prints; it must succeed."""
+    """Runs a command of the binary, which must succeed. Returns its output."""
     done = subprocess.run([BINARY, *arguments], env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True)
     print(done.stdout, end="")
     assert done.returncode == 0, f"{' '.join(arguments)} exited with status {done.returncode}"
@@ -253,7 +253,7 @@ def run(*arguments: str, **settings: str) -> str:
 
 
 def check(**settings: str) -> None:
-    """Every way in and out, with these settings."""
+    """Tests every kind of upload, reading and deleting with these settings."""
     settings = STORE | settings
     assert (names(), names("incoming/"), unfinished()) == (set(), set(), set()), "the bucket is not empty"
     content = png(11 * MIB)

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# The contract suite against SeaweedFS, a real S3 server, then the binary in BIN with it as its store (seaweedfs.py).
-# Installs SeaweedFS below the target folder if it is missing; nothing it starts outlives it.
+# Runs the contract suite against SeaweedFS, a real S3 server, and then the binary in BIN with it as the store
+# (seaweedfs.py). Installs SeaweedFS below the target folder if it is missing. All started processes are stopped at the
+# end.
 set -euo pipefail
 bin=${BIN:+$(realpath "$BIN")}
 cd "$(dirname "$0")/../.."
 . loadtest/lib.sh
 . loadtest/seaweedfs.sh
 export BIN=${bin:-$binary}
-[ -x "$BIN" ] || fail "there is no $BIN: build it first"
+[ -x "$BIN" ] || fail "$BIN does not exist: build it first"
 
 venv=$target/e2e/venv
 if [ ! -x "$venv/bin/weed" ]; then
@@ -18,7 +19,7 @@ fi
 launch_seaweedfs "$venv/bin/weed" images
 echo "SeaweedFS is at $weed_url"
 
-# Without an S3 these tests skip themselves and pass, so the output must say that they ran.
+# Without an S3, these tests are skipped and pass, so the output must show that they ran.
 export TEST_S3_ENDPOINT=$weed_url TEST_S3_BUCKET=images TEST_S3_CHECKSUM=crc64nvme TEST_S3_EXACT=1
 CARGO_TARGET_DIR=$target ${CARGO:-cargo} test --locked --test it -- --nocapture contract::external_s3 2>&1 | tee "$work/contract"
 grep -qE '^test result: ok\. [1-9][0-9]* passed; 0 failed; 0 ignored' "$work/contract" || fail "no test of the suite ran"

@@ -1,4 +1,4 @@
-"""The service's own binary, the one in BIN, run for the length of a `with`."""
+"""Runs the binary in BIN for the duration of a `with` block."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ BINARY = os.path.abspath(os.environ.get("BIN", ROOT / "target/release/image-stor
 
 @contextlib.contextmanager
 def service(**settings: str) -> Iterator[str]:
-    """Yields the service's address. At the end it gets SIGTERM, and must exit with status 0."""
+    """Yields the service's address. At the end, the service gets SIGTERM and must exit with status 0."""
     server = subprocess.Popen(
         [BINARY], env={**os.environ, "PORT": "0", **settings}, stdout=subprocess.PIPE, text=True
     )

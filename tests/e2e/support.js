@@ -1,4 +1,4 @@
-// What the tests share: the real service on free ports, a real browser, files to upload.
+// Shared by the browser tests: the real service on a free port, a real browser, files to upload.
 
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
@@ -29,8 +29,8 @@ const BROWSER = {
   ],
 };
 export const MIB = 1 << 20;
-const PATIENCE = 90_000;
-/** What closes an address under incoming/ once its plan has ended. */
+const TIMEOUT = 90_000;
+/** The content type of the marker that is stored under incoming/ after a plan has ended. */
 const MARKER = "application/x-image-store-marker";
 
 /** A running service with the embedded S3 in a temporary folder. */
@@ -58,18 +58,18 @@ class Service {
     await rm(this.folder, { recursive: true });
   }
 
-  /** Files of multipart uploads that are neither completed nor aborted, and unverified objects, markers excepted. */
+  /** Returns the files of unfinished multipart uploads, and the unverified objects except markers. */
   async leftovers() {
     const data = path.join(this.folder, "data");
     const files = await readdir(data, { recursive: true });
     const unverified = files.filter((name) => name.includes("incoming%2F"));
-    // Each file says what it is; one that is gone by now is not left.
+    // Each file contains its content type. A file that was removed in the meantime is not a leftover.
     const contents = await Promise.all(unverified.map((name) => readFile(path.join(data, name)).catch(() => MARKER)));
     const begun = files.filter((name) => /^(uploads|tmp)[/]/.test(name));
     return [...begun, ...unverified.filter((_, i) => !contents[i].includes(MARKER))];
   }
 
-  /** A PNG of `bytes` bytes on disk. Its tail is the file's own, so that no two parts are alike. */
+  /** Writes a PNG of `bytes` bytes to disk. Its tail has marks, so that no two parts are equal. */
   async png(name, bytes) {
     return this.file(name, bytes, await readFile(path.join(ROOT, "tests/fixtures/plain.png")));
   }
@@ -95,28 +95,28 @@ export function fixture(name) {
 
 let service, browser;
 
-/** Starts both; to be given to `before`. */
+/** Starts the service and the browser; for `before`. */
 export async function start() {
   await mkdir(PICTURES, { recursive: true });
   [service, browser] = await Promise.all([Service.start(), chromium.launch(BROWSER)]);
 }
 
-/** Stops both; to be given to `after`. */
+/** Stops the service and the browser; for `after`. */
 export async function stop() {
   await browser?.close();
   await service?.stop();
 }
 
 /**
- * A test in a browser window of its own. It fails where the page logs an error or breaks its own policy; `logs` is what it
- * may log: browsers report every refused or broken request.
+ * Defines a test in its own browser window. It fails if the page logs an error or violates its Content-Security-Policy. `logs`
+ * matches the messages that are allowed, because browsers report every rejected or broken request.
  */
 export function pageTest(name, { logs = /^$/, ...options }, body) {
-  test(name, { timeout: 4 * PATIENCE }, async () => {
+  test(name, { timeout: 4 * TIMEOUT }, async () => {
     const context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options });
     await context.grantPermissions(["clipboard-read", "clipboard-write"], { origin: service.url });
     const page = await context.newPage();
-    page.setDefaultTimeout(PATIENCE);
+    page.setDefaultTimeout(TIMEOUT);
     const problems = [];
     page.on("console", (message) => {
       const quiet = ["log", "info", "debug"].includes(message.type());
@@ -127,7 +127,7 @@ export function pageTest(name, { logs = /^$/, ...options }, body) {
       await page.goto(service.url);
       await page.locator("#limits", { hasText: "up to" }).waitFor();
       await body(new Desk(page, context));
-      assert.deepEqual([...new Set(problems)], [], "the page's console");
+      assert.deepEqual([...new Set(problems)], [], "unexpected messages in the page's console");
     } catch (error) {
       await page.screenshot({ path: picture(`failed ${name}`) });
       throw error;
@@ -141,7 +141,7 @@ function picture(name) {
   return path.join(PICTURES, `${name.replaceAll(/[^a-z0-9]+/gi, "-")}.png`);
 }
 
-/** The page, as somebody in front of it sees it. */
+/** The page as a user sees it. */
 class Desk {
   constructor(page, context) {
     this.page = page;
@@ -162,12 +162,12 @@ class Desk {
     return this.page.locator(selector, { has: this.page.locator(".name", { hasText: name }) });
   }
 
-  /** Waits for a card to be in a state. One that failed instead says why. */
+  /** Waits for a card to reach a state. If the card fails instead, the error contains its message. */
   async becomes(name, state) {
     const card = this.card(name, state);
-    const wanted = card.waitFor().then(() => null);
-    const failed = state === "failed" ? wanted : this.card(name, "failed").waitFor().then(() => "failed", () => null);
-    if ((await Promise.race([wanted, failed])) === "failed") {
+    const reached = card.waitFor().then(() => null);
+    const failed = state === "failed" ? reached : this.card(name, "failed").waitFor().then(() => "failed", () => null);
+    if ((await Promise.race([reached, failed])) === "failed") {
       assert.fail(`${name} failed: ${await this.card(name).locator(".state").textContent()}`);
     }
     return card;
@@ -181,7 +181,7 @@ class Desk {
     return this.card(name).locator(".url").inputValue();
   }
 
-  /** Uploads leave slowly enough to be watched; without a number, as fast as they can. */
+  /** Limits the upload speed; without a number, removes the limit. */
   slow(bytesPerSecond = -1) {
     return this.emulate({ offline: false, uploadThroughput: bytesPerSecond });
   }
@@ -190,7 +190,7 @@ class Desk {
     return this.emulate({ offline: true, uploadThroughput: -1 });
   }
 
-  // Always in one session: what another one says (`setOffline`) need not win.
+  // Always uses the same session: conditions set in another one (`setOffline`) may not take effect.
   async emulate(conditions) {
     this.cdp ??= await this.context.newCDPSession(this.page);
     await this.cdp.send("Network.emulateNetworkConditions", { latency: 0, downloadThroughput: -1, ...conditions });
@@ -205,7 +205,7 @@ class Desk {
   }
 }
 
-/** A proxy that has the service below `prefix`, and something else everywhere else. */
+/** Starts a proxy that serves the service below `prefix`, and an unrelated page at all other paths. */
 export async function prefixed(prefix, target) {
   const server = createServer((request, response) => {
     if (!request.url.startsWith(`${prefix}/`)) return response.writeHead(404, { "Content-Type": "text/html" }).end("<h1>Not found</h1>");
@@ -221,7 +221,7 @@ export async function prefixed(prefix, target) {
   return { url: `http://127.0.0.1:${server.address().port}`, close: () => server.close() };
 }
 
-/** Whether the object behind a link is the file, byte for byte. */
+/** Asserts that the object behind a link is the file, byte for byte. */
 export async function sameBytes(link, file) {
   const answer = await fetch(link);
   assert.equal(answer.status, 200, link);
@@ -229,10 +229,10 @@ export async function sameBytes(link, file) {
   for await (const chunk of answer.body) there.update(chunk);
   const handle = await open(file);
   for await (const chunk of handle.createReadStream()) here.update(chunk);
-  assert.equal(there.digest("hex"), here.digest("hex"), "the object is the file");
+  assert.equal(there.digest("hex"), here.digest("hex"), "the object must be the file");
 }
 
-/** Looks again until a condition holds; fails where it does not within a few seconds. */
+/** Polls until a condition holds. Fails if it does not within 15 seconds. */
 export async function until(what, holds) {
   const deadline = Date.now() + 15_000;
   while (!(await holds())) {

@@ -1,4 +1,4 @@
-//! API keys: who may do what, and what is never told.
+//! API keys: what each scope allows, and that keys appear in no log and no message.
 
 use reqwest::{Method, StatusCode, header};
 use serde_json::Value;
@@ -27,7 +27,7 @@ fn keys_file() -> NamedTempFile {
     file
 }
 
-/// Every route that asks for a scope, and the scope.
+/// Returns every route that requires a scope, with the scope.
 fn guarded() -> Vec<(Method, String, &'static str)> {
     let image = KEY.trim_start_matches("/images/");
     vec![
@@ -43,18 +43,18 @@ fn guarded() -> Vec<(Method, String, &'static str)> {
 }
 
 #[tokio::test]
-async fn each_route_asks_for_its_scope() {
+async fn each_route_requires_its_scope() {
     let file = keys_file();
     let app = TestApp::with(&["--api-keys=every-scope", &format!("--api-keys-file={}", file.path().display())]).await;
-    for (method, path, wanted) in guarded() {
+    for (method, path, required) in guarded() {
         for scope in SCOPES {
-            let asked = app.client.request(method.clone(), app.at(&path)).bearer_auth(format!("the-{scope}-key"));
-            let status = asked.send().await.unwrap().status();
-            assert_eq!(status == StatusCode::FORBIDDEN, scope != wanted, "{method} {path} with {scope}: {status}");
+            let request = app.client.request(method.clone(), app.at(&path)).bearer_auth(format!("the-{scope}-key"));
+            let status = request.send().await.unwrap().status();
+            assert_eq!(status == StatusCode::FORBIDDEN, scope != required, "{method} {path} with {scope}: {status}");
             assert_ne!(status, StatusCode::UNAUTHORIZED, "{method} {path} with {scope}");
         }
-        let asked = app.client.request(method.clone(), app.at(&path)).header("x-api-key", "every-scope");
-        let status = asked.send().await.unwrap().status();
+        let request = app.client.request(method.clone(), app.at(&path)).header("x-api-key", "every-scope");
+        let status = request.send().await.unwrap().status();
         assert!(![401, 403].contains(&status.as_u16()), "{method} {path}: {status}");
     }
     let refused = app.client.delete(app.at("/delete/x")).bearer_auth("the-read-key").send().await.unwrap();
@@ -67,15 +67,15 @@ async fn each_route_asks_for_its_scope() {
 }
 
 #[tokio::test]
-async fn no_key_and_a_wrong_one_are_told_how_to_send_one() {
+async fn missing_or_wrong_key_is_401_with_challenge() {
     let app = TestApp::with(&["--api-keys=right"]).await;
     for (method, path, _) in guarded() {
         for wrong in [None, Some("Bearer wrong"), Some("Bearer righ"), Some("Basic right"), Some("")] {
-            let mut asked = app.client.request(method.clone(), app.at(&path));
+            let mut request = app.client.request(method.clone(), app.at(&path));
             if let Some(wrong) = wrong {
-                asked = asked.header(header::AUTHORIZATION, wrong);
+                request = request.header(header::AUTHORIZATION, wrong);
             }
-            let answer = asked.send().await.unwrap();
+            let answer = request.send().await.unwrap();
             assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{method} {path} {wrong:?}");
             assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer");
             if method != Method::HEAD {
@@ -92,7 +92,7 @@ async fn no_key_and_a_wrong_one_are_told_how_to_send_one() {
 }
 
 #[tokio::test]
-async fn an_image_goes_in_and_out_with_a_key_in_either_header() {
+async fn key_is_accepted_in_either_header() {
     let app = TestApp::with(&["--api-keys=one,two"]).await;
     let post = app.client.post(app.at("/upload-image")).header(header::CONTENT_TYPE, "image/png");
     let answer = post.bearer_auth("one").body(fixture("plain.png")).send().await.unwrap();
@@ -104,7 +104,7 @@ async fn an_image_goes_in_and_out_with_a_key_in_either_header() {
 }
 
 #[tokio::test]
-async fn images_are_open_where_reading_is_public() {
+async fn public_read_requires_no_key() {
     let app = TestApp::with(&["--api-keys=right", "--public-read=true"]).await;
     for (method, path, scope) in guarded() {
         let status = app.client.request(method.clone(), app.at(&path)).send().await.unwrap().status();
@@ -114,7 +114,7 @@ async fn images_are_open_where_reading_is_public() {
 }
 
 #[tokio::test]
-async fn a_refused_body_is_never_asked_for() {
+async fn wrong_key_is_rejected_before_100_continue() {
     let app = TestApp::with(&["--api-keys=right"]).await;
     let body = form("a.png", &fixture("plain.png"));
     let mut client = RawClient::connect(app.address()).await;
@@ -131,7 +131,7 @@ async fn a_refused_body_is_never_asked_for() {
 }
 
 #[tokio::test]
-async fn a_preflight_needs_no_key_and_a_refusal_can_be_read_by_the_page() {
+async fn preflight_needs_no_key_and_401_has_cors_headers() {
     let app = TestApp::with(&["--api-keys=right"]).await;
     let preflight = app
         .client
@@ -151,7 +151,7 @@ async fn a_preflight_needs_no_key_and_a_refusal_can_be_read_by_the_page() {
 }
 
 #[tokio::test]
-async fn the_log_has_the_name_and_never_the_key() {
+async fn log_has_key_name_and_never_key() {
     let (data, file) = (TempDir::new().unwrap(), keys_file());
     let flags = ["--log-format=json", "--api-keys=hush-hush", "--api-keys-file", file.path().to_str().unwrap()];
     let process = Process::start(data.path(), &flags);
@@ -172,7 +172,7 @@ async fn the_log_has_the_name_and_never_the_key() {
 }
 
 #[tokio::test]
-async fn an_open_service_on_a_public_address_says_so() {
+async fn public_address_without_keys_logs_a_warning() {
     for (flags, warned) in [(&["--host=0.0.0.0"][..], true), (&["--host=0.0.0.0", "--api-keys=k"], false), (&[], false)]
     {
         let data = TempDir::new().unwrap();
@@ -185,7 +185,7 @@ async fn an_open_service_on_a_public_address_says_so() {
 }
 
 #[test]
-fn keys_are_neither_in_the_help_nor_in_what_is_wrong() {
+fn help_and_configuration_errors_never_show_keys() {
     let binary = || {
         let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
         command.env("API_KEYS", "hush-hush,gr\u{fc}n");
@@ -198,9 +198,9 @@ fn keys_are_neither_in_the_help_nor_in_what_is_wrong() {
     writeln!(file, "name hush-hush upload").unwrap();
     let output = binary().arg("--port=http").arg("--api-keys-file").arg(file.path()).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     for problem in ["PORT: ", "API_KEYS: key 2 ", "API_KEYS_FILE: line 1: "] {
-        assert!(told.contains(problem), "{problem} in {told}");
+        assert!(stderr.contains(problem), "{problem} in {stderr}");
     }
-    assert!(!told.contains("hush-hush") && !told.contains("gr\u{fc}n"), "{told}");
+    assert!(!stderr.contains("hush-hush") && !stderr.contains("gr\u{fc}n"), "{stderr}");
 }

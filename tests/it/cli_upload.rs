@@ -1,4 +1,4 @@
-//! `image-store upload`, the real binary, against the service in process.
+//! `image-store upload`: the real binary against an in-process service.
 
 mod addresses;
 
@@ -13,7 +13,7 @@ use super::support::app::{TestApp, fixture, png};
 use super::support::faults::{Action, Faults, Operation};
 
 const PART: usize = 5 << 20;
-/// Plans anything above it in parts.
+/// Files above this size are planned in parts.
 const SMALL_PUTS: &str = "--direct-put-max=1MiB";
 
 /// A folder with files to upload.
@@ -48,7 +48,7 @@ async fn finished(child: Child) -> Output {
     output.expect("the client ends within 60 s").unwrap()
 }
 
-/// Runs the client; its exit code and the lines it printed.
+/// Runs the client. Returns its exit code, the lines it printed, and its stderr.
 async fn run(app: &TestApp, flags: &[&str], files: &[&Path]) -> (i32, Vec<Value>, String) {
     read(finished(client(app, flags).args(files).spawn().unwrap()).await)
 }
@@ -59,7 +59,7 @@ fn read(output: Output) -> (i32, Vec<Value>, String) {
     (output.status.code().expect("an exit code"), lines, err)
 }
 
-/// Uploads one file that is taken; the line it printed.
+/// Uploads one file, which must succeed. Returns the line that the client printed.
 async fn stored(app: &TestApp, flags: &[&str], file: &Path) -> Value {
     let (code, lines, err) = run(app, flags, &[file]).await;
     assert_eq!((code, lines.len()), (0, 1), "{lines:?}: {err}");
@@ -70,15 +70,15 @@ fn key(line: &Value) -> &str {
     line["s3_key"].as_str().unwrap_or_else(|| panic!("no s3_key in {line}"))
 }
 
-/// What is behind the line's URL is the file.
+/// Asserts that the line's URL returns the file.
 async fn check(app: &TestApp, line: &Value, file: &Path) {
     let got = app.client.get(line["url"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap();
-    assert!(got == std::fs::read(file).unwrap(), "other bytes are stored: {line}");
+    assert!(got == std::fs::read(file).unwrap(), "the stored bytes differ: {line}");
     assert_eq!(line["file"], file.to_str().unwrap());
     assert_eq!((&line["size"], &line["width"], &line["height"]), (&got.len().into(), &16.into(), &12.into()));
 }
 
-/// A client that was stopped with the first part arrived and the second under way; its status_url and stderr.
+/// Stops a client after the first part arrived and while the second is being sent. Returns its `status_url` and stderr.
 async fn stopped(app: &TestApp, file: &Path, signal: &str) -> (String, String) {
     let faults = app.faults.as_ref().unwrap();
     faults.fail(Operation::UploadPart, 2..=2, Action::Hang);
@@ -101,7 +101,7 @@ async fn stopped(app: &TestApp, file: &Path, signal: &str) -> (String, String) {
 }
 
 #[tokio::test]
-async fn a_small_file_is_streamed() {
+async fn small_file_is_streamed() {
     let app = TestApp::behind_faults(&[]).await;
     let files = Files::new();
     let file = files.image(2 * PART + 1);
@@ -112,20 +112,20 @@ async fn a_small_file_is_streamed() {
     fields.sort_unstable();
     let answered = ["checksum", "content_type", "file", "height", "s3_key", "size", "url", "width"];
     assert_eq!(fields, answered);
-    assert!(lines[0]["checksum"].is_string(), "streams have one");
+    assert!(lines[0]["checksum"].is_string(), "streamed uploads have a checksum");
     app.end(&[key(&lines[0])]).await;
 }
 
 #[tokio::test]
-async fn a_direct_put_sends_the_file_to_the_store() {
+async fn direct_put_sends_file_to_store() {
     let app = TestApp::behind_faults(&[]).await;
     let files = Files::new();
-    // Its name does not say what it is.
+    // The file name does not show the format.
     let file = files.add("image", &png(100_000));
     let line = stored(&app, &["--direct"], &file).await;
     check(&app, &line, &file).await;
     let faults = app.faults.as_ref().unwrap();
-    // The client's, and the marker that the service puts over it once it is an image.
+    // The client's PUT, and the marker with which the service replaces it after the promotion.
     assert_eq!((faults.calls(Operation::Put), faults.calls(Operation::Copy)), (2, 1));
     let headers = &faults.headers(Operation::Put)[0];
     assert_eq!(
@@ -136,7 +136,7 @@ async fn a_direct_put_sends_the_file_to_the_store() {
 }
 
 #[tokio::test]
-async fn a_large_direct_upload_goes_in_parts() {
+async fn large_direct_upload_is_sent_in_parts() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
     let files = Files::new();
     let file = files.image(3 * PART + 1);
@@ -147,7 +147,7 @@ async fn a_large_direct_upload_goes_in_parts() {
 }
 
 #[tokio::test]
-async fn the_key_is_shown_to_the_service_and_never_to_s3() {
+async fn api_key_is_never_sent_to_s3() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
     let files = Files::new();
     let file = files.image(PART);
@@ -159,13 +159,13 @@ async fn the_key_is_shown_to_the_service_and_never_to_s3() {
 }
 
 #[tokio::test]
-async fn one_file_that_fails_does_not_stop_the_others() {
+async fn failed_file_does_not_stop_the_others() {
     let app = TestApp::start().await;
     let files = Files::new();
     let good = [files.add("a.png", &fixture("plain.png")), files.add("b.jpg", &fixture("plain.jpg"))];
     let (text, missing) = (files.add("text.png", b"this is no image"), files.0.path().join("missing.png"));
-    for door in ["--stream", "--direct"] {
-        let (code, lines, err) = run(&app, &[door], &[&good[0], &text, &missing, &good[1]]).await;
+    for method in ["--stream", "--direct"] {
+        let (code, lines, err) = run(&app, &[method], &[&good[0], &text, &missing, &good[1]]).await;
         assert_eq!((code, lines.len()), (1, 4), "{lines:?}: {err}");
         assert!(lines[0]["s3_key"].is_string() && lines[3]["s3_key"].is_string(), "{lines:?}");
         assert_eq!((&lines[1]["code"], &lines[1]["file"]), (&"invalid_file_type".into(), &text.to_str().into()));
@@ -181,7 +181,7 @@ async fn one_file_that_fails_does_not_stop_the_others() {
 }
 
 #[tokio::test]
-async fn an_interrupted_client_says_how_to_resume_and_only_missing_parts_are_sent() {
+async fn resume_after_interrupt_sends_only_missing_parts() {
     for signal in ["-INT", "-TERM", "-KILL"] {
         let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
         let files = Files::new();
@@ -192,7 +192,7 @@ async fn an_interrupted_client_says_how_to_resume_and_only_missing_parts_are_sen
         check(&app, &line, &file).await;
         let sent = app.faults.as_ref().unwrap().calls(Operation::UploadPart) - before;
         assert_eq!(sent, 3, "the first part is not sent again");
-        // Once more changes nothing.
+        // A second resume changes nothing.
         assert_eq!(stored(&app, &["--resume", &status_url], &file).await["s3_key"], line["s3_key"]);
         assert_eq!(app.faults.as_ref().unwrap().calls(Operation::UploadPart), before + sent);
         app.end(&[key(&line)]).await;
@@ -200,7 +200,7 @@ async fn an_interrupted_client_says_how_to_resume_and_only_missing_parts_are_sen
 }
 
 #[tokio::test]
-async fn another_file_does_not_resume_an_upload() {
+async fn resume_rejects_file_of_other_size() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
     let files = Files::new();
     let (status_url, _) = stopped(&app, &files.image(2 * PART), "-INT").await;
@@ -214,7 +214,7 @@ async fn another_file_does_not_resume_an_upload() {
 }
 
 #[tokio::test]
-async fn a_file_that_changed_does_not_resume_its_upload() {
+async fn resume_rejects_changed_file() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
     let files = Files::new();
     let file = files.image(2 * PART);
@@ -227,13 +227,13 @@ async fn a_file_that_changed_does_not_resume_its_upload() {
     let (code, lines, err) = run(&app, &["--resume", &status_url], &[&file]).await;
     assert_eq!((code, &lines[0]["code"]), (1, &"other_file".into()), "{lines:?}: {err}");
     assert!(lines[0]["error"].as_str().unwrap().contains("part 1"), "{lines:?}");
-    assert_eq!(app.faults().calls(Operation::UploadPart), sent, "nothing of another file was sent");
+    assert_eq!(app.faults().calls(Operation::UploadPart), sent, "no part of the changed file may be sent");
 
-    // What has not arrived may be as it is now; and a file that is as it was goes on.
+    // A part that has not arrived may have changed, and the unchanged file resumes.
     std::fs::write(&file, &original).unwrap();
     let line = stored(&app, &["--resume", &status_url], &file).await;
     check(&app, &line, &file).await;
-    // Once it is an image there are no parts to compare; it is not this file either.
+    // A complete image has no parts to compare, but a changed file is still rejected.
     std::fs::write(&file, &changed).unwrap();
     let (code, lines, _) = run(&app, &["--resume", &status_url], &[&file]).await;
     assert_eq!((code, &lines[0]["code"]), (1, &"other_file".into()), "{lines:?}");
@@ -241,12 +241,12 @@ async fn a_file_that_changed_does_not_resume_its_upload() {
 }
 
 #[tokio::test]
-async fn a_put_of_a_file_that_changed_is_not_completed_for_it() {
+async fn resume_of_put_rejects_changed_file() {
     let app = TestApp::start().await;
     let files = Files::new();
     let file = files.image(1_000);
-    let wish = serde_json::json!({ "filename": "image.png", "size": 1_000 });
-    let plan: Value = app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap().json().await.unwrap();
+    let request = serde_json::json!({ "filename": "image.png", "size": 1_000 });
+    let plan: Value = app.client.post(app.at("/uploads")).json(&request).send().await.unwrap().json().await.unwrap();
     let put = app.client.put(plan["url"].as_str().unwrap());
     let put = put.header("content-type", "image/png").header("if-none-match", "*").body(std::fs::read(&file).unwrap());
     assert!(put.send().await.unwrap().status().is_success());
@@ -261,7 +261,7 @@ async fn a_put_of_a_file_that_changed_is_not_completed_for_it() {
 }
 
 #[tokio::test]
-async fn a_failed_upload_can_be_resumed() {
+async fn failed_upload_can_be_resumed() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
     let faults = app.faults.as_ref().unwrap();
     faults.fail(Operation::UploadPart, 2..=3, Action::Status(500));
@@ -278,7 +278,7 @@ async fn a_failed_upload_can_be_resumed() {
 }
 
 #[tokio::test]
-async fn a_part_whose_url_expired_gets_a_fresh_one() {
+async fn part_with_expired_url_gets_a_new_url() {
     let app = TestApp::behind_faults(&[SMALL_PUTS, "--upload-url-ttl=1s"]).await;
     let faults = app.faults.as_ref().unwrap();
     faults.fail(Operation::UploadPart, 2..=2, Action::Delay(Duration::from_millis(2_500)));
@@ -292,20 +292,20 @@ async fn a_part_whose_url_expired_gets_a_fresh_one() {
 }
 
 #[tokio::test]
-async fn a_put_whose_url_expired_gets_another_plan() {
+async fn put_with_expired_url_gets_a_new_plan() {
     let app = TestApp::behind_faults(&["--upload-url-ttl=1s"]).await;
     app.faults.as_ref().unwrap().fail(Operation::Put, 1..=1, Action::Delay(Duration::from_millis(2_500)));
     let files = Files::new();
     let file = files.image(1_000);
     let line = stored(&app, &["--direct"], &file).await;
     check(&app, &line, &file).await;
-    // Two of the client's, and the marker that the service puts over the second.
+    // Two PUTs of the client, and the marker with which the service replaces the second.
     assert_eq!(app.faults.as_ref().unwrap().calls(Operation::Put), 3);
     app.end(&[key(&line)]).await;
 }
 
 #[tokio::test]
-async fn what_fails_for_now_is_sent_again() {
+async fn parts_are_retried_after_transient_errors() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
     let faults = app.faults.as_ref().unwrap();
     faults.fail(Operation::UploadPart, 1..=1, Action::Status(503));
@@ -320,7 +320,7 @@ async fn what_fails_for_now_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_put_that_arrived_without_its_answer_is_not_a_second_one() {
+async fn put_with_lost_response_is_stored_once() {
     let app = TestApp::behind_faults(&[]).await;
     app.faults.as_ref().unwrap().fail(Operation::Put, 1..=1, Action::LoseAnswer);
     let files = Files::new();
@@ -331,9 +331,9 @@ async fn a_put_that_arrived_without_its_answer_is_not_a_second_one() {
 }
 
 #[tokio::test]
-async fn a_part_that_stalls_is_given_up_and_sent_again() {
+async fn stalled_part_is_sent_again() {
     let app = TestApp::behind_faults(&[SMALL_PUTS]).await;
-    // The proxy reads nothing, so the connection fills and then nothing moves.
+    // The proxy reads nothing: the connection fills up, and then no more bytes move.
     app.faults.as_ref().unwrap().fail(Operation::UploadPart, 1..=1, Action::Hang);
     let files = Files::new();
     let file = files.image(4 * PART);
@@ -343,10 +343,10 @@ async fn a_part_that_stalls_is_given_up_and_sent_again() {
 }
 
 #[tokio::test]
-async fn a_stream_the_service_failed_is_sent_again() {
+async fn streamed_upload_is_retried_after_500() {
     let app = TestApp::behind_faults(&[]).await;
     let faults = app.faults.as_ref().unwrap();
-    // The service does not try this one again by itself.
+    // The service itself does not retry after this status.
     faults.fail(Operation::Put, 1..=1, Action::Status(403));
     let files = Files::new();
     let file = files.image(1_000);
@@ -359,21 +359,21 @@ async fn a_stream_the_service_failed_is_sent_again() {
 }
 
 #[tokio::test]
-async fn a_stream_is_sent_again_only_where_it_cannot_have_succeeded() {
+async fn streamed_upload_that_may_be_stored_is_not_retried() {
     let app = TestApp::start().await;
     let between = Faults::before(&app.url).await;
     let url = format!("--url={}", between.endpoint);
     let files = Files::new();
     let file = files.image(4 * PART);
-    // Operations are S3's; this is the one POST there is.
+    // `Operation` names S3 calls. This is the only POST.
     between.fail(Operation::Other, 1..=1, Action::Break);
     let line = stored(&app, &[&url], &file).await;
-    assert_eq!(between.calls(Operation::Other), 2, "a form that broke half-way is sent again");
+    assert_eq!(between.calls(Operation::Other), 2, "a form whose connection broke half-way is sent again");
 
     between.fail(Operation::Other, 3..=3, Action::LoseAnswer);
     let (code, lines, _) = run(&app, &[&url], &[&file]).await;
     assert_eq!((code, &lines[0]["code"]), (1, &"answer_lost".into()), "{lines:?}");
-    assert_eq!(between.calls(Operation::Other), 3, "a form that may be stored is not");
+    assert_eq!(between.calls(Operation::Other), 3, "a form that may be stored is not sent again");
     let objects = app.objects().await;
     assert_eq!(objects.len(), 2);
     let objects: Vec<_> = objects.iter().map(String::as_str).collect();
@@ -382,21 +382,21 @@ async fn a_stream_is_sent_again_only_where_it_cannot_have_succeeded() {
 }
 
 #[tokio::test]
-async fn completing_that_takes_long_is_asked_for_again() {
+async fn complete_is_retried_after_202() {
     let app = TestApp::behind_faults(&["--complete-wait=10ms"]).await;
     app.faults.as_ref().unwrap().fail(Operation::Copy, 1..=1, Action::Delay(Duration::from_millis(500)));
     let files = Files::new();
     let file = files.image(1_000);
     let begun = Instant::now();
     let line = stored(&app, &["--direct"], &file).await;
-    assert!(begun.elapsed() >= Duration::from_secs(2), "the 202 names a time to ask again");
+    assert!(begun.elapsed() >= Duration::from_secs(2), "the client waits for the Retry-After of the 202");
     check(&app, &line, &file).await;
     assert_eq!(app.faults.as_ref().unwrap().calls(Operation::Copy), 1);
     app.end(&[key(&line)]).await;
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_is_told_of() {
+async fn unreachable_service_is_reported() {
     let files = Files::new();
     let app = TestApp::start().await;
     let file = files.image(1_000);
@@ -408,7 +408,7 @@ async fn a_service_that_is_not_there_is_told_of() {
 }
 
 #[tokio::test]
-async fn the_servers_settings_are_not_the_clients() {
+async fn client_ignores_server_settings_and_rejects_wrong_usage() {
     let app = TestApp::start().await;
     let files = Files::new();
     let mut command = client(&app, &[]);

@@ -1,4 +1,4 @@
-//! What the service needs of a store, against every S3 there is: embedded, strict, and one named by the environment.
+//! What the service requires of a store, tested against each S3: embedded, strict, and one that the environment names.
 
 use futures::TryStreamExt;
 use image_store::store::{
@@ -50,31 +50,31 @@ macro_rules! contract {
 }
 
 contract! {
-    an_object_is_read_as_it_was_put,
-    an_object_is_never_overwritten,
-    a_range_is_read_while_the_object_is_the_same,
+    object_is_read_as_it_was_put,
+    object_is_never_overwritten,
+    range_read_requires_matching_etag,
     parts_become_one_object,
-    a_second_complete_succeeds,
-    a_complete_that_does_not_fit_is_refused,
-    a_complete_of_another_size_makes_no_other_object,
-    an_aborted_upload_is_gone,
-    no_checksum_is_sent_to_a_store_that_knows_none,
-    a_copied_part_takes_the_metadata_of_its_upload,
-    a_copied_part_of_what_has_changed_is_refused,
-    uploads_of_a_key_are_those_and_no_others,
-    a_marker_closes_an_address,
-    an_object_is_streamed_while_it_is_the_same,
-    a_url_reads_an_object,
-    a_url_writes_what_it_is_bound_to,
-    a_url_writes_nothing_else,
-    a_url_writes_once,
-    a_url_ends,
-    part_urls_make_an_object,
-    leftovers_are_what_is_unfinished,
-    the_bucket_answers,
+    second_complete_succeeds,
+    complete_with_wrong_parts_or_checksum_is_rejected,
+    complete_with_wrong_size_creates_no_wrong_object,
+    aborted_upload_is_gone,
+    uploads_without_checksums_work,
+    copied_part_has_metadata_of_its_upload,
+    copy_of_changed_source_is_rejected,
+    uploads_of_lists_only_uploads_of_that_name,
+    marker_prevents_later_puts,
+    stream_requires_matching_etag,
+    presigned_get_reads_the_object,
+    presigned_put_writes_the_signed_object,
+    presigned_put_rejects_anything_else,
+    presigned_put_works_once,
+    expired_url_is_rejected,
+    presigned_parts_become_one_object,
+    leftovers_lists_only_unfinished_uploads,
+    ping_reports_wrong_bucket_and_endpoint,
 }
 
-async fn an_object_is_read_as_it_was_put(backend: &Backend) {
+async fn object_is_read_as_it_was_put(backend: &Backend) {
     for len in [0, 1, 70_000] {
         let (name, bytes) = (image(), noise(len, len as usize));
         backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
@@ -95,10 +95,10 @@ async fn an_object_is_read_as_it_was_put(backend: &Backend) {
     }
 }
 
-async fn an_object_is_never_overwritten(backend: &Backend) {
+async fn object_is_never_overwritten(backend: &Backend) {
     let (name, bytes) = (image(), noise(1, 1_000));
     backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
-    backend.store.put(&name, &png(), payload(&bytes)).await.expect("the same object is there: a retry");
+    backend.store.put(&name, &png(), payload(&bytes)).await.expect("a retry with the same bytes succeeds");
     if backend.is_exact() {
         let refused = backend.store.put(&name, &png(), payload(&noise(2, 1_000))).await;
         assert!(matches!(refused, Err(StoreError::Precondition)), "{refused:?}");
@@ -107,7 +107,7 @@ async fn an_object_is_never_overwritten(backend: &Backend) {
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn a_range_is_read_while_the_object_is_the_same(backend: &Backend) {
+async fn range_read_requires_matching_etag(backend: &Backend) {
     let (name, bytes) = (image(), noise(3, 1_000));
     backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
     let etag = backend.store.head(&name).await.unwrap().etag.unwrap();
@@ -123,7 +123,8 @@ async fn a_range_is_read_while_the_object_is_the_same(backend: &Backend) {
     assert!(matches!(gone, Err(StoreError::NotFound)), "{gone:?}");
 }
 
-/// A part of the least size and another of three bytes: the upload, its parts in order, and the whole.
+/// Uploads a part of the minimum size and one of three bytes. Returns the upload, its parts in order, and the whole
+/// content.
 async fn two_parts(backend: &Backend, name: &ObjectName) -> (Upload, Vec<Part>, bytes::Bytes) {
     let bytes = noise(4, PART + 3);
     let upload = backend.store.create_upload(name, &png()).await.unwrap();
@@ -153,18 +154,18 @@ async fn parts_become_one_object(backend: &Backend) {
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn a_second_complete_succeeds(backend: &Backend) {
+async fn second_complete_succeeds(backend: &Backend) {
     let name = image();
     let (upload, parts, bytes) = two_parts(backend, &name).await;
     backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.unwrap();
-    backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.expect("it is there");
+    backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.expect("the object exists already");
     let other = ObjectDigest { size: 7, crc64: None };
     let other = backend.store.complete_upload(&upload, &parts, other).await;
     assert!(matches!(other, Err(StoreError::NoSuchUpload | StoreError::Precondition)), "{other:?}");
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn a_complete_that_does_not_fit_is_refused(backend: &Backend) {
+async fn complete_with_wrong_parts_or_checksum_is_rejected(backend: &Backend) {
     let name = image();
     let (upload, parts, bytes) = two_parts(backend, &name).await;
     if backend.is_exact() {
@@ -179,12 +180,12 @@ async fn a_complete_that_does_not_fit_is_refused(backend: &Backend) {
     let refused = backend.store.complete_upload(&upload, &[parts[0].clone(), missing], whole(&bytes)).await;
     assert!(matches!(&refused, Err(StoreError::Rejected { code, .. }) if code == "InvalidPart"), "{refused:?}");
     assert!(matches!(backend.store.head(&name).await, Err(StoreError::NotFound)));
-    // None of it cost the upload.
+    // The upload survives all of these errors.
     backend.store.complete_upload(&upload, &parts, whole(&bytes)).await.unwrap();
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn a_complete_of_another_size_makes_no_other_object(backend: &Backend) {
+async fn complete_with_wrong_size_creates_no_wrong_object(backend: &Backend) {
     let name = image();
     let (upload, parts, bytes) = two_parts(backend, &name).await;
     let wrong = ObjectDigest { size: 1, ..whole(&bytes) };
@@ -200,7 +201,7 @@ async fn a_complete_of_another_size_makes_no_other_object(backend: &Backend) {
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn an_aborted_upload_is_gone(backend: &Backend) {
+async fn aborted_upload_is_gone(backend: &Backend) {
     let name = image();
     let (upload, parts, bytes) = two_parts(backend, &name).await;
     backend.store.abort_upload(&upload).await.unwrap();
@@ -214,7 +215,7 @@ async fn an_aborted_upload_is_gone(backend: &Backend) {
     assert!(matches!(late, Err(StoreError::NoSuchUpload)), "{late:?}");
 }
 
-async fn no_checksum_is_sent_to_a_store_that_knows_none(backend: &Backend) {
+async fn uploads_without_checksums_work(backend: &Backend) {
     let store = backend.store_with(|options| options.checksum = image_store::store::s3::Checksum::None).await;
     let (name, bytes) = (image(), noise(6, PART + 1));
     let upload = store.create_upload(&name, &png()).await.unwrap();
@@ -228,7 +229,7 @@ async fn no_checksum_is_sent_to_a_store_that_knows_none(backend: &Backend) {
     store.delete(&name).await.unwrap();
 }
 
-/// An object under `incoming/`, as a client's PUT leaves it.
+/// Puts an object under `incoming/`, as a client's PUT does.
 async fn arrived(backend: &Backend, bytes: &bytes::Bytes) -> (ObjectName, String) {
     let name = incoming();
     let plain = Metadata { content_type: "application/octet-stream".to_owned(), dimensions: None };
@@ -237,7 +238,7 @@ async fn arrived(backend: &Backend, bytes: &bytes::Bytes) -> (ObjectName, String
     (name, etag)
 }
 
-async fn a_copied_part_takes_the_metadata_of_its_upload(backend: &Backend) {
+async fn copied_part_has_metadata_of_its_upload(backend: &Backend) {
     let bytes = noise(7, PART + 1);
     let (from, _) = arrived(backend, &bytes).await;
     let (to, source) = (image(), backend.store.head(&from).await.unwrap());
@@ -265,7 +266,7 @@ async fn a_copied_part_takes_the_metadata_of_its_upload(backend: &Backend) {
     backend.store.delete(&to).await.unwrap();
 }
 
-async fn a_copied_part_of_what_has_changed_is_refused(backend: &Backend) {
+async fn copy_of_changed_source_is_rejected(backend: &Backend) {
     let (from, etag) = arrived(backend, &noise(8, PART)).await;
     let upload = backend.store.create_upload(&image(), &png()).await.unwrap();
     let source = backend.store.head(&from).await.unwrap();
@@ -281,7 +282,7 @@ async fn a_copied_part_of_what_has_changed_is_refused(backend: &Backend) {
     assert!(matches!(over, Err(StoreError::NotFound | StoreError::NoSuchUpload)), "{over:?}");
 }
 
-async fn uploads_of_a_key_are_those_and_no_others(backend: &Backend) {
+async fn uploads_of_lists_only_uploads_of_that_name(backend: &Backend) {
     let (name, other) = (image(), image());
     let mut ours = Vec::new();
     for _ in 0..3 {
@@ -302,7 +303,7 @@ async fn uploads_of_a_key_are_those_and_no_others(backend: &Backend) {
     assert_eq!(backend.store.uploads_of(&name).await.unwrap(), []);
 }
 
-async fn a_marker_closes_an_address(backend: &Backend) {
+async fn marker_prevents_later_puts(backend: &Backend) {
     let (name, etag) = arrived(backend, &noise(10, 100)).await;
     let put = PutConditions { size: 3, content_type: "image/png".to_owned(), sha256: None };
     let url = backend.store.presign_put(&name, &put, &for_a_minute()).await.unwrap();
@@ -324,17 +325,17 @@ async fn a_marker_closes_an_address(backend: &Backend) {
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn an_object_is_streamed_while_it_is_the_same(backend: &Backend) {
+async fn stream_requires_matching_etag(backend: &Backend) {
     let bytes = noise(11, 3_000_000);
     let (name, etag) = arrived(backend, &bytes).await;
     let read: Vec<bytes::Bytes> = backend.store.stream(&name, &etag).await.unwrap().try_collect().await.unwrap();
-    assert!(read.concat() == bytes, "other bytes");
+    assert!(read.concat() == bytes, "the bytes differ");
     let other = backend.store.stream(&name, "\"0123456789abcdef0123456789abcdef\"").await.err();
     assert!(matches!(other, Some(StoreError::Precondition)), "{other:?}");
     backend.store.delete(&name).await.unwrap();
 }
 
-/// Uses a URL with its headers as `change` leaves them.
+/// Uses a URL with its headers, after `change` has edited them.
 async fn send(
     method: Method,
     presigned: &Presigned,
@@ -345,7 +346,7 @@ async fn send(
     for (name, value) in &presigned.headers {
         headers.insert(reqwest::header::HeaderName::try_from(name.as_str()).unwrap(), value.parse().unwrap());
     }
-    // The client's own, from the body, as a browser's.
+    // The HTTP client sets this one itself, from the body, as browsers do.
     headers.remove("content-length");
     change(&mut headers);
     reqwest::Client::new().request(method, &presigned.url).headers(headers).body(body).send().await.unwrap()
@@ -353,7 +354,7 @@ async fn send(
 
 fn as_is(_: &mut reqwest::header::HeaderMap) {}
 
-async fn a_url_reads_an_object(backend: &Backend) {
+async fn presigned_get_reads_the_object(backend: &Backend) {
     let (name, bytes) = (image(), noise(9, 600_000));
     backend.store.put(&name, &png(), payload(&bytes)).await.unwrap();
     let url = backend.store.presign_get(&name, &for_a_minute()).await.unwrap();
@@ -384,10 +385,10 @@ fn conditions(bytes: &[u8]) -> PutConditions {
     PutConditions { size: bytes.len() as u64, content_type: "image/png".to_owned(), sha256: Some(sha256) }
 }
 
-async fn a_url_writes_what_it_is_bound_to(backend: &Backend) {
+async fn presigned_put_writes_the_signed_object(backend: &Backend) {
     let (name, bytes) = (incoming(), noise(10, 20_000));
-    let wanted = conditions(&bytes);
-    let url = backend.store.presign_put(&name, &wanted, &for_a_minute()).await.unwrap();
+    let expected = conditions(&bytes);
+    let url = backend.store.presign_put(&name, &expected, &for_a_minute()).await.unwrap();
     let mut names: Vec<_> = url.headers.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["content-length", "content-type", "if-none-match", "x-amz-checksum-sha256"]);
@@ -396,12 +397,12 @@ async fn a_url_writes_what_it_is_bound_to(backend: &Backend) {
     let head = backend.store.head(&name).await.unwrap();
     assert_eq!((head.size, head.content_type.as_deref()), (20_000, Some("image/png")));
     if backend.is_exact() {
-        assert_eq!(head.sha256, wanted.sha256);
+        assert_eq!(head.sha256, expected.sha256);
     }
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn a_url_writes_nothing_else(backend: &Backend) {
+async fn presigned_put_rejects_anything_else(backend: &Backend) {
     let (name, bytes) = (incoming(), noise(11, 20_000));
     let url = backend.store.presign_put(&name, &conditions(&bytes), &for_a_minute()).await.unwrap();
     let put = async |body: bytes::Bytes, change: fn(&mut reqwest::header::HeaderMap)| {
@@ -425,7 +426,7 @@ async fn a_url_writes_nothing_else(backend: &Backend) {
     assert_eq!(backend.objects().await, Vec::<String>::new());
 }
 
-async fn a_url_writes_once(backend: &Backend) {
+async fn presigned_put_works_once(backend: &Backend) {
     let (name, bytes) = (incoming(), noise(13, 500));
     let url = backend.store.presign_put(&name, &conditions(&bytes), &for_a_minute()).await.unwrap();
     assert_eq!(send(Method::PUT, &url, bytes.clone(), as_is).await.status(), StatusCode::OK);
@@ -435,7 +436,7 @@ async fn a_url_writes_once(backend: &Backend) {
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn a_url_ends(backend: &Backend) {
+async fn expired_url_is_rejected(backend: &Backend) {
     let name = image();
     backend.store.put(&name, &png(), payload(&noise(14, 10))).await.unwrap();
     let options = PresignOptions { ttl: Duration::from_secs(1), base: None };
@@ -445,12 +446,12 @@ async fn a_url_ends(backend: &Backend) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("the URL ends");
+    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("the URL expires");
     assert!(url.expires_at <= std::time::SystemTime::now());
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn part_urls_make_an_object(backend: &Backend) {
+async fn presigned_parts_become_one_object(backend: &Backend) {
     let (name, bytes) = (incoming(), noise(15, PART + 9));
     let upload = backend.store.create_upload(&name, &png()).await.unwrap();
     let sizes = [(1, 0..PART), (2, PART..PART + 9)];
@@ -466,12 +467,12 @@ async fn part_urls_make_an_object(backend: &Backend) {
     assert_eq!(parts.iter().map(|part| part.size).collect::<Vec<_>>(), [PART as u64, 9]);
     let whole = ObjectDigest { size: PART as u64 + 9, crc64: None };
     backend.store.complete_upload(&upload, &parts, whole).await.unwrap();
-    backend.store.complete_upload(&upload, &parts, whole).await.expect("it is there");
+    backend.store.complete_upload(&upload, &parts, whole).await.expect("the object exists already");
     assert_eq!(backend.store.head(&name).await.unwrap().size, PART as u64 + 9);
     backend.store.delete(&name).await.unwrap();
 }
 
-async fn leftovers_are_what_is_unfinished(backend: &Backend) {
+async fn leftovers_lists_only_unfinished_uploads(backend: &Backend) {
     let (finished, bytes) = (image(), noise(16, 10));
     backend.store.put(&finished, &png(), payload(&bytes)).await.unwrap();
     let mut expected = Vec::new();
@@ -483,7 +484,7 @@ async fn leftovers_are_what_is_unfinished(backend: &Backend) {
         let upload = backend.store.create_upload(&name, &png()).await.unwrap();
         expected.push((name.object_key(&backend.options.prefix), Some(upload.id)));
     }
-    // Not named as the service names things: somebody else's.
+    // A name that the service does not use: an object of someone else.
     let foreign = format!("{}incoming/notes.txt", backend.options.prefix);
     let put = backend.client().put_object().bucket(&backend.options.bucket).key(&foreign);
     put.body(b"notes".to_vec().into()).send().await.unwrap();
@@ -503,7 +504,7 @@ async fn leftovers_are_what_is_unfinished(backend: &Backend) {
     backend.store.delete(&finished).await.unwrap();
 }
 
-async fn the_bucket_answers(backend: &Backend) {
+async fn ping_reports_wrong_bucket_and_endpoint(backend: &Backend) {
     backend.store.ping().await.unwrap();
     let elsewhere = backend.store_with(|options| options.bucket = "no-such-bucket-here".to_owned()).await;
     let refused = elsewhere.ping().await;

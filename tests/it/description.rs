@@ -1,4 +1,4 @@
-//! The API's description against the API: what is described is there, and what is answered is as described.
+//! Compares `/openapi.json` with the API: every described route exists, and every response matches its description.
 
 mod conforming;
 
@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use crate::support::app::TestApp;
 
-const NOBODY: &str = "00000000-0000-4000-8000-000000000000.png";
+const UNUSED_KEY: &str = "00000000-0000-4000-8000-000000000000.png";
 
 /// `/openapi.json`, and lookups in it.
 struct Description(Value);
@@ -22,13 +22,13 @@ impl Description {
         Description(answer.json().await.unwrap())
     }
 
-    /// Every operation: its method, its path's template, what is said of it.
+    /// Returns every operation: its method, its path template and its description.
     fn operations(&self) -> Vec<(Method, &str, &Value)> {
         let paths = self.0["paths"].as_object().unwrap().iter();
         paths
             .flat_map(|(path, item)| {
                 let methods = item.as_object().unwrap().iter();
-                methods.map(|(method, said)| (method.to_uppercase().parse().unwrap(), path.as_str(), said))
+                methods.map(|(method, described)| (method.to_uppercase().parse().unwrap(), path.as_str(), described))
             })
             .collect()
     }
@@ -51,13 +51,13 @@ impl Description {
 }
 
 #[tokio::test]
-async fn every_route_that_is_described_is_there() {
+async fn every_described_route_exists() {
     let app = TestApp::start().await;
     let description = Description::of(&app).await;
     let operations = description.operations();
     assert!(operations.len() >= 14, "{}", operations.len());
     for (method, template, _) in operations {
-        let path = template.replace("{s3_key}", NOBODY);
+        let path = template.replace("{s3_key}", UNUSED_KEY);
         let answer = app.client.request(method.clone(), app.at(&path)).send().await.unwrap();
         assert_ne!(answer.status(), 405, "{method} {template}");
         assert!(!answer.text().await.unwrap().contains("There is no such route"), "{method} {template}");
@@ -66,7 +66,7 @@ async fn every_route_that_is_described_is_there() {
 }
 
 #[tokio::test]
-async fn it_is_asked_for_again_and_not_sent_again() {
+async fn openapi_json_is_revalidated_with_etag() {
     let app = TestApp::start().await;
     let ask = || app.client.get(app.at("/openapi.json"));
     let first = ask().send().await.unwrap();
@@ -79,12 +79,12 @@ async fn it_is_asked_for_again_and_not_sent_again() {
 
     let other = TestApp::with(&["--allowed-formats=png"]).await;
     let first = other.client.get(other.at("/openapi.json")).header("if-none-match", &tag).send().await.unwrap();
-    assert_eq!(first.status(), 200, "other settings, another text");
+    assert_eq!(first.status(), 200, "other settings give another document");
     other.end(&[]).await;
 }
 
 #[tokio::test]
-async fn every_error_is_described_and_every_example_is_one() {
+async fn every_error_code_has_a_valid_example() {
     let app = TestApp::start().await;
     let description = Description::of(&app).await;
     let error = description.schema("Error");
@@ -99,7 +99,7 @@ async fn every_error_is_described_and_every_example_is_one() {
             }
         }
     }
-    // Of any route, which the text at the top says.
+    // Codes that any route may return. The text at the top of the description names them.
     for code in ["method_not_allowed", "uri_too_long", "head_too_large", "unsupported_transfer_encoding"] {
         assert!(description.0["info"]["description"].as_str().unwrap().contains(code));
         described.insert(code.to_owned());
@@ -112,17 +112,18 @@ async fn every_error_is_described_and_every_example_is_one() {
 }
 
 #[tokio::test]
-async fn every_field_has_a_text_and_an_example() {
+async fn every_field_has_a_description_and_an_example() {
     let app = TestApp::start().await;
     let Description(document) = Description::of(&app).await;
     let schemas = document["components"]["schemas"].as_object().unwrap();
     let mut seen = 0;
     for (name, schema) in schemas {
-        for (field, said) in objects(schema).iter().filter_map(|object| object["properties"].as_object()).flatten() {
-            let said = said["$ref"].as_str().map_or(said, |_| &schemas[reference(said)]);
-            // What tells one kind from the other says it all.
-            assert!(said["description"].is_string() || field == "kind", "{name}.{field} has no description");
-            assert!(is_shown(said), "{name}.{field} has no example");
+        for (field, described) in objects(schema).iter().filter_map(|object| object["properties"].as_object()).flatten()
+        {
+            let described = described["$ref"].as_str().map_or(described, |_| &schemas[reference(described)]);
+            // The discriminator needs no description of its own.
+            assert!(described["description"].is_string() || field == "kind", "{name}.{field} has no description");
+            assert!(is_shown(described), "{name}.{field} has no example");
             seen += 1;
         }
     }
@@ -130,13 +131,13 @@ async fn every_field_has_a_text_and_an_example() {
     app.end(&[]).await;
 }
 
-/// Whether a field has an example, or needs none: what it is made of has them, its values are listed, it is a file.
-fn is_shown(said: &Value) -> bool {
-    let listed = ["examples", "enum", "$ref"].iter().any(|key| said.get(key).is_some());
-    listed || said["format"] == "binary" || said.get("items").is_some_and(is_shown)
+/// Returns whether a field has an example or needs none: its items have one, its values are listed, or it is a file.
+fn is_shown(described: &Value) -> bool {
+    let listed = ["examples", "enum", "$ref"].iter().any(|key| described.get(key).is_some());
+    listed || described["format"] == "binary" || described.get("items").is_some_and(is_shown)
 }
 
-/// An object's schema, or those it is made of.
+/// Returns the schema of an object, or the schemas it is composed of.
 fn objects(schema: &Value) -> Vec<&Value> {
     let several = ["oneOf", "allOf"].iter().filter_map(|key| schema[key].as_array()).flatten();
     several.chain([schema]).filter(|schema| schema.get("properties").is_some()).collect()
@@ -147,13 +148,13 @@ fn reference(schema: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn what_the_description_calls_a_valid_plan_is_planned_and_nothing_else() {
+async fn upload_request_schema_matches_what_is_planned() {
     let app =
         TestApp::with(&["--allowed-formats=jpg,jpeg,webp", "--max-upload-size=12MiB", "--direct-put-max=6MiB"]).await;
     let request = Description::of(&app).await.schema("UploadRequest");
     let sha256 = "0a".repeat(32);
     let mut valid = 0;
-    for wish in [
+    for request_body in [
         json!({ "filename": "a.jpg", "size": 1 }),
         json!({ "filename": "a.JpEg", "size": 12 << 20, "content_type": null, "sha256": null }),
         json!({ "filename": "a", "size": 1, "content_type": "image/webp" }),
@@ -183,9 +184,9 @@ async fn what_the_description_calls_a_valid_plan_is_planned_and_nothing_else() {
         json!({ "size": 1 }),
         json!([]),
     ] {
-        let answer = app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap();
+        let answer = app.client.post(app.at("/uploads")).json(&request_body).send().await.unwrap();
         let status = answer.status();
-        assert_eq!(status == 201, request.is_valid(&wish), "{wish}: {status}");
+        assert_eq!(status == 201, request.is_valid(&request_body), "{request_body}: {status}");
         if status == 201 {
             valid += 1;
             let plan: Value = answer.json().await.unwrap();
@@ -198,15 +199,15 @@ async fn what_the_description_calls_a_valid_plan_is_planned_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn keys_are_wanted_by_the_description_where_the_service_wants_them() {
+async fn described_security_matches_settings() {
     let security = async |flags: &[&str]| {
         let app = TestApp::with(flags).await;
         let description = Description::of(&app).await;
-        let wanted = |method, template| description.operation(&method, template).get("security").cloned();
+        let security_of = |method, template| description.operation(&method, template).get("security").cloned();
         let found = (
-            wanted(Method::POST, "/uploads"),
-            wanted(Method::HEAD, "/images/{s3_key}"),
-            wanted(Method::GET, "/limits"),
+            security_of(Method::POST, "/uploads"),
+            security_of(Method::HEAD, "/images/{s3_key}"),
+            security_of(Method::GET, "/limits"),
         );
         app.end(&[]).await;
         found
@@ -219,7 +220,7 @@ async fn keys_are_wanted_by_the_description_where_the_service_wants_them() {
 }
 
 #[tokio::test]
-async fn formats_and_address_are_those_in_force() {
+async fn description_has_configured_formats_and_url() {
     let app = TestApp::with(&["--allowed-formats=png,avif", "--public-url=https://images.example/up"]).await;
     let description = Description::of(&app).await;
     for path in ["/upload-image", "/images"] {

@@ -1,4 +1,4 @@
-//! Uploads that go past the service: plans, what S3 takes of them, and what becomes of it.
+//! Direct uploads: plans, which requests S3 accepts for them, and what becomes of the objects.
 
 mod aborted;
 mod deadline;
@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::support::app::TestApp;
 
 const MIB: usize = 1 << 20;
-/// What tests of the multipart door start the service with: 6 MiB and more go in parts of 5 MiB.
+/// Settings for tests of multipart plans: files above 6 MiB are planned in parts of 5 MiB.
 const SMALL: [&str; 2] = ["--direct-put-max=6MiB", "--max-upload-size=12MiB"];
 const SHA256_OF_PLAIN_PNG: &str = "688011d168af08899c9584648230b4739852c97f9bf4201d3fd8b448084b64e3";
 
@@ -30,7 +30,7 @@ async fn answer(response: Response, status: u16) -> Value {
     if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }
 }
 
-/// Asserts a refusal, which always has a text and a code.
+/// Asserts an error response, which always has a `detail` and a `code`.
 async fn refusal(response: Response, status: u16, code: &str) -> Value {
     let body = answer(response, status).await;
     assert_eq!(body["code"], code, "{body}");
@@ -38,8 +38,8 @@ async fn refusal(response: Response, status: u16, code: &str) -> Value {
     body
 }
 
-async fn wish(app: &TestApp, wish: Value) -> Response {
-    app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap()
+async fn request_plan(app: &TestApp, request: Value) -> Response {
+    app.client.post(app.at("/uploads")).json(&request).send().await.unwrap()
 }
 
 /// The plan for a PNG of `size` bytes.
@@ -47,8 +47,8 @@ pub async fn plan(app: &TestApp, size: usize) -> Plan {
     plan_for(app, json!({ "filename": "photo.png", "size": size })).await
 }
 
-async fn plan_for(app: &TestApp, wished: Value) -> Plan {
-    Plan(answer(wish(app, wished).await, 201).await)
+async fn plan_for(app: &TestApp, request: Value) -> Plan {
+    Plan(answer(request_plan(app, request).await, 201).await)
 }
 
 /// What `POST /uploads` answered.
@@ -59,7 +59,7 @@ impl Plan {
         self.0["s3_key"].as_str().unwrap()
     }
 
-    /// All that the client is told.
+    /// Returns everything that the client receives.
     pub fn text(&self) -> String {
         self.0.to_string()
     }
@@ -77,7 +77,7 @@ impl Plan {
     }
 }
 
-/// A request as a plan describes it. What the client's own library sends by itself is left to it.
+/// Builds a request as a plan describes it, except for headers that the HTTP client sets itself.
 fn signed(app: &TestApp, target: &Value) -> RequestBuilder {
     let request = app.client.request(Method::PUT, target["url"].as_str().unwrap());
     let headers = target["headers"].as_object().unwrap().iter().filter(|(name, _)| *name != "content-length");
@@ -89,7 +89,7 @@ pub async fn put(app: &TestApp, plan: &Plan, bytes: &[u8]) {
     assert_eq!(sent.status(), 200, "{}", sent.text().await.unwrap());
 }
 
-/// Sends those parts that are `wanted` and have a URL, all at once; returns their numbers.
+/// Sends all parts that are `wanted` and have a URL, at once. Returns their numbers.
 pub async fn send_parts(app: &TestApp, parts: &[Value], bytes: &[u8], wanted: impl Fn(u64) -> bool) -> Vec<u64> {
     let mut at = 0;
     let mut requests = Vec::new();
@@ -103,7 +103,7 @@ pub async fn send_parts(app: &TestApp, parts: &[Value], bytes: &[u8], wanted: im
         }
         at += size;
     }
-    assert_eq!(at, bytes.len(), "the parts are the whole file");
+    assert_eq!(at, bytes.len(), "the parts must cover the whole file");
     for sent in join_all(requests).await {
         assert_eq!(sent.unwrap().status(), 200);
     }
@@ -130,7 +130,7 @@ pub async fn abort(app: &TestApp, plan: &Plan) -> Response {
     app.client.delete(app.at(plan.link("abort_url"))).send().await.unwrap()
 }
 
-/// What is not readable before it is an image: every route that reads answers 404.
+/// Asserts that the image is not readable yet: every route that reads answers 404.
 async fn check_unreadable(app: &TestApp, key: &str) {
     for (method, path) in [
         (Method::GET, format!("/images/{key}")),
@@ -146,10 +146,10 @@ async fn check_image(app: &TestApp, answer: &Value, bytes: &[u8]) {
     assert_eq!(answer["size"], bytes.len(), "{answer}");
     let read = app.client.get(answer["url"].as_str().unwrap()).send().await.unwrap();
     assert_eq!(read.headers()["content-type"], answer["content_type"].as_str().unwrap());
-    assert!(read.bytes().await.unwrap() == bytes, "other bytes");
+    assert!(read.bytes().await.unwrap() == bytes, "the bytes differ");
 }
 
-/// As another PUT on a store that ignores If-None-Match.
+/// Replaces the object, as a second PUT does on a store that ignores If-None-Match.
 async fn replace(app: &TestApp, plan: &Plan, bytes: &[u8]) {
     let call = app.sdk.put_object().bucket(&app.bucket).key(plan.incoming());
     call.body(bytes.to_vec().into()).send().await.unwrap();

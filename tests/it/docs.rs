@@ -1,4 +1,4 @@
-//! `/docs` as it is delivered; that it renders is seen in a browser (`tests/e2e`).
+//! `/docs` as it is served. `tests/e2e` tests in a browser that it renders.
 
 use reqwest::{Response, StatusCode};
 
@@ -15,7 +15,7 @@ async fn get(app: &TestApp, path: &str) -> Response {
 }
 
 #[tokio::test]
-async fn it_needs_no_key_and_nothing_from_elsewhere() {
+async fn docs_need_no_key_and_load_nothing_from_elsewhere() {
     let app = TestApp::with(&["--api-keys=secret"]).await;
     let page = get(&app, "/docs").await;
     assert_eq!(page.status(), StatusCode::OK);
@@ -33,7 +33,7 @@ async fn it_needs_no_key_and_nothing_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn its_files_come_compressed_and_are_not_sent_again() {
+async fn docs_files_are_compressed_and_revalidated() {
     let app = TestApp::start().await;
     for (file, content_type) in FILES {
         let path = format!("/docs/{file}");
@@ -43,7 +43,7 @@ async fn its_files_come_compressed_and_are_not_sent_again() {
         let tag = first.headers()["etag"].clone();
         let encoding = first.headers().get("content-encoding").map(|encoding| encoding.to_str().unwrap().to_owned());
         let bytes = first.bytes().await.unwrap();
-        // RFC 1952's magic number, and the length before compression at the end.
+        // RFC 1952: the magic number at the start, and the uncompressed length at the end.
         let is_gzip = bytes.starts_with(&[0x1f, 0x8b, 8]);
         assert_eq!(encoding.as_deref(), is_gzip.then_some("gzip"), "{file}");
         assert_eq!(is_gzip, file != "start.js");

@@ -1,4 +1,5 @@
-//! `image-store doctor`, the real binary, against whole and broken stores: what it says, how it ends, what it leaves.
+//! `image-store doctor`: the real binary against working and broken stores. Its findings, its exit code, and that it
+//! leaves nothing.
 
 use image_store::store::ImageKey;
 use serde_json::Value;
@@ -15,7 +16,7 @@ mod uploads;
 
 const DENIED: Action = Action::Status(403);
 
-/// Doctor for a bucket of `backend`'s, reached at `inside`; what its environment says is set here.
+/// Builds the doctor command for the bucket of `backend`, reached at `inside`. It sets the whole environment.
 fn doctor(backend: &Backend, inside: &str, settings: &[(&str, &str)]) -> Command {
     let (access_key, secret_key) = backend.options.credentials.clone().unwrap();
     let mut command = binary();
@@ -40,7 +41,7 @@ fn binary() -> Command {
     command
 }
 
-/// What doctor printed, and its exit code.
+/// The output of doctor and its exit code.
 struct Report {
     lines: Vec<Value>,
     code: i32,
@@ -55,8 +56,8 @@ impl Report {
         let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;
         let output = output.expect("doctor ends within 60 s").unwrap();
         let (out, err) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-        for told in [&out, &err] {
-            assert!(!told.contains("X-Amz-") && !told.contains("uploadId"), "a presigned URL is told: {told}");
+        for text in [&out, &err] {
+            assert!(!text.contains("X-Amz-") && !text.contains("uploadId"), "a presigned URL is printed: {text}");
         }
         let lines = out.lines().map(|line| serde_json::from_str(line).expect("a line of JSON")).collect();
         Report { lines, code: output.status.code().expect("an exit code") }
@@ -71,12 +72,12 @@ impl Report {
         self.line(check)["verdict"].as_str().unwrap()
     }
 
-    /// That a check ended like this, and `words` are in what was seen or the fix.
+    /// Asserts the verdict of a check, and that its finding or its fix contains `words`.
     fn says(&self, check: &str, verdict: &str, words: &str) {
         assert_eq!(self.verdict(check), verdict, "{:#?}", self.lines);
         let line = self.line(check);
-        let told = format!("{} {}", line["seen"], line["fix"]);
-        assert!(told.contains(words), "'{words}' in {line:#}");
+        let output = format!("{} {}", line["seen"], line["fix"]);
+        assert!(output.contains(words), "'{words}' in {line:#}");
     }
 
     /// The checks that failed.
@@ -93,7 +94,7 @@ async fn behind_faults() -> (Backend, Faults) {
 }
 
 #[tokio::test]
-async fn the_embedded_store_is_well() {
+async fn embedded_store_passes_every_check() {
     let data = tempfile::tempdir().unwrap();
     let mut command = binary();
     command.env("DATA_DIR", data.path()).env("S3_PREFIX", "a/b/");
@@ -105,20 +106,20 @@ async fn the_embedded_store_is_well() {
 }
 
 #[tokio::test]
-async fn people_read_lines_and_the_sum() {
+async fn text_output_has_lines_and_a_summary() {
     let data = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_image-store"));
     command.arg("doctor").env_clear().env("DATA_DIR", data.path());
     let output = command.env("SPILL_DIR", data.path().join("lock").join("below")).output().await.unwrap();
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
     for line in ["FAIL  spill ", "\n      fix: set it to a folder", "\nok    put ", "\nskip  cors ", " 1 failed\n"] {
-        assert!(told.contains(line), "'{line}' in {told}");
+        assert!(text.contains(line), "'{line}' in {text}");
     }
 }
 
 #[tokio::test]
-async fn a_strict_s3_without_lifecycle_rules_is_well_but_for_these() {
+async fn strict_s3_without_lifecycle_rules_warns_only() {
     let backend = Backend::strict().await;
     let report = Report::of(doctor(&backend, &backend.endpoint, &[])).await;
     assert_eq!((report.code, report.failed()), (0, vec![]), "{:#?}", report.lines);
@@ -131,7 +132,7 @@ async fn a_strict_s3_without_lifecycle_rules_is_well_but_for_these() {
 }
 
 #[tokio::test]
-async fn every_call_that_is_denied_is_told_with_its_permission_and_leaves_nothing() {
+async fn denied_call_names_its_permission_and_leaves_nothing() {
     for (operation, check, permission) in [
         (Operation::HeadBucket, "bucket", "s3:ListBucket on the bucket"),
         (Operation::ListUploads, "list", "s3:ListBucketMultipartUploads"),
@@ -155,7 +156,7 @@ async fn every_call_that_is_denied_is_told_with_its_permission_and_leaves_nothin
 }
 
 #[tokio::test]
-async fn what_needs_a_failed_check_is_skipped() {
+async fn checks_that_require_a_failed_check_are_skipped() {
     let (backend, faults) = behind_faults().await;
     faults.fail_all(Operation::Put, DENIED);
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
@@ -168,7 +169,7 @@ async fn what_needs_a_failed_check_is_skipped() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_removed_is_named() {
+async fn objects_that_cannot_be_deleted_are_named() {
     let (backend, faults) = behind_faults().await;
     faults.fail_all(Operation::Delete, DENIED);
     faults.fail_all(Operation::Abort, DENIED);
@@ -176,19 +177,22 @@ async fn what_cannot_be_removed_is_named() {
     assert_eq!((report.code, report.failed()), (1, vec!["delete", "abort", "cleanup"]));
     let (objects, uploads) = (backend.strict_s3().objects(), backend.strict_s3().open_uploads());
     assert!(objects.len() > 2 && uploads.len() == 3, "{objects:?} {uploads:?}");
-    assert_eq!(backend.objects().await.len(), objects.len(), "all pages are read");
+    assert_eq!(backend.objects().await.len(), objects.len(), "all pages must be listed");
     for key in objects.iter().chain(&uploads) {
         report.says("cleanup", "fail", key);
         let name = key.strip_prefix(&backend.options.prefix).unwrap();
-        assert!(ImageKey::parse(name.strip_prefix("incoming/").unwrap_or(name)).is_some(), "{key} is named like ours");
+        assert!(
+            ImageKey::parse(name.strip_prefix("incoming/").unwrap_or(name)).is_some(),
+            "{key} must have a name that sweep recognises"
+        );
     }
     assert_eq!(objects.iter().filter(|key| key.contains("/incoming/")).count(), 4, "{objects:?}");
 }
 
 #[tokio::test]
-async fn lost_answers_leave_nothing() {
+async fn lost_responses_leave_nothing() {
     for (operation, failed) in [
-        // These are looked for, and found.
+        // The service looks for these objects and finds them.
         (Operation::Put, vec![]),
         (Operation::Complete, vec![]),
         (Operation::Create, vec!["multipart"]),
@@ -196,7 +200,7 @@ async fn lost_answers_leave_nothing() {
         (Operation::Copy, vec!["copy"]),
     ] {
         let (backend, faults) = behind_faults().await;
-        // One call with its retries.
+        // One call and its retries.
         faults.fail(operation, 1..=3, Action::LoseAnswer);
         let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
         assert_eq!(report.failed(), failed, "{operation:?}: {:#?}", report.lines);
@@ -205,9 +209,9 @@ async fn lost_answers_leave_nothing() {
     }
 }
 
-/// Where uploads cannot be listed, an upload whose id never came cannot be found; one that was refused need not be.
+/// If uploads cannot be listed, an upload whose ID was not received cannot be found. A rejected upload does not exist.
 #[tokio::test]
-async fn only_an_upload_that_may_be_there_is_looked_for() {
+async fn unlisted_upload_is_reported_only_if_it_may_exist() {
     const UNKNOWN: &str = "<Error><Code>InvalidRequest</Code></Error>";
     const NO_ID: &str = "<InitiateMultipartUploadResult></InitiateMultipartUploadResult>";
     for (action, calls, verdict, words) in [
@@ -229,7 +233,7 @@ async fn only_an_upload_that_may_be_there_is_looked_for() {
 }
 
 #[tokio::test]
-async fn an_interrupt_leaves_nothing() {
+async fn interrupt_leaves_nothing() {
     for held in [Operation::Copy, Operation::UploadPart, Operation::Complete] {
         let (backend, faults) = behind_faults().await;
         faults.fail_all(held, Action::Hold);
@@ -245,20 +249,21 @@ async fn an_interrupt_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_reader_that_goes_away_leaves_nothing() {
+async fn closed_stdout_leaves_nothing() {
     let backend = Backend::strict().await;
     let mut child = doctor(&backend, &backend.endpoint, &[]).spawn().unwrap();
     drop(child.stdout.take());
-    let status = tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("it ends").unwrap();
+    let status =
+        tokio::time::timeout(Duration::from_secs(60), child.wait()).await.expect("doctor ends within 60 s").unwrap();
     assert_eq!(status.code(), Some(0));
-    assert!(backend.strict_s3().calls("PutObject") > 1, "it went on");
+    assert!(backend.strict_s3().calls("PutObject") > 1, "doctor must continue");
     backend.check_clean().await;
 }
 
 #[tokio::test]
-async fn conditions_that_are_ignored_are_told() {
+async fn ignored_if_none_match_is_reported() {
     let (backend, faults) = behind_faults().await;
-    // One for `put`, two for `put-once`.
+    // `put` sends one PUT, `put-once` two.
     faults.fail(Operation::Put, 3..=3, Action::Answer(200, ""));
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     report.says("put-once", "warn", "If-None-Match is ignored");
@@ -289,7 +294,7 @@ async fn differences_between_stores_are_reported() {
 }
 
 #[tokio::test]
-async fn only_a_refusal_of_its_digest_refuses_a_wrong_checksum() {
+async fn wrong_checksum_must_be_rejected_as_bad_digest() {
     const OTHER_NAME: &str = "<Error><Code>XAmzContentChecksumMismatch</Code></Error>";
     for (action, verdict, words) in [
         (Action::Answer(400, OTHER_NAME), "ok", "a wrong one is rejected"),
@@ -299,7 +304,8 @@ async fn only_a_refusal_of_its_digest_refuses_a_wrong_checksum() {
         (Action::Break, "fail", "no answer"),
     ] {
         let (backend, faults) = behind_faults().await;
-        // After `put`, two of `put-once`, and one each of `head`, `get` and `checksum`: the wrong one, and its retries.
+        // The PUTs before: one of `put`, two of `put-once`, one each of `head`, `get` and `checksum`. Then the wrong
+        // one and its retries.
         let wrong = 7..=if matches!(action, Action::Status(503) | Action::Break) { 9 } else { 7 };
         faults.fail(Operation::Put, wrong, action);
         let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
@@ -310,9 +316,10 @@ async fn only_a_refusal_of_its_digest_refuses_a_wrong_checksum() {
 }
 
 #[tokio::test]
-async fn an_object_that_was_refused_and_is_there_is_told() {
+async fn rejected_object_that_exists_is_reported() {
     let (backend, faults) = behind_faults().await;
-    // After one of `put-once`, two of `head`, and one each of `get` and `checksum`: the look after the refusal.
+    // The HEADs before: one of `put-once`, two of `head`, one each of `get` and `checksum`. Then the HEAD after the
+    // rejection.
     faults.fail(Operation::Head, 6..=6, Action::Answer(200, ""));
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
     assert_eq!((report.code, report.failed()), (1, vec!["checksum"]), "{:#?}", report.lines);
@@ -321,8 +328,8 @@ async fn an_object_that_was_refused_and_is_there_is_told() {
 }
 
 #[tokio::test]
-async fn presigned_urls_are_tried_from_outside() {
-    // The sample, the sample again, the longer body, and one with another SHA-256 than was signed.
+async fn presigned_urls_are_tried_at_the_public_endpoint() {
+    // The PUTs in order: the sample, the sample again, a longer body, and a body whose SHA-256 is not the signed one.
     for (nth, check, verdict, words) in [
         (1, "presigned-put", "fail", "403 AccessDenied"),
         (2, "presigned-put", "warn", "a second time"),
@@ -347,7 +354,7 @@ async fn presigned_urls_are_tried_from_outside() {
 }
 
 #[tokio::test]
-async fn a_public_endpoint_that_is_not_there_is_told() {
+async fn unreachable_public_endpoint_is_reported() {
     let backend = Backend::strict().await;
     let settings = [("S3_PUBLIC_ENDPOINT_URL", "http://127.0.0.1:1"), ("CORS_ALLOW_ORIGIN", "*")];
     let report = Report::of(doctor(&backend, &backend.endpoint, &settings)).await;
@@ -358,7 +365,7 @@ async fn a_public_endpoint_that_is_not_there_is_told() {
 }
 
 #[tokio::test]
-async fn a_bucket_that_is_not_ours_is_told_and_not_touched() {
+async fn inaccessible_bucket_is_reported_and_not_written() {
     let backend = Backend::strict().await;
     for (setting, value, words) in [
         ("AWS_SECRET_ACCESS_KEY", "wrong", "AWS_SECRET_ACCESS_KEY does not match"),
@@ -376,7 +383,7 @@ async fn a_bucket_that_is_not_ours_is_told_and_not_touched() {
 }
 
 #[tokio::test]
-async fn no_credentials_and_a_wrong_configuration_are_told() {
+async fn missing_credentials_and_wrong_settings_are_reported() {
     let backend = Backend::strict().await;
     let mut command = doctor(&backend, &backend.endpoint, &[]);
     command.env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
@@ -387,11 +394,11 @@ async fn no_credentials_and_a_wrong_configuration_are_told() {
     assert_eq!((report.code, report.lines.len()), (2, 0));
 }
 
-/// A folder of memory, where there is one to try.
+/// Uses /dev/shm, a tmpfs, if it exists.
 #[tokio::test]
-async fn a_spill_folder_in_memory_fails() {
+async fn spill_folder_on_tmpfs_fails() {
     if !std::path::Path::new("/dev/shm").exists() {
-        eprintln!("skipped: there is no /dev/shm");
+        eprintln!("skipped: /dev/shm does not exist");
         return;
     }
     let backend = Backend::strict().await;

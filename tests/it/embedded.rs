@@ -1,4 +1,4 @@
-//! What only the embedded S3 has: clients' way under `/_store/`, credentials, files.
+//! Behaviour of the embedded S3 only: access under `/_store/`, credentials, files.
 
 use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
@@ -21,7 +21,7 @@ use crate::support::samples::*;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// For a client that reaches the service at `app.url`.
+/// Returns presign options for a client that reaches the service at `app.url`.
 fn at(app: &TestApp) -> PresignOptions {
     PresignOptions { base: Some(app.url.clone()), ..for_a_minute() }
 }
@@ -37,10 +37,10 @@ fn put(app: &TestApp, signed: &Presigned) -> reqwest::RequestBuilder {
 
 #[tokio::test]
 async fn objects_of_an_earlier_version_are_reported() {
-    for is_there in [false, true] {
+    for exists in [false, true] {
         let data = tempfile::tempdir().unwrap();
         let former = data.path().join("s3");
-        if is_there {
+        if exists {
             std::fs::create_dir(&former).unwrap();
         }
         let process = Process::start(data.path(), &[]);
@@ -50,23 +50,23 @@ async fn objects_of_an_earlier_version_are_reported() {
         let (status, log) = process.end().await;
         assert!(status.success(), "{log}");
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("they are not served")).collect();
-        assert_eq!(lines.len(), usize::from(is_there), "{log}");
+        assert_eq!(lines.len(), usize::from(exists), "{log}");
         assert!(lines.iter().all(|line| line.contains("WARN") && line.contains(former.to_str().unwrap())), "{log}");
     }
 }
 
 #[tokio::test]
-async fn a_page_may_use_a_url() {
+async fn browser_may_use_presigned_urls() {
     let app = TestApp::start().await;
     let preflight = app.client.request(Method::OPTIONS, app.at("/_store/images/any"));
     let preflight =
         preflight.header("origin", "https://anywhere.example").header("access-control-request-method", "PUT");
-    let asked = "content-type,if-none-match,x-amz-checksum-sha256";
-    let allowed = preflight.header("access-control-request-headers", asked).send().await.unwrap();
+    let requested = "content-type,if-none-match,x-amz-checksum-sha256";
+    let allowed = preflight.header("access-control-request-headers", requested).send().await.unwrap();
     assert_eq!(allowed.status(), StatusCode::OK);
     assert_eq!(allowed.headers()["access-control-allow-origin"], "*");
     assert_eq!(allowed.headers()["access-control-allow-methods"], "GET,HEAD,PUT");
-    assert_eq!(allowed.headers()["access-control-allow-headers"], asked);
+    assert_eq!(allowed.headers()["access-control-allow-headers"], requested);
 
     let name = image();
     app.store.put(&name, &png(), payload(&noise(1, 10))).await.unwrap();
@@ -79,19 +79,20 @@ async fn a_page_may_use_a_url() {
     assert!(exposed.contains("etag") && exposed.contains("x-amz-checksum-crc64nvme"), "{exposed}");
     assert_eq!(header("x-content-type-options"), Some("nosniff"));
     assert_eq!(header("content-security-policy"), Some("sandbox"));
-    // Those of the service's own answers would keep other sites from showing the image, and browsers from caching it.
+    // The headers of the service's own answers would prevent other sites from showing the image, and browsers from
+    // caching it.
     assert_eq!((header("cross-origin-resource-policy"), header("cache-control")), (None, None));
     assert_eq!(read.bytes().await.unwrap(), noise(1, 10));
     app.end(&[name.key().as_str()]).await;
 }
 
 #[tokio::test]
-async fn a_url_works_under_any_host_and_prefix() {
+async fn presigned_url_works_under_any_host_and_prefix() {
     let app = TestApp::with(&["--public-url=https://images.example/up"]).await;
     let stored: serde_json::Value =
         app.upload("a.jpg", crate::support::app::fixture("plain.jpg")).await.json().await.unwrap();
     let url = stored["url"].as_str().unwrap();
-    // As a proxy passes it on that ends TLS and takes the prefix off.
+    // A proxy that terminates TLS and removes the prefix sends this path.
     let path = url.strip_prefix("https://images.example/up").unwrap();
     assert!(path.starts_with("/_store/images/"), "{url}");
     for host in ["images.example", "backend:8080", "127.0.0.1"] {
@@ -103,7 +104,7 @@ async fn a_url_works_under_any_host_and_prefix() {
 }
 
 #[tokio::test]
-async fn unsigned_requests_and_unsigned_headers_are_refused() {
+async fn unsigned_requests_and_headers_are_rejected() {
     let app = TestApp::start().await;
     let (secret, own) = (image(), incoming());
     app.store.put(&secret, &png(), payload(&noise(1, 10))).await.unwrap();
@@ -133,9 +134,9 @@ async fn unsigned_requests_and_unsigned_headers_are_refused() {
     app.end(&[secret.key().as_str(), &own.object_key("")]).await;
 }
 
-/// Only the service itself signs in a header, and it reaches the store inside the process.
+/// Only the service itself signs in a header, and it calls the store inside the process.
 #[tokio::test]
-async fn header_signed_requests_are_refused_under_the_mount() {
+async fn requests_signed_in_a_header_are_rejected() {
     use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
     let app = TestApp::start().await;
     let (access_key, secret_key) = app.credentials();
@@ -152,7 +153,7 @@ async fn header_signed_requests_are_refused_under_the_mount() {
 }
 
 #[tokio::test]
-async fn objects_uploads_and_urls_outlive_a_restart() {
+async fn objects_and_uploads_survive_a_restart() {
     let data_dir = tempfile::tempdir().unwrap();
     let (name, other, bytes) = (image(), image(), noise(2, PART + 5));
 
@@ -167,7 +168,7 @@ async fn objects_uploads_and_urls_outlive_a_restart() {
 
     let second = Embedded::open(data_dir.path()).unwrap();
     assert_eq!(keys, (second.access_key.clone(), second.secret_key.clone()));
-    assert_eq!(stray_files(data_dir.path()), before, "a start clears nothing that was answered");
+    assert_eq!(stray_files(data_dir.path()), before, "a start must keep objects and uploads that were acknowledged");
     let store = S3Store::connect(second.s3_options("a/", TIMEOUT)).await;
     let head = store.head(&name).await.unwrap();
     assert_eq!((head.size, head.crc64, head.dimensions), (PART as u64 + 5, Some(crc64(&bytes)), Some((640, 480))));
@@ -181,7 +182,7 @@ async fn objects_uploads_and_urls_outlive_a_restart() {
 }
 
 #[tokio::test]
-async fn a_start_clears_what_a_killed_process_left() {
+async fn start_removes_files_of_a_killed_process() {
     let data_dir = tempfile::tempdir().unwrap();
     let embedded = Embedded::open(data_dir.path()).unwrap();
     let store = S3Store::connect(embedded.s3_options("", TIMEOUT)).await;
@@ -204,7 +205,7 @@ async fn a_start_clears_what_a_killed_process_left() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn the_credentials_are_the_owner_s_alone() {
+async fn credentials_file_is_readable_by_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let data_dir = tempfile::tempdir().unwrap();
     Embedded::open(data_dir.path()).unwrap();
@@ -212,9 +213,9 @@ async fn the_credentials_are_the_owner_s_alone() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// Also while only a store, or a request under way, still uses it.
+/// The folder also stays locked while a store or a request in progress uses it.
 #[tokio::test]
-async fn one_process_at_a_time_uses_a_folder() {
+async fn data_folder_is_locked_by_one_process() {
     let data_dir = tempfile::tempdir().unwrap();
     let first = Embedded::open(data_dir.path()).unwrap();
     let store = S3Store::connect(first.s3_options("", TIMEOUT)).await;
@@ -227,7 +228,7 @@ async fn one_process_at_a_time_uses_a_folder() {
 }
 
 #[tokio::test]
-async fn nothing_but_its_own_objects_is_in_reach() {
+async fn keys_cannot_reach_files_outside_the_bucket() {
     let backend = Backend::embedded().await;
     let Kind::Embedded { data_dir, .. } = &backend.kind else { panic!() };
     let client = backend.client();
@@ -249,7 +250,7 @@ async fn nothing_but_its_own_objects_is_in_reach() {
 }
 
 #[tokio::test]
-async fn a_put_replaces_only_what_it_means() {
+async fn conditional_put_and_delete_check_etags() {
     let backend = Backend::embedded().await;
     let (client, key) = (backend.client(), format!("{}x", backend.options.prefix));
     let put = |body: &'static [u8]| client.put_object().bucket("images").key(&key).body(body.to_vec().into());
@@ -259,7 +260,7 @@ async fn a_put_replaces_only_what_it_means() {
     let missing = put(b"one").if_match("\"00000000000000000000000000000000\"").send().await.unwrap_err();
     assert_eq!(status(&missing), 404);
     let one = put(b"one").if_none_match("*").send().await.unwrap().e_tag.unwrap();
-    assert_eq!(one, "\"f97c5d29941bfb1b2fdab0874906ab82\"", "its MD5");
+    assert_eq!(one, "\"f97c5d29941bfb1b2fdab0874906ab82\"", "the ETag is the MD5");
     assert_eq!(status(&put(b"two").if_none_match("*").send().await.unwrap_err()), 412);
     let two = put(b"two").if_match(&one).send().await.unwrap().e_tag.unwrap();
     assert_eq!(status(&put(b"three").if_match(&one).send().await.unwrap_err()), 412);
@@ -272,7 +273,7 @@ async fn a_put_replaces_only_what_it_means() {
 }
 
 #[tokio::test]
-async fn a_part_is_copied_of_what_was_meant_and_numbers_may_have_gaps() {
+async fn copied_part_checks_etag_and_part_numbers_may_have_gaps() {
     let backend = Backend::embedded().await;
     let (client, key) = (backend.client(), format!("{}x", backend.options.prefix));
     let source = client.put_object().bucket("images").key("source").body(b"0123456789".to_vec().into());
@@ -286,7 +287,7 @@ async fn a_part_is_copied_of_what_was_meant_and_numbers_may_have_gaps() {
     let other = copy(7).copy_source_if_match("\"00000000000000000000000000000000\"").send().await.unwrap_err();
     assert_eq!(other.raw_response().unwrap().status().as_u16(), 412);
     let whole = copy(7).copy_source_if_match(&etag).send().await.unwrap().copy_part_result.unwrap().e_tag.unwrap();
-    assert_eq!(whole, etag, "the part is what was checked");
+    assert_eq!(whole, etag, "the part's ETag must be that of the source");
     copy(9).copy_source_range("bytes=2-4").send().await.unwrap();
     let complete = |number: i32, etag: &str| {
         let part = CompletedPart::builder().part_number(number).e_tag(etag).build();
@@ -296,7 +297,11 @@ async fn a_part_is_copied_of_what_was_meant_and_numbers_may_have_gaps() {
     assert_eq!(complete(8, &whole).send().await.unwrap_err().code(), Some("InvalidPart"));
     let joined = complete(7, &whole).send().await.unwrap().e_tag.unwrap();
     assert!(joined.ends_with("-1\""), "{joined}");
-    assert_eq!(complete(7, &whole).send().await.unwrap_err().code(), Some("NoSuchUpload"), "it ended once");
+    assert_eq!(
+        complete(7, &whole).send().await.unwrap_err().code(),
+        Some("NoSuchUpload"),
+        "an upload can be completed only once"
+    );
     let read = client.get_object().bucket("images").key(&key).send().await.unwrap();
     assert_eq!(read.content_type(), Some("image/png"));
     assert_eq!(read.body.collect().await.unwrap().into_bytes(), "0123456789");
@@ -307,7 +312,7 @@ async fn a_part_is_copied_of_what_was_meant_and_numbers_may_have_gaps() {
 }
 
 #[tokio::test]
-async fn racing_ends_of_an_upload_leave_one_outcome() {
+async fn concurrent_complete_and_abort_have_one_outcome() {
     let backend = Backend::embedded().await;
     for round in 0..10 {
         let (name, bytes) = (image(), noise(round, 100));
@@ -329,7 +334,7 @@ async fn racing_ends_of_an_upload_leave_one_outcome() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_leaves_nothing() {
+async fn disconnected_client_leaves_no_files() {
     let app = TestApp::start().await;
     let put = app.store.presign_put(&incoming(), &sized(1 << 20), &at(&app)).await.unwrap();
     let upload = app.store.create_upload(&incoming(), &png()).await.unwrap();
@@ -346,7 +351,7 @@ async fn a_client_that_goes_away_leaves_nothing() {
     app.end(&[]).await;
 }
 
-/// A client that has begun to send and goes on no more.
+/// Connects a client that sends half of a body and then stops.
 async fn half_sent(app: &TestApp, signed: &Presigned) -> TcpStream {
     let path = signed.url.strip_prefix(&app.url).unwrap();
     let headers: String = signed.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -357,7 +362,7 @@ async fn half_sent(app: &TestApp, signed: &Presigned) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_client_that_pauses_is_cut_off() {
+async fn stalled_client_gets_request_timeout() {
     let app = TestApp::with(&["--body-idle-timeout=1s"]).await;
     let signed = app.store.presign_put(&incoming(), &sized(1 << 20), &at(&app)).await.unwrap();
     let mut client = half_sent(&app, &signed).await;
@@ -367,9 +372,9 @@ async fn a_client_that_pauses_is_cut_off() {
     app.end(&[]).await;
 }
 
-/// A call of the service's own that is given up is a connection that broke.
+/// A dropped call of the service itself must behave like a broken connection.
 #[tokio::test]
-async fn a_call_that_is_dropped_leaves_nothing() {
+async fn dropped_call_leaves_no_files() {
     let app = TestApp::start().await;
     let before = stray_files(app.data_dir());
     let (sender, receiver) = mpsc::channel();
@@ -385,7 +390,7 @@ async fn a_call_that_is_dropped_leaves_nothing() {
     app.end(&[]).await;
 }
 
-/// Bytes that come piece by piece, each when the test says so.
+/// Content that is read piece by piece. Each read waits for a message from the test.
 #[derive(Debug)]
 struct Stalled(Mutex<mpsc::Receiver<()>>);
 
@@ -402,5 +407,5 @@ async fn until_files(data_dir: &Path, hold: impl Fn(Vec<String>) -> bool) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("it comes to hold");
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("the files are as expected within 20 s");
 }

@@ -1,4 +1,4 @@
-//! What the process takes from its environment as every AWS SDK does: the endpoint, and credentials that end.
+//! Settings that the process reads from its environment like every AWS SDK: the endpoint, and credentials that expire.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -8,7 +8,7 @@ use super::process::{Process, binary};
 use super::support::app::{TestApp, fixture};
 use super::support::faults::{Action, Operation};
 
-/// The service on the store of `app`, which it finds through `variables` and the profile `config`.
+/// Starts the service on the store of `app`, configured by `variables` and the profile `config`.
 fn on_store_of(app: &TestApp, folder: &TempDir, config: &str, variables: &[(&str, &str)]) -> Process {
     let file = folder.path().join("config");
     std::fs::write(&file, config).unwrap();
@@ -30,7 +30,7 @@ async fn upload(process: &Process) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn no_checksum_is_sent_to_an_endpoint_wherever_it_is_configured() {
+async fn auto_checksum_is_off_for_every_kind_of_endpoint_setting() {
     let app = TestApp::behind_faults(&[]).await;
     let (access_key, secret_key) = app.credentials();
     let endpoint = app.faults().endpoint.clone();
@@ -64,11 +64,11 @@ async fn no_checksum_is_sent_to_an_endpoint_wherever_it_is_configured() {
 }
 
 #[tokio::test]
-async fn links_end_with_the_credentials_that_sign_them() {
+async fn links_expire_with_the_credentials() {
     let app = TestApp::behind_faults(&[]).await;
     let (access_key, secret_key) = app.credentials();
     let folder = TempDir::new().unwrap();
-    // A whole second, well before READ_URL_TTL.
+    // A whole second, well before the end of READ_URL_TTL.
     let end = SystemTime::UNIX_EPOCH + SystemTime::UNIX_EPOCH.elapsed().unwrap() + Duration::from_secs(600);
     let end = humantime::format_rfc3339_seconds(end).to_string();
     let json = serde_json::json!({
@@ -80,7 +80,7 @@ async fn links_end_with_the_credentials_that_sign_them() {
     let process = on_store_of(&app, &folder, &config, &[("AWS_ENDPOINT_URL_S3", app.faults().endpoint.as_str())]);
     let key = upload(&process).await["s3_key"].as_str().unwrap().to_owned();
     let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).build().unwrap();
-    // The first link is the SDK's, the second is signed after its pattern.
+    // The SDK signs the first link. The second is signed with the template taken from it.
     for _ in 0..2 {
         let url = format!("http://{}/images/{key}", process.address);
         let link: serde_json::Value = client.get(format!("{url}/url")).send().await.unwrap().json().await.unwrap();
@@ -96,10 +96,10 @@ async fn links_end_with_the_credentials_that_sign_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bucket_that_rejects_its_probe_is_one_warning_and_delays_nothing() {
+async fn failed_bucket_probe_warns_once_and_delays_nothing() {
     let app = TestApp::behind_faults(&[]).await;
     let mut keys = Vec::new();
-    // What answers is also tried: with an object that is put and deleted.
+    // If the bucket answers, the probe also puts and deletes an object.
     for (action, warnings, lists, tries) in
         [(Action::Status(403), 1, 1, 0), (Action::SetHeader("x-other", "1"), 0, 0, 1), (Action::Hang, 0, 0, 0)]
     {
@@ -107,10 +107,10 @@ async fn a_bucket_that_rejects_its_probe_is_one_warning_and_delays_nothing() {
         app.faults().fail_all(Operation::HeadBucket, action);
         let denied = Action::Answer(403, "<Error><Code>AccessDenied</Code></Error>");
         app.faults().fail_all(Operation::ListObjects, denied);
-        let (asked, listed) = (app.faults().calls(Operation::HeadBucket), app.faults().calls(Operation::ListObjects));
+        let (probed, listed) = (app.faults().calls(Operation::HeadBucket), app.faults().calls(Operation::ListObjects));
         let (written, deleted) = (app.faults().calls(Operation::Put), app.faults().calls(Operation::Delete));
         let process = Process::on_store_of(&app, &["--log-format=json"]);
-        app.faults().wait_for(Operation::HeadBucket, asked + 1).await;
+        app.faults().wait_for(Operation::HeadBucket, probed + 1).await;
         app.faults().wait_for(Operation::ListObjects, listed + lists).await;
         app.faults().wait_for(Operation::Delete, deleted + tries).await;
         keys.push(upload(&process).await["s3_key"].as_str().unwrap().to_owned());
@@ -118,21 +118,26 @@ async fn a_bucket_that_rejects_its_probe_is_one_warning_and_delays_nothing() {
         let (status, log) = process.end().await;
         assert!(status.success(), "{log}");
         assert_eq!(log.matches("run `image-store doctor`").count(), warnings, "{action:?}: {log}");
-        assert_eq!(app.faults().calls(Operation::Put), written + 1 + tries, "the upload's, and the trial's");
+        assert_eq!(
+            app.faults().calls(Operation::Put),
+            written + 1 + tries,
+            "one PUT of the upload, and those of the probe"
+        );
     }
     app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
-/// The SDK signs its own calls by the store's clock then, and presigned URLs by this machine's.
+/// If the clocks differ, the SDK signs its own calls by the store's clock but presigned URLs by this machine's clock.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_clock_that_is_wrong_is_a_warning() {
+async fn wrong_clock_is_a_warning() {
     let app = TestApp::behind_faults(&[]).await;
     let long_ago = httpdate::fmt_http_date(SystemTime::now() - Duration::from_secs(3600));
     app.faults().fail_all(Operation::HeadBucket, Action::SetHeader("date", long_ago.leak()));
     let process = Process::on_store_of(&app, &[]);
     app.faults().wait_for(Operation::HeadBucket, 1).await;
     let health = format!("http://{}/readyz", process.address);
-    // Its status is of no interest: the embedded store's clock is right. It comes well after the probe's answer.
+    // The status does not matter, because the embedded store's clock is right. The answer arrives well after the
+    // probe's.
     reqwest::get(health).await.unwrap();
     process.terminate();
     let (_, log) = process.end().await;
@@ -141,7 +146,7 @@ async fn a_clock_that_is_wrong_is_a_warning() {
 }
 
 #[test]
-fn settings_that_are_lost_without_a_bucket_are_reported_together() {
+fn store_settings_without_bucket_are_reported_together() {
     let output = binary()
         .env("AWS_ENDPOINT_URL_S3", "http://user:hunter2@127.0.0.1:9000")
         .env("S3_PUBLIC_ENDPOINT_URL", "https://s3.example")
@@ -154,8 +159,8 @@ fn settings_that_are_lost_without_a_bucket_are_reported_together() {
         .env("CORS_ALLOW_ORIGIN", "https://Page.example/")
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
     for setting in [
         "AWS_ENDPOINT_URL_S3: ",
         "S3_PUBLIC_ENDPOINT_URL: requires S3_BUCKET",
@@ -167,31 +172,31 @@ fn settings_that_are_lost_without_a_bucket_are_reported_together() {
         "RUST_LOG: 'image_store=loud' ",
         "CORS_ALLOW_ORIGIN: 'https://Page.example/' never matches; browsers send 'https://page.example'",
     ] {
-        assert!(told.contains(setting), "{setting} in {told}");
+        assert!(stderr.contains(setting), "{setting} in {stderr}");
     }
-    assert!(!told.contains("hunter2"), "{told}");
+    assert!(!stderr.contains("hunter2"), "{stderr}");
 }
 
 #[test]
-fn an_empty_bucket_is_no_embedded_store() {
+fn empty_s3_bucket_is_a_configuration_error() {
     let output = binary().env("S3_BUCKET", "").output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("S3_BUCKET: is empty"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("S3_BUCKET: is empty"), "{stderr}");
 }
 
 #[test]
-fn a_folder_that_takes_no_spilled_parts_is_a_configuration_error() {
+fn unwritable_spill_dir_is_a_configuration_error() {
     let data = TempDir::new().unwrap();
     let output = binary().env("DATA_DIR", data.path()).env("SPILL_DIR", "/proc").output().unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("the configuration is wrong:\n  SPILL_DIR: /proc cannot be written"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("the configuration is wrong:\n  SPILL_DIR: /proc cannot be written"), "{stderr}");
 }
 
-/// The SDK's own variable for "this environment is not mine": the endpoint in it is no setting, and nothing to complain of.
+/// This is the SDK's own variable: the configured endpoint must be ignored, without an error.
 #[tokio::test]
-async fn an_endpoint_that_is_to_be_ignored_is() {
+async fn ignored_endpoint_setting_is_ignored() {
     let data = TempDir::new().unwrap();
     let mut command = binary();
     command

@@ -1,4 +1,4 @@
-//! What browsers are told with every answer, and what a request's head may be.
+//! Security headers of every response, and the limits and rules for request heads.
 
 use reqwest::{Method, StatusCode, header};
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use super::support::app::{TestApp, fixture};
 use super::support::raw::RawClient;
 
 const ORIGIN: &str = "http://page.example";
-/// A head that is wrong must not cost as long as one that never ends (10 s).
+/// A malformed head must be rejected earlier than a head that never ends (10 s).
 const AT_ONCE: Duration = Duration::from_secs(5);
 
-/// What every answer says that has no policy of its own.
+/// The headers of every response that has no policy of its own.
 pub const HEADERS: [(&str, &str); 4] = [
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
@@ -25,7 +25,7 @@ fn value<'a>(answer: &'a reqwest::Response, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn every_answer_has_the_headers() {
+async fn every_response_has_security_headers() {
     let app = TestApp::with(&["--api-keys=the-key", "--max-upload-size=1000"]).await;
     for (method, path, length, status) in [
         (Method::GET, "/healthz", 0, 200),
@@ -56,7 +56,7 @@ async fn every_answer_has_the_headers() {
 }
 
 #[tokio::test]
-async fn the_page_keeps_its_policy_and_images_may_be_shown_anywhere() {
+async fn page_has_its_own_policy_and_images_are_embeddable() {
     let app = TestApp::start().await;
     let stored: serde_json::Value = app.upload("a.png", fixture("plain.png")).await.json().await.unwrap();
     let key = stored["s3_key"].as_str().unwrap();
@@ -73,7 +73,7 @@ async fn the_page_keeps_its_policy_and_images_may_be_shown_anywhere() {
 }
 
 #[tokio::test]
-async fn a_long_address_is_told_so() {
+async fn long_uri_is_414() {
     let app = TestApp::start().await;
     let get = async |length: usize| {
         let path = format!("/limits?{}", "a".repeat(length - "/limits?".len()));
@@ -83,17 +83,17 @@ async fn a_long_address_is_told_so() {
     let refused = get(8193).await;
     assert_eq!(refused.status(), StatusCode::URI_TOO_LONG);
     assert_eq!(value(&refused, "access-control-allow-origin"), ORIGIN);
-    let told: serde_json::Value = refused.json().await.unwrap();
-    assert_eq!(told["code"], "uri_too_long");
-    assert!(told["detail"].as_str().unwrap().contains("8192 bytes"), "{told}");
+    let body: serde_json::Value = refused.json().await.unwrap();
+    assert_eq!(body["code"], "uri_too_long");
+    assert!(body["detail"].as_str().unwrap().contains("8192 bytes"), "{body}");
     app.end(&[]).await;
 }
 
-/// Sends a head; returns the status, once the connection is closed or 200.
+/// Sends a head. Returns the status of the response.
 async fn status_of(app: &TestApp, target: &str, headers: &str) -> String {
     let began = Instant::now();
     let mut client = RawClient::connect(app.address()).await;
-    // Where the head is too long, the other side stops listening before its end.
+    // If the head is too long, the service stops reading before its end.
     let _ = client.try_send(format!("GET {target} HTTP/1.1\r\nhost: a\r\n{headers}\r\n")).await;
     let answer = client.read_answer().await;
     assert!(began.elapsed() < AT_ONCE, "{answer}");
@@ -101,7 +101,7 @@ async fn status_of(app: &TestApp, target: &str, headers: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_head_too_large_is_refused_at_once() {
+async fn too_large_head_is_rejected_at_once() {
     let app = TestApp::start().await;
     let many = |count: usize| (1..count).map(|n| format!("x-{n}: 1\r\n")).collect::<String>();
     let long = |length: usize| format!("x-long: {}\r\n", "a".repeat(length));
@@ -117,7 +117,7 @@ async fn a_head_too_large_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn a_content_length_that_no_number_holds_is_invalid() {
+async fn overflowing_content_length_is_rejected() {
     let app = TestApp::start().await;
     for length in ["18446744073709551614", "18446744073709551615", "18446744073709551616"] {
         let mut client = RawClient::connect(app.address()).await;
@@ -135,7 +135,7 @@ async fn a_content_length_that_no_number_holds_is_invalid() {
 }
 
 #[tokio::test]
-async fn malformed_chunks_are_named() {
+async fn malformed_chunks_are_400() {
     let app = TestApp::start().await;
     for chunks in ["xyz\r\n", "-1\r\n", "5\r\nabcdefgh\r\n", "fffffffffffffffff\r\n"] {
         for (path, content_type) in [("/upload-image", "image/png"), ("/uploads", "application/json")] {
@@ -151,7 +151,7 @@ async fn malformed_chunks_are_named() {
 }
 
 #[tokio::test]
-async fn the_body_behind_a_head_too_large_is_read_on_so_that_the_answer_arrives() {
+async fn body_after_too_large_head_is_drained_so_that_431_arrives() {
     let app = TestApp::start().await;
     let mut client = RawClient::connect(app.address()).await;
     let (long, length) = ("a".repeat(40 << 10), 64 << 20);
@@ -163,7 +163,7 @@ async fn the_body_behind_a_head_too_large_is_read_on_so_that_the_answer_arrives(
     app.end(&[]).await;
 }
 
-/// Sends all of `request`; the whole answer, once the connection is closed.
+/// Sends the whole request. Returns the whole response after the connection is closed.
 async fn answer_to(app: &TestApp, request: &str) -> String {
     let mut client = RawClient::connect(app.address()).await;
     client.send(request).await;
@@ -171,7 +171,7 @@ async fn answer_to(app: &TestApp, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_request_must_name_one_valid_host() {
+async fn request_requires_one_valid_host() {
     let app = TestApp::start().await;
     for bad in
         ["", "host: a\r\nhost: a\r\n", "host:\r\n", "host: a b\r\n", "host: a/b\r\n", "host: u@a\r\n", "host: a:b\r\n"]
@@ -190,7 +190,7 @@ async fn a_request_must_name_one_valid_host() {
 }
 
 #[tokio::test]
-async fn no_transfer_coding_but_one_chunked_is_taken() {
+async fn only_a_single_chunked_transfer_coding_is_accepted() {
     let app = TestApp::start().await;
     let post = |framing: &str| {
         let head = "POST /uploads HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
@@ -214,9 +214,13 @@ async fn no_transfer_coding_but_one_chunked_is_taken() {
         let answer = answer_to(&app, &post(coding)).await;
         assert!(answer.starts_with("HTTP/1.1 400") || answer.starts_with("HTTP/1.1 501"), "{coding}{answer}");
         assert!(answer.contains(&format!("\"code\":\"{code}\"")), "{coding}{answer}");
-        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "nothing behind it is a request: {coding}{answer}");
+        assert_eq!(
+            answer.matches("HTTP/1.1").count(),
+            1,
+            "the rest must not be read as another request: {coding}{answer}"
+        );
     }
-    // RFC 9112 6.3: the transfer coding counts, and the connection is closed.
+    // RFC 9112, section 6.3, gives precedence to the transfer coding and lets the connection be closed.
     for both in
         ["content-length: 4\r\ntransfer-encoding: chunked\r\n", "transfer-encoding: chunked\r\ncontent-length: 4\r\n"]
     {
@@ -228,7 +232,7 @@ async fn no_transfer_coding_but_one_chunked_is_taken() {
 }
 
 #[tokio::test]
-async fn a_coded_image_is_not_taken() {
+async fn content_encoding_is_rejected() {
     let app = TestApp::start().await;
     let post = |coding: &str| {
         let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
@@ -237,8 +241,8 @@ async fn a_coded_image_is_not_taken() {
     for coding in ["gzip", "br", "gzip, identity", "aws-chunked", ""] {
         let refused = post(coding).await.unwrap();
         assert_eq!((refused.status().as_u16(), value(&refused, "accept-encoding")), (415, "identity"), "{coding}");
-        let told: serde_json::Value = refused.json().await.unwrap();
-        assert_eq!(told["code"], "unsupported_content_encoding");
+        let body: serde_json::Value = refused.json().await.unwrap();
+        assert_eq!(body["code"], "unsupported_content_encoding");
     }
     let stored: serde_json::Value = post("Identity").await.unwrap().json().await.unwrap();
     app.end(&[stored["s3_key"].as_str().unwrap()]).await;

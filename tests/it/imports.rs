@@ -1,10 +1,10 @@
-//! Imports go one way: downwards through the layers, and never round a circle of files.
+//! Imports only go downwards through the layers, and no files import each other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The top-level modules. Each one imports only from itself and from those after it.
+/// The top-level modules. Each imports only from itself and from the modules after it in this list.
 const LAYERS: [&str; 15] = [
     "cli",
     "commands",
@@ -27,11 +27,11 @@ const LAYERS: [&str; 15] = [
 #[derive(Debug, PartialEq, Eq)]
 struct Import {
     line: usize,
-    /// From the crate's root on.
+    /// The path from the crate root.
     path: Vec<String>,
 }
 
-/// The source files below `src`, by their modules' paths. `main.rs` is another crate, above all of them.
+/// Returns the source files below `src`, by module path. `main.rs` is another crate, above all of them.
 fn modules() -> BTreeMap<Vec<String>, PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let (mut folders, mut modules) = (vec![root.clone()], BTreeMap::new());
@@ -54,7 +54,8 @@ fn modules() -> BTreeMap<Vec<String>, PathBuf> {
     modules
 }
 
-/// The paths that `source`, the file of `module`, names from `crate`, `super` or `self` on. Tests and comments do not count.
+/// Returns the paths in `source`, the file of `module`, that start with `crate`, `super` or `self`. Tests and comments
+/// are ignored.
 fn imports(module: &[String], source: &str) -> Vec<Import> {
     let source = source.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let mut code = String::new();
@@ -78,7 +79,7 @@ fn imports(module: &[String], source: &str) -> Vec<Import> {
     imports
 }
 
-/// How long the path is that `text` begins with, groups in braces included.
+/// Returns the length of the path at the start of `text`, including groups in braces.
 fn tree_length(text: &str) -> usize {
     let mut depth = 0;
     let end = text.find(|character: char| {
@@ -92,7 +93,7 @@ fn tree_length(text: &str) -> usize {
     end.unwrap_or(text.len())
 }
 
-/// `a::{b, c::d}` as `a::b` and `a::c::d`.
+/// Expands `a::{b, c::d}` to `a::b` and `a::c::d`.
 fn expand(tree: &str) -> Vec<String> {
     let Some((prefix, group)) = tree.split_once('{') else { return vec![tree.trim().to_owned()] };
     let group = group.rsplit_once('}').map_or(group, |(group, _)| group);
@@ -124,7 +125,7 @@ fn absolute(module: &[String], path: &str) -> Vec<String> {
 }
 
 #[test]
-fn imports_go_downwards() {
+fn imports_only_go_downwards() {
     let position = |name: &str| LAYERS.iter().position(|layer| *layer == name);
     let mut wrong = Vec::new();
     for (module, file) in modules() {
@@ -140,7 +141,7 @@ fn imports_go_downwards() {
     assert!(wrong.is_empty(), "imports that go upwards:\n{}", wrong.join("\n"));
 }
 
-/// A file may use its own module's ancestors: it is a part of them. Apart from that, no file leads back to itself.
+/// Imports from the ancestors of a module are allowed, because the module is part of them.
 #[test]
 fn files_do_not_import_each_other_in_circles() {
     let modules = modules();
@@ -158,7 +159,7 @@ fn files_do_not_import_each_other_in_circles() {
     assert!(circles.is_empty(), "{}", circles.into_iter().collect::<Vec<_>>().join("\n"));
 }
 
-/// The shortest way from a file back to itself, if there is one.
+/// Returns the shortest import path from a file back to itself, if there is one.
 fn circle(start: &[String], edges: &BTreeMap<&[String], BTreeMap<&[String], usize>>) -> Option<String> {
     let mut ways = vec![vec![start]];
     let mut seen = BTreeSet::new();
@@ -186,7 +187,7 @@ fn circle(start: &[String], edges: &BTreeMap<&[String], BTreeMap<&[String], usiz
 }
 
 #[test]
-fn imports_are_found_in_every_form() {
+fn imports_are_found_in_every_syntax() {
     let source = "use super::b::{self, C, d::{E, F}};\n// use crate::no;\npub fn f() -> crate::g::H { self::i::j() }\n\
                   #[cfg(test)]\nmod tests {\n    use crate::no;\n}\n";
     let found = imports(&["a".to_owned(), "x".to_owned()], source);

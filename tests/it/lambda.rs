@@ -1,4 +1,5 @@
-//! The binary as a Lambda function: every event shape, through a Runtime API of the tests', into the embedded S3.
+//! The binary as a Lambda function: every event shape, with the tests' own Runtime API, and the embedded S3 as the
+//! store.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,7 +19,7 @@ use super::support::scrape::Scrape;
 const PREFIX: &str = "the-photos!/";
 const BOUNDARY: &str = "----boundary";
 
-/// A function on the embedded S3 of a [`TestApp`], whose own server nobody asks.
+/// A function on the embedded S3 of a [`TestApp`], whose own HTTP server is not used.
 struct Setup {
     app: TestApp,
     function: Function,
@@ -58,7 +59,7 @@ impl Setup {
         self.app.sdk.put_object().bucket(&self.app.bucket).key(key).body(bytes.into()).send().await.unwrap();
     }
 
-    /// Stops the function, then looks at what is left. Returns the function's log.
+    /// Stops the function, then checks the store for leftovers. Returns the function's log.
     async fn end(self, expected: &[&str]) -> String {
         let log = self.function.end().await;
         assert!(!log.contains("panicked"), "{log}");
@@ -71,7 +72,7 @@ fn event(name: &str) -> Value {
     serde_json::from_slice(&fixture(&format!("lambda/{name}.json"))).unwrap()
 }
 
-/// Every kind of sender, and the ways to reach it that show in the event's path.
+/// Every kind of event source, and the variants that differ in the event's path.
 const SHAPES: [&str; 7] = [
     "function_url",
     "http_api",
@@ -82,7 +83,7 @@ const SHAPES: [&str; 7] = [
     "alb_multi_value",
 ];
 
-/// What a sender of a shape puts before the path that it was asked for.
+/// Returns the path prefix that an event source of this shape adds to the requested path.
 fn base(shape: &str) -> &'static str {
     match shape {
         "http_api" => "/prod",
@@ -91,7 +92,7 @@ fn base(shape: &str) -> &'static str {
     }
 }
 
-/// An event of a shape, asking for `path`.
+/// Builds an event of this shape that requests `path`.
 fn request(shape: &str, method: &str, path: &str) -> Value {
     let mut event = event(shape);
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
@@ -126,7 +127,7 @@ fn form(file: &[u8]) -> Vec<u8> {
     [head.as_bytes(), file, format!("\r\n--{BOUNDARY}--\r\n").as_bytes()].concat()
 }
 
-/// An upload whose body is base64, as it should be.
+/// Builds an upload event with a body in base64, as it should be.
 fn post(shape: &str, body: &[u8]) -> Value {
     let mut event = request(shape, "POST", "/upload-image");
     set_header(&mut event, "content-type", &format!("multipart/form-data; boundary={BOUNDARY}"));
@@ -165,7 +166,7 @@ fn refused(answer: &Value, status: u16, code: &str) -> String {
 }
 
 #[tokio::test]
-async fn every_shape_uploads_reads_and_deletes_in_one_process() {
+async fn every_event_shape_uploads_reads_and_deletes() {
     let setup = Setup::start().await;
     let file = png(300_000);
     for shape in SHAPES {
@@ -176,7 +177,7 @@ async fn every_shape_uploads_reads_and_deletes_in_one_process() {
         let image = body(&answer);
         assert_eq!((&image["size"], &image["content_type"]), (&300_000.into(), &"image/png".into()));
         let read = setup.app.client.get(image["url"].as_str().unwrap()).send().await.unwrap();
-        assert!(read.bytes().await.unwrap() == file, "{shape}: other bytes");
+        assert!(read.bytes().await.unwrap() == file, "{shape}: the bytes differ");
 
         let key = image["s3_key"].as_str().unwrap();
         let answer = setup.function.invoke(&request(shape, "GET", &format!("/images/{key}"))).await.response();
@@ -195,7 +196,7 @@ async fn every_shape_uploads_reads_and_deletes_in_one_process() {
 }
 
 #[tokio::test]
-async fn requests_carry_their_ids_and_answers_their_cors_headers() {
+async fn request_ids_and_cors_headers_are_returned() {
     let setup = Setup::start().await;
     for shape in ["function_url", "rest_api"] {
         let mut event = request(shape, "GET", "/limits");
@@ -205,16 +206,16 @@ async fn requests_carry_their_ids_and_answers_their_cors_headers() {
         assert_eq!(header(&answer, "x-request-id"), "from-the-client");
         assert_eq!(header(&answer, "access-control-allow-origin"), "http://page.example");
     }
-    let made = setup.function.invoke(&request("alb", "GET", "/limits")).await.response();
-    assert_eq!(header(&made, "x-request-id").len(), 36);
+    let generated = setup.function.invoke(&request("alb", "GET", "/limits")).await.response();
+    assert_eq!(header(&generated, "x-request-id").len(), 36);
     let log = setup.end(&[]).await;
     let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let ours = lines.iter().find(|line| line["span"]["id"] == "from-the-client").expect("its line");
-    assert_eq!(ours["span"]["lambda_request_id"], "invocation-1");
+    let entry = lines.iter().find(|line| line["span"]["id"] == "from-the-client").expect("its log line");
+    assert_eq!(entry["span"]["lambda_request_id"], "invocation-1");
 }
 
 #[tokio::test]
-async fn keys_are_asked_for_here_too() {
+async fn api_keys_are_required() {
     let app = TestApp::start().await;
     let function = Function::start(&[
         ("S3_BUCKET", &app.bucket),
@@ -224,7 +225,7 @@ async fn keys_are_asked_for_here_too() {
     ])
     .await;
     for shape in ["function_url", "rest_api", "alb"] {
-        // No key of an image: behind the guard it is a 404 that asks no store.
+        // The key is invalid: with a valid API key the answer is a 404 that needs no store.
         for (key, status) in [("", 401), ("wrong", 401), ("right", 404)] {
             let mut event = request(shape, "GET", "/images/x");
             set_header(&mut event, "x-api-key", key);
@@ -237,7 +238,7 @@ async fn keys_are_asked_for_here_too() {
 }
 
 #[tokio::test]
-async fn metrics_count_events_and_want_a_key() {
+async fn metrics_count_events_and_require_a_key() {
     let setup = Setup::with_environment(&[("API_KEYS", "right")]).await;
     let [good, bad] = [0; 2].map(|_| format!("{}.png", Uuid::new_v4()));
     setup.put(&format!("incoming/{good}"), png(5_000)).await;
@@ -268,7 +269,7 @@ async fn metrics_count_events_and_want_a_key() {
 }
 
 #[tokio::test]
-async fn without_keys_nobody_has_the_metrics() {
+async fn metrics_without_configured_keys_are_403() {
     let setup = Setup::start().await;
     let answer = setup.function.invoke(&request("alb", "GET", "/metrics")).await.response();
     assert_eq!(refused(&answer, 403, "forbidden"), "This is for the service's operators");
@@ -277,7 +278,7 @@ async fn without_keys_nobody_has_the_metrics() {
 }
 
 #[tokio::test]
-async fn limits_are_those_of_the_event() {
+async fn limits_depend_on_the_event_source() {
     let setup = Setup::start().await;
     for (shape, limit) in [("function_url", 4_694_016), ("rest_api", 4_694_016), ("alb", 967_232)] {
         let limits = body(&setup.function.invoke(&request(shape, "GET", "/limits")).await.response());
@@ -294,7 +295,7 @@ async fn limits_are_those_of_the_event() {
 }
 
 #[tokio::test]
-async fn answers_have_the_headers_of_the_server_and_long_addresses_are_refused() {
+async fn responses_have_security_headers_and_long_uris_are_414() {
     let setup = Setup::start().await;
     let long = format!("/{}", "a".repeat(9000));
     for shape in SHAPES {
@@ -311,7 +312,7 @@ async fn answers_have_the_headers_of_the_server_and_long_addresses_are_refused()
 }
 
 #[tokio::test]
-async fn bodies_that_lost_their_bytes_are_told_what_to_configure() {
+async fn mangled_body_error_names_binary_media_types() {
     let setup = Setup::start().await;
     let mut wrong = post("function_url", &form(&png(5_000)));
     wrong["body"] = "this is not base64".into();
@@ -331,7 +332,7 @@ async fn bodies_that_lost_their_bytes_are_told_what_to_configure() {
 }
 
 #[tokio::test]
-async fn the_policy_is_that_of_every_door() {
+async fn upload_rules_are_those_of_http() {
     let setup = Setup::start().await;
     refused(&setup.upload("function_url", b"<svg/>").await, 400, "invalid_file_type");
     let mut empty = request("function_url", "POST", "/upload-image");
@@ -347,7 +348,7 @@ async fn the_policy_is_that_of_every_door() {
 }
 
 #[tokio::test]
-async fn a_text_body_is_taken_as_it_is() {
+async fn text_body_is_accepted() {
     let setup = Setup::start().await;
     let mut event = request("function_url", "POST", "/uploads");
     set_header(&mut event, "content-type", "application/json");
@@ -360,7 +361,7 @@ async fn a_text_body_is_taken_as_it_is() {
 }
 
 #[tokio::test]
-async fn notifications_promote_what_is_an_image() {
+async fn s3_events_promote_only_images() {
     let prefix = PREFIX;
     let setup = Setup::with(prefix).await;
     let [good, other, bad, gone] = [0; 4].map(|_| format!("{}.png", Uuid::new_v4()));
@@ -373,7 +374,7 @@ async fn notifications_promote_what_is_an_image() {
     keys.push("holiday+photos/incoming/cat+1.png");
     let done = json!({"promoted": 2, "refused": 1, "skipped": 2});
     assert_eq!(setup.function.invoke(&created(&keys)).await.response(), done);
-    // Lambda may deliver it again.
+    // Lambda may deliver the event again.
     assert_eq!(setup.function.invoke(&created(&keys)).await.response(), done);
     let read = setup.function.invoke(&request("function_url", "GET", &format!("/images/{good}"))).await;
     assert_eq!(read.response()["statusCode"], 307);
@@ -383,7 +384,7 @@ async fn notifications_promote_what_is_an_image() {
 }
 
 #[tokio::test]
-async fn a_failure_that_may_pass_is_repeated_and_an_unknown_event_does_no_harm() {
+async fn transient_failure_is_retried_and_unknown_event_is_an_error() {
     let setup = Setup::start().await;
     let [first, second] = [0; 2].map(|_| format!("{}.png", Uuid::new_v4()));
     for key in [&first, &second] {
@@ -394,7 +395,7 @@ async fn a_failure_that_may_pass_is_repeated_and_an_unknown_event_does_no_harm()
     faults.fail(Operation::Copy, 1..=1, Action::Status(403));
     let failed = setup.function.invoke(&notification).await.error();
     assert_eq!(failed["errorType"], "PromotionFailed", "{failed}");
-    // They are promoted at once: whichever the failure met does not hold the other up.
+    // The objects are promoted concurrently, so the failure of one does not delay the other.
     let objects = setup.app.objects().await;
     assert!(objects.contains(&first) != objects.contains(&second), "{objects:?}");
     assert_eq!(setup.function.invoke(&notification).await.response()["promoted"], 2);
@@ -409,11 +410,11 @@ async fn a_failure_that_may_pass_is_repeated_and_an_unknown_event_does_no_harm()
 }
 
 #[tokio::test]
-async fn what_the_deadline_cuts_off_is_undone_before_the_answer() {
+async fn upload_cut_off_by_deadline_is_undone_before_the_answer() {
     let setup = Setup::start().await;
     let event = post("function_url", &form(&png(100_000)));
     let faults = setup.app.faults.as_ref().unwrap();
-    // One that S3 never hears of, one that it does late: after the request was given up.
+    // The first call never reaches S3. The second succeeds late, after the request was cancelled.
     for action in [Action::Hang, Action::Delay(Duration::from_millis(1_100))] {
         faults.heal();
         faults.fail_all(Operation::Put, action);
@@ -423,11 +424,11 @@ async fn what_the_deadline_cuts_off_is_undone_before_the_answer() {
         assert!(began.elapsed() < Duration::from_millis(2_800), "{:?}", began.elapsed());
         refused(&answer, 503, "deadline");
         assert_eq!(header(&answer, "retry-after"), "1");
-        assert_eq!(faults.calls(Operation::Delete), deleted + 1, "undone before the answer");
+        assert_eq!(faults.calls(Operation::Delete), deleted + 1, "the object must be deleted before the answer");
         assert!(setup.app.objects().await.is_empty());
     }
     faults.heal();
-    // Nothing is begun that there is no time for.
+    // If too little time is left, no upload starts.
     let late = setup.function.invoke_within(&event, Duration::from_millis(1_500)).await.response();
     refused(&late, 503, "deadline");
     let answer = setup.function.invoke(&event).await.response();
@@ -435,7 +436,7 @@ async fn what_the_deadline_cuts_off_is_undone_before_the_answer() {
 }
 
 #[tokio::test]
-async fn sigterm_undoes_what_is_under_way() {
+async fn sigterm_undoes_a_running_upload() {
     let setup = Setup::start().await;
     let faults = setup.app.faults.as_ref().unwrap();
     faults.fail_all(Operation::Put, Action::Hang);
@@ -447,19 +448,19 @@ async fn sigterm_undoes_what_is_under_way() {
 }
 
 #[tokio::test]
-async fn without_what_it_needs_it_says_what() {
+async fn missing_environment_is_a_configuration_error() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_image-store"))
         .env("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1")
         .env_remove("S3_BUCKET")
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.contains("S3_BUCKET") && told.contains("AWS_LAMBDA_FUNCTION_NAME"), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("S3_BUCKET") && stderr.contains("AWS_LAMBDA_FUNCTION_NAME"), "{stderr}");
 }
 
 #[tokio::test]
-async fn the_description_and_its_page_fit_into_every_answer() {
+async fn openapi_and_docs_fit_into_every_response() {
     let setup = Setup::start().await;
     for shape in SHAPES {
         let answer = setup.function.invoke(&request(shape, "GET", "/openapi.json")).await.response();
@@ -469,7 +470,7 @@ async fn the_description_and_its_page_fit_into_every_answer() {
         assert_eq!(header(&answer, "content-encoding"), "gzip");
         let bytes = STANDARD.decode(answer["body"].as_str().unwrap()).unwrap();
         assert!(bytes.starts_with(&[0x1f, 0x8b]), "{shape}");
-        assert!(answer.to_string().len() < 1_000_000, "an ALB takes 1 MB");
+        assert!(answer.to_string().len() < 1_000_000, "an ALB accepts at most 1 MB");
     }
     setup.end(&[]).await;
 }

@@ -1,4 +1,4 @@
-//! Calls whose answers are lost: what they did, or do after they were given up, does not stay.
+//! Calls whose responses are lost: their effects are removed, even if they take effect after the service gave up.
 
 use image_store::store::reconcile::Reconciler;
 use image_store::store::{Store, StoreError};
@@ -19,7 +19,7 @@ async fn status(answer: reqwest::Response) -> (u16, serde_json::Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
-/// A store behind faults on each S3, and a reconciler for it.
+/// Creates for each S3 a store behind faults, and a reconciler for it.
 async fn behind_faults() -> Vec<(Backend, Faults, Arc<dyn Store>, Reconciler)> {
     let mut all = Vec::new();
     for backend in [Backend::strict().await, Backend::embedded().await] {
@@ -37,13 +37,13 @@ async fn behind_faults() -> Vec<(Backend, Faults, Arc<dyn Store>, Reconciler)> {
 }
 
 #[tokio::test]
-async fn of_several_creates_one_upload_stays() {
+async fn only_one_of_several_created_uploads_remains() {
     for (backend, faults, store, reconciler) in behind_faults().await {
         for name in [image(), incoming()] {
             let first = faults.calls(Operation::Create) + 1;
             faults.fail(Operation::Create, first..=first + 1, Action::LoseAnswer);
             let upload = reconciler.create_upload(&name, &png()).await.unwrap();
-            assert_eq!(backend.open_uploads().await.min(2), 2, "the calls whose answers were lost made uploads");
+            assert_eq!(backend.open_uploads().await.min(2), 2, "the calls whose responses were lost created uploads");
             reconciler.conclude().await;
             assert_eq!(store.uploads_of(&name).await.unwrap(), std::slice::from_ref(&upload));
             store.abort_upload(&upload).await.unwrap();
@@ -53,7 +53,7 @@ async fn of_several_creates_one_upload_stays() {
 }
 
 #[tokio::test]
-async fn a_create_that_was_answered_lists_nothing() {
+async fn acknowledged_create_lists_no_uploads() {
     for (backend, faults, store, reconciler) in behind_faults().await {
         let name = image();
         faults.fail(Operation::Create, 1..=1, Action::Status(503));
@@ -66,7 +66,7 @@ async fn a_create_that_was_answered_lists_nothing() {
 }
 
 #[tokio::test]
-async fn creates_without_an_answer_leave_no_upload() {
+async fn creates_without_response_leave_no_upload() {
     for action in [Action::LoseAnswer, Action::Hang, Action::Late] {
         for (backend, faults, _, reconciler) in behind_faults().await {
             let name = image();
@@ -75,7 +75,7 @@ async fn creates_without_an_answer_leave_no_upload() {
             assert!(matches!(failed, Err(StoreError::OutcomeUnknown { .. })), "{failed:?}");
             reconciler.created_none(&name).await;
             if matches!(action, Action::Late) {
-                assert_eq!(faults.calls(Operation::Abort), 0, "none is there yet");
+                assert_eq!(faults.calls(Operation::Abort), 0, "no upload exists yet");
                 faults.release();
                 faults.wait_for(Operation::Abort, 3).await;
             }
@@ -86,19 +86,22 @@ async fn creates_without_an_answer_leave_no_upload() {
 }
 
 #[tokio::test]
-async fn an_upload_whose_create_gets_no_answer_leaves_nothing() {
+async fn upload_without_response_to_create_leaves_nothing() {
     let app = TestApp::behind_faults(&[TIMEOUT]).await;
     app.faults().fail_all(Operation::Create, Action::LoseAnswer);
     let (status, answer) = status(app.upload("a.png", image_file(12 * MIB)).await).await;
     assert_eq!((status, &answer["code"]), (500, &"storage_failed".into()));
     app.settled().await;
-    assert!(app.store.unfinished_uploads().await.unwrap().is_empty(), "before anything else is waited for");
+    assert!(
+        app.store.unfinished_uploads().await.unwrap().is_empty(),
+        "the uploads must be aborted before the request counts as settled"
+    );
     assert_eq!(app.faults().calls(Operation::Abort), 3);
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn an_upload_and_a_plan_that_are_created_at_the_second_attempt_are_the_only_ones() {
+async fn uploads_of_lost_first_creates_are_aborted() {
     let app = TestApp::behind_faults(&[TIMEOUT, "--direct-put-max=1MiB"]).await;
     app.faults().fail(Operation::Create, 1..=1, Action::LoseAnswer);
     let (code, answer) = status(app.upload("a.png", image_file(12 * MIB)).await).await;
@@ -106,37 +109,37 @@ async fn an_upload_and_a_plan_that_are_created_at_the_second_attempt_are_the_onl
     app.faults().wait_for(Operation::Abort, 1).await;
 
     app.faults().fail(Operation::Create, 3..=3, Action::LoseAnswer);
-    let wish = serde_json::json!({ "filename": "a.png", "size": 12 * MIB });
-    let (code, plan) = status(app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap()).await;
+    let request = serde_json::json!({ "filename": "a.png", "size": 12 * MIB });
+    let (code, plan) = status(app.client.post(app.at("/uploads")).json(&request).send().await.unwrap()).await;
     assert_eq!(code, 201, "{plan}");
     app.faults().wait_for(Operation::Abort, 2).await;
     app.app.uploads.reconciler().conclude().await;
     let left = app.store.unfinished_uploads().await.unwrap();
-    assert_eq!(left.len(), 1, "the plan's own: {left:?}");
+    assert_eq!(left.len(), 1, "only the plan's upload: {left:?}");
     let aborted = app.client.delete(app.at(plan["abort_url"].as_str().unwrap())).send().await.unwrap();
     assert_eq!(aborted.status(), 204);
     app.end(&[answer["s3_key"].as_str().unwrap()]).await;
 }
 
 #[tokio::test]
-async fn a_put_that_lands_after_it_was_given_up_does_not_stay() {
+async fn late_put_is_deleted() {
     let app = TestApp::behind_faults(&[TIMEOUT]).await;
     app.faults().fail_all(Operation::Put, Action::Late);
     let (status, answer) = status(app.upload("a.png", image_file(MIB)).await).await;
     assert_eq!((status, &answer["code"]), (500, &"storage_failed".into()));
     app.settled().await;
-    assert_eq!(app.faults().calls(Operation::Delete), 1, "at once");
+    assert_eq!(app.faults().calls(Operation::Delete), 1, "the first deletion happens at once");
     app.faults().release();
-    // Only what is there is deleted again.
+    // Another deletion follows only if the object exists.
     app.faults().wait_for(Operation::Delete, 2).await;
     app.end(&[]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_landed_at_shutdown_is_removed_before_the_process_ends() {
+async fn late_put_is_deleted_before_shutdown_ends() {
     let app = TestApp::behind_faults(&[]).await;
     let process = Process::on_store_of(&app, &[TIMEOUT]);
-    // The start-up probe has put an object, and deletes it.
+    // The start-up probe puts an object and deletes it.
     app.faults().wait_for(Operation::Delete, 1).await;
     app.faults().fail_all(Operation::Put, Action::Late);
     let client = reqwest::Client::new();
@@ -146,9 +149,9 @@ async fn what_has_landed_at_shutdown_is_removed_before_the_process_ends() {
     app.faults().wait_for(Operation::Delete, 2).await;
     app.faults().release();
     let deadline = Instant::now() + Duration::from_secs(10);
-    // One of the regular looks may be faster.
+    // A regular check may be faster.
     while app.objects().await.is_empty() && app.faults().calls(Operation::Delete) < 3 {
-        assert!(Instant::now() < deadline, "it lands");
+        assert!(Instant::now() < deadline, "the PUT must take effect within 10 s");
     }
     process.terminate();
     let (status, log) = process.end().await;
@@ -158,7 +161,7 @@ async fn what_has_landed_at_shutdown_is_removed_before_the_process_ends() {
 }
 
 #[tokio::test]
-async fn a_complete_that_lands_after_it_was_given_up_does_not_stay() {
+async fn late_complete_is_deleted() {
     let app = TestApp::behind_faults(&[TIMEOUT]).await;
     app.faults().fail_all(Operation::Complete, Action::Late);
     assert_eq!(status(app.upload("a.png", image_file(12 * MIB)).await).await.0, 500);
@@ -167,9 +170,10 @@ async fn a_complete_that_lands_after_it_was_given_up_does_not_stay() {
     app.end(&[]).await;
 }
 
-/// A client leaves while its object is made at the second attempt, and the first one lands when that was deleted.
+/// A client disconnects while the second attempt creates the object. The first attempt takes effect after that object
+/// was deleted.
 #[tokio::test]
-async fn an_attempt_that_lands_after_the_next_one_was_undone_does_not_stay() {
+async fn late_first_attempt_is_deleted_after_second_was_undone() {
     let app = TestApp::behind_faults(&["--s3-timeout=1s"]).await;
     app.faults().fail(Operation::Put, 1..=1, Action::Late);
     app.faults().fail(Operation::Put, 2..=2, Action::Delay(Duration::from_millis(300)));
@@ -182,13 +186,13 @@ async fn an_attempt_that_lands_after_the_next_one_was_undone_does_not_stay() {
     app.faults().wait_for(Operation::Delete, 1).await;
     app.settled().await;
     app.faults().release();
-    // Only what is there is deleted again.
+    // Another deletion follows only if the object exists.
     app.faults().wait_for(Operation::Delete, 2).await;
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn an_attempt_that_lands_after_its_image_was_deleted_does_not_bring_it_back() {
+async fn late_first_attempt_does_not_restore_deleted_image() {
     let app = TestApp::behind_faults(&[TIMEOUT]).await;
     app.faults().fail(Operation::Put, 1..=1, Action::Late);
     let (code, answer) = status(app.upload("a.png", image_file(MIB)).await).await;
@@ -202,20 +206,20 @@ async fn an_attempt_that_lands_after_its_image_was_deleted_does_not_bring_it_bac
 }
 
 #[tokio::test]
-async fn an_image_that_was_put_at_the_first_attempt_is_deleted_once() {
+async fn image_put_at_first_attempt_is_deleted_once() {
     let app = TestApp::behind_faults(&[TIMEOUT]).await;
     let (_, answer) = status(app.upload("a.png", image_file(MIB)).await).await;
     let path = app.at(&format!("/delete/{}", answer["s3_key"].as_str().unwrap()));
     assert_eq!(app.client.delete(path).send().await.unwrap().status(), 200);
     let heads = app.faults().calls(Operation::Head);
     app.app.uploads.reconciler().conclude().await;
-    assert_eq!(app.faults().calls(Operation::Head), heads, "nothing is looked for");
+    assert_eq!(app.faults().calls(Operation::Head), heads, "no HEAD is needed");
     app.end(&[]).await;
 }
 
-/// Another's object is there: nothing of this upload is.
+/// The object belongs to someone else, and nothing of this upload is stored.
 #[tokio::test]
-async fn a_failed_precondition_deletes_nothing() {
+async fn failed_precondition_deletes_nothing() {
     const EXISTS: &str = "<Error><Code>PreconditionFailed</Code></Error>";
     for (operation, size) in [(Operation::Put, MIB), (Operation::Complete, 12 * MIB)] {
         let app = TestApp::behind_faults(&[TIMEOUT]).await;
@@ -227,9 +231,9 @@ async fn a_failed_precondition_deletes_nothing() {
     }
 }
 
-/// Its client has left, so what the second attempt made was deleted, before the first one arrives.
+/// The client has disconnected, so the object of the second attempt was deleted before the first attempt takes effect.
 #[tokio::test]
-async fn an_attempt_that_lands_after_its_object_was_undone_does_not_stay() {
+async fn late_attempt_of_disconnected_raw_upload_is_deleted() {
     let app = TestApp::behind_faults(&[TIMEOUT]).await;
     app.faults().fail(Operation::Put, 1..=1, Action::Late);
     let image = image_file(MIB);

@@ -1,4 +1,4 @@
-//! `/metrics`: every number of the table, and what it counts.
+//! `/metrics`: every metric of the table, and what it counts.
 
 use image_store::telemetry::metrics::{Kind, METRICS};
 use std::time::{Duration, SystemTime};
@@ -10,7 +10,7 @@ use super::support::raw::{RawClient, form, head};
 use super::support::scrape::Scrape;
 
 const MIB: usize = 1 << 20;
-/// A request's head for an upload of 24 MiB as a form, of which half is sent.
+/// Size of a form upload of which only half is sent.
 const LONG: usize = 24 * MIB;
 
 fn call(operation: &str, outcome: &str) -> String {
@@ -30,7 +30,7 @@ async fn key(answer: reqwest::Response) -> String {
     answer.json::<serde_json::Value>().await.unwrap()["s3_key"].as_str().unwrap().to_owned()
 }
 
-/// A client that has sent half of its upload.
+/// Connects a client that sends half of its upload.
 async fn half(app: &TestApp) -> RawClient {
     let body = form("a.png", &png(LONG));
     let mut client = RawClient::connect(app.address()).await;
@@ -39,7 +39,7 @@ async fn half(app: &TestApp) -> RawClient {
     client
 }
 
-/// One of everything that has a number.
+/// Does everything that a metric counts, once.
 async fn all_upload_methods(app: &TestApp) -> Vec<String> {
     let form = key(app.upload("a.png", png(12 * MIB)).await).await;
     let raw = key(post_raw(app, png(20_000)).await).await;
@@ -54,7 +54,7 @@ async fn all_upload_methods(app: &TestApp) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn every_metric_of_the_table_is_there_and_counts() {
+async fn every_metric_of_the_table_is_exported_and_counts() {
     let app = TestApp::behind_faults(&["--memory-budget=128MiB", "--spill-budget=32MiB"]).await;
     let keys = all_upload_methods(&app).await;
     app.faults().fail_all(Operation::UploadPart, Action::Status(403));
@@ -118,7 +118,7 @@ async fn every_metric_of_the_table_is_there_and_counts() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_shows_and_is_gone_when_its_client_is() {
+async fn gauges_show_running_uploads_and_drop_when_client_leaves() {
     let app = TestApp::behind_faults(&["--memory-budget=20MiB", "--spill-budget=16MiB", "--s3-timeout=30s"]).await;
     app.faults().fail_all(Operation::UploadPart, Action::Hold);
     let client = half(&app).await;
@@ -128,11 +128,14 @@ async fn what_is_under_way_shows_and_is_gone_when_its_client_is() {
     scrape.check(&[
         ("image_store_parts_in_flight", 2.0),
         ("image_store_uploads_open", 1.0),
-        // The upload's and the scraper's.
+        // The connections of the upload and of the scrape.
         ("image_store_connections_open", 2.0),
         (r#"image_store_budget_used_bytes{budget="memory"}"#, 10.0 * MIB as f64),
     ]);
-    assert!(scrape.get("image_store_http_received_bytes_total") >= 9.0 * MIB as f64, "told while it runs");
+    assert!(
+        scrape.get("image_store_http_received_bytes_total") >= 9.0 * MIB as f64,
+        "received bytes are counted while the upload runs"
+    );
     drop(client);
     let scrape = Scrape::until(&app, "image_store_uploads_open", 0.0).await;
     scrape.check(&[
@@ -147,10 +150,10 @@ async fn what_is_under_way_shows_and_is_gone_when_its_client_is() {
 }
 
 #[tokio::test]
-async fn an_upload_is_undone_for_a_reason() {
+async fn aborted_uploads_are_counted_by_reason() {
     let flags = ["--request-timeout=2s", "--body-idle-timeout=700ms", "--max-upload-size=8MiB"];
     let app = TestApp::with(&flags).await;
-    // Chunked: that it is too large shows late.
+    // The body is chunked, so that the service detects late that it is too large.
     let chunks = futures::stream::iter(
         (0..12).map(|nth| Ok::<_, std::io::Error>(if nth == 0 { png(MIB) } else { vec![0; MIB] })),
     );
@@ -188,7 +191,7 @@ async fn an_upload_is_undone_for_a_reason() {
 }
 
 #[tokio::test]
-async fn a_client_that_is_cut_off_at_shutdown_did_not_leave() {
+async fn shutdown_is_not_counted_as_client_gone() {
     let mut app = TestApp::with(&["--shutdown-timeout=0"]).await;
     let client = half(&app).await;
     until("the upload has begun", || app.app.uploads.open() == 1).await;
@@ -207,7 +210,7 @@ async fn a_client_that_is_cut_off_at_shutdown_did_not_leave() {
 }
 
 #[tokio::test]
-async fn what_clients_make_up_makes_no_new_series() {
+async fn arbitrary_paths_and_methods_create_no_new_series() {
     let app = TestApp::start().await;
     for name in ["one", "two", "three"] {
         let method = reqwest::Method::from_bytes(name.to_uppercase().as_bytes()).unwrap();
@@ -224,7 +227,7 @@ async fn what_clients_make_up_makes_no_new_series() {
 }
 
 #[tokio::test]
-async fn it_is_for_this_machine_and_for_keys() {
+async fn metrics_from_proxies_and_browsers_require_a_key() {
     for (keys, status, code, detail) in [
         ("--public-read=false", 403, "forbidden", "This is for the service's operators"),
         (

@@ -1,4 +1,4 @@
-//! The upload page as it is delivered; how it works is seen in a browser (`tests/e2e`).
+//! The upload page as it is served. `tests/e2e` tests its behaviour in a browser.
 
 use reqwest::{Response, StatusCode};
 
@@ -12,13 +12,13 @@ fn header<'a>(response: &'a Response, name: &str) -> &'a str {
     response.headers().get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
 }
 
-/// What follows each `before`, up to the next quote.
+/// Returns the text after each `before`, up to the next quote.
 fn quoted<'a>(text: &'a str, before: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(before).skip(1).filter_map(|rest| rest.split('"').next())
 }
 
 #[tokio::test]
-async fn the_page_allows_itself_and_the_store_and_nothing_else() {
+async fn page_policy_allows_only_itself_and_the_store() {
     let app = TestApp::start().await;
     let page = get(&app, "/").await;
     assert_eq!(page.status(), StatusCode::OK);
@@ -38,7 +38,7 @@ async fn the_page_allows_itself_and_the_store_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_policy_follows_the_host_and_holds_no_more_than_a_name() {
+async fn page_policy_names_the_host_and_rejects_injection() {
     let app = TestApp::start().await;
     let policy = async |app: &TestApp, host: &str| {
         let page = app.client.get(app.at("/")).header("host", host).send().await.unwrap();
@@ -60,11 +60,11 @@ async fn the_policy_follows_the_host_and_holds_no_more_than_a_name() {
 }
 
 #[tokio::test]
-async fn everything_the_page_needs_comes_with_it() {
+async fn page_loads_nothing_from_elsewhere() {
     let app = TestApp::start().await;
     let page = get(&app, "/").await.text().await.unwrap();
     let named = ["href=\"", "src=\""].into_iter().flat_map(|attribute| quoted(&page, attribute));
-    // The one link to another page.
+    // The only link to another page.
     let mut wanted: Vec<String> = named.filter(|path| *path != "docs").map(str::to_owned).collect();
     assert!(wanted.iter().all(|path| path.starts_with("assets/")), "{wanted:?}");
     check_text("the page", &page);
@@ -90,11 +90,11 @@ async fn everything_the_page_needs_comes_with_it() {
         wanted.extend(quoted(&text, "from \"./").map(|module| format!("assets/{module}")));
         seen.push(path);
     }
-    assert!(seen.len() > 10, "modules import each other: {seen:?}");
+    assert!(seen.len() > 10, "the page should load more modules: {seen:?}");
     app.end(&[]).await;
 }
 
-/// No address but the page's own, and nothing the policy would stop.
+/// Asserts that the text has no external address and nothing that the policy would block.
 fn check_text(name: &str, text: &str) {
     let text = text.replace("http://www.w3.org/2000/svg", "");
     for banned in ["http://", "https://", "//cdn", "@import", "url(", " style=\"", " onclick=", "innerHTML", "eval("] {
@@ -104,7 +104,7 @@ fn check_text(name: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn assets_are_asked_for_again_and_not_sent_again() {
+async fn assets_are_revalidated_with_etags() {
     let app = TestApp::start().await;
     let first = get(&app, "/assets/app.js").await;
     assert_eq!(header(&first, "cache-control"), "no-cache");

@@ -1,4 +1,4 @@
-//! What the service finds out at its start about a store other than AWS's, and says of it.
+//! What the start-up probe detects on stores other than AWS, and what it logs.
 
 use image_store::commands::probe;
 use image_store::store::s3::S3Store;
@@ -13,7 +13,7 @@ use super::support::faults::{Action, Faults, Operation};
 use super::support::samples::payload;
 use super::support::strict::Quirk;
 
-/// The service on a strict S3, reached at `endpoint`.
+/// Starts the service on a strict S3 that it reaches at `endpoint`.
 fn serve(backend: &Backend, endpoint: &str) -> Process {
     let (access_key, secret_key) = backend.options.credentials.clone().unwrap();
     let mut command: Command = binary();
@@ -26,7 +26,7 @@ fn serve(backend: &Backend, endpoint: &str) -> Process {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_cannot_protect_a_copy_is_one_warning_and_any_other_none() {
+async fn only_a_store_with_unprotected_copies_logs_a_warning() {
     for (quirks, warnings) in [
         (&[][..], 0),
         (&[Quirk::CephCopyCondition], 0),
@@ -39,19 +39,19 @@ async fn a_store_that_cannot_protect_a_copy_is_one_warning_and_any_other_none() 
         let strict = backend.strict_s3();
         quirks.iter().for_each(|quirk| strict.take_up(*quirk));
         let process = serve(&backend, &backend.endpoint);
-        until("the trial is removed", || strict.calls("DeleteObject") == 1).await;
+        until("the probe's objects are deleted", || strict.calls("DeleteObject") == 1).await;
         process.terminate();
         let (status, log) = process.end().await;
         assert!(status.success(), "{log}");
         assert_eq!(log.matches("image-store doctor").count(), warnings, "{quirks:?}: {log}");
         assert_eq!(log.matches("does not show what it copied").count(), warnings, "{quirks:?}: {log}");
-        assert_eq!(strict.calls("CreateMultipartUpload"), 1, "it was tried");
+        assert_eq!(strict.calls("CreateMultipartUpload"), 1, "the probe must have run");
         backend.check_clean().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trial_that_is_denied_is_a_warning_and_leaves_nothing() {
+async fn denied_probe_logs_a_warning_and_leaves_nothing() {
     for operation in [Operation::Put, Operation::Create, Operation::Copy] {
         let backend = Backend::strict().await;
         let faults = Faults::before(&backend.endpoint).await;
@@ -68,7 +68,7 @@ async fn a_trial_that_is_denied_is_a_warning_and_leaves_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_ends_in_the_middle_of_the_trial_leaves_nothing() {
+async fn process_that_ends_during_probe_leaves_nothing() {
     let backend = Backend::strict().await;
     let faults = Faults::before(&backend.endpoint).await;
     faults.fail_all(Operation::Copy, Action::Hang);
@@ -81,7 +81,7 @@ async fn a_process_that_ends_in_the_middle_of_the_trial_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn what_the_trial_has_shown_is_not_tried_again_at_each_promotion() {
+async fn probe_result_is_not_detected_again_at_each_promotion() {
     let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
     for is_probed in [false, true] {
         let backend = Backend::strict().await;
@@ -90,7 +90,7 @@ async fn what_the_trial_has_shown_is_not_tried_again_at_each_promotion() {
         let s3 = Arc::new(S3Store::connect(backend.options.clone()).await);
         if is_probed {
             let probe = probe::start(Arc::clone(&s3));
-            until("the trial is removed", || strict.calls("DeleteObject") == 1).await;
+            until("the probe's objects are deleted", || strict.calls("DeleteObject") == 1).await;
             probe.end().await;
         }
         let key = ImageKey::random("png");
@@ -98,11 +98,11 @@ async fn what_the_trial_has_shown_is_not_tried_again_at_each_promotion() {
         s3.put(&from, &plain, payload(&bytes::Bytes::from_static(b"an image"))).await.unwrap();
         let source = s3.head(&from).await.unwrap();
         let upload = s3.create_upload(&to, &plain).await.unwrap();
-        // Without a trial, the first copy finds it out.
+        // Without the probe, the first copy detects it.
         for copies in [if is_probed { 1 } else { 2 }, 1] {
             let earlier = strict.calls("UploadPartCopy");
             s3.copy_part(&upload, &from, &source).await.unwrap();
-            assert_eq!(strict.calls("UploadPartCopy") - earlier, copies, "tried at the start: {is_probed}");
+            assert_eq!(strict.calls("UploadPartCopy") - earlier, copies, "probed at the start: {is_probed}");
         }
     }
 }

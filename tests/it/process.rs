@@ -1,4 +1,4 @@
-//! The binary: how it starts, refuses to start, and ends.
+//! The binary: how it starts, rejects a wrong configuration, and stops.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -31,7 +31,7 @@ impl Process {
         Process::spawn(command, 2)
     }
 
-    /// One on the store of `app`, behind its faults.
+    /// Starts a process on the store of `app`, behind its faults.
     pub fn on_store_of(app: &TestApp, flags: &[&str]) -> Self {
         let (access_key, secret_key) = app.credentials();
         let mut command = binary();
@@ -44,7 +44,7 @@ impl Process {
         Process::spawn(command, 1)
     }
 
-    /// As [`Process::start`], with at most `descriptors` open files.
+    /// Starts a process like [`Process::start`], with at most `descriptors` open files.
     pub fn start_limited(data: &Path, flags: &[&str], descriptors: u64) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", &format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"")]);
@@ -53,7 +53,7 @@ impl Process {
         Process::spawn(command, 2)
     }
 
-    /// Starts `command`, and waits until it has printed `greeting` lines.
+    /// Starts `command` and waits until it has printed `greeting` lines.
     pub fn spawn(mut command: Command, greeting: usize) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = Vec::new();
@@ -73,7 +73,7 @@ impl Process {
         assert!(status.success());
     }
 
-    /// The exit status and what was logged.
+    /// Waits for the process to end. Returns its exit status and its log.
     pub async fn end(mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + Duration::from_secs(20);
         let status = loop {
@@ -89,7 +89,7 @@ impl Process {
     }
 }
 
-/// Files of unfinished uploads, and files that are being written.
+/// Returns the number of files of unfinished uploads and of files that are being written.
 fn unfinished(data: &Path) -> usize {
     walk(&data.join("uploads")).len() + walk(&data.join("tmp")).len()
 }
@@ -116,7 +116,7 @@ async fn until_parts_are_stored(data: &Path) {
 }
 
 #[tokio::test]
-async fn sigterm_lets_what_is_in_flight_finish() {
+async fn sigterm_lets_requests_in_flight_finish() {
     let data = TempDir::new().unwrap();
     let process = Process::start(data.path(), &[]);
     let body = form("a.png", &png(12 * MIB));
@@ -125,10 +125,10 @@ async fn sigterm_lets_what_is_in_flight_finish() {
     client.send(&body[..11 * MIB]).await;
     until_parts_are_stored(data.path()).await;
     process.terminate();
-    // A new connection is refused once it has stopped accepting; what is in flight goes on.
+    // New connections are rejected once the service has stopped accepting. Requests in flight continue.
     let deadline = Instant::now() + Duration::from_secs(5);
     while tokio::net::TcpStream::connect(&process.address).await.is_ok() {
-        assert!(Instant::now() < deadline, "it still accepts");
+        assert!(Instant::now() < deadline, "the service still accepts connections");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     client.send(&body[11 * MIB..]).await;
@@ -140,7 +140,7 @@ async fn sigterm_lets_what_is_in_flight_finish() {
 }
 
 #[tokio::test]
-async fn what_does_not_finish_in_time_is_aborted() {
+async fn requests_are_aborted_after_shutdown_timeout() {
     let data = TempDir::new().unwrap();
     let process = Process::start(data.path(), &["--shutdown-timeout=300ms"]);
     let body = form("a.png", &png(12 * MIB));
@@ -157,7 +157,7 @@ async fn what_does_not_finish_in_time_is_aborted() {
 }
 
 #[tokio::test]
-async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
+async fn printed_curl_line_works_and_log_has_one_line_per_request() {
     let data = TempDir::new().unwrap();
     let process = Process::start(data.path(), &["--log-format=json"]);
     let line = process.lines[1].strip_prefix("try it:  curl -F file=@").expect("a curl line");
@@ -178,15 +178,18 @@ async fn the_curl_line_it_prints_works_and_its_log_has_one_line_a_request() {
     let (status, log) = process.end().await;
     assert!(status.success());
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let ours: Vec<_> = lines.iter().filter(|line| line["span"]["id"] == "one-upload").collect();
-    assert_eq!(ours.len(), 1, "{log}");
-    assert_eq!((&ours[0]["status"], &ours[0]["span"]["trace_id"]), (&200.into(), &trace.into()));
-    assert_eq!((&ours[0]["span"]["route"], &ours[0]["span"]["s3_key"]), (&"/upload-image".into(), &answer["s3_key"]));
+    let entries: Vec<_> = lines.iter().filter(|line| line["span"]["id"] == "one-upload").collect();
+    assert_eq!(entries.len(), 1, "{log}");
+    assert_eq!((&entries[0]["status"], &entries[0]["span"]["trace_id"]), (&200.into(), &trace.into()));
+    assert_eq!(
+        (&entries[0]["span"]["route"], &entries[0]["span"]["s3_key"]),
+        (&"/upload-image".into(), &answer["s3_key"])
+    );
     assert!(!log.contains("X-Amz"), "no presigned URL in the log");
 }
 
 #[tokio::test]
-async fn the_log_has_the_address_of_the_client_behind_a_trusted_proxy() {
+async fn log_has_client_address_from_trusted_proxy() {
     for (proxies, logged) in [("127.0.0.0/8", "192.0.2.7"), ("10.0.0.0/8", "127.0.0.1")] {
         let data = TempDir::new().unwrap();
         let process = Process::start(data.path(), &["--log-format=json", "--trusted-proxies", proxies]);
@@ -203,19 +206,19 @@ async fn the_log_has_the_address_of_the_client_behind_a_trusted_proxy() {
 }
 
 #[test]
-fn a_wrong_configuration_is_told_whole_and_exits_with_2() {
+fn all_configuration_errors_are_reported_with_exit_status_2() {
     let output = binary().args(["--part-size=1", "--max-pixels=many", "--log-format=xml"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     for setting in ["PART_SIZE", "MAX_PIXELS", "LOG_FORMAT"] {
-        assert!(told.contains(setting), "{told}");
+        assert!(stderr.contains(setting), "{stderr}");
     }
 }
 
 #[test]
-fn help_shows_every_setting_with_its_variable_and_default() {
+fn help_shows_settings_with_variable_and_default() {
     let output = binary().arg("--help").output().unwrap();
-    // Wherever the lines are wrapped.
+    // The comparison must not depend on line wrapping.
     let help: Vec<String> = String::from_utf8(output.stdout).unwrap().split_whitespace().map(str::to_owned).collect();
     let help = help.join(" ");
     for shown in ["[env: PART_SIZE=]", "[default: 5MiB]", "[env: S3_BUCKET=]", "[env: MAX_PIXELS=]", "sweep", "doctor"]
@@ -224,9 +227,9 @@ fn help_shows_every_setting_with_its_variable_and_default() {
     }
 }
 
-/// Uploads go on while the process is killed, again and again.
+/// The process is killed repeatedly while clients upload.
 #[tokio::test]
-async fn a_kill_loses_nothing_that_was_answered_and_leaves_only_what_sweep_removes() {
+async fn kill_loses_no_acknowledged_image_and_sweep_removes_the_rest() {
     let data = TempDir::new().unwrap();
     let image = png(11 * MIB);
     let mut stored = Vec::new();
@@ -235,7 +238,7 @@ async fn a_kill_loses_nothing_that_was_answered_and_leaves_only_what_sweep_remov
         let (answered, mut answers) = tokio::sync::mpsc::unbounded_channel();
         let mut clients = tokio::task::JoinSet::new();
         for _ in 0..4 {
-            clients.spawn(upload_on_and_on(process.address.clone(), image.clone(), answered.clone()));
+            clients.spawn(upload_repeatedly(process.address.clone(), image.clone(), answered.clone()));
         }
         for _ in 0..6 {
             stored.push(answers.recv().await.unwrap());
@@ -257,7 +260,7 @@ async fn a_kill_loses_nothing_that_was_answered_and_leaves_only_what_sweep_remov
     for object in objects.map(|object| object.unwrap().path()) {
         assert!(
             std::fs::read(&object).unwrap().starts_with(&image),
-            "{object:?} is whole, whether it was answered or not"
+            "{object:?} must be complete, even if it was not acknowledged"
         );
     }
     process.terminate();
@@ -267,8 +270,8 @@ async fn a_kill_loses_nothing_that_was_answered_and_leaves_only_what_sweep_remov
     assert_eq!(unfinished(data.path()), 0, "{:?}", walk(data.path()));
 }
 
-/// Uploads an image until the service is gone, and sends the key of each that is stored.
-async fn upload_on_and_on(address: String, image: Vec<u8>, answered: tokio::sync::mpsc::UnboundedSender<String>) {
+/// Uploads an image until the service stops, and sends the key of every stored image.
+async fn upload_repeatedly(address: String, image: Vec<u8>, answered: tokio::sync::mpsc::UnboundedSender<String>) {
     let (client, url) = (reqwest::Client::new(), format!("http://{address}/upload-image"));
     loop {
         let request = client.post(&url).header("content-type", "image/png").body(image.clone());
@@ -287,7 +290,7 @@ async fn sweep_runs_on_the_embedded_store() {
     let url = format!("http://{}/upload-image", process.address);
     assert_eq!(reqwest::Client::new().post(url).multipart(form).send().await.unwrap().status(), 200);
     let busy = binary().env("DATA_DIR", data.path()).args(["sweep"]).output().unwrap();
-    assert_eq!(busy.status.code(), Some(1), "one process at a time");
+    assert_eq!(busy.status.code(), Some(1), "only one process may use the folder");
     process.terminate();
     assert!(process.end().await.0.success());
     let swept = binary().env("DATA_DIR", data.path()).args(["sweep", "--older-than=0s"]).output().unwrap();
@@ -298,7 +301,7 @@ async fn sweep_runs_on_the_embedded_store() {
     );
 }
 
-/// The exit code of `image-store healthcheck` for an address, and what it says.
+/// Runs `image-store healthcheck` for an address. Returns its exit code and its stderr.
 fn health(address: &str) -> (Option<i32>, String) {
     let (host, port) = address.rsplit_once(':').unwrap();
     let output = binary().args(["--host", host, "--port", port, "healthcheck"]).output().unwrap();
@@ -306,20 +309,20 @@ fn health(address: &str) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn healthcheck_says_whether_the_service_answers() {
+async fn healthcheck_reports_whether_the_service_answers() {
     let data = TempDir::new().unwrap();
     let process = Process::start(data.path(), &["--host=0.0.0.0"]);
     assert_eq!(health(&process.address), (Some(0), String::new()));
     process.terminate();
     let address = process.address.clone();
     assert!(process.end().await.0.success());
-    let (code, told) = health(&address);
+    let (code, stderr) = health(&address);
     assert_eq!(code, Some(1));
-    assert!(told.contains("/healthz cannot be reached: Connection refused"), "{told}");
+    assert!(stderr.contains("/healthz cannot be reached: Connection refused"), "{stderr}");
 }
 
 #[tokio::test]
-async fn healthcheck_is_answered_while_clients_have_every_connection() {
+async fn healthcheck_works_at_the_connection_limit() {
     let data = TempDir::new().unwrap();
     let process = Process::start(data.path(), &["--max-connections=2", "--shutdown-timeout=0"]);
     let body = form("a.png", &png(12 * MIB));
@@ -336,7 +339,7 @@ async fn healthcheck_is_answered_while_clients_have_every_connection() {
     drop(idle);
 }
 
-/// This process opens as many connections as the service it tests refuses.
+/// This process opens as many connections as the tested service rejects.
 fn raise_file_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
@@ -345,7 +348,7 @@ fn raise_file_limit() {
 }
 
 #[tokio::test]
-async fn a_crowd_of_connections_leaves_health_and_admitted_uploads_alone() {
+async fn many_connections_do_not_disturb_health_or_running_uploads() {
     raise_file_limit();
     let data = TempDir::new().unwrap();
     let process = Process::start_limited(data.path(), &["--shutdown-timeout=0"], 512);
@@ -380,30 +383,30 @@ async fn a_crowd_of_connections_leaves_health_and_admitted_uploads_alone() {
 }
 
 #[test]
-fn healthcheck_does_not_take_a_wrong_answer_or_wait_for_none() {
+fn healthcheck_fails_on_error_status_or_timeout() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let began = Instant::now();
-    let (code, told) = health(&address);
+    let (code, stderr) = health(&address);
     assert_eq!(code, Some(1));
-    assert!(told.contains("does not answer within 3 s"), "{told}");
+    assert!(stderr.contains("does not answer within 3 s"), "{stderr}");
     assert!(began.elapsed() < Duration::from_secs(10));
 
     let server = std::thread::spawn(move || {
-        // The one that was given up still waits in the listener's queue.
+        // The connection that was given up is still in the listener's queue.
         drop(listener.accept().unwrap());
         let (mut stream, _) = listener.accept().unwrap();
         let _ = stream.read(&mut [0; 1024]).unwrap();
         stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n").unwrap();
     });
-    let (code, told) = health(&address);
+    let (code, stderr) = health(&address);
     server.join().unwrap();
     assert_eq!(code, Some(1));
-    assert!(told.contains("answers 503"), "{told}");
+    assert!(stderr.contains("answers 503"), "{stderr}");
 }
 
 #[tokio::test]
-async fn what_cannot_be_cleaned_up_is_an_exit_with_1() {
+async fn failed_clean_up_at_shutdown_exits_with_1() {
     let app = TestApp::behind_faults(&[]).await;
     app.faults().fail_all(Operation::Abort, Action::Hang);
     let process = Process::on_store_of(&app, &["--shutdown-timeout=0"]);

@@ -1,4 +1,4 @@
-//! The service before a store that fails: what is retried, what the client is told, and that nothing is left.
+//! The service with a failing store: which calls are retried, what the client is answered, and that nothing is left.
 
 use std::time::{Duration, Instant};
 
@@ -16,22 +16,22 @@ async fn start() -> (TestApp, Faults) {
     (app, faults)
 }
 
-async fn told(answer: reqwest::Response) -> (u16, serde_json::Value) {
+async fn status_and_body(answer: reqwest::Response) -> (u16, serde_json::Value) {
     (answer.status().as_u16(), answer.json().await.unwrap())
 }
 
 #[tokio::test]
-async fn a_part_that_is_refused_once_is_sent_again() {
+async fn failed_part_is_sent_again() {
     let (app, faults) = start().await;
     faults.fail(Operation::UploadPart, 2..=2, Action::Status(503));
-    let (status, answer) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    let (status, answer) = status_and_body(app.upload("a.png", png(12 * MIB)).await).await;
     assert_eq!(status, 200, "{answer}");
     assert_eq!(faults.calls(Operation::UploadPart), 4);
     app.end(&[answer["s3_key"].as_str().unwrap()]).await;
 }
 
 #[tokio::test]
-async fn a_store_that_fails_every_time_is_a_500_and_nothing_is_left() {
+async fn failing_store_is_500_and_leaves_nothing() {
     for (operation, size) in [
         (Operation::Put, MIB),
         (Operation::Create, 12 * MIB),
@@ -40,9 +40,9 @@ async fn a_store_that_fails_every_time_is_a_500_and_nothing_is_left() {
     ] {
         let (app, faults) = start().await;
         faults.fail_all(operation, Action::Status(500));
-        let (status, answer) = told(app.upload("a.png", png(size)).await).await;
+        let (status, answer) = status_and_body(app.upload("a.png", png(size)).await).await;
         assert_eq!((status, answer["code"].as_str().unwrap()), (500, "storage_failed"), "{operation:?}");
-        // Three tries a call; of parts, up to three are on their way at once.
+        // Three attempts a call. Up to three parts are sent at once.
         let most = if operation == Operation::UploadPart { 9 } else { 3 };
         assert!((3..=most).contains(&faults.calls(operation)), "{operation:?}: {}", faults.calls(operation));
         app.end(&[]).await;
@@ -50,82 +50,82 @@ async fn a_store_that_fails_every_time_is_a_500_and_nothing_is_left() {
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_is_timed_out_and_nothing_is_left() {
+async fn hanging_store_is_timed_out_and_leaves_nothing() {
     for (operation, size) in [(Operation::Put, MIB), (Operation::UploadPart, 12 * MIB)] {
         let (app, faults) = start().await;
         faults.fail_all(operation, Action::Hang);
-        let (status, answer) = told(app.upload("a.png", png(size)).await).await;
+        let (status, answer) = status_and_body(app.upload("a.png", png(size)).await).await;
         assert_eq!((status, answer["code"].as_str().unwrap()), (500, "storage_failed"), "{operation:?}");
         app.end(&[]).await;
     }
 }
 
 #[tokio::test]
-async fn a_lost_answer_to_complete_is_found_out_and_makes_no_second_copy() {
+async fn complete_with_lost_response_succeeds_without_second_upload() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::Complete, Action::LoseAnswer);
-    let (status, answer) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    let (status, answer) = status_and_body(app.upload("a.png", png(12 * MIB)).await).await;
     assert_eq!(status, 200, "{answer}");
-    assert!(faults.calls(Operation::Head) >= 1, "it looked");
+    assert!(faults.calls(Operation::Head) >= 1, "the service must look for the object");
     assert_eq!(faults.calls(Operation::Create), 1);
     app.end(&[answer["s3_key"].as_str().unwrap()]).await;
 }
 
 #[tokio::test]
-async fn a_lost_answer_to_put_is_found_out_too() {
+async fn put_with_lost_response_succeeds() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::Put, Action::LoseAnswer);
-    let (status, answer) = told(app.upload("a.png", png(MIB)).await).await;
+    let (status, answer) = status_and_body(app.upload("a.png", png(MIB)).await).await;
     assert_eq!(status, 200, "{answer}");
     app.end(&[answer["s3_key"].as_str().unwrap()]).await;
 }
 
 #[tokio::test]
-async fn a_complete_that_was_done_and_is_denied_leaves_no_object_nobody_was_told_of() {
+async fn complete_denied_after_success_deletes_object() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::Complete, Action::LoseAnswer);
     faults.fail_all(Operation::Head, Action::Status(500));
-    let (status, answer) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    let (status, answer) = status_and_body(app.upload("a.png", png(12 * MIB)).await).await;
     assert_eq!((status, answer["code"].as_str().unwrap()), (500, "storage_failed"));
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn an_abort_that_fails_at_first_is_tried_again() {
+async fn failed_abort_is_retried() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::UploadPart, Action::Status(500));
-    // Every try of the first two calls.
+    // Every attempt of the first two calls.
     faults.fail(Operation::Abort, 1..=6, Action::Status(500));
-    let (status, _) = told(app.upload("a.png", png(12 * MIB)).await).await;
+    let (status, _) = status_and_body(app.upload("a.png", png(12 * MIB)).await).await;
     assert_eq!(status, 500);
     faults.wait_for(Operation::Abort, 7).await;
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn while_too_many_clean_ups_are_under_way_nothing_new_is_begun() {
+async fn new_uploads_are_503_while_too_many_clean_ups_run() {
     let app = TestApp::with(&["--direct-put-max=1MiB"]).await;
     let (end, ended) = tokio::sync::watch::channel(());
     for _ in 0..MAX_TASKS {
         let mut ended = ended.clone();
         app.app.uploads.tasks().spawn(async move { drop(ended.changed().await) });
     }
-    let wish = serde_json::json!({ "filename": "a.png", "size": 12 * MIB });
-    let plan = app.client.post(app.at("/uploads")).json(&wish).send();
+    let request = serde_json::json!({ "filename": "a.png", "size": 12 * MIB });
+    let plan = app.client.post(app.at("/uploads")).json(&request).send();
     for refused in [app.upload("a.png", png(MIB)).await, plan.await.unwrap()] {
         assert!(refused.headers().contains_key("retry-after"));
-        let (status, answer) = told(refused).await;
+        let (status, answer) = status_and_body(refused).await;
         assert_eq!((status, answer["code"].as_str().unwrap()), (503, "over_capacity"));
     }
     drop(end);
     app.settled().await;
-    let (status, answer) = told(app.upload("a.png", png(MIB)).await).await;
+    let (status, answer) = status_and_body(app.upload("a.png", png(MIB)).await).await;
     assert_eq!(status, 200, "{answer}");
     app.end(&[answer["s3_key"].as_str().unwrap()]).await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_parts_hang_is_noticed_at_once() {
+async fn disconnect_while_parts_hang_aborts_at_once() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::UploadPart, Action::Hang);
     let body = form("a.png", &png(40 * MIB));
@@ -141,7 +141,7 @@ async fn a_client_that_leaves_while_parts_hang_is_noticed_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_while_the_object_is_made_leaves_none() {
+async fn reset_during_final_call_deletes_object() {
     for (operation, size) in [(Operation::Put, MIB), (Operation::Complete, 12 * MIB)] {
         let (app, faults) = start().await;
         faults.fail_all(operation, Action::Delay(Duration::from_millis(300)));
@@ -157,7 +157,7 @@ async fn a_client_that_resets_while_the_object_is_made_leaves_none() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_its_half_while_the_object_is_made_is_answered() {
+async fn half_closed_client_is_answered() {
     for (operation, size) in [(Operation::Put, MIB), (Operation::Complete, 12 * MIB)] {
         let (app, faults) = start().await;
         faults.fail_all(operation, Action::Hold);
@@ -175,7 +175,7 @@ async fn a_client_that_closes_its_half_while_the_object_is_made_is_answered() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_both_halves_after_its_whole_request_has_only_lost_its_answer() {
+async fn client_that_closes_after_whole_request_keeps_its_image() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::Put, Action::Hold);
     let body = form("a.png", &png(MIB));
@@ -187,68 +187,68 @@ async fn a_client_that_closes_both_halves_after_its_whole_request_has_only_lost_
     faults.release();
     app.settled().await;
     let stored: Vec<String> = app.objects().await.into_iter().collect();
-    assert_eq!(stored.len(), 1, "what was sent whole is stored");
+    assert_eq!(stored.len(), 1, "an upload that was sent completely is stored");
     app.end(&[&stored[0]]).await;
 }
 
 #[tokio::test]
-async fn a_store_that_fails_is_told_to_a_client_that_would_send_on() {
+async fn store_failure_is_answered_before_the_body_ends() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::UploadPart, Action::Status(500));
-    // Cleaning up takes a while, and the answer does not wait for it.
+    // Clean-up takes a while, and the answer does not wait for it.
     faults.fail_all(Operation::Abort, Action::Hang);
     let body = form("a.png", &png(40 * MIB));
     let mut client = RawClient::connect(app.address()).await;
     client.send(head(body.len(), "")).await;
     client.send(&body[..12 * MIB]).await;
-    // It sends no more, and does not leave: the answer must come all the same, well before the idle timeout.
+    // The client sends no more and stays connected. The answer must still arrive well before the idle timeout.
     let answer = client.read_answer().await;
     assert!(answer.starts_with("HTTP/1.1 500") && answer.contains("storage_failed"), "{answer}");
-    assert_eq!(app.app.uploads.open(), 1, "it is still being cleaned up");
+    assert_eq!(app.app.uploads.open(), 1, "the upload is still being cleaned up");
     faults.heal();
     drop(client);
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn readiness_is_503_while_the_store_is_out_of_reach() {
+async fn readyz_is_503_while_the_store_fails() {
     let (app, faults) = start().await;
-    let ready = async || told(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
+    let ready = async || status_and_body(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
     faults.fail_all(Operation::HeadBucket, Action::Status(503));
     let (status, answer) = ready().await;
     assert_eq!((status, answer["code"].as_str().unwrap()), (503, "not_ready"));
     assert_eq!(answer["detail"], "The service is not ready: the store refuses");
     faults.heal();
-    // The result is used again for a while, and not for long.
+    // The result is cached for a short time only.
     let deadline = Instant::now() + Duration::from_secs(5);
     while ready().await.0 != 200 {
-        assert!(Instant::now() < deadline, "it is ready again within 5 s");
+        assert!(Instant::now() < deadline, "the service must be ready again within 5 s");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn readiness_asks_the_store_once_for_all_who_ask_at_once() {
+async fn concurrent_readyz_requests_share_one_store_call() {
     let (app, faults) = start().await;
     faults.fail_all(Operation::HeadBucket, Action::Hold);
-    let asked = futures::future::join_all((0..50).map(|_| app.client.get(app.at("/readyz")).send()));
+    let requests = futures::future::join_all((0..50).map(|_| app.client.get(app.at("/readyz")).send()));
     let release = async {
         faults.wait_for(Operation::HeadBucket, 1).await;
         faults.release();
     };
-    let (answers, ()) = tokio::join!(asked, release);
+    let (answers, ()) = tokio::join!(requests, release);
     assert!(answers.into_iter().all(|answer| answer.unwrap().status() == 200));
     assert_eq!(faults.calls(Operation::HeadBucket), 1);
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_is_no_answer() {
+async fn readyz_is_503_if_the_store_does_not_answer() {
     for action in [Action::Hang, Action::Break] {
         let (app, faults) = start().await;
         faults.fail_all(Operation::HeadBucket, action);
-        let (status, answer) = told(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
+        let (status, answer) = status_and_body(app.client.get(app.at("/readyz")).send().await.unwrap()).await;
         assert_eq!((status, answer["code"].as_str().unwrap()), (503, "not_ready"));
         assert_eq!(answer["detail"], "The service is not ready: no answer from the store");
         app.end(&[]).await;

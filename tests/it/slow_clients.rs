@@ -1,4 +1,4 @@
-//! Clients that leave, stall, send too much or wait to be asked.
+//! Clients that disconnect, stall, send too much or wait for 100 Continue.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +12,16 @@ async fn uploads_in_store(app: &TestApp) -> usize {
     app.store.leftovers().await.unwrap().iter().filter(|leftover| leftover.upload_id.is_some()).count()
 }
 
-async fn until_uploads_in_store(app: &TestApp, wanted: usize) {
+async fn until_uploads_in_store(app: &TestApp, expected: usize) {
     let deadline = Instant::now() + Duration::from_secs(5);
-    while uploads_in_store(app).await != wanted {
-        assert!(Instant::now() < deadline, "not {wanted} uploads in the store within 5 s");
+    while uploads_in_store(app).await != expected {
+        assert!(Instant::now() < deadline, "not {expected} uploads in the store within 5 s");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_in_the_middle_leaves_nothing() {
+async fn disconnect_during_upload_leaves_nothing() {
     let app = TestApp::start().await;
     let body = form("a.png", &png(40 * MIB));
     let mut client = RawClient::connect(app.address()).await;
@@ -34,7 +34,7 @@ async fn a_client_that_leaves_in_the_middle_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_stalls_is_told_so_and_leaves_nothing() {
+async fn stalled_client_is_408_and_leaves_nothing() {
     let app = TestApp::with(&["--body-idle-timeout=300ms"]).await;
     let body = form("a.png", &png(12 * MIB));
     let mut client = RawClient::connect(app.address()).await;
@@ -47,14 +47,14 @@ async fn a_client_that_stalls_is_told_so_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_ends_at_its_deadline_however_steadily_it_goes_on() {
+async fn request_deadline_ends_a_steady_upload() {
     let app = TestApp::with(&["--request-timeout=400ms"]).await;
     let body = form("a.png", &png(12 * MIB));
     let mut client = RawClient::connect(app.address()).await;
     client.send(head(body.len(), "")).await;
     client.send(&body[..6 * MIB]).await;
     let mut sent = 6 * MIB;
-    // The idle timeout is 30 s: only the deadline can end this.
+    // The idle timeout is 30 s, so only the deadline can end this request.
     while sent < body.len() - MIB && client.try_send(&body[sent..sent + 1024]).await.is_ok() {
         sent += 1024;
         if app.app.uploads.open() == 0 {
@@ -69,7 +69,7 @@ async fn a_request_ends_at_its_deadline_however_steadily_it_goes_on() {
 }
 
 #[tokio::test]
-async fn a_form_cut_short_is_no_image() {
+async fn truncated_form_is_rejected() {
     let app = TestApp::start().await;
     let body = form("a.png", &png(6 * MIB));
     let cut = &body[..body.len() - 8];
@@ -82,7 +82,7 @@ async fn a_form_cut_short_is_no_image() {
 }
 
 #[tokio::test]
-async fn a_refusal_reaches_a_client_in_the_middle_of_200_megabytes() {
+async fn rejection_reaches_client_that_sends_200_megabytes() {
     let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
     let wrong_type = form("a.png", &vec![b'x'; 200_000_000]);
     let too_large = form("a.png", &png(200_000_000));
@@ -98,25 +98,25 @@ async fn a_refusal_reaches_a_client_in_the_middle_of_200_megabytes() {
 }
 
 #[tokio::test]
-async fn a_client_that_waits_to_be_asked_never_sends_what_is_refused() {
+async fn expect_100_continue_is_rejected_before_the_body() {
     let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
     let expect = "expect: 100-continue\r\n";
     let mut refused = RawClient::connect(app.address()).await;
     refused.send(head(200_000_000, expect)).await;
     let answer = refused.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 413"), "no 100 before it: {answer}");
+    assert!(answer.starts_with("HTTP/1.1 413"), "no 100 Continue before it: {answer}");
 
     let body = form("a.txt", b"text");
-    let mut asked = RawClient::connect(app.address()).await;
-    asked.send(head(body.len(), expect)).await;
-    assert_eq!(asked.read_answer().await, "HTTP/1.1 100 Continue\r\n\r\n");
-    asked.send(&body).await;
-    assert!(asked.read_answer().await.starts_with("HTTP/1.1 400"));
+    let mut accepted = RawClient::connect(app.address()).await;
+    accepted.send(head(body.len(), expect)).await;
+    assert_eq!(accepted.read_answer().await, "HTTP/1.1 100 Continue\r\n\r\n");
+    accepted.send(&body).await;
+    assert!(accepted.read_answer().await.starts_with("HTTP/1.1 400"));
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn a_connection_serves_the_next_request_after_an_upload_and_after_a_small_refusal() {
+async fn connection_is_reused_after_small_rejection() {
     let app = TestApp::start().await;
     let mut client = RawClient::connect(app.address()).await;
     for (name, bytes, status) in [("a.txt", png(1000), "400"), ("a.png", b"text".to_vec(), "400")] {
@@ -135,7 +135,7 @@ async fn a_connection_serves_the_next_request_after_an_upload_and_after_a_small_
 }
 
 #[tokio::test]
-async fn an_embedded_link_leads_to_the_host_the_client_asked() {
+async fn embedded_link_has_the_host_of_the_request() {
     let app = TestApp::start().await;
     let body = form("a.png", &png(1000));
     let mut client = RawClient::connect(app.address()).await;
@@ -148,7 +148,7 @@ async fn an_embedded_link_leads_to_the_host_the_client_asked() {
 
 const HEALTH: &str = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n";
 
-/// As many connections as there may be, each with an answer already.
+/// Opens `count` connections. Each has been answered once.
 async fn take_connections(app: &TestApp, count: usize) -> Vec<RawClient> {
     let mut served = Vec::new();
     for _ in 0..count {
@@ -162,7 +162,7 @@ async fn take_connections(app: &TestApp, count: usize) -> Vec<RawClient> {
 }
 
 #[tokio::test]
-async fn beyond_the_connection_limit_only_health_is_answered() {
+async fn over_the_connection_limit_only_healthz_is_answered() {
     let app = TestApp::with(&["--max-connections=2"]).await;
     let mut served = take_connections(&app, 2).await;
     let mut healthy = RawClient::connect(app.address()).await;
@@ -179,13 +179,13 @@ async fn beyond_the_connection_limit_only_health_is_answered() {
         assert!(answer.contains("connection: close") && answer.contains("retry-after: 1"), "{answer}");
     }
     drop(served.pop());
-    until("a place is free", || app.scrape("image_store_connections_open") == 1.0).await;
+    until("a connection is released", || app.scrape("image_store_connections_open") == 1.0).await;
     served.extend(take_connections(&app, 1).await);
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn health_is_answered_at_once_however_many_connections_beyond_the_limit_say_nothing() {
+async fn healthz_is_answered_despite_silent_connections_over_limit() {
     let app = TestApp::with(&["--max-connections=1"]).await;
     let served = take_connections(&app, 1).await;
     let mut silent = Vec::new();
@@ -197,13 +197,13 @@ async fn health_is_answered_at_once_however_many_connections_beyond_the_limit_sa
     let answer = healthy.read_to_end().await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(app.scrape("image_store_connections_open") <= 1.0 + 32.0);
-    until("those that say nothing are closed", || app.scrape("image_store_connections_open") <= 1.0).await;
+    until("silent connections are closed", || app.scrape("image_store_connections_open") <= 1.0).await;
     drop((served, silent));
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn an_http_2_preface_ends_the_connection() {
+async fn http_2_preface_closes_the_connection() {
     let app = TestApp::start().await;
     let mut client = RawClient::connect(app.address()).await;
     client.send("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
@@ -213,14 +213,14 @@ async fn an_http_2_preface_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn clients_that_send_nothing_hold_nothing() {
-    // One upload's worth.
+async fn silent_clients_reserve_no_memory() {
+    // Enough memory for one upload.
     let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=0"]).await;
     let mut silent = Vec::new();
     for _ in 0..30 {
         let mut client = RawClient::connect(app.address()).await;
         client.send(head(20 * MIB, "expect: 100-continue\r\n")).await;
-        assert_eq!(client.read_answer().await, "HTTP/1.1 100 Continue\r\n\r\n", "there is something free");
+        assert_eq!(client.read_answer().await, "HTTP/1.1 100 Continue\r\n\r\n", "memory must be available");
         silent.push(client);
     }
     assert_eq!(app.app.uploads.used(), (0, 0));
@@ -230,34 +230,37 @@ async fn clients_that_send_nothing_hold_nothing() {
 }
 
 #[tokio::test]
-async fn where_nothing_is_free_no_body_is_asked_for() {
+async fn full_budget_is_503_before_100_continue() {
     let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=0"]).await;
     let first = hold_all_memory(&app).await;
     let mut late = RawClient::connect(app.address()).await;
     late.send(head(MIB, "expect: 100-continue\r\n")).await;
     let answer = late.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"), "no 100 before it: {answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 503") && answer.contains("retry-after: 1"),
+        "no 100 Continue before it: {answer}"
+    );
     assert!(answer.contains("over_capacity"), "{answer}");
     drop(first);
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn a_body_that_ends_early_is_an_error_in_every_framing() {
+async fn truncated_body_is_rejected_in_every_framing() {
     let app = TestApp::start().await;
     let post = |path: &str, content_type: &str, framing: &str| {
         format!("POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: {content_type}\r\n{framing}\r\n\r\n")
     };
     let image = png(1000);
     let chunk = [b"3e8\r\n", &image[..], b"\r\n"].concat();
-    let wish = br#"{"filename":"a.png","size":1000}"#;
-    let json_chunk = [format!("{:x}\r\n", wish.len()).as_bytes(), wish, b"\r\n"].concat();
+    let request = br#"{"filename":"a.png","size":1000}"#;
+    let json_chunk = [format!("{:x}\r\n", request.len()).as_bytes(), request, b"\r\n"].concat();
     for (head, body) in [
         (post("/upload-image", "image/png", "content-length: 1001"), &image[..]),
         (post("/upload-image", "image/png", "transfer-encoding: chunked"), &chunk),
         (post("/upload-image", "image/png", "transfer-encoding: chunked"), &[&chunk[..], b"5\r\nab"].concat()),
         (post("/upload-image", "image/png", "transfer-encoding: chunked"), &[&chunk[..], b"0\r\n"].concat()),
-        (post("/uploads", "application/json", "content-length: 33"), wish),
+        (post("/uploads", "application/json", "content-length: 33"), request),
         (post("/uploads", "application/json", "transfer-encoding: chunked"), &json_chunk),
     ] {
         let mut client = RawClient::connect(app.address()).await;
@@ -271,7 +274,7 @@ async fn a_body_that_ends_early_is_an_error_in_every_framing() {
 }
 
 #[tokio::test]
-async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over() {
+async fn full_budget_is_503_until_an_upload_ends() {
     let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=0"]).await;
     let body = form("a.png", &png(12 * MIB));
     let mut first = RawClient::connect(app.address()).await;
@@ -281,12 +284,12 @@ async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over()
     let refused = app.upload("b.png", png(6 * MIB)).await;
     assert_eq!((refused.status().as_u16(), &refused.headers()["retry-after"]), (503, &"1".parse().unwrap()));
     assert!(refused.text().await.unwrap().contains("over_capacity"));
-    // What is wrong in the head is told so: another try would be in vain.
+    // Errors in the request head are reported, because a retry would not help.
     for (content_type, status) in [("text/plain", 415), ("multipart/form-data", 400), ("image/svg+xml", 400)] {
         let post = app.client.post(app.at("/upload-image")).header("content-type", content_type);
         assert_eq!(post.body(png(MIB)).send().await.unwrap().status(), status, "{content_type}");
     }
-    // It has room for one part only, and gets through all the same.
+    // The upload has memory for one part only, and still succeeds.
     first.send(&body[6 * MIB..]).await;
     let answer = first.read_answer().await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -295,18 +298,18 @@ async fn a_full_house_says_so_at_once_and_takes_uploads_again_when_one_is_over()
     app.end(&[&s3_key(&answer), &s3_key(&second)]).await;
 }
 
-/// A client that stops in the middle of its upload, and holds all of 10 MiB that are parts'.
+/// Connects a client that stops in the middle of its upload and holds all the memory for parts (5 of 10 MiB).
 async fn hold_all_memory(app: &TestApp) -> RawClient {
     let body = form("a.png", &png(12 * MIB));
     let mut client = RawClient::connect(app.address()).await;
     client.send(head(body.len(), "")).await;
     client.send(&body[..4 * MIB]).await;
-    until("it holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
+    until("the client holds all the memory", || app.app.uploads.used().0 == 5 << 20).await;
     client
 }
 
 #[tokio::test]
-async fn uploads_that_find_no_memory_go_through_a_file() {
+async fn uploads_without_memory_spill_to_disk() {
     let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=10MiB"]).await;
     let first = hold_all_memory(&app).await;
     let mut keys = Vec::new();
@@ -315,7 +318,7 @@ async fn uploads_that_find_no_memory_go_through_a_file() {
         let opened = app.client.get(spilled["url"].as_str().unwrap()).send().await.unwrap();
         assert!(opened.bytes().await.unwrap() == image);
         assert_eq!((&spilled["width"], &spilled["height"]), (&16.into(), &12.into()));
-        assert_eq!(app.app.uploads.used(), (5 << 20, 0), "the first still holds it");
+        assert_eq!(app.app.uploads.used(), (5 << 20, 0), "the first client still holds the memory");
         keys.push(spilled["s3_key"].as_str().unwrap().to_owned());
     }
     drop(first);
@@ -325,17 +328,17 @@ async fn uploads_that_find_no_memory_go_through_a_file() {
 }
 
 #[tokio::test]
-async fn files_are_sent_in_turns() {
-    // What is held must not time out and be sent again.
+async fn concurrent_spilled_files_are_limited() {
+    // Calls that are held must not time out and be retried.
     let flags = ["--memory-budget=10MiB", "--spill-budget=64MiB", "--s3-timeout=30s"];
     let app = TestApp::behind_faults(&flags).await;
     let first = hold_all_memory(&app).await;
     app.faults().fail_all(Operation::Put, Action::Hold);
     let work = async {
-        until("64 are being sent", || app.faults().calls(Operation::Put) == 64).await;
-        until("all others wait", || app.app.uploads.open() == 71).await;
+        until("64 files are being sent", || app.faults().calls(Operation::Put) == 64).await;
+        until("all other uploads wait", || app.app.uploads.open() == 71).await;
         app.go_round().await;
-        assert_eq!(app.faults().calls(Operation::Put), 64, "while other calls come and go");
+        assert_eq!(app.faults().calls(Operation::Put), 64, "the limit on concurrent files must hold");
         app.faults().heal();
         app.faults().release();
     };
@@ -352,7 +355,7 @@ async fn files_are_sent_in_turns() {
     app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
 }
 
-/// A camera's: its dimensions stand behind what many reads bring.
+/// Builds a JPEG as cameras write it: its dimensions come after about 1 MB of metadata.
 fn jpeg_with_long_metadata() -> Vec<u8> {
     let image = include_bytes!("../fixtures/plain.jpg");
     let segment = [&[0xff, 0xe2, 0xff, 0xff][..], &[7; 0xfffd]].concat();

@@ -1,4 +1,4 @@
-//! The store behind a network that fails: what is retried, what is looked for, and what goes over the wire.
+//! The store behind a failing network: which calls are retried, when it looks for an object, and what it sends.
 
 use image_store::store::{Store, StoreError};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ async fn behind_faults() -> (Backend, Faults, Arc<dyn Store>) {
 }
 
 #[tokio::test]
-async fn bodies_go_out_as_they_are() {
+async fn bodies_are_sent_unsigned_and_unencoded() {
     let (backend, faults, store) = behind_faults().await;
     let (name, bytes) = (image(), noise(1, PART));
     store.put(&name, &png(), payload(&bytes)).await.unwrap();
@@ -39,7 +39,7 @@ async fn bodies_go_out_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_to_complete_is_looked_for() {
+async fn complete_with_lost_response_is_confirmed_by_head() {
     for backend in [Backend::strict().await, Backend::embedded().await] {
         let faults = Faults::before(&backend.endpoint).await;
         let store = backend.store_at(&faults.endpoint).await;
@@ -49,8 +49,8 @@ async fn a_lost_answer_to_complete_is_looked_for() {
         faults.fail(Operation::Complete, 1..=1, Action::LoseAnswer);
         store.complete_upload(&upload, &[part], whole(&bytes)).await.unwrap();
 
-        assert!(faults.calls(Operation::Complete) > 1, "it is asked again");
-        assert_eq!(faults.calls(Operation::Head), 1, "and then looked for");
+        assert!(faults.calls(Operation::Complete) > 1, "the call must be retried");
+        assert_eq!(faults.calls(Operation::Head), 1, "the store must look for the object once");
         assert_eq!(store.head(&name).await.unwrap().size, 100);
         store.delete(&name).await.unwrap();
         backend.check_clean().await;
@@ -58,7 +58,7 @@ async fn a_lost_answer_to_complete_is_looked_for() {
 }
 
 #[tokio::test]
-async fn a_complete_that_never_arrived_fails_and_can_be_aborted() {
+async fn complete_that_never_arrived_fails_and_can_be_aborted() {
     let (backend, faults, store) = behind_faults().await;
     let (name, bytes) = (image(), noise(3, 100));
     let upload = store.create_upload(&name, &png()).await.unwrap();
@@ -71,7 +71,7 @@ async fn a_complete_that_never_arrived_fails_and_can_be_aborted() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_to_put_is_looked_for() {
+async fn put_with_lost_response_is_confirmed() {
     let (backend, faults, store) = behind_faults().await;
     let (name, bytes) = (image(), noise(4, 100_000));
     faults.fail(Operation::Put, 1..=1, Action::LoseAnswer);
@@ -85,7 +85,7 @@ async fn a_lost_answer_to_put_is_looked_for() {
 }
 
 #[tokio::test]
-async fn a_refused_call_is_sent_again_and_a_part_once_more_whole() {
+async fn failed_part_is_sent_again_as_a_whole() {
     let (backend, faults, store) = behind_faults().await;
     let (name, bytes) = (image(), noise(5, PART));
     let upload = store.create_upload(&name, &png()).await.unwrap();
@@ -99,7 +99,7 @@ async fn a_refused_call_is_sent_again_and_a_part_once_more_whole() {
 }
 
 #[tokio::test]
-async fn a_store_that_keeps_refusing_is_named() {
+async fn repeated_rejection_is_returned_with_its_code() {
     let (backend, faults, store) = behind_faults().await;
     faults.fail_all(Operation::Put, Action::Status(503));
     let failed = store.put(&image(), &png(), payload(&noise(6, 10))).await;
@@ -109,9 +109,9 @@ async fn a_store_that_keeps_refusing_is_named() {
     backend.check_clean().await;
 }
 
-/// The first attempt may still have its effect, whatever the last one is answered.
+/// The first attempt may still take effect, whatever the answer to the last one is.
 #[tokio::test]
-async fn an_attempt_without_an_answer_is_not_forgotten() {
+async fn outcome_is_unknown_if_any_attempt_had_no_response() {
     let (backend, faults, store) = behind_faults().await;
     for (last, operation) in [(403, Operation::Put), (503, Operation::Put), (403, Operation::Create)] {
         let first = faults.calls(operation) + 1;
@@ -128,7 +128,7 @@ async fn an_attempt_without_an_answer_is_not_forgotten() {
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_ends_in_no_answer() {
+async fn hanging_store_times_out_with_unknown_outcome() {
     let backend = Backend::strict().await;
     let faults = Faults::before(&backend.endpoint).await;
     let endpoint = faults.endpoint.clone();
@@ -145,7 +145,7 @@ async fn a_store_that_hangs_ends_in_no_answer() {
 }
 
 #[tokio::test]
-async fn an_attempt_that_takes_too_long_is_made_again() {
+async fn attempt_that_times_out_is_retried() {
     let backend = Backend::strict().await;
     let faults = Faults::before(&backend.endpoint).await;
     let endpoint = faults.endpoint.clone();
@@ -162,7 +162,7 @@ async fn an_attempt_that_takes_too_long_is_made_again() {
 }
 
 #[tokio::test]
-async fn wrong_bytes_are_refused() {
+async fn wrong_checksum_is_rejected() {
     for backend in [Backend::strict().await, Backend::embedded().await] {
         let mut body = payload(&noise(7, 1_000));
         body.crc64 ^= 1;

@@ -1,4 +1,4 @@
-//! What a kill leaves behind is removed once it is old enough, and nothing else.
+//! Sweep removes what a killed process left, once it is old enough, and nothing else.
 
 use image_store::commands::sweep::{AGE, Swept, sweep};
 use image_store::store::{Content, ImageKey, Marker, Metadata, ObjectName, Payload};
@@ -10,7 +10,7 @@ use super::support::faults::{Action, Operation};
 use super::support::samples::{image, incoming, noise, payload, png};
 
 #[tokio::test]
-async fn a_sweep_removes_what_is_old_and_not_an_image() {
+async fn sweep_removes_old_leftovers_and_no_images() {
     let app = TestApp::with(&["--s3-prefix=a/"]).await;
     let answer: serde_json::Value = app.upload("a.png", fixture("plain.png")).await.json().await.unwrap();
     let metadata = Metadata { content_type: "image/png".to_owned(), dimensions: None };
@@ -28,9 +28,9 @@ async fn a_sweep_removes_what_is_old_and_not_an_image() {
     app.end(&[&format!("a/{}", answer["s3_key"].as_str().unwrap())]).await;
 }
 
-/// While its URL works, a PUT would succeed without the marker.
+/// Until its URL expires, a PUT would succeed if the marker were removed.
 #[tokio::test]
-async fn markers_stay_as_long_as_a_url_may_work() {
+async fn sweep_keeps_markers_until_urls_expire() {
     let app = TestApp::start().await;
     let (unverified, closed) = (incoming(), incoming());
     app.store.put(&unverified, &png(), payload(&noise(1, 100))).await.unwrap();
@@ -43,7 +43,7 @@ async fn markers_stay_as_long_as_a_url_may_work() {
     app.end(&[]).await;
 }
 
-/// The binary's sweep of the store of `app`, behind its faults: its exit code, and what it printed and logged.
+/// Runs the binary's sweep on the store of `app`, behind its faults. Returns its exit code, stdout and log.
 fn sweep_process(app: &TestApp) -> (Option<i32>, String, String) {
     let (access_key, secret_key) = app.credentials();
     let output = binary()
@@ -57,9 +57,9 @@ fn sweep_process(app: &TestApp) -> (Option<i32>, String, String) {
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
 
-/// s3rver answers a list of uploads with a list of objects; others with an error.
+/// s3rver answers ListMultipartUploads with a list of objects, other stores with an error.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_can_be_listed_is_removed_and_what_cannot_is_named() {
+async fn sweep_reports_what_it_cannot_list() {
     const OBJECTS: &str = "<ListBucketResult><Name>images</Name></ListBucketResult>";
     let uploads = (
         Operation::ListUploads,
@@ -69,7 +69,7 @@ async fn what_can_be_listed_is_removed_and_what_cannot_is_named() {
         Operation::ListObjects,
         "aborted 1 unfinished uploads, deleted 0 unverified objects; could not list unverified objects\n",
     );
-    for ((operation, told), action) in [
+    for ((operation, expected), action) in [
         (uploads, Action::Answer(200, OBJECTS)),
         (uploads, Action::Answer(501, "<Error><Code>NotImplemented</Code></Error>")),
         (uploads, Action::Status(403)),
@@ -81,7 +81,7 @@ async fn what_can_be_listed_is_removed_and_what_cannot_is_named() {
         app.store.create_upload(&image(), &png()).await.unwrap();
         app.faults().fail_all(operation, action);
         let (code, printed, log) = sweep_process(&app);
-        assert_eq!((code, printed.as_str()), (Some(1), told), "{action:?}: {log}");
+        assert_eq!((code, printed.as_str()), (Some(1), expected), "{action:?}: {log}");
         assert!(log.contains("could not list"), "{log}");
         app.faults().heal();
         let (code, printed, log) = sweep_process(&app);

@@ -1,4 +1,4 @@
-//! W3C Trace Context: a request's trace goes on to S3, and into nothing that a client is given.
+//! W3C Trace Context: the trace of a request is sent to S3, and never appears in anything returned to clients.
 
 use http::{HeaderMap, HeaderValue};
 use image_store::telemetry::trace::{self, TraceContext};
@@ -16,13 +16,13 @@ const MIB: usize = 1 << 20;
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 const PARENT: &str = "00f067aa0ba902b7";
 const STATE: &str = "vendor=opaque,other=1";
-const NOBODY: &str = "/images/00000000-0000-4000-8000-000000000000.png";
+const UNUSED_IMAGE: &str = "/images/00000000-0000-4000-8000-000000000000.png";
 
 fn traceparent() -> String {
     format!("00-{TRACE}-{PARENT}-01")
 }
 
-/// A client whose every request belongs to the trace.
+/// Makes `app.client` add the trace to every request.
 fn traced(app: &mut TestApp) {
     let headers = [("traceparent", traceparent()), ("tracestate", STATE.to_owned())];
     let headers = headers.map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
@@ -30,7 +30,8 @@ fn traced(app: &mut TestApp) {
     app.client = client.default_headers(HeaderMap::from_iter(headers)).build().unwrap();
 }
 
-/// The parent ids S3 was sent with the calls of an operation; each is of the trace and none is the client's own.
+/// Returns the parent IDs that were sent with the calls of an operation. Each belongs to the trace, and none is the
+/// client's own.
 fn parents(faults: &Faults, operation: Operation) -> Vec<String> {
     let calls = faults.headers(operation);
     assert!(!calls.is_empty(), "no {operation:?}");
@@ -40,37 +41,37 @@ fn parents(faults: &Faults, operation: Operation) -> Vec<String> {
         assert_eq!((fields[0], fields[1], fields[3]), ("00", TRACE, "01"), "{operation:?}: {text:?}");
         assert_eq!(headers["tracestate"], STATE);
         let signed = headers["authorization"].to_str().unwrap();
-        assert!(!signed.contains("trace"), "what is on the way may change it: {signed}");
+        assert!(!signed.contains("trace"), "proxies may change the header, so it must not be signed: {signed}");
         assert_ne!(fields[2], PARENT, "{operation:?}");
         fields[2].to_owned()
     };
     calls.iter().map(parent).collect()
 }
 
-/// The one parent id of these operations' calls, which one request made.
+/// Returns the single parent ID of the calls of these operations, which belong to one request.
 fn parent(faults: &Faults, operations: &[Operation]) -> String {
     let all: HashSet<String> = operations.iter().flat_map(|operation| parents(faults, *operation)).collect();
-    assert_eq!(all.len(), 1, "one request, one span: {all:?}");
+    assert_eq!(all.len(), 1, "one request must have one span: {all:?}");
     all.into_iter().next().unwrap()
 }
 
 #[tokio::test]
-async fn an_upload_s_calls_belong_to_its_trace_also_those_made_again() {
+async fn calls_and_retries_of_an_upload_have_its_trace() {
     let mut app = TestApp::behind_faults(&[]).await;
     traced(&mut app);
     app.faults().fail(Operation::UploadPart, 1..=1, Action::Status(503));
     let answer: serde_json::Value = app.upload("a.png", png(12 * MIB)).await.json().await.unwrap();
     let small: serde_json::Value = app.upload("b.png", png(1000)).await.json().await.unwrap();
     let parts = app.faults().headers(Operation::UploadPart);
-    assert_eq!(parts.len(), 4, "one is sent again");
+    assert_eq!(parts.len(), 4, "one part is sent again");
     let large = parent(app.faults(), &[Operation::Create, Operation::UploadPart, Operation::Complete]);
-    assert_ne!(large, parent(app.faults(), &[Operation::Put]), "another request's");
+    assert_ne!(large, parent(app.faults(), &[Operation::Put]), "another request has another span");
     assert!(!answer.to_string().contains("trace"), "{answer}");
     app.end(&[answer["s3_key"].as_str().unwrap(), small["s3_key"].as_str().unwrap()]).await;
 }
 
 #[tokio::test]
-async fn so_do_those_that_undo_it_when_its_client_has_left() {
+async fn clean_up_after_disconnect_has_the_trace() {
     let app = TestApp::behind_faults(&["--s3-timeout=20s"]).await;
     app.faults().fail_all(Operation::UploadPart, Action::Hang);
     let body = form("a.png", &png(12 * MIB));
@@ -85,20 +86,20 @@ async fn so_do_those_that_undo_it_when_its_client_has_left() {
 }
 
 #[tokio::test]
-async fn a_direct_upload_s_calls_too_but_not_what_its_client_is_told_to_send() {
+async fn direct_upload_has_the_trace_but_its_plan_does_not() {
     let mut app = TestApp::behind_faults(&["--direct-put-max=6MiB"]).await;
     traced(&mut app);
     let single = plan(&app, 5_000).await;
     let parts = plan(&app, 7 * MIB).await;
-    for told in [&single, &parts] {
-        assert!(!told.text().contains("trace"), "{}", told.text());
+    for plan in [&single, &parts] {
+        assert!(!plan.text().contains("trace"), "{}", plan.text());
     }
     put(&app, &single, &png(5_000)).await;
     completed(&app, &single).await;
     send_parts(&app, parts.parts(), &png(7 * MIB), |_| true).await;
     completed(&app, &parts).await;
     let [planning, first, second] = parents(app.faults(), Operation::Create).try_into().unwrap();
-    assert!(planning != first && planning != second && first != second, "three requests");
+    assert!(planning != first && planning != second && first != second, "three requests have three spans");
     assert_eq!(parent(app.faults(), &[Operation::ListParts]), second);
     for promoting in [Operation::Get, Operation::Copy] {
         assert_eq!(parents(app.faults(), promoting), [&*first, &*second], "{promoting:?}");
@@ -109,9 +110,9 @@ async fn a_direct_upload_s_calls_too_but_not_what_its_client_is_told_to_send() {
 }
 
 #[tokio::test]
-async fn without_a_trace_none_is_made_up() {
+async fn no_trace_is_sent_without_a_valid_traceparent() {
     let app = TestApp::behind_faults(&[]).await;
-    let bad = app.client.get(app.at(NOBODY));
+    let bad = app.client.get(app.at(UNUSED_IMAGE));
     assert_eq!(
         bad.header("traceparent", "00-nonsense").header("tracestate", STATE).send().await.unwrap().status(),
         404
@@ -125,12 +126,12 @@ async fn without_a_trace_none_is_made_up() {
 }
 
 #[tokio::test]
-async fn the_log_has_the_span_that_s3_is_told() {
+async fn log_has_the_span_id_sent_to_s3() {
     let app = TestApp::behind_faults(&[]).await;
-    // Of a bucket that does not answer the start-up probe tries nothing, which would be calls without a request.
+    // If HeadBucket fails, the start-up probe makes no further calls, which would belong to no request.
     app.faults().fail_all(Operation::HeadBucket, Action::Status(403));
     let process = Process::on_store_of(&app, &["--log-format=json"]);
-    let get = reqwest::Client::new().get(format!("http://{}{NOBODY}", process.address));
+    let get = reqwest::Client::new().get(format!("http://{}{UNUSED_IMAGE}", process.address));
     assert_eq!(
         get.header("traceparent", traceparent()).header("tracestate", STATE).send().await.unwrap().status(),
         404
@@ -146,7 +147,7 @@ async fn the_log_has_the_span_that_s3_is_told() {
 }
 
 #[tokio::test]
-async fn a_page_may_send_it() {
+async fn cors_allows_trace_headers() {
     let app = TestApp::start().await;
     let preflight = app
         .client
@@ -162,9 +163,9 @@ async fn a_page_may_send_it() {
     app.end(&[]).await;
 }
 
-/// It is added behind the signature, which a strict S3 checks.
+/// The headers are added after signing. A strict S3 checks the signature.
 #[tokio::test]
-async fn a_strict_s3_takes_it() {
+async fn trace_headers_do_not_break_signatures() {
     let backend = Backend::strict().await;
     let faults = Faults::before(&backend.endpoint).await;
     let store = backend.store_at(&faults.endpoint).await;

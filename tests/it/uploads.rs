@@ -1,4 +1,4 @@
-//! The contract of the streaming door and of the images behind it.
+//! Uploads through the service, and reading and deleting images.
 
 use base64::Engine;
 use reqwest::StatusCode;
@@ -22,7 +22,7 @@ fn key(answer: &Value) -> String {
 }
 
 #[tokio::test]
-async fn an_image_is_uploaded_opened_and_deleted() {
+async fn image_is_uploaded_opened_and_deleted() {
     let app = TestApp::start().await;
     let image = fixture("plain.png");
     let answer = json(app.upload("holiday.png", image.clone()).await, 200).await;
@@ -40,7 +40,7 @@ async fn an_image_is_uploaded_opened_and_deleted() {
     let redirect = app.client.get(app.at(&format!("/images/{s3_key}"))).send().await.unwrap();
     assert_eq!(redirect.status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(redirect.headers()[header::CACHE_CONTROL], "private, max-age=1799");
-    // Relative to the request, so that it is right behind a proxy, too.
+    // Relative to the request, so that it also works behind a proxy.
     let location = redirect.headers()[header::LOCATION].to_str().unwrap().to_owned();
     assert!(location.starts_with("../_store/"), "{location}");
     let location = redirect.url().join(&location).unwrap();
@@ -67,7 +67,7 @@ async fn an_image_is_uploaded_opened_and_deleted() {
 }
 
 #[tokio::test]
-async fn every_size_around_a_part_arrives_whole() {
+async fn sizes_around_a_part_are_stored_completely() {
     let app = TestApp::start().await;
     let mut keys = Vec::new();
     for size in [PART - 1, PART, PART + 1, 2 * PART, 2 * PART + 1, 7 * PART + 12345] {
@@ -85,7 +85,7 @@ async fn every_size_around_a_part_arrives_whole() {
 }
 
 #[tokio::test]
-async fn a_raw_body_is_an_image_too_also_when_its_length_is_unknown() {
+async fn raw_body_is_accepted_with_and_without_length() {
     let app = TestApp::with(&["--s3-prefix=a/b/"]).await;
     let image = png(PART + 1);
     let post = || app.client.post(app.at("/upload-image")).header(header::CONTENT_TYPE, "image/png");
@@ -99,7 +99,7 @@ async fn a_raw_body_is_an_image_too_also_when_its_length_is_unknown() {
 }
 
 #[tokio::test]
-async fn the_key_follows_the_bytes() {
+async fn key_extension_follows_detected_format() {
     let app = TestApp::start().await;
     let mut keys = Vec::new();
     for (name, file, extension) in [
@@ -119,7 +119,7 @@ async fn the_key_follows_the_bytes() {
 }
 
 #[tokio::test]
-async fn what_is_not_an_allowed_image_is_refused_and_not_stored() {
+async fn disallowed_images_are_rejected_and_not_stored() {
     let app = TestApp::with(&["--max-pixels=100", "--max-upload-size=6MiB"]).await;
     let svg = b"<svg xmlns='http://www.w3.org/2000/svg'/>".to_vec();
     for (name, bytes, status, code, detail) in [
@@ -144,7 +144,7 @@ async fn what_is_not_an_allowed_image_is_refused_and_not_stored() {
 }
 
 #[tokio::test]
-async fn too_large_is_413_whether_it_is_announced_or_found_out() {
+async fn too_large_image_is_413_with_and_without_length() {
     let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
     let post = || app.client.post(app.at("/upload-image")).header(header::CONTENT_TYPE, "image/png");
     let image = png((6 << 20) + 1);
@@ -155,15 +155,15 @@ async fn too_large_is_413_whether_it_is_announced_or_found_out() {
     let found = json(post().body(reqwest::Body::wrap_stream(chunks)).send().await.unwrap(), 413).await;
     assert_eq!(found["code"], "payload_too_large");
     assert_eq!(json(app.upload("a.png", image).await, 413).await["code"], "payload_too_large");
-    let wish = serde_json::json!({ "filename": "a.png", "size": (6 << 20) + 1 });
-    let planned = json(app.client.post(app.at("/uploads")).json(&wish).send().await.unwrap(), 413).await;
+    let request = serde_json::json!({ "filename": "a.png", "size": (6 << 20) + 1 });
+    let planned = json(app.client.post(app.at("/uploads")).json(&request).send().await.unwrap(), 413).await;
     assert!(!planned["detail"].as_str().unwrap().contains("POST /uploads"), "{planned}");
     let fits = json(app.upload("a.png", png(6 << 20)).await, 200).await;
     app.end(&[&key(&fits)]).await;
 }
 
 #[tokio::test]
-async fn the_limit_is_of_the_file_and_not_of_its_encoding() {
+async fn size_limit_applies_to_the_decoded_file() {
     let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
     let encoded = |image: &[u8]| {
         let text = base64::engine::general_purpose::STANDARD.encode(image);
@@ -173,11 +173,11 @@ async fn the_limit_is_of_the_file_and_not_of_its_encoding() {
         let form = reqwest::multipart::Form::new().part("file", part);
         app.client.post(app.at("/upload-image")).multipart(form).send()
     };
-    // Encoded it is more than the limit and 2 MiB.
+    // The encoded body is larger than the limit plus 2 MiB.
     let stored = json(encoded(&png(6 << 20)).await.unwrap(), 200).await;
     assert_eq!(stored["size"], 6 << 20);
     assert_eq!(json(encoded(&png((6 << 20) + 1)).await.unwrap(), 413).await["code"], "payload_too_large");
-    // Of a file that is not encoded no more than its headers are awaited.
+    // For a file without an encoding, the allowance on top of the limit is only for the form's headers.
     let (body, length) = (form("a.png", &png(1_000)), 9 << 20);
     let mut client = RawClient::connect(app.address()).await;
     client.send(head(length, "")).await;
@@ -189,7 +189,7 @@ async fn the_limit_is_of_the_file_and_not_of_its_encoding() {
 }
 
 #[tokio::test]
-async fn every_refusal_is_json_with_a_code() {
+async fn every_error_is_json_with_a_code() {
     let app = TestApp::start().await;
     let client = &app.client;
     let key = "00000000-0000-4000-8000-000000000000.png";
@@ -212,24 +212,24 @@ async fn every_refusal_is_json_with_a_code() {
 }
 
 #[tokio::test]
-async fn a_request_has_an_id_and_a_page_of_an_allowed_origin_may_ask() {
+async fn responses_have_request_id_and_cors_only_for_allowed_origin() {
     let app = TestApp::start().await;
     let get = |path: &str| app.client.get(app.at(path));
-    let made = get("/healthz").send().await.unwrap();
-    assert_eq!(made.headers()["x-request-id"].len(), 36);
-    let taken = get("/nowhere").header("x-request-id", "mine-1").send().await.unwrap();
-    assert_eq!(taken.headers()["x-request-id"], "mine-1");
-    let unfit = get("/healthz").header("x-request-id", "a b").send().await.unwrap();
-    assert_eq!(unfit.headers()["x-request-id"].len(), 36);
+    let generated = get("/healthz").send().await.unwrap();
+    assert_eq!(generated.headers()["x-request-id"].len(), 36);
+    let accepted = get("/nowhere").header("x-request-id", "mine-1").send().await.unwrap();
+    assert_eq!(accepted.headers()["x-request-id"], "mine-1");
+    let invalid = get("/healthz").header("x-request-id", "a b").send().await.unwrap();
+    assert_eq!(invalid.headers()["x-request-id"].len(), 36);
 
     let other = get("/limits").header("origin", "http://other.example").send().await.unwrap();
     assert!(other.headers().get("access-control-allow-origin").is_none());
     app.end(&[]).await;
 }
 
-/// What Dropzone, tus-js-client, Uppy and this service's own page ask for before they send anything.
+/// The headers that Dropzone, tus-js-client, Uppy and the service's own page request in their preflights.
 #[tokio::test]
-async fn pages_may_send_and_see_what_upload_clients_need() {
+async fn cors_allows_headers_of_upload_clients() {
     let app = TestApp::start().await;
     for (method, headers) in [
         ("POST", "cache-control,x-requested-with"),
@@ -283,7 +283,7 @@ async fn pages_may_send_and_see_what_upload_clients_need() {
 }
 
 #[tokio::test]
-async fn an_answer_says_where_the_image_is_and_what_its_bytes_are() {
+async fn upload_returns_location_and_etag() {
     for (flags, base) in
         [(&[][..], None), (&["--public-url=https://images.example/up"][..], Some("https://images.example/up"))]
     {
@@ -300,7 +300,7 @@ async fn an_answer_says_where_the_image_is_and_what_its_bytes_are() {
 }
 
 #[tokio::test]
-async fn images_are_created_and_deleted_at_their_own_addresses_too() {
+async fn images_can_be_created_and_deleted_under_images() {
     let app = TestApp::start().await;
     let image = fixture("plain.gif");
     let part = reqwest::multipart::Part::bytes(image.clone()).file_name("a.gif");
@@ -330,8 +330,8 @@ async fn images_are_created_and_deleted_at_their_own_addresses_too() {
 }
 
 #[tokio::test]
-async fn an_image_without_a_name_is_undone_if_one_with_a_name_follows() {
-    // Room for one part: what the first image holds is what the second one gets.
+async fn unnamed_file_is_replaced_by_later_named_file() {
+    // Memory for one part: the first image must release it before the second is stored.
     for flags in [&[][..], &["--memory-budget=10MiB", "--spill-budget=0"]] {
         let app = TestApp::with(flags).await;
         for size in [1_000, (5 << 20) + 1, 21 << 20] {
@@ -345,7 +345,7 @@ async fn an_image_without_a_name_is_undone_if_one_with_a_name_follows() {
             assert_eq!(read.bytes().await.unwrap(), fixture("plain.gif"), "{size}");
             app.client.delete(app.at(&format!("/images/{}", key(&answer)))).send().await.unwrap();
         }
-        // Without a second file it is the image, as ever.
+        // Without a second file, the unnamed file is the image.
         let alone = reqwest::multipart::Form::new().part("file", reqwest::multipart::Part::bytes(png(6 << 20)));
         let answer = app.client.post(app.at("/upload-image")).multipart(alone).send().await.unwrap();
         let answer = json(answer, 200).await;
@@ -355,7 +355,7 @@ async fn an_image_without_a_name_is_undone_if_one_with_a_name_follows() {
 }
 
 #[tokio::test]
-async fn a_rejection_says_what_would_be_accepted() {
+async fn rejection_lists_accepted_formats_and_limits() {
     let app = TestApp::with(&["--allowed-formats=jpg,tiff", "--header-scan-limit=64KiB"]).await;
     let refused = json(app.upload("a.png", fixture("plain.png")).await, 400).await;
     assert_eq!(
@@ -388,7 +388,7 @@ async fn a_rejection_says_what_would_be_accepted() {
 }
 
 #[tokio::test]
-async fn the_service_tells_its_limits_and_whether_it_is_ready() {
+async fn limits_and_readiness_are_returned() {
     let app = TestApp::with(&["--allowed-formats=png,webp"]).await;
     let limits = json(app.client.get(app.at("/limits")).send().await.unwrap(), 200).await;
     assert_eq!(limits["max_upload_size"], 5_000_000_000_u64);

@@ -1,13 +1,13 @@
-//! Real requests, good and bad, through every route: each answer is one that the description has.
+//! Sends valid and invalid requests to every route and compares each response with the description.
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
-use super::{Description, NOBODY};
+use super::{Description, UNUSED_KEY};
 use crate::support::app::{TestApp, fixture, png};
 use crate::support::faults::{Action, Operation};
 
-/// Asks, and holds the answers against the description.
+/// Sends requests and compares the responses with the description.
 struct Checked<'a> {
     app: &'a TestApp,
     description: Description,
@@ -18,7 +18,7 @@ impl<'a> Checked<'a> {
         Checked { app, description: Description::of(app).await }
     }
 
-    /// Asks `path`, which is one of `template`; returns the body of an answer that has `status`.
+    /// Requests `path`, which matches `template`. Asserts the status and returns the body.
     async fn ask(
         &self,
         (method, template): (Method, &str),
@@ -59,16 +59,17 @@ impl<'a> Checked<'a> {
 
 fn content_type(answer: &reqwest::Response) -> Option<String> {
     let whole = answer.headers().get("content-type")?.to_str().unwrap();
-    // Without parameters.
+    // Without its parameters.
     Some(whole.split(';').next().unwrap_or_default().to_owned())
 }
 
-/// Those that a client acts on, and the request's id, which every answer has.
+/// Asserts that every header a client acts on is described, and that every response has a request ID.
 fn check_headers(name: &str, headers: &reqwest::header::HeaderMap, described: &Value) {
-    let told: Vec<String> = described["headers"].as_object().unwrap().keys().map(|name| name.to_lowercase()).collect();
+    let described_headers: Vec<String> =
+        described["headers"].as_object().unwrap().keys().map(|name| name.to_lowercase()).collect();
     for header in ["location", "retry-after", "www-authenticate", "x-request-id"] {
-        let is_told = told.iter().any(|known| known == header);
-        assert!(is_told || !headers.contains_key(header), "{name}: {header} is not described");
+        let is_described = described_headers.iter().any(|known| known == header);
+        assert!(is_described || !headers.contains_key(header), "{name}: {header} is not described");
     }
     assert!(headers.contains_key("x-request-id"), "{name}");
 }
@@ -118,8 +119,8 @@ async fn direct_uploads() {
     let app = TestApp::with(&["--direct-put-max=6MiB", "--max-upload-size=12MiB"]).await;
     let checked = Checked::new(&app).await;
     let plan = async |size: usize| {
-        let wish = json!({ "filename": "a.png", "size": size });
-        checked.ask(PLAN, "/uploads", 201, |request| request.json(&wish)).await
+        let request_body = json!({ "filename": "a.png", "size": size });
+        checked.ask(PLAN, "/uploads", 201, |request| request.json(&request_body)).await
     };
     let link = |plan: &Value, name: &str| plan[name].as_str().unwrap().to_owned();
     let image = fixture("plain.png");
@@ -156,21 +157,21 @@ async fn send(app: &TestApp, plan: &Value, bytes: &[u8]) {
 async fn refused_plans_and_links() {
     let app = TestApp::with(&["--max-upload-size=12MiB"]).await;
     let checked = Checked::new(&app).await;
-    for (wish, status) in [
+    for (request_body, status) in [
         (json!({ "filename": "a.png", "size": 0 }), 400),
         (json!({ "filename": "a.svg", "size": 1 }), 400),
         (json!({ "filename": "a.png", "size": (12 << 20) + 1 }), 413),
         (json!({ "filename": "x".repeat(20 << 10), "size": 1 }), 400),
     ] {
-        checked.ask(PLAN, "/uploads", status, |request| request.json(&wish)).await;
+        checked.ask(PLAN, "/uploads", status, |request| request.json(&request_body)).await;
     }
     checked.ask(PLAN, "/uploads", 415, |request| request.body("{}")).await;
     let json_type = |request: RequestBuilder| request.header("content-type", "application/json").body("{");
     checked.ask(PLAN, "/uploads", 400, json_type).await;
     for query in ["", "?plan=", "?plan=x.y.z", "?size=1&content_type=image/png"] {
-        checked.ask(STATUS, &format!("/uploads/{NOBODY}{query}"), 401, as_is).await;
-        checked.ask(ABORT, &format!("/uploads/{NOBODY}{query}"), 401, as_is).await;
-        checked.ask(COMPLETE, &format!("/uploads/{NOBODY}/complete{query}"), 401, as_is).await;
+        checked.ask(STATUS, &format!("/uploads/{UNUSED_KEY}{query}"), 401, as_is).await;
+        checked.ask(ABORT, &format!("/uploads/{UNUSED_KEY}{query}"), 401, as_is).await;
+        checked.ask(COMPLETE, &format!("/uploads/{UNUSED_KEY}/complete{query}"), 401, as_is).await;
     }
     checked.ask(STATUS, "/uploads/no-key?plan=x.y.z", 404, as_is).await;
     app.end(&[]).await;
@@ -200,10 +201,10 @@ async fn without_a_key() {
     let checked = Checked::new(&app).await;
     let mut refused = 0;
     for (method, template, operation) in checked.description.operations() {
-        // `{}`: also without.
-        let wanted = operation["security"].as_array().is_some_and(|keys| !keys.contains(&json!({})));
-        let status = if wanted { 401 } else { 200 };
-        let path = template.replace("{s3_key}", NOBODY);
+        // `{}` means that a request without a key is allowed.
+        let key_required = operation["security"].as_array().is_some_and(|keys| !keys.contains(&json!({})));
+        let status = if key_required { 401 } else { 200 };
+        let path = template.replace("{s3_key}", UNUSED_KEY);
         checked.ask((method, template), &path, status, as_is).await;
         refused += usize::from(status == 401);
     }
@@ -215,13 +216,13 @@ async fn without_a_key() {
 async fn when_the_store_fails() {
     let app = TestApp::behind_faults(&[]).await;
     let checked = Checked::new(&app).await;
-    let wish = json!({ "filename": "a.png", "size": 1 });
-    let plan = checked.ask(PLAN, "/uploads", 201, |request| request.json(&wish)).await;
+    let request_body = json!({ "filename": "a.png", "size": 1 });
+    let plan = checked.ask(PLAN, "/uploads", 201, |request| request.json(&request_body)).await;
     app.faults().fail_all(Operation::Head, Action::Status(500));
     for (operation, path) in [
-        (OPEN, format!("/images/{NOBODY}")),
-        (HEAD, format!("/images/{NOBODY}")),
-        (DELETE, format!("/delete/{NOBODY}")),
+        (OPEN, format!("/images/{UNUSED_KEY}")),
+        (HEAD, format!("/images/{UNUSED_KEY}")),
+        (DELETE, format!("/delete/{UNUSED_KEY}")),
         (STATUS, plan["status_url"].as_str().unwrap().to_owned()),
     ] {
         checked.ask(operation, &path, 500, as_is).await;

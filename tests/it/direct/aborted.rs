@@ -1,4 +1,4 @@
-//! Uploads that are called off, and clients that leave.
+//! Aborted uploads, and clients that disconnect.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::faults::{Action, Operation};
 use crate::support::raw::RawClient;
 
 #[tokio::test]
-async fn an_aborted_upload_is_gone() {
+async fn aborted_upload_is_gone() {
     let app = TestApp::with(&SMALL).await;
     let small = plan(&app, 100_000).await;
     put(&app, &small, &png(100_000)).await;
@@ -22,12 +22,12 @@ async fn an_aborted_upload_is_gone() {
         check_unreadable(&app, plan.key()).await;
     }
     let late = signed(&app, &large.parts()[2]).body(vec![0; MIB]).send().await.unwrap();
-    assert_eq!(late.status(), 404, "no part is taken any more");
+    assert_eq!(late.status(), 404, "parts are rejected after the abort");
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn what_is_complete_is_not_aborted() {
+async fn complete_upload_cannot_be_aborted() {
     let app = TestApp::with(&SMALL).await;
     let (small, large) = (plan(&app, 100_000).await, plan(&app, 6 * MIB + 1).await);
     put(&app, &small, &png(100_000)).await;
@@ -42,7 +42,7 @@ async fn what_is_complete_is_not_aborted() {
 }
 
 #[tokio::test]
-async fn what_was_assembled_and_never_completed_is_aborted_too() {
+async fn abort_removes_assembled_upload() {
     let app = TestApp::behind_faults(&SMALL).await;
     let plan = plan(&app, 6 * MIB + 1).await;
     send_parts(&app, plan.parts(), &png(6 * MIB + 1), |_| true).await;
@@ -54,7 +54,7 @@ async fn what_was_assembled_and_never_completed_is_aborted_too() {
 }
 
 #[tokio::test]
-async fn an_abort_waits_for_the_complete_before_it() {
+async fn abort_waits_for_running_complete() {
     let app = TestApp::behind_faults(&[]).await;
     let plan = plan(&app, 100_000).await;
     put(&app, &plan, &png(100_000)).await;
@@ -67,19 +67,19 @@ async fn an_abort_waits_for_the_complete_before_it() {
             for _ in 0..3 {
                 assert_eq!(app.client.get(app.at("/healthz")).send().await.unwrap().status(), 200);
             }
-            assert_eq!(app.faults().calls(Operation::Head), heads, "the abort does not look while the complete copies");
+            assert_eq!(app.faults().calls(Operation::Head), heads, "the abort must wait for the complete");
             app.faults().release();
         };
         tokio::join!(aborting, later).0
     };
-    let (made, aborted) = tokio::join!(complete(&app, &plan), release);
-    answer(made, 200).await;
+    let (completed, aborted) = tokio::join!(complete(&app, &plan), release);
+    answer(completed, 200).await;
     refusal(aborted, 409, "already_complete").await;
     app.end(&[plan.key()]).await;
 }
 
-/// A request for a multipart plan whose answer nobody waits for.
-async fn ask_and_hold(app: &TestApp) -> RawClient {
+/// Requests a multipart plan and leaves before the response.
+async fn request_and_hold(app: &TestApp) -> RawClient {
     app.faults().fail(Operation::Create, 1..=1, Action::Hold);
     let body = json!({ "filename": "a.png", "size": 6 * MIB + 1 }).to_string();
     let mut client = RawClient::connect(app.address()).await;
@@ -96,10 +96,10 @@ async fn check_aborted(app: &TestApp) {
 }
 
 #[tokio::test]
-async fn a_plan_whose_client_has_reset_the_connection_leaves_no_upload() {
+async fn plan_of_disconnected_client_leaves_no_upload() {
     let app = TestApp::behind_faults(&SMALL).await;
-    ask_and_hold(&app).await.reset();
-    // The service has seen the connection end once it has answered another that came later.
+    request_and_hold(&app).await.reset();
+    // The service has noticed the closed connection once it has answered later requests.
     for _ in 0..3 {
         assert_eq!(app.client.get(app.at("/healthz")).send().await.unwrap().status(), 200);
     }
@@ -108,9 +108,9 @@ async fn a_plan_whose_client_has_reset_the_connection_leaves_no_upload() {
 }
 
 #[tokio::test]
-async fn a_plan_that_came_too_late_leaves_no_upload() {
+async fn plan_after_deadline_leaves_no_upload() {
     let app = TestApp::behind_faults(&[SMALL[0], SMALL[1], "--request-timeout=200ms"]).await;
-    let mut client = ask_and_hold(&app).await;
+    let mut client = request_and_hold(&app).await;
     let answer = client.read_answer().await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("deadline"), "{answer}");
     check_aborted(&app).await;

@@ -1,11 +1,11 @@
-//! A promotion that takes longer than its request may.
+//! Promotions that take longer than the request deadline.
 
 use super::*;
 use crate::support::app::png;
 use crate::support::faults::{Action, Operation};
 
 #[tokio::test]
-async fn a_complete_is_answered_before_the_request_times_out() {
+async fn complete_answers_202_before_the_deadline() {
     let app = TestApp::behind_faults(&["--request-timeout=2s", "--complete-wait=1h", "--s3-timeout=30s"]).await;
     let plan = plan(&app, 100_000).await;
     put(&app, &plan, &png(100_000)).await;

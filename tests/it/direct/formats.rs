@@ -1,15 +1,15 @@
-//! Images as they are really written, uploaded past the service.
+//! Direct uploads of images as real programs write them.
 
 use super::*;
 use crate::support::app::fixture;
 
-/// Sends what a plan is for, and completes it.
+/// Sends the file that a plan is for, and completes the upload.
 async fn uploaded(app: &TestApp, plan: &Plan, bytes: &[u8]) -> Value {
     assert!(signed(app, &plan.0).body(bytes.to_vec()).send().await.unwrap().status().is_success());
     answer(app.client.post(app.at(plan.link("complete_url"))).send().await.unwrap(), 200).await
 }
 
-/// A grey TIFF with its directory behind its pixels, as libtiff and ImageMagick write it.
+/// Builds a grey TIFF whose directory follows the pixels, as libtiff and ImageMagick write it.
 fn tiff(width: u32, height: u32) -> Vec<u8> {
     let entry = |tag: u16, value: u32| [&tag.to_le_bytes()[..], &[4, 0, 1, 0, 0, 0], &value.to_le_bytes()].concat();
     let directory = [&[2, 0][..], &entry(256, width), &entry(257, height), &[0; 4]].concat();
@@ -18,7 +18,7 @@ fn tiff(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_directory_at_the_end_is_read_where_it_lies() {
+async fn direct_upload_reads_tiff_directory_at_the_end() {
     let app = TestApp::with(&["--allowed-formats=tiff", "--header-scan-limit=1MiB"]).await;
     let image = tiff(1500, 1000);
     let refused = refusal(app.upload("scan.tif", image.clone()).await, 400, "invalid_file_type").await;
@@ -34,7 +34,7 @@ async fn a_directory_at_the_end_is_read_where_it_lies() {
 }
 
 #[tokio::test]
-async fn a_name_and_an_empty_type_suffice() {
+async fn plan_needs_only_name_and_empty_type() {
     let app = TestApp::with(&["--allowed-formats=jpg,heic"]).await;
     let mut keys = Vec::new();
     for (filename, file, extension) in [
@@ -48,14 +48,14 @@ async fn a_name_and_an_empty_type_suffice() {
         uploaded(&app, &plan, &image).await;
         keys.push(plan.key().to_owned());
     }
-    let unknown = wish(&app, json!({ "filename": "photo", "content_type": "", "size": 1 })).await;
+    let unknown = request_plan(&app, json!({ "filename": "photo", "content_type": "", "size": 1 })).await;
     refusal(unknown, 400, "invalid_file_type").await;
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     app.end(&keys).await;
 }
 
 #[tokio::test]
-async fn the_status_has_the_etags_of_what_arrived() {
+async fn status_has_etags_of_received_parts() {
     let app = TestApp::with(&SMALL).await;
     let plan = plan(&app, 6 * MIB + 1).await;
     let sent = signed(&app, &plan.parts()[0]).body(crate::support::app::png(5 * MIB)).send().await.unwrap();
@@ -69,7 +69,7 @@ async fn the_status_has_the_etags_of_what_arrived() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_plan_is_said_in_words() {
+async fn plan_errors_name_no_rust_types() {
     let app = TestApp::start().await;
     for body in ["[]", "{\"filename\":\"a.png\",\"size\":\"1\"}", "{\"size\":1}", "{", "null"] {
         let request = app.client.post(app.at("/uploads")).header("content-type", "application/json").body(body);

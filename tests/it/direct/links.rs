@@ -1,18 +1,18 @@
-//! A plan's links are its only permission, and good for nothing else: altered, made up or of another key they are refused
-//! before the store is asked.
+//! The links of a plan are its only permission and allow nothing else. Altered or forged links, and links of another
+//! key, are rejected before the service calls the store.
 
 use serde_json::json;
 
 use super::*;
 use crate::support::app::{fixture, png};
 
-/// The token of a plan's links.
+/// Returns the token in the links of a plan.
 fn token(plan: &Plan) -> &str {
     plan.link("status_url").split_once("?plan=").unwrap().1
 }
 
-/// Every request that takes a link, with this query.
-async fn ask_all(app: &TestApp, key: &str, query: &str) -> Vec<Response> {
+/// Sends every request that requires a link, with this query.
+async fn request_all(app: &TestApp, key: &str, query: &str) -> Vec<Response> {
     let at = |suffix: &str| app.at(&format!("/uploads/{key}{suffix}{query}"));
     let (status, complete, abort) =
         (app.client.get(at("")), app.client.post(at("/complete")), app.client.delete(at("")));
@@ -20,7 +20,7 @@ async fn ask_all(app: &TestApp, key: &str, query: &str) -> Vec<Response> {
 }
 
 async fn check_refused(app: &TestApp, key: &str, query: &str) {
-    for response in ask_all(app, key, query).await {
+    for response in request_all(app, key, query).await {
         let challenge = response.headers().contains_key("www-authenticate");
         refusal(response, 401, "invalid_token").await;
         assert!(challenge, "{query}");
@@ -28,7 +28,7 @@ async fn check_refused(app: &TestApp, key: &str, query: &str) {
 }
 
 #[tokio::test]
-async fn a_link_is_refused_unless_it_is_the_services_own() {
+async fn forged_or_foreign_link_is_rejected() {
     let app = TestApp::with(&SMALL).await;
     let (small, large, bytes) = (plan(&app, 100_000).await, plan(&app, 11 * MIB).await, png(100_000));
     put(&app, &small, &bytes).await;
@@ -48,7 +48,7 @@ async fn a_link_is_refused_unless_it_is_the_services_own() {
             format!("?plan=eyJhbGciOiJub25lIn0.{claims}."),
             format!("?plan={head}.e30.{signature}"),
             format!("?plan={own}&size=1"),
-            // As links were before they were signed.
+            // The format of the links before they were signed.
             "?size=100000&content_type=image%2Fpng".to_owned(),
             format!("?size=11534336&content_type=image%2Fpng&upload_id={}&part_size=5242880", "0".repeat(36)),
         ] {
@@ -64,7 +64,7 @@ async fn a_link_is_refused_unless_it_is_the_services_own() {
 }
 
 #[tokio::test]
-async fn whoever_has_the_links_needs_no_key_and_the_scope_upload_reads_nothing() {
+async fn links_need_no_key_and_give_no_access_to_other_images() {
     let keys = tempfile::NamedTempFile::new().unwrap();
     let line = "phone 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b upload\n";
     std::fs::write(keys.path(), line).unwrap();
@@ -75,22 +75,22 @@ async fn whoever_has_the_links_needs_no_key_and_the_scope_upload_reads_nothing()
         app.client.post(app.at("/upload-image")).multipart(reqwest::multipart::Form::new().part("file", part))
     };
     let stored = answer(form().bearer_auth("secret").send().await.unwrap(), 200).await;
-    let wished = json!({ "filename": "a.png", "size": bytes.len() });
-    let planned = app.client.post(app.at("/uploads")).json(&wished);
-    refusal(planned.try_clone().unwrap().send().await.unwrap(), 401, "unauthorized").await;
-    let plan = Plan(answer(planned.bearer_auth("secret").send().await.unwrap(), 201).await);
+    let request = json!({ "filename": "a.png", "size": bytes.len() });
+    let plan_request = app.client.post(app.at("/uploads")).json(&request);
+    refusal(plan_request.try_clone().unwrap().send().await.unwrap(), 401, "unauthorized").await;
+    let plan = Plan(answer(plan_request.bearer_auth("secret").send().await.unwrap(), 201).await);
 
     put(&app, &plan, &bytes).await;
     assert_eq!(status(&app, &plan).await["state"], "verifying");
     check_image(&app, &completed(&app, &plan).await, &bytes).await;
     refusal(abort(&app, &plan).await, 409, "already_complete").await;
 
-    // An image that this key has not uploaded by this plan: no link leads to it, with the key or without.
+    // An image that was not uploaded with this plan: its links give no access to it, with the API key or without.
     let other = stored["s3_key"].as_str().unwrap();
     for query in [format!("?plan={}", token(&plan)), format!("?size={}&content_type=image/png", bytes.len())] {
         check_refused(&app, other, &query).await;
-        let asked = app.client.post(app.at(&format!("/uploads/{other}/complete{query}"))).bearer_auth("secret");
-        refusal(asked.send().await.unwrap(), 401, "invalid_token").await;
+        let request = app.client.post(app.at(&format!("/uploads/{other}/complete{query}"))).bearer_auth("secret");
+        refusal(request.send().await.unwrap(), 401, "invalid_token").await;
     }
     let read = app.client.get(app.at(&format!("/images/{other}/url"))).bearer_auth("secret");
     refusal(read.send().await.unwrap(), 403, "forbidden").await;
@@ -98,7 +98,7 @@ async fn whoever_has_the_links_needs_no_key_and_the_scope_upload_reads_nothing()
 }
 
 #[tokio::test]
-async fn a_key_that_is_none_is_not_there() {
+async fn invalid_key_in_link_is_404() {
     let app = TestApp::start().await;
     let plan = plan(&app, 100_000).await;
     put(&app, &plan, &png(100_000)).await;

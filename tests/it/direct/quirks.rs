@@ -1,4 +1,4 @@
-//! Promotion on stores that differ from AWS: what is published is what was checked, everywhere.
+//! Promotion on stores that differ from AWS: only bytes that were checked are published, on every store.
 
 use image_store::direct::plan::{Expected, Plan, UploadMethod};
 use image_store::direct::promote::Verified;
@@ -33,16 +33,16 @@ fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
     Verifier::new(store, reconciler, Arc::new(policy), budget, Tasks::default())
 }
 
-/// A strict S3 with these quirks, and a PNG that a client has put under `incoming/`.
+/// Creates a strict S3 with these quirks and a PNG that a client has put under `incoming/`.
 async fn arrived(quirks: &[Quirk]) -> (Backend, ImageKey) {
     let backend = Backend::strict().await;
     quirks.iter().for_each(|quirk| backend.strict_s3().take_up(*quirk));
     let key = ImageKey::random("png");
-    lay(&backend, &key, &png(SIZE)).await;
+    replace_incoming(&backend, &key, &png(SIZE)).await;
     (backend, key)
 }
 
-async fn lay(backend: &Backend, key: &ImageKey, bytes: &[u8]) {
+async fn replace_incoming(backend: &Backend, key: &ImageKey, bytes: &[u8]) {
     let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
     let name = ObjectName::Incoming(key.clone());
     backend.store.delete(&name).await.unwrap();
@@ -54,7 +54,7 @@ async fn promote(verifier: &Verifier, key: &ImageKey, expected: Expected) -> Res
 }
 
 #[tokio::test]
-async fn every_quirk_lets_a_plain_upload_through() {
+async fn uploads_work_with_every_quirk() {
     let none: &[Quirk] = &[];
     for quirks in [
         none,
@@ -64,9 +64,9 @@ async fn every_quirk_lets_a_plain_upload_through() {
         &[Quirk::OpaqueEtags],
     ] {
         let (backend, key) = arrived(quirks).await;
-        let made = promote(&verifier(backend.store.clone()), &key, Expected::default()).await.unwrap();
+        let promoted = promote(&verifier(backend.store.clone()), &key, Expected::default()).await.unwrap();
         assert_eq!(
-            (made.new, made.image.size, made.image.dimensions),
+            (promoted.new, promoted.image.size, promoted.image.dimensions),
             (true, SIZE as u64, Some((16, 12))),
             "{quirks:?}"
         );
@@ -76,7 +76,8 @@ async fn every_quirk_lets_a_plain_upload_through() {
     }
 }
 
-/// Other bytes of the same length that are put between the check and the copy, on a store that lets them replace the first.
+/// Replaces the object with other bytes of the same length between the check and the copy. The store has ignored
+/// If-None-Match.
 async fn swapped(quirks: &[Quirk]) -> (Backend, ImageKey, Result<Verified>) {
     let (backend, key) = arrived(quirks).await;
     let faults = Faults::before(&backend.endpoint).await;
@@ -84,20 +85,20 @@ async fn swapped(quirks: &[Quirk]) -> (Backend, ImageKey, Result<Verified>) {
     faults.fail_once(Operation::Copy, Action::Hold);
     let swap = async {
         faults.wait_for(Operation::Copy, 1).await;
-        lay(&backend, &key, &vec![b'x'; SIZE]).await;
+        replace_incoming(&backend, &key, &vec![b'x'; SIZE]).await;
         faults.release();
     };
-    let (made, ()) = tokio::join!(promote(&verifier, &key, Expected::default()), swap);
-    (backend, key, made)
+    let (promoted, ()) = tokio::join!(promote(&verifier, &key, Expected::default()), swap);
+    (backend, key, promoted)
 }
 
 #[tokio::test]
-async fn bytes_that_were_not_checked_are_never_published() {
+async fn unchecked_bytes_are_never_published() {
     let none: &[Quirk] = &[];
     for quirks in [none, &[Quirk::CephCopyCondition], &[Quirk::NoCopyCondition], &[Quirk::OpaqueEtags]] {
-        let (backend, key, made) = swapped(quirks).await;
-        let error = made.unwrap_err();
-        assert_eq!(error.code(), "invalid_file_type", "{quirks:?}: looked at anew");
+        let (backend, key, promoted) = swapped(quirks).await;
+        let error = promoted.unwrap_err();
+        assert_eq!(error.code(), "invalid_file_type", "{quirks:?}: the new bytes must be checked");
         assert!(matches!(
             backend.store.head(&ObjectName::Image(key)).await,
             Err(image_store::store::StoreError::NotFound)
@@ -107,14 +108,14 @@ async fn bytes_that_were_not_checked_are_never_published() {
 }
 
 #[tokio::test]
-async fn a_planned_digest_that_the_store_does_not_keep_is_checked_by_reading() {
+async fn sha256_is_verified_if_the_store_keeps_none() {
     for quirks in [&[][..], &[Quirk::NoSha256]] {
         let (backend, key) = arrived(quirks).await;
         let verifier = verifier(backend.store.clone());
         let planned = |sha256: [u8; 32]| Expected { size: Some(SIZE as u64), sha256: Some(sha256) };
         let refused = promote(&verifier, &key, planned([7; 32])).await.unwrap_err();
         assert!(matches!(refused, Error::InvalidRequest(_)), "{refused:?}");
-        // A wrong upload is over: another one needs another plan.
+        // A rejected upload is over. Another attempt requires another plan.
         let over = promote(&verifier, &key, planned([7; 32])).await.unwrap_err();
         assert_eq!(over.code(), "not_found");
         let (backend, key) = arrived(quirks).await;
@@ -124,7 +125,7 @@ async fn a_planned_digest_that_the_store_does_not_keep_is_checked_by_reading() {
 }
 
 #[tokio::test]
-async fn an_object_of_another_size_than_planned_is_rejected() {
+async fn object_of_unplanned_size_is_rejected() {
     let (backend, key) = arrived(&[]).await;
     let planned = Expected { size: Some(SIZE as u64 + 1), sha256: None };
     let refused = promote(&verifier(backend.store.clone()), &key, planned).await.unwrap_err();
@@ -134,7 +135,7 @@ async fn an_object_of_another_size_than_planned_is_rejected() {
 }
 
 #[tokio::test]
-async fn a_complete_that_finds_no_parts_beside_another_promotes_what_that_has_assembled() {
+async fn complete_without_parts_promotes_object_assembled_by_another() {
     let backend = Backend::strict().await;
     let strict = backend.strict_s3();
     strict.take_up(Quirk::PartsHiddenByComplete);
@@ -148,7 +149,7 @@ async fn a_complete_that_finds_no_parts_beside_another_promotes_what_that_has_as
     let second = async {
         until("the first has assembled it", || strict.objects().iter().any(|object| object.contains("incoming/")))
             .await;
-        // Its own Complete, of the copy, is held too.
+        // The Complete of the copy is held as well.
         let second = other.complete(&plan, &|| true);
         let answer = async {
             until("the second has copied it", || strict.calls("UploadPartCopy") > 0).await;
@@ -157,13 +158,13 @@ async fn a_complete_that_finds_no_parts_beside_another_promotes_what_that_has_as
         tokio::join!(second, answer).0
     };
     let (first, second) = tokio::join!(one.complete(&plan, &|| true), second);
-    assert_eq!([first.unwrap(), second.unwrap()].map(|made| made.image.size), [SIZE as u64; 2]);
+    assert_eq!([first.unwrap(), second.unwrap()].map(|promoted| promoted.image.size), [SIZE as u64; 2]);
     assert_eq!(strict.open_uploads(), Vec::<String>::new());
 }
 
-/// A marker that an abort has put there stays, whenever the Complete arrives.
+/// The marker of an abort remains, whenever the Complete arrives.
 #[tokio::test]
-async fn a_complete_that_arrives_after_an_abort_does_not_replace_its_marker() {
+async fn late_complete_does_not_replace_marker_of_abort() {
     let backend = Backend::strict().await;
     let faults = Faults::before(&backend.endpoint).await;
     let (key, bytes) = (ImageKey::random("png"), png(SIZE));
@@ -177,7 +178,7 @@ async fn a_complete_that_arrives_after_an_abort_does_not_replace_its_marker() {
     let verifier = verifier(backend.store_at(&faults.endpoint).await);
     let aborting = async {
         faults.wait_for(Operation::Complete, 1).await;
-        // On a store that aborts an upload too late, it is still there when the marker is.
+        // On a store that aborts an upload late, the upload still exists after the marker is written.
         backend.store.put_marker(&incoming, &Marker::Withdrawn, None).await.unwrap();
         faults.release();
     };
@@ -190,7 +191,7 @@ async fn a_complete_that_arrives_after_an_abort_does_not_replace_its_marker() {
 }
 
 #[tokio::test]
-async fn parts_of_an_upload_that_is_over_are_none_also_in_cephs_words() {
+async fn ceph_no_such_key_for_parts_means_no_such_upload() {
     let backend = Backend::strict().await;
     backend.strict_s3().take_up(Quirk::ListPartsNoSuchKey);
     let name = ObjectName::Incoming(ImageKey::random("png"));

@@ -1,4 +1,4 @@
-//! Completes beside each other, beside another PUT, a delete, another process.
+//! Completes concurrent with each other, with another PUT, with a delete, and with another process.
 
 use reqwest::Response;
 use serde_json::Value;
@@ -8,7 +8,7 @@ use super::*;
 use crate::support::app::{fixture, png};
 use crate::support::faults::{Action, Operation};
 
-/// An answer without what differs from one to the next: its URL's signature.
+/// Returns an answer without its URL, whose signature differs between answers.
 async fn without_url(response: Response) -> Value {
     let mut image = answer(response, 200).await;
     assert!(image["url"].is_string());
@@ -42,7 +42,7 @@ async fn complete_before_during_and_after_the_put() {
 }
 
 #[tokio::test]
-async fn twenty_completes_at_once_are_one_promotion() {
+async fn concurrent_completes_share_one_promotion() {
     let app = TestApp::behind_faults(&SMALL).await;
     let mut keys = Vec::new();
     for size in [100_000, 6 * MIB + 1] {
@@ -67,7 +67,7 @@ async fn twenty_completes_at_once_are_one_promotion() {
 }
 
 #[tokio::test]
-async fn heads_are_looked_at_in_turns() {
+async fn concurrent_sniffs_are_limited() {
     let app = TestApp::behind_faults(&[]).await;
     let mut plans = Vec::new();
     for _ in 0..20 {
@@ -77,11 +77,11 @@ async fn heads_are_looked_at_in_turns() {
     }
     app.faults().fail_all(Operation::Get, Action::Hold);
     let work = async {
-        // Each asks for the image and for what it is to be made of, before it looks.
+        // Each complete sends two HEADs, for the image and for the upload, before it reads.
         app.faults().wait_for(Operation::Head, 40).await;
         app.faults().wait_for(Operation::Get, 16).await;
         app.go_round().await;
-        assert_eq!(app.faults().calls(Operation::Get), 16, "while other calls come and go");
+        assert_eq!(app.faults().calls(Operation::Get), 16, "the limit on concurrent reads must hold");
         app.faults().heal();
         app.faults().release();
     };
@@ -91,21 +91,21 @@ async fn heads_are_looked_at_in_turns() {
 }
 
 #[tokio::test]
-async fn twenty_completes_of_no_image_hear_the_same_reason() {
+async fn concurrent_completes_of_no_image_share_the_rejection() {
     let app = TestApp::behind_faults(&[]).await;
     let plan = plan(&app, 100_000).await;
     put(&app, &plan, &vec![b'x'; 100_000]).await;
     app.faults().fail(Operation::Get, 1..=1, Action::Hold);
     let release = async {
         app.faults().wait_for(Operation::Get, 1).await;
-        // They are all there, held by the one promotion, when another request that came later is answered.
+        // All completes wait for the same promotion once a later request is answered.
         assert_eq!(app.client.get(app.at("/healthz")).send().await.unwrap().status(), 200);
         app.faults().release();
     };
     let (first, ()) = tokio::join!(join_all((0..20).map(|_| complete(&app, &plan))), release);
     let mut reasons = 0;
     for response in first {
-        // Who came after the verdict finds nothing any more.
+        // A complete that arrives after the rejection is answered 404.
         let code = if response.status() == 400 { "invalid_file_type" } else { "not_found" };
         reasons += usize::from(response.status() == 400);
         let status = response.status().as_u16();
@@ -116,7 +116,7 @@ async fn twenty_completes_of_no_image_hear_the_same_reason() {
 }
 
 #[tokio::test]
-async fn two_services_make_one_image() {
+async fn completes_in_two_processes_create_one_image() {
     let app = TestApp::start().await;
     let other = app.another().await;
     for _ in 0..5 {
@@ -137,7 +137,7 @@ async fn two_services_make_one_image() {
     app.end(&[]).await;
 }
 
-/// Replaces the object while the first call of `operation` is held; `other` is what lies there then.
+/// Replaces the object with `other` while the first call of `operation` is held.
 async fn replaced_before(operation: Operation, other: &[u8]) -> (TestApp, Plan, Response) {
     let app = TestApp::behind_faults(&[]).await;
     let plan = plan(&app, other.len()).await;
@@ -153,20 +153,24 @@ async fn replaced_before(operation: Operation, other: &[u8]) -> (TestApp, Plan, 
 }
 
 #[tokio::test]
-async fn another_put_before_the_copy_is_looked_at_anew() {
+async fn object_replaced_before_copy_is_checked_again() {
     let mut other = png(100_000);
     other[16..24].copy_from_slice(&[30_u32.to_be_bytes(), 20_u32.to_be_bytes()].concat());
     for operation in [Operation::Get, Operation::Copy] {
         let (app, plan, response) = replaced_before(operation, &other).await;
         let image = answer(response, 200).await;
-        assert_eq!((&image["width"], &image["height"]), (&30.into(), &20.into()), "of the bytes that were copied");
+        assert_eq!(
+            (&image["width"], &image["height"]),
+            (&30.into(), &20.into()),
+            "the dimensions must be those of the copied bytes"
+        );
         check_image(&app, &image, &other).await;
         app.end(&[plan.key()]).await;
     }
 }
 
 #[tokio::test]
-async fn another_put_before_the_copy_never_slips_through() {
+async fn invalid_object_put_before_copy_is_rejected() {
     for operation in [Operation::Get, Operation::Copy] {
         let (app, plan, response) = replaced_before(operation, &vec![b'x'; 100_000]).await;
         refusal(response, 400, "invalid_file_type").await;
@@ -176,7 +180,7 @@ async fn another_put_before_the_copy_never_slips_through() {
 }
 
 #[tokio::test]
-async fn an_object_that_goes_while_it_is_looked_at_is_not_there() {
+async fn object_deleted_during_complete_is_404() {
     for operation in [Operation::Get, Operation::Copy] {
         let app = TestApp::behind_faults(&[]).await;
         let other = app.another().await;
@@ -197,8 +201,8 @@ async fn an_object_that_goes_while_it_is_looked_at_is_not_there() {
 }
 
 #[tokio::test]
-async fn a_complete_that_another_process_overtakes_answers_the_same() {
-    // The first Complete is the parts', the second the copy's.
+async fn complete_overtaken_by_another_process_answers_the_same() {
+    // The first Complete assembles the parts, the second completes the copy.
     for (held, nth) in [
         (Operation::ListParts, 1),
         (Operation::Complete, 1),
@@ -207,7 +211,7 @@ async fn a_complete_that_another_process_overtakes_answers_the_same() {
         (Operation::Create, 2),
     ] {
         for deleted in [false, true] {
-            // A Create that takes too long is sent again, and leaves an upload to the sweep.
+            // A Create that times out is sent again and leaves an upload for the sweep.
             let app = TestApp::behind_faults(&[SMALL[0], SMALL[1], "--s3-timeout=30s"]).await;
             let other = app.another().await;
             let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
@@ -237,10 +241,10 @@ async fn a_complete_that_another_process_overtakes_answers_the_same() {
 }
 
 #[tokio::test]
-async fn a_complete_that_came_in_time_is_not_answered_by_one_that_looked_too_early() {
+async fn complete_after_put_does_not_share_an_earlier_404() {
     let app = TestApp::behind_faults(&[]).await;
     let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
-    // The third look of the first complete: for the image, for the upload, for the image again.
+    // The third HEAD of the first complete. It asks for the image, the upload, and the image again.
     app.faults().fail(Operation::Head, 3..=3, Action::Hold);
     let then = async {
         app.faults().wait_for(Operation::Head, 3).await;
@@ -258,7 +262,7 @@ async fn a_complete_that_came_in_time_is_not_answered_by_one_that_looked_too_ear
 }
 
 #[tokio::test]
-async fn a_part_that_is_sent_again_while_it_is_completed_does_not_break_it() {
+async fn part_sent_again_during_complete_does_no_harm() {
     let app = TestApp::behind_faults(&SMALL).await;
     let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
     send_parts(&app, plan.parts(), &bytes, |_| true).await;
@@ -276,7 +280,7 @@ async fn a_part_that_is_sent_again_while_it_is_completed_does_not_break_it() {
 }
 
 #[tokio::test]
-async fn a_second_put_after_the_image_is_there_is_refused() {
+async fn put_after_complete_is_rejected() {
     let app = TestApp::start().await;
     let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
     put(&app, &plan, &bytes).await;
@@ -288,7 +292,7 @@ async fn a_second_put_after_the_image_is_there_is_refused() {
 }
 
 #[tokio::test]
-async fn a_verdict_nobody_waited_for_is_told_to_the_next() {
+async fn rejection_after_202_is_returned_by_next_complete() {
     let app = TestApp::behind_faults(&["--complete-wait=300ms"]).await;
     let plan = plan(&app, 1_000).await;
     put(&app, &plan, &[fixture("plain.gif"), vec![b'x'; 1_000]].concat()[20..1_020]).await;

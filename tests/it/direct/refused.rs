@@ -1,4 +1,4 @@
-//! What is refused, by S3 or by the service, leaves nothing that can be read and nothing at all.
+//! Requests and objects that S3 or the service rejects leave nothing readable and nothing in the store.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::support::raw::RawClient;
 
 const SIZE: usize = 100_000;
 
-/// S3 refused what was sent: complete finds nothing, and the store is empty.
+/// Asserts that S3 stored nothing: complete answers 404 and the store is empty.
 async fn check_nothing_there(app: &TestApp, plan: &Plan) {
     check_unreadable(app, plan.key()).await;
     refusal(complete(app, plan).await, 404, "not_found").await;
@@ -16,7 +16,7 @@ async fn check_nothing_there(app: &TestApp, plan: &Plan) {
 }
 
 #[tokio::test]
-async fn s3_takes_only_what_a_plan_says() {
+async fn s3_accepts_only_the_planned_put() {
     let app = TestApp::start().await;
     let plan = plan(&app, SIZE).await;
     let url = plan.link("url");
@@ -36,7 +36,7 @@ async fn s3_takes_only_what_a_plan_says() {
         ("no header at all", bare()),
         ("another key", with(&other_key)),
         ("the final key", with(&final_key)),
-        ("a longer life", with(&url.replace("X-Amz-Expires=900", "X-Amz-Expires=9000"))),
+        ("a longer lifetime", with(&url.replace("X-Amz-Expires=900", "X-Amz-Expires=9000"))),
     ] {
         let refused = request.send().await.unwrap();
         assert_eq!(refused.status(), 403, "{what}");
@@ -48,7 +48,7 @@ async fn s3_takes_only_what_a_plan_says() {
 }
 
 #[tokio::test]
-async fn s3_takes_only_parts_of_their_size() {
+async fn s3_accepts_only_parts_of_planned_size() {
     let app = TestApp::with(&SMALL).await;
     let plan = plan(&app, 6 * MIB + 1).await;
     let part = &plan.parts()[1];
@@ -68,11 +68,11 @@ async fn s3_takes_only_parts_of_their_size() {
 }
 
 #[tokio::test]
-async fn s3_takes_only_the_body_of_the_digest() {
+async fn s3_accepts_only_the_body_with_signed_digest() {
     let app = TestApp::start().await;
     let bytes = fixture("plain.png");
-    let wished = json!({ "filename": "a.png", "size": bytes.len(), "sha256": SHA256_OF_PLAIN_PNG });
-    let plan = plan_for(&app, wished).await;
+    let request = json!({ "filename": "a.png", "size": bytes.len(), "sha256": SHA256_OF_PLAIN_PNG });
+    let plan = plan_for(&app, request).await;
     let mut other = bytes.clone();
     *other.last_mut().unwrap() ^= 1;
     let refused = signed(&app, &plan.0).body(other).send().await.unwrap();
@@ -82,13 +82,13 @@ async fn s3_takes_only_the_body_of_the_digest() {
         &app,
         &json!({ "url": plan.0["url"], "headers": { "content-type": "image/png", "if-none-match": "*" } }),
     );
-    assert_eq!(unsigned.body(bytes).send().await.unwrap().status(), 403, "the digest is left out");
+    assert_eq!(unsigned.body(bytes).send().await.unwrap().status(), 403, "the signed digest must be sent");
     check_nothing_there(&app, &plan).await;
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn a_url_ends() {
+async fn expired_url_is_rejected() {
     let app = TestApp::with(&[SMALL[0], "--upload-url-ttl=1s"]).await;
     let (small, large) = (plan(&app, SIZE).await, plan(&app, 6 * MIB + 1).await);
     loop {
@@ -109,7 +109,7 @@ async fn a_url_ends() {
 }
 
 #[tokio::test]
-async fn what_is_no_allowed_image_is_deleted() {
+async fn rejected_object_is_deleted() {
     let app = TestApp::with(&["--header-scan-limit=64KiB"]).await;
     let mut huge = fixture("plain.png");
     huge[16..24].copy_from_slice(&[60_000_u32.to_be_bytes(), 60_000_u32.to_be_bytes()].concat());
@@ -134,16 +134,19 @@ async fn what_is_no_allowed_image_is_deleted() {
         check_nothing_there(&app, &plan).await;
         let over = refusal(complete(&app, &plan).await, 404, "not_found").await;
         let text = over["detail"].as_str().unwrap();
-        assert!(text.contains(code) && text.contains("POST /uploads"), "it says why, and what to do: {over}");
+        assert!(
+            text.contains(code) && text.contains("POST /uploads"),
+            "the error must give the reason and the next step: {over}"
+        );
         refusal(app.client.get(app.at(plan.link("status_url"))).send().await.unwrap(), 404, "not_found").await;
         let again = signed(&app, &plan.0).body(bytes).send().await.unwrap();
-        assert_eq!(again.status(), 412, "nothing else arrives by its URL");
+        assert_eq!(again.status(), 412, "its URL must not work again");
     }
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn what_is_no_allowed_image_is_deleted_in_parts_too() {
+async fn rejected_multipart_object_is_deleted() {
     let app = TestApp::with(&SMALL).await;
     let plan = plan(&app, 6 * MIB + 1).await;
     send_parts(&app, plan.parts(), &vec![b'x'; 6 * MIB + 1], |_| true).await;
@@ -153,10 +156,10 @@ async fn what_is_no_allowed_image_is_deleted_in_parts_too() {
 }
 
 #[tokio::test]
-async fn a_plan_is_made_only_for_what_could_be_taken() {
+async fn invalid_plan_requests_are_rejected() {
     let app = TestApp::with(&SMALL).await;
     let sha256 = SHA256_OF_PLAIN_PNG;
-    for (wished, status, code) in [
+    for (request, status, code) in [
         (json!({ "filename": "a.svg", "size": 1 }), 400, "invalid_file_type"),
         (json!({ "filename": "a.webp", "size": 1 }), 400, "invalid_file_type"),
         (json!({ "filename": "a.png", "content_type": "text/html", "size": 1 }), 400, "invalid_file_type"),
@@ -174,13 +177,13 @@ async fn a_plan_is_made_only_for_what_could_be_taken() {
         (json!({ "filename": "a".repeat(20_000), "size": 1 }), 400, "invalid_request"),
         (json!({ "filename": "a.png", "size": u64::MAX }), 413, "payload_too_large"),
     ] {
-        refusal(wish(&app, wished).await, status, code).await;
+        refusal(request_plan(&app, request).await, status, code).await;
     }
     let post = || app.client.post(app.at("/uploads"));
     refusal(post().header("content-type", "application/json").body("{").send().await.unwrap(), 400, "invalid_request")
         .await;
-    let wished = r#"{"filename":"a.png","size":1}"#;
-    for request in [post().body(wished), post().header("content-type", "text/plain").body(wished)] {
+    let request = r#"{"filename":"a.png","size":1}"#;
+    for request in [post().body(request), post().header("content-type", "text/plain").body(request)] {
         let refused = refusal(request.send().await.unwrap(), 415, "unsupported_media_type").await;
         assert!(refused["detail"].as_str().unwrap().contains("application/json"), "{refused}");
     }
@@ -189,7 +192,7 @@ async fn a_plan_is_made_only_for_what_could_be_taken() {
 }
 
 #[tokio::test]
-async fn a_wish_that_stops_half_way_is_told_so() {
+async fn stalled_plan_request_is_408() {
     let app = TestApp::with(&["--body-idle-timeout=200ms"]).await;
     let mut client = RawClient::connect(app.address()).await;
     let head =
@@ -223,7 +226,7 @@ async fn missing_parts_are_named() {
 }
 
 #[tokio::test]
-async fn a_part_too_many_is_named() {
+async fn unexpected_part_is_named() {
     use crate::support::samples::{noise, payload};
     use image_store::store::{ImageKey, ObjectName, Upload};
     let app = TestApp::with(&SMALL).await;

@@ -1,4 +1,4 @@
-//! Watching an upload, and going on with one.
+//! The status of an upload, and how to resume it.
 
 use serde_json::json;
 
@@ -7,7 +7,7 @@ use crate::support::app::png;
 use crate::support::faults::{Action, Operation};
 
 #[tokio::test]
-async fn a_put_is_waited_for_verified_and_complete() {
+async fn put_status_is_waiting_then_verifying_then_complete() {
     let app = TestApp::start().await;
     let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
     let waiting = status(&app, &plan).await;
@@ -17,7 +17,7 @@ async fn a_put_is_waited_for_verified_and_complete() {
     );
     assert!(waiting.get("url").is_none() && waiting.get("parts").is_none(), "a PUT is never signed again: {waiting}");
     for link in ["complete_url", "status_url", "abort_url"] {
-        assert_eq!(waiting[link], plan.0[link], "who kept one link has them all");
+        assert_eq!(waiting[link], plan.0[link], "the status repeats all links");
     }
     put(&app, &plan, &bytes).await;
     assert_eq!(status(&app, &plan).await["state"], "verifying");
@@ -27,7 +27,7 @@ async fn a_put_is_waited_for_verified_and_complete() {
 }
 
 #[tokio::test]
-async fn fresh_urls_are_for_exactly_the_missing_parts() {
+async fn status_has_urls_for_missing_parts_only() {
     let app = TestApp::with(&SMALL).await;
     let (plan, bytes) = (plan(&app, 11 * MIB).await, png(11 * MIB));
     let waiting = status(&app, &plan).await;
@@ -39,10 +39,10 @@ async fn fresh_urls_are_for_exactly_the_missing_parts() {
     assert_eq!(uploading["state"], "uploading");
     assert!(uploading["expires_at"].is_string());
     let parts = uploading["parts"].as_array().unwrap();
-    assert_eq!(send_parts(&app, parts, &bytes, |_| true).await, [1, 3], "the part that is there has no URL");
+    assert_eq!(send_parts(&app, parts, &bytes, |_| true).await, [1, 3], "the part that has arrived has no URL");
 
     let arrived = status(&app, &plan).await;
-    assert_eq!(arrived["state"], "uploading", "nobody has said that it is done");
+    assert_eq!(arrived["state"], "uploading", "complete_url was not called yet");
     assert!(arrived["parts"].as_array().unwrap().iter().all(|part| part.get("url").is_none()), "{arrived}");
     assert!(arrived.get("expires_at").is_none());
     check_image(&app, &completed(&app, &plan).await, &bytes).await;
@@ -53,7 +53,7 @@ async fn fresh_urls_are_for_exactly_the_missing_parts() {
 }
 
 #[tokio::test]
-async fn assembled_and_not_yet_copied_is_verifying() {
+async fn assembled_upload_is_verifying_until_copied() {
     let app = TestApp::behind_faults(&[SMALL[0], SMALL[1], "--complete-wait=20ms"]).await;
     let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
     send_parts(&app, plan.parts(), &bytes, |_| true).await;
@@ -70,7 +70,7 @@ async fn assembled_and_not_yet_copied_is_verifying() {
     refusal(busy, 409, "verifying").await;
     app.faults().release();
     app.settled().await;
-    // Another 202 where this machine is slower than the wait.
+    // On a slow machine, more 202s may follow.
     let image = loop {
         let response = complete(&app, &plan).await;
         if response.status() != 202 {
@@ -83,9 +83,9 @@ async fn assembled_and_not_yet_copied_is_verifying() {
     app.end(&[plan.key()]).await;
 }
 
-/// As SeaweedFS lists them while it answers a Complete.
+/// SeaweedFS lists no parts while it processes CompleteMultipartUpload.
 #[tokio::test]
-async fn assembled_with_hidden_parts_is_verifying_and_not_waiting() {
+async fn assembled_upload_with_hidden_parts_is_verifying() {
     const NO_PARTS: &str = "<ListPartsResult><IsTruncated>false</IsTruncated></ListPartsResult>";
     let app = TestApp::behind_faults(&SMALL).await;
     let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
@@ -109,7 +109,7 @@ async fn assembled_with_hidden_parts_is_verifying_and_not_waiting() {
 }
 
 #[tokio::test]
-async fn a_multipart_upload_that_is_gone_has_no_status() {
+async fn aborted_multipart_upload_has_no_status() {
     let app = TestApp::with(&SMALL).await;
     let plan = plan(&app, 6 * MIB + 1).await;
     assert_eq!(abort(&app, &plan).await.status(), 204);

@@ -1,11 +1,11 @@
-//! A store that fails or does not answer: no false success, and a later complete still works.
+//! A store that fails or does not answer causes no false success, and a later complete succeeds.
 
 use super::*;
 use crate::support::app::png;
 use crate::support::faults::{Action, Operation};
 
 #[tokio::test]
-async fn a_copy_whose_answer_is_lost_is_made_again() {
+async fn copy_with_lost_response_is_retried() {
     let app = TestApp::behind_faults(&[]).await;
     let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
     put(&app, &plan, &bytes).await;
@@ -19,7 +19,7 @@ async fn a_copy_whose_answer_is_lost_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_image_whose_complete_is_not_answered_is_a_success() {
+async fn lost_response_to_final_complete_is_a_success() {
     for lost in [1..=1, 1..=usize::MAX] {
         let app = TestApp::behind_faults(&[]).await;
         let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
@@ -31,7 +31,7 @@ async fn an_image_whose_complete_is_not_answered_is_a_success() {
 }
 
 #[tokio::test]
-async fn a_verdict_is_given_also_if_the_upload_cannot_be_closed() {
+async fn rejection_is_returned_if_marker_cannot_be_written() {
     let app = TestApp::behind_faults(&[]).await;
     let plan = plan(&app, 1_000).await;
     put(&app, &plan, &[b'x'; 1_000]).await;
@@ -46,7 +46,7 @@ async fn a_verdict_is_given_also_if_the_upload_cannot_be_closed() {
 }
 
 #[tokio::test]
-async fn an_assembly_whose_answer_is_lost_is_a_success() {
+async fn lost_response_to_assembly_is_a_success() {
     for lost in [1..=1, 1..=usize::MAX] {
         let app = TestApp::behind_faults(&SMALL).await;
         let (plan, bytes) = (plan(&app, 6 * MIB + 1).await, png(6 * MIB + 1));
@@ -63,7 +63,7 @@ async fn fails_and_works_later(operation: Operation) {
     send_parts(&app, plan.parts(), &bytes, |_| true).await;
     app.faults().fail_all(operation, Action::Status(500));
     let refused = refusal(complete(&app, &plan).await, 500, "storage_failed").await;
-    assert!(!refused.to_string().contains("InternalError"), "nothing internal: {refused}");
+    assert!(!refused.to_string().contains("InternalError"), "the store's error must not be shown: {refused}");
     app.faults().heal();
     check_unreadable(&app, plan.key()).await;
     check_image(&app, &completed(&app, &plan).await, &bytes).await;
@@ -71,32 +71,32 @@ async fn fails_and_works_later(operation: Operation) {
 }
 
 #[tokio::test]
-async fn a_failing_head_fails_a_complete_and_no_later_one() {
+async fn complete_fails_once_if_head_fails() {
     fails_and_works_later(Operation::Head).await;
 }
 
 #[tokio::test]
-async fn a_failing_list_fails_a_complete_and_no_later_one() {
+async fn complete_fails_once_if_list_parts_fails() {
     fails_and_works_later(Operation::ListParts).await;
 }
 
 #[tokio::test]
-async fn a_failing_assembly_fails_a_complete_and_no_later_one() {
+async fn complete_fails_once_if_assembly_fails() {
     fails_and_works_later(Operation::Complete).await;
 }
 
 #[tokio::test]
-async fn a_failing_read_fails_a_complete_and_no_later_one() {
+async fn complete_fails_once_if_read_fails() {
     fails_and_works_later(Operation::Get).await;
 }
 
 #[tokio::test]
-async fn a_failing_copy_fails_a_complete_and_no_later_one() {
+async fn complete_fails_once_if_copy_fails() {
     fails_and_works_later(Operation::Copy).await;
 }
 
 #[tokio::test]
-async fn a_source_that_could_not_be_closed_is_by_the_next_complete() {
+async fn next_complete_writes_the_missing_marker() {
     let app = TestApp::behind_faults(&[]).await;
     let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
     put(&app, &plan, &bytes).await;
@@ -109,7 +109,7 @@ async fn a_source_that_could_not_be_closed_is_by_the_next_complete() {
 }
 
 #[tokio::test]
-async fn a_store_that_hangs_ends_in_an_error() {
+async fn complete_fails_if_store_hangs() {
     let app = TestApp::behind_faults(&["--s3-timeout=200ms"]).await;
     let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
     put(&app, &plan, &bytes).await;
@@ -121,16 +121,16 @@ async fn a_store_that_hangs_ends_in_an_error() {
 }
 
 #[tokio::test]
-async fn a_plan_needs_the_store() {
+async fn multipart_plan_fails_if_store_fails() {
     let app = TestApp::behind_faults(&SMALL).await;
     app.faults().fail_all(Operation::Create, Action::Status(503));
-    let wished = serde_json::json!({ "filename": "a.png", "size": 6 * MIB + 1 });
-    refusal(wish(&app, wished).await, 500, "storage_failed").await;
+    let request = serde_json::json!({ "filename": "a.png", "size": 6 * MIB + 1 });
+    refusal(request_plan(&app, request).await, 500, "storage_failed").await;
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn an_abort_that_fails_can_be_asked_again() {
+async fn failed_abort_can_be_retried() {
     let app = TestApp::behind_faults(&SMALL).await;
     let plan = plan(&app, 6 * MIB + 1).await;
     app.faults().fail_all(Operation::Abort, Action::Status(500));
@@ -141,7 +141,7 @@ async fn an_abort_that_fails_can_be_asked_again() {
 }
 
 #[tokio::test]
-async fn uploads_of_creates_without_an_answer_are_aborted_once_the_image_is_there() {
+async fn unknown_uploads_are_aborted_after_the_image_exists() {
     for (action, at_once) in [(Action::LoseAnswer, 3), (Action::Late, 0)] {
         let app = TestApp::behind_faults(&["--s3-timeout=300ms"]).await;
         let (plan, bytes) = (plan(&app, 100_000).await, png(100_000));
@@ -149,7 +149,7 @@ async fn uploads_of_creates_without_an_answer_are_aborted_once_the_image_is_ther
         app.faults().fail_all(Operation::Create, action);
         refusal(complete(&app, &plan).await, 500, "storage_failed").await;
         assert_eq!(app.faults().calls(Operation::Create), 3);
-        // Until then they may be another process's, which is about to make the image.
+        // Until then they may belong to another process that is about to create the image.
         app.faults().wait_for(Operation::Head, app.faults().calls(Operation::Head) + 2).await;
         assert_eq!(app.store.unfinished_uploads().await.unwrap().len(), at_once);
         assert_eq!(app.faults().calls(Operation::Abort), 0);

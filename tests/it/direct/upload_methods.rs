@@ -1,4 +1,4 @@
-//! The two doors when everything goes well, and what decides between them.
+//! Both upload methods, PUT and multipart, without failures, and how the service selects one.
 
 use reqwest::Method;
 use serde_json::json;
@@ -8,14 +8,14 @@ use crate::support::app::{fixture, png};
 use crate::support::samples::crc64;
 
 #[tokio::test]
-async fn an_image_is_put_completed_opened_and_deleted() {
+async fn image_is_put_completed_opened_and_deleted() {
     let app = TestApp::start().await;
     let bytes = fixture("plain.png");
     let plan = plan_for(&app, json!({ "filename": "a.png", "content_type": "image/png", "size": bytes.len() })).await;
     assert_eq!((&plan.0["kind"], &plan.0["method"]), (&json!("put"), &json!("PUT")));
     let expected =
         json!({ "content-length": bytes.len().to_string(), "content-type": "image/png", "if-none-match": "*" });
-    assert_eq!(plan.0["headers"], expected, "exactly what must be sent");
+    assert_eq!(plan.0["headers"], expected, "exactly the headers that must be sent");
     assert!(plan.link("expires_at").ends_with('Z'));
     assert!(plan.link("complete_url").starts_with(&format!("/uploads/{}/complete?", plan.key())));
 
@@ -27,7 +27,7 @@ async fn an_image_is_put_completed_opened_and_deleted() {
     let image = completed(&app, &plan).await;
     assert_eq!((&image["s3_key"], &image["content_type"]), (&json!(plan.key()), &json!("image/png")));
     assert_eq!((&image["width"], &image["height"]), (&json!(16), &json!(12)));
-    assert!(image["checksum"].is_string() || image["checksum"].is_null(), "what the store keeps: {image}");
+    assert!(image["checksum"].is_string() || image["checksum"].is_null(), "the checksum that the store keeps: {image}");
     check_image(&app, &image, &bytes).await;
     let opened = app.client.get(app.at(&format!("/images/{}", plan.key()))).send().await.unwrap();
     assert_eq!(opened.status(), 307);
@@ -41,7 +41,7 @@ async fn an_image_is_put_completed_opened_and_deleted() {
 }
 
 #[tokio::test]
-async fn a_large_image_goes_in_parts() {
+async fn large_image_is_planned_in_parts() {
     let app = TestApp::with(&SMALL).await;
     let bytes = png(11 * MIB + 7);
     let plan = plan(&app, bytes.len()).await;
@@ -64,7 +64,7 @@ async fn a_large_image_goes_in_parts() {
 }
 
 #[tokio::test]
-async fn the_size_decides_to_the_byte() {
+async fn method_depends_on_exact_size() {
     let app = TestApp::with(&SMALL).await;
     let mut keys = Vec::new();
     for (size, kind, parts) in [
@@ -85,16 +85,19 @@ async fn the_size_decides_to_the_byte() {
         check_image(&app, &completed(&app, &plan).await, &bytes).await;
         keys.push(plan.key().to_owned());
     }
-    let too_large =
-        refusal(wish(&app, json!({ "filename": "a.png", "size": 12 * MIB + 1 })).await, 413, "payload_too_large");
+    let too_large = refusal(
+        request_plan(&app, json!({ "filename": "a.png", "size": 12 * MIB + 1 })).await,
+        413,
+        "payload_too_large",
+    );
     assert!(too_large.await["detail"].as_str().unwrap().contains(&(12 * MIB).to_string()));
-    refusal(wish(&app, json!({ "filename": "a.png", "size": 0 })).await, 400, "invalid_request").await;
+    refusal(request_plan(&app, json!({ "filename": "a.png", "size": 0 })).await, 400, "invalid_request").await;
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     app.end(&keys).await;
 }
 
 #[tokio::test]
-async fn a_digest_is_signed_and_checked() {
+async fn sha256_is_signed_and_verified() {
     let app = TestApp::start().await;
     let bytes = fixture("plain.png");
     let plan = plan_for(&app, json!({ "filename": "a.png", "size": bytes.len(), "sha256": SHA256_OF_PLAIN_PNG })).await;
@@ -105,7 +108,7 @@ async fn a_digest_is_signed_and_checked() {
 }
 
 #[tokio::test]
-async fn a_jpeg_may_show_its_dimensions_late() {
+async fn jpeg_with_late_dimensions_is_accepted() {
     let app = TestApp::start().await;
     let plain = fixture("plain.jpg");
     let segment = [&[0xff, 0xe2, 0xff, 0xff][..], &[0; 65_533]].concat();
@@ -120,7 +123,7 @@ async fn a_jpeg_may_show_its_dimensions_late() {
 }
 
 #[tokio::test]
-async fn the_bytes_tell_the_type_and_the_name_keeps_its_extension() {
+async fn content_type_is_detected_and_extension_is_kept() {
     let app = TestApp::start().await;
     let bytes = fixture("plain.jpg");
     let plan = plan_for(&app, json!({ "filename": "a.png", "content_type": "image/png", "size": bytes.len() })).await;
@@ -133,7 +136,7 @@ async fn the_bytes_tell_the_type_and_the_name_keeps_its_extension() {
 }
 
 #[tokio::test]
-async fn a_prefix_is_the_service_s_own_business() {
+async fn s3_prefix_is_not_part_of_keys_or_links() {
     let app = TestApp::with(&["--s3-prefix=a/b/", SMALL[0], SMALL[1]]).await;
     let mut objects = Vec::new();
     for size in [100_000, 6 * MIB + 1] {
@@ -155,7 +158,7 @@ async fn a_prefix_is_the_service_s_own_business() {
 }
 
 #[tokio::test]
-async fn urls_and_links_have_the_addresses_that_are_configured() {
+async fn urls_and_links_have_configured_addresses() {
     let public = ["--s3-public-endpoint-url=https://s3.example:9443", "--public-url=https://images.example/up"];
     let app = TestApp::behind_faults(&[SMALL[0], "--s3-bucket=images", public[0], public[1]]).await;
     let small = plan(&app, 100).await;
@@ -175,7 +178,7 @@ async fn urls_and_links_have_the_addresses_that_are_configured() {
 }
 
 #[tokio::test]
-async fn a_page_may_send_to_the_urls() {
+async fn browser_may_put_to_the_urls() {
     let app = TestApp::with(&SMALL).await;
     let (small, large) = (plan(&app, 100_000).await, plan(&app, 6 * MIB + 1).await);
     for target in [&small.0, &large.parts()[0]] {

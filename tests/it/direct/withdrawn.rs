@@ -1,4 +1,4 @@
-//! What was deleted or aborted never comes back, whatever was under way in another process.
+//! A deleted image or an aborted upload never comes back, even if another process was promoting it.
 
 use super::*;
 use crate::support::app::png;
@@ -8,7 +8,7 @@ async fn delete(app: &TestApp, base: &str, plan: &Plan) -> u16 {
     app.client.delete(format!("{base}/delete/{}", plan.key())).send().await.unwrap().status().as_u16()
 }
 
-/// A complete that is held at its first call of `operation` while another process does `meanwhile`.
+/// Holds a complete at its first call of `operation` until `meanwhile` is done in another process.
 async fn held<T>(
     app: &TestApp,
     plan: &Plan,
@@ -27,16 +27,16 @@ async fn held<T>(
 }
 
 #[tokio::test]
-async fn an_abort_in_another_process_revokes_a_promotion_at_every_step() {
+async fn abort_in_another_process_stops_promotion_at_every_step() {
     for operation in [Operation::Head, Operation::Get, Operation::Create, Operation::Copy, Operation::Complete] {
         let app = TestApp::behind_faults(&["--s3-timeout=30s"]).await;
         let other = app.another().await;
         let plan = plan(&app, 100_000).await;
         put(&app, &plan, &png(100_000)).await;
         let abort = async { app.client.delete(format!("{other}{}", plan.link("abort_url"))).send().await.unwrap() };
-        let (made, aborted) = held(&app, &plan, operation, abort).await;
+        let (response, aborted) = held(&app, &plan, operation, abort).await;
         assert_eq!(aborted.status(), 204, "{operation:?}");
-        refusal(made, 404, "not_found").await;
+        refusal(response, 404, "not_found").await;
         check_unreadable(&app, plan.key()).await;
         refusal(complete(&app, &plan).await, 404, "not_found").await;
         app.end(&[]).await;
@@ -44,22 +44,22 @@ async fn an_abort_in_another_process_revokes_a_promotion_at_every_step() {
 }
 
 #[tokio::test]
-async fn a_deleted_image_does_not_come_back_by_a_put_or_by_a_promotion() {
+async fn deleted_image_is_not_restored_by_put_or_promotion() {
     for operation in [Operation::Head, Operation::Get, Operation::Create, Operation::Copy, Operation::Complete] {
         let app = TestApp::behind_faults(&["--s3-timeout=30s"]).await;
         let other = app.another().await;
         let plan = plan(&app, 100_000).await;
         put(&app, &plan, &png(100_000)).await;
         let overtaken = async {
-            let made = app.client.post(format!("{other}{}", plan.link("complete_url"))).send().await.unwrap();
-            answer(made, 200).await;
+            let response = app.client.post(format!("{other}{}", plan.link("complete_url"))).send().await.unwrap();
+            answer(response, 200).await;
             delete(&app, &other, &plan).await
         };
         let (late, deleted) = held(&app, &plan, operation, overtaken).await;
         assert_eq!(deleted, 200, "{operation:?}");
         refusal(late, 404, "not_found").await;
         let again = signed(&app, &plan.0).body(png(100_000)).send().await.unwrap();
-        assert_eq!(again.status(), 412, "the plan's URL is dead");
+        assert_eq!(again.status(), 412, "the plan's URL must not work again");
         refusal(complete(&app, &plan).await, 404, "not_found").await;
         check_unreadable(&app, plan.key()).await;
         app.end(&[]).await;
@@ -67,7 +67,7 @@ async fn a_deleted_image_does_not_come_back_by_a_put_or_by_a_promotion() {
 }
 
 #[tokio::test]
-async fn a_delete_of_what_is_not_an_image_yet_is_404_and_ends_the_upload() {
+async fn delete_before_complete_is_404_and_ends_the_upload() {
     let app = TestApp::start().await;
     let plan = plan(&app, 100_000).await;
     assert_eq!(delete(&app, &app.url, &plan).await, 404);
@@ -79,7 +79,7 @@ async fn a_delete_of_what_is_not_an_image_yet_is_404_and_ends_the_upload() {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_in_the_middle_of_a_delete_can_be_asked_again() {
+async fn failed_delete_can_be_retried() {
     for operation in [Operation::Head, Operation::Put, Operation::ListUploads, Operation::Delete] {
         let app = TestApp::behind_faults(&[]).await;
         let plan = plan(&app, 100_000).await;

@@ -1,4 +1,4 @@
-//! What the bucket is configured for: pages, lifecycle rules, versions, a region.
+//! Checks of the bucket's configuration: CORS, lifecycle rules, versioning, region.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,14 +7,14 @@ use crate::support::backend::Backend;
 use crate::support::faults::{Action, Faults, Operation};
 
 #[tokio::test]
-async fn cors_is_asked_as_browsers_ask() {
+async fn cors_is_checked_with_a_browser_preflight() {
     let backend = Backend::embedded().await;
     let faults = Faults::before(&backend.endpoint).await;
     for (setting, origin, verdict) in [
         ("CORS_ALLOW_ORIGIN", "https://pages.example", "ok"),
         ("CORS_ALLOW_ORIGIN", "https://pages.example,https://other.example", "fail"),
         ("CORS_ALLOW_ORIGIN", "*", "fail"),
-        // The service's own page can do without.
+        // The service's own page works without it.
         ("PUBLIC_URL", "https://other.example/images", "warn"),
     ] {
         let settings = [("S3_PUBLIC_ENDPOINT_URL", faults.endpoint.as_str()), (setting, origin)];
@@ -22,15 +22,15 @@ async fn cors_is_asked_as_browsers_ask() {
         assert_eq!(report.verdict("cors"), verdict, "{origin}: {:#?}", report.line("cors"));
         assert_eq!(report.code, i32::from(verdict == "fail"));
     }
-    let asked = &faults.headers(Operation::Preflight)[0];
-    assert_eq!(asked["origin"], "https://pages.example");
-    assert_eq!(asked["access-control-request-method"], "PUT");
-    assert_eq!(asked["access-control-request-headers"], "content-type,if-none-match");
+    let preflight = &faults.headers(Operation::Preflight)[0];
+    assert_eq!(preflight["origin"], "https://pages.example");
+    assert_eq!(preflight["access-control-request-method"], "PUT");
+    assert_eq!(preflight["access-control-request-headers"], "content-type,if-none-match");
     backend.check_clean().await;
 }
 
 #[tokio::test]
-async fn pages_that_may_put_and_not_read_are_told() {
+async fn cors_that_allows_put_but_not_get_fails() {
     let refused = [
         (Action::SetHeader("access-control-allow-origin", "https://other.example"), "does not allow the origin"),
         (DENIED, "has status 403 AccessDenied"),
@@ -38,7 +38,7 @@ async fn pages_that_may_put_and_not_read_are_told() {
     for (action, why) in refused {
         let backend = Backend::embedded().await;
         let faults = Faults::before(&backend.endpoint).await;
-        // The first is `presigned-get`'s, which is of no page.
+        // The first GET is that of `presigned-get`, which has no Origin.
         faults.fail(Operation::Get, 2..=2, action);
         let settings =
             [("S3_PUBLIC_ENDPOINT_URL", faults.endpoint.as_str()), ("CORS_ALLOW_ORIGIN", "https://pages.example")];
@@ -52,7 +52,7 @@ async fn pages_that_may_put_and_not_read_are_told() {
 }
 
 #[tokio::test]
-async fn lifecycle_rules_are_read_where_they_may_be_seen() {
+async fn lifecycle_rules_are_read() {
     const RULES: &str = "<LifecycleConfiguration>
         <Rule><ID>a</ID><Status>Enabled</Status><Filter><Prefix></Prefix></Filter>
             <AbortIncompleteMultipartUpload><DaysAfterInitiation>2</DaysAfterInitiation></AbortIncompleteMultipartUpload></Rule>
@@ -82,7 +82,7 @@ async fn lifecycle_rules_are_read_where_they_may_be_seen() {
 }
 
 #[tokio::test]
-async fn another_region_and_another_clock_are_told() {
+async fn wrong_region_and_wrong_clock_are_reported() {
     let ago = |minutes: u64| {
         let then = SystemTime::now() - Duration::from_secs(minutes * 60);
         &*httpdate::fmt_http_date(then).leak()
@@ -106,7 +106,7 @@ async fn another_region_and_another_clock_are_told() {
 }
 
 #[tokio::test]
-async fn old_versions_are_told() {
+async fn versioning_is_reported() {
     const ENABLED: &str = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
     const SUSPENDED: &str = "<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>";
     const NEVER: &str = "<VersioningConfiguration/>";
@@ -128,7 +128,7 @@ async fn old_versions_are_told() {
 }
 
 #[tokio::test]
-async fn old_versions_that_a_rule_removes_are_well() {
+async fn versioning_with_expiration_rule_is_ok() {
     const VERSIONED: &str = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
     let rule = |kept: &str| {
         let rule = format!(

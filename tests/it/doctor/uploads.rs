@@ -1,12 +1,13 @@
-//! Multipart uploads on stores that do not all that S3 does.
+//! Multipart uploads on stores that implement only part of S3.
 
 use super::{Report, behind_faults, doctor};
 use crate::support::faults::{Action, Operation};
 
 #[tokio::test]
-async fn an_upload_that_does_not_end_once_is_reported() {
+async fn upload_that_can_end_twice_is_reported() {
     const COMPLETED: &str = "<CompleteMultipartUploadResult><ETag>\"1\"</ETag></CompleteMultipartUploadResult>";
-    // After one each of `multipart` and `copy`: `complete-once`, and of `ends-once` the one after an abort.
+    // `multipart` and `copy` send one Complete each. The next are those of `complete-once`, then of `ends-once` after
+    // an abort.
     for (nth, check, verdict, words) in [
         (3, "complete-once", "warn", "If-None-Match is ignored by CompleteMultipartUpload"),
         (5, "ends-once", "fail", "completed after it was aborted"),
@@ -22,7 +23,7 @@ async fn an_upload_that_does_not_end_once_is_reported() {
 }
 
 #[tokio::test]
-async fn parts_that_cannot_be_listed_are_no_fault_of_multipart() {
+async fn failing_list_parts_does_not_fail_multipart() {
     const NO_KEY: Action = Action::Answer(404, "<Error><Code>NoSuchKey</Code></Error>");
     let (backend, faults) = behind_faults().await;
     faults.fail_all(Operation::ListParts, Action::Answer(501, "<Error><Code>NotImplemented</Code></Error>"));
@@ -32,7 +33,7 @@ async fn parts_that_cannot_be_listed_are_no_fault_of_multipart() {
     report.says("presigned-part", "skip", "requires the check list-parts");
     backend.check_clean().await;
 
-    // Ceph's words for an upload that was aborted.
+    // Ceph answers this for an upload that was aborted.
     let (backend, faults) = behind_faults().await;
     faults.fail(Operation::ListParts, 2..=2, NO_KEY);
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
@@ -41,7 +42,7 @@ async fn parts_that_cannot_be_listed_are_no_fault_of_multipart() {
 }
 
 #[tokio::test]
-async fn uploads_that_cannot_be_listed_are_told_apart_from_objects() {
+async fn list_of_objects_instead_of_uploads_fails() {
     let (backend, faults) = behind_faults().await;
     faults.fail_all(Operation::ListUploads, Action::Answer(200, "<ListBucketResult></ListBucketResult>"));
     let report = Report::of(doctor(&backend, &faults.endpoint, &[])).await;
@@ -50,9 +51,9 @@ async fn uploads_that_cannot_be_listed_are_told_apart_from_objects() {
     backend.check_clean().await;
 }
 
-/// Only what is sent can be what a store does not know.
+/// The cause can only be a setting that is sent.
 #[tokio::test]
-async fn a_fix_names_settings_in_effect() {
+async fn fix_names_settings_in_effect() {
     const UNKNOWN: &str = "<Error><Code>InvalidRequest</Code></Error>";
     for (checksum, sse, named) in [
         ("crc64nvme", "none", "try S3_CHECKSUM=none\""),

@@ -1,16 +1,16 @@
-//! Managed Instances: several invocations at once in one process.
+//! Managed Instances: concurrent invocations in one process.
 
 use super::*;
 
-/// The memory's quarter is 32 MiB; half of that is for parts, so three of [`LARGE`] fit.
+/// A quarter of the memory is 32 MiB. Half of that is for parts, so three uploads of [`LARGE`] fit.
 const TIGHT: [(&str, &str); 2] = [("AWS_LAMBDA_MAX_CONCURRENCY", "8"), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "128")];
 const FITTING: usize = 3;
 const LARGE: usize = 4_500_000;
-/// Far longer than a test waits: what is answered was not waiting for its deadline.
+/// Far longer than a test runs, so that no answer comes from the deadline.
 const LONG: Duration = Duration::from_secs(600);
 
 #[tokio::test]
-async fn invocations_at_once_share_one_memory_budget() {
+async fn concurrent_invocations_share_one_memory_budget() {
     let setup = Setup::with_environment(&TIGHT).await;
     let faults = setup.app.faults();
     faults.fail_all(Operation::Put, Action::Hold);
@@ -32,7 +32,7 @@ async fn invocations_at_once_share_one_memory_budget() {
         let image = body(&invocation.outcome().await.response());
         keys.push(image["s3_key"].as_str().unwrap().to_owned());
     }
-    // And their memory is free again.
+    // Their memory is released.
     let image = body(&setup.function.begin(&upload, LONG).outcome().await.response());
     keys.push(image["s3_key"].as_str().unwrap().to_owned());
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
@@ -40,7 +40,7 @@ async fn invocations_at_once_share_one_memory_budget() {
 }
 
 #[tokio::test]
-async fn an_invocation_neither_waits_for_another_nor_cuts_it_off() {
+async fn invocations_neither_wait_for_nor_cut_off_each_other() {
     let setup = Setup::with_environment(&[("AWS_LAMBDA_MAX_CONCURRENCY", "4")]).await;
     let faults = setup.app.faults();
     faults.fail(Operation::Put, 1..=1, Action::Hold);
@@ -51,7 +51,7 @@ async fn an_invocation_neither_waits_for_another_nor_cuts_it_off() {
 
     let cut_off = setup.function.begin(&upload, Duration::from_secs(3)).outcome().await;
     refused(&cut_off.response(), 503, "deadline");
-    assert_eq!(faults.calls(Operation::Delete), 1, "undone before its answer");
+    assert_eq!(faults.calls(Operation::Delete), 1, "the object must be deleted before the answer");
     let image = body(&setup.function.begin(&upload, LONG).outcome().await.response());
     let other = image["s3_key"].as_str().unwrap().to_owned();
     assert!(!held.is_answered());
@@ -63,7 +63,7 @@ async fn an_invocation_neither_waits_for_another_nor_cuts_it_off() {
 }
 
 #[tokio::test]
-async fn sigterm_undoes_all_that_is_under_way() {
+async fn sigterm_undoes_all_running_uploads() {
     let setup = Setup::with_environment(&[("AWS_LAMBDA_MAX_CONCURRENCY", "4")]).await;
     let faults = setup.app.faults();
     faults.fail_all(Operation::Put, Action::Hang);
@@ -76,7 +76,7 @@ async fn sigterm_undoes_all_that_is_under_way() {
 }
 
 #[tokio::test]
-async fn a_limit_that_is_no_number_is_a_configuration_error() {
+async fn invalid_max_concurrency_is_a_configuration_error() {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_image-store"))
         .envs([("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:1"), ("AWS_LAMBDA_MAX_CONCURRENCY", "many"), ("S3_BUCKET", "b")])
         .output()

@@ -1,11 +1,11 @@
-//! Direct uploads: the answer in time, whatever a promotion takes, and what becomes of the promotion then.
+//! Direct uploads: requests are answered in time however long the promotion takes, and the promotion is finished later.
 
 use super::*;
 
-/// Far longer than a test waits: what is answered was not waiting for its deadline.
+/// Far longer than a test runs, so that no answer comes from the deadline.
 const LONG: Duration = Duration::from_secs(600);
 
-/// A direct upload that has arrived: its key and its `complete_url`.
+/// Creates a direct upload and puts its object. Returns its key and its `complete_url`.
 async fn arrived(setup: &Setup) -> (String, String) {
     let mut event = request("function_url", "POST", "/uploads");
     set_header(&mut event, "content-type", "application/json");
@@ -29,13 +29,13 @@ fn verifying(answer: &Value) {
 }
 
 #[tokio::test]
-async fn a_promotion_that_was_cut_off_delays_nothing_and_its_event_finishes_it() {
+async fn event_finishes_a_promotion_that_was_frozen() {
     let setup = Setup::with_environment(&[("COMPLETE_WAIT", "1s"), ("S3_TIMEOUT", "60s")]).await;
     let faults = setup.app.faults();
     let (key, url) = arrived(&setup).await;
     faults.fail(Operation::Copy, 1..=1, Action::Hold);
     verifying(&setup.function.begin(&complete(&url), LONG).outcome().await.response());
-    assert_eq!(faults.calls(Operation::Copy), 1, "it was under way");
+    assert_eq!(faults.calls(Operation::Copy), 1, "the promotion was running");
     setup.function.freeze();
     setup.function.thaw();
 
@@ -51,7 +51,7 @@ async fn a_promotion_that_was_cut_off_delays_nothing_and_its_event_finishes_it()
 }
 
 #[tokio::test]
-async fn a_complete_is_answered_while_there_is_time_whatever_complete_wait_says() {
+async fn complete_is_answered_before_the_deadline() {
     let setup = Setup::with_environment(&[("COMPLETE_WAIT", "60s"), ("S3_TIMEOUT", "60s")]).await;
     let faults = setup.app.faults();
     let (key, url) = arrived(&setup).await;
@@ -64,11 +64,11 @@ async fn a_complete_is_answered_while_there_is_time_whatever_complete_wait_says(
 }
 
 #[tokio::test]
-async fn what_a_frozen_promotion_failed_of_is_no_error_of_the_next_complete() {
+async fn failure_of_frozen_promotion_is_not_returned_to_next_complete() {
     let setup = Setup::with_environment(&[("COMPLETE_WAIT", "1s"), ("S3_TIMEOUT", "1s")]).await;
     let faults = setup.app.faults();
     let (key, url) = arrived(&setup).await;
-    // Every try of the first promotion's call.
+    // Every attempt of the first promotion's call.
     faults.fail(Operation::Copy, 1..=3, Action::Hang);
     verifying(&setup.function.invoke(&complete(&url)).await.response());
     setup.function.freeze();
@@ -85,7 +85,7 @@ async fn what_a_frozen_promotion_failed_of_is_no_error_of_the_next_complete() {
 }
 
 #[tokio::test]
-async fn an_object_that_takes_all_the_time_does_not_use_up_that_of_the_others() {
+async fn slow_object_does_not_delay_others_of_the_event() {
     let setup = Setup::with_environment(&[("S3_TIMEOUT", "60s")]).await;
     let faults = setup.app.faults();
     let keys = [0; 3].map(|_| format!("{}.png", Uuid::new_v4()));
@@ -103,7 +103,7 @@ async fn an_object_that_takes_all_the_time_does_not_use_up_that_of_the_others() 
 }
 
 #[tokio::test]
-async fn sigterm_undoes_a_promotion_by_event() {
+async fn sigterm_undoes_promotion_started_by_event() {
     let setup = Setup::start().await;
     let faults = setup.app.faults();
     let incoming = format!("incoming/{}.png", Uuid::new_v4());

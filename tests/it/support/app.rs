@@ -1,4 +1,4 @@
-//! The whole service, in process, over real HTTP: hyper server, router, SDK and embedded S3.
+//! The whole service in this process, over real HTTP: server, router, SDK and embedded S3.
 
 use clap::Parser;
 use hyper_util::service::TowerToHyperService;
@@ -24,23 +24,23 @@ use tower::ServiceBuilder;
 use super::faults::Faults;
 use super::{Drained, Server, serve};
 
-/// A running service. [`TestApp::end`] stops it and looks at what is left in the store.
+/// A running service. [`TestApp::end`] stops it and checks the store for leftovers.
 pub struct TestApp {
     /// `http://127.0.0.1:<port>`.
     pub url: String,
     pub client: reqwest::Client,
     pub app: App,
-    /// Straight to the embedded store, past any faults; its URLs are relative to a service's.
+    /// The embedded store without the proxy of the faults. Its URLs are relative to a service's address.
     pub store: Arc<dyn Store>,
-    /// In front of the embedded store, where the service was started behind it.
+    /// The proxy in front of the embedded store, if the service was started behind one.
     pub faults: Option<Faults>,
     pub sdk: aws_sdk_s3::Client,
     pub bucket: String,
     embedded: Embedded,
-    /// Before the embedded store, for whatever reaches it over a connection.
+    /// Serves the embedded store to callers that connect to it.
     _socket: Option<Server>,
     server: JoinHandle<bool>,
-    /// None once it was told to stop.
+    /// `None` after it was used to stop the service.
     stop: Option<oneshot::Sender<()>>,
     data: TempDir,
     unchecked: Unchecked,
@@ -60,12 +60,12 @@ impl TestApp {
         TestApp::with(&[]).await
     }
 
-    /// With flags as on the command line.
+    /// Starts the service with flags as on the command line.
     pub async fn with(flags: &[&str]) -> Self {
         TestApp::launch(flags, false).await
     }
 
-    /// Behind a proxy that can break the service's calls to the store.
+    /// Starts the service behind a proxy that can break its calls to the store.
     pub async fn behind_faults(flags: &[&str]) -> Self {
         TestApp::launch(flags, true).await
     }
@@ -115,7 +115,7 @@ impl TestApp {
         }
     }
 
-    /// The address of a second service on the same store, past any faults. It runs until the test ends.
+    /// Starts a second service on the same store, without the faults. Returns its address. It runs until the test ends.
     pub async fn another(&self) -> String {
         let config = (*self.app.config).clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -126,7 +126,7 @@ impl TestApp {
         url
     }
 
-    /// The proxy of [`TestApp::behind_faults`].
+    /// Returns the proxy of [`TestApp::behind_faults`].
     pub fn faults(&self) -> &Faults {
         self.faults.as_ref().expect("started behind faults")
     }
@@ -146,22 +146,22 @@ impl TestApp {
         self.client.post(self.at("/upload-image")).multipart(form).send().await.unwrap()
     }
 
-    /// Waits until no upload is open any more, clean-up included.
+    /// Waits until no upload is open, including clean-up.
     pub async fn settled(&self) {
         until("uploads are over", || self.app.uploads.open() == 0).await;
     }
 
-    /// The folder of the embedded store.
+    /// Returns the folder of the embedded store.
     pub fn data_dir(&self) -> &Path {
         self.data.path()
     }
 
-    /// The embedded store's access key and secret key.
+    /// Returns the embedded store's access key and secret key.
     pub fn credentials(&self) -> (String, String) {
         (self.embedded.access_key.clone(), self.embedded.secret_key.clone())
     }
 
-    /// Keys of all objects, whatever their prefix. Without the markers of direct uploads that are over, which are swept.
+    /// Returns the keys of all objects under any prefix, except the markers of direct uploads that are over.
     pub async fn objects(&self) -> BTreeSet<String> {
         let listed = self.sdk.list_objects_v2().bucket(&self.bucket).send().await.unwrap();
         let mut keys = BTreeSet::new();
@@ -170,20 +170,20 @@ impl TestApp {
             if head.content_type() != Some(MARKER_TYPE) {
                 keys.insert(key.to_owned());
             } else {
-                assert!(key.contains("incoming/") && head.content_length() == Some(0), "{key} is no marker");
+                assert!(key.contains("incoming/") && head.content_length() == Some(0), "{key} must be a marker");
             }
         }
         keys
     }
 
-    /// A gauge without labels, as a scrape would show it.
+    /// Returns the value of a gauge without labels.
     pub fn scrape(&self, gauge: &str) -> f64 {
         let text = self.app.scrape();
         let line = text.lines().find_map(|line| line.strip_prefix(gauge)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {gauge} in {text}")).parse().unwrap()
     }
 
-    /// Lets other requests and calls to the store come and go, so that whoever could go on has gone on.
+    /// Sends several requests that call the store, so that everything that is not blocked can proceed.
     pub async fn go_round(&self) {
         for _ in 0..20 {
             let missing = self.at(&format!("/images/{}", ImageKey::random("png")));
@@ -191,14 +191,14 @@ impl TestApp {
         }
     }
 
-    /// Tells the service to stop. [`TestApp::end`] does so itself, and waits for it.
+    /// Stops the service without waiting for it. [`TestApp::end`] stops it as well and waits.
     pub fn stop(&mut self) {
         if let Some(stop) = self.stop.take() {
             stop.send(()).unwrap();
         }
     }
 
-    /// Stops the service. Fails where the store holds an unfinished upload, or objects other than `expected`.
+    /// Stops the service. Panics if the store contains an unfinished upload, or objects other than `expected`.
     pub async fn end(mut self, expected: &[&str]) {
         self.unchecked.0 = false;
         self.settled().await;
@@ -212,7 +212,7 @@ impl TestApp {
         drop(self.client);
         let clean =
             tokio::time::timeout(Duration::from_secs(30), self.server).await.expect("the server stops").unwrap();
-        assert!(clean, "it cleaned up before it stopped");
+        assert!(clean, "clean-up must be complete when the server stops");
     }
 }
 
@@ -230,7 +230,7 @@ fn sdk(embedded: &Embedded) -> aws_sdk_s3::Client {
     aws_sdk_s3::Client::from_conf(config.build())
 }
 
-/// Waits for a condition; fails where it does not come true within 5 s.
+/// Waits for a condition. Panics if it is not true within 5 s.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !holds() {
@@ -239,13 +239,13 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// A file of `tests/fixtures`.
+/// Reads a file of `tests/fixtures`.
 pub fn fixture(name: &str) -> Vec<u8> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name);
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A PNG of exactly `size` bytes: a small image and a tail that differs from place to place.
+/// Builds a PNG of exactly `size` bytes: a small image followed by pseudo-random bytes.
 pub fn png(size: usize) -> Vec<u8> {
     let mut bytes = fixture("plain.png");
     assert!(size >= bytes.len(), "a PNG has at least {} bytes", bytes.len());

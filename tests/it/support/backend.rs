@@ -1,4 +1,4 @@
-//! The S3s the tests run against, each with a prefix of its own in its bucket.
+//! The S3s that the tests run against. Each test has its own prefix in the bucket.
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
@@ -25,33 +25,33 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 /// End a test with [`Backend::check_clean`].
 pub struct Backend {
     pub store: Arc<dyn Store>,
-    /// How [`Backend::store`] is connected.
+    /// The options with which [`Backend::store`] is connected.
     pub options: S3Options,
     pub endpoint: String,
     pub kind: Kind,
 }
 
 pub enum Kind {
-    /// The embedded one, served on a port of its own.
+    /// The embedded S3, served on its own port.
     Embedded {
         _server: Server,
         data_dir: TempDir,
     },
     Strict(Strict),
-    /// Named by the environment.
+    /// An S3 named by the environment.
     External {
-        /// Whether the store holds to every condition and checksum.
+        /// Whether the store enforces every condition and checksum.
         exact: bool,
     },
 }
 
 impl Backend {
-    /// The embedded S3 over a connection.
+    /// Starts the embedded S3, called over a connection.
     pub async fn embedded() -> Backend {
         Backend::serve_embedded(|options| options.http_client = None).await
     }
 
-    /// The embedded S3 as the service itself calls it. Its URLs are used over a connection.
+    /// Starts the embedded S3, called in the process as the service does. Its URLs are used over a connection.
     pub async fn in_process() -> Backend {
         Backend::serve_embedded(|options| options.public_endpoint.clone_from(&options.endpoint)).await
     }
@@ -72,15 +72,16 @@ impl Backend {
         Backend::connect(strict.options(&prefix()), Kind::Strict(strict)).await
     }
 
-    /// The S3 at `TEST_S3_ENDPOINT`, with its bucket `TEST_S3_BUCKET`, and credentials and region as for the SDK.
+    /// Connects to the S3 at `TEST_S3_ENDPOINT` with its bucket `TEST_S3_BUCKET`. Credentials and region are those of
+    /// the SDK.
     ///
-    /// `TEST_S3_CHECKSUM=crc64nvme` if it supports that checksum; `TEST_S3_EXACT=1` if it also holds to every condition.
-    /// `None` if `TEST_S3_ENDPOINT` is not set.
+    /// Set `TEST_S3_CHECKSUM=crc64nvme` if it supports that checksum, and `TEST_S3_EXACT=1` if it also enforces every
+    /// condition. Returns `None` if `TEST_S3_ENDPOINT` is not set.
     pub async fn external() -> Option<Backend> {
         let set = |name| std::env::var(name).ok();
-        let needed = |name| set(name).unwrap_or_else(|| panic!("TEST_S3_ENDPOINT is set, and {name} is not"));
+        let needed = |name| set(name).unwrap_or_else(|| panic!("TEST_S3_ENDPOINT is set, but {name} is not"));
         let Some(endpoint) = set("TEST_S3_ENDPOINT") else {
-            eprintln!("skipped: TEST_S3_ENDPOINT names no S3");
+            eprintln!("skipped: TEST_S3_ENDPOINT is not set");
             return None;
         };
         let crc64 = set("TEST_S3_CHECKSUM").is_some_and(|name| name == "crc64nvme");
@@ -107,25 +108,26 @@ impl Backend {
         Backend { store: Arc::new(S3Store::connect(options.clone()).await), options, endpoint, kind }
     }
 
-    /// A second store on the same bucket, reached by another endpoint (a [`super::faults::Faults`], say).
+    /// Connects a second store to the same bucket by another endpoint, for example that of [`super::faults::Faults`].
     pub async fn store_at(&self, endpoint: &str) -> Arc<dyn Store> {
         let endpoint = Some(endpoint.to_owned());
         self.store_with(|options| (options.endpoint, options.http_client) = (endpoint, None)).await
     }
 
-    /// A second store on the same bucket with other options.
+    /// Connects a second store to the same bucket with other options.
     pub async fn store_with(&self, change: impl FnOnce(&mut S3Options)) -> Arc<dyn Store> {
         let mut options = self.options.clone();
         change(&mut options);
         Arc::new(S3Store::connect(options).await)
     }
 
-    /// Whether the store holds to every condition and checksum; one named by the environment may not.
+    /// Returns whether the store enforces every condition and checksum. A store named by the environment may not.
     pub fn is_exact(&self) -> bool {
         !matches!(self.kind, Kind::External { exact: false })
     }
 
-    /// Whether the store compares `x-amz-mp-object-size` with the object that Complete makes. SeaweedFS ignores it.
+    /// Returns whether the store compares `x-amz-mp-object-size` with the object that Complete creates. SeaweedFS
+    /// ignores it.
     pub fn compares_object_size(&self) -> bool {
         !matches!(self.kind, Kind::External { .. })
     }
@@ -135,7 +137,7 @@ impl Backend {
         strict
     }
 
-    /// The keys below the prefix, without it.
+    /// Returns the keys under the prefix, without the prefix.
     pub async fn objects(&self) -> Vec<String> {
         let call = self.client().list_objects_v2().bucket(&self.options.bucket).prefix(&self.options.prefix);
         let mut pages = call.into_paginator().send();
@@ -146,13 +148,14 @@ impl Backend {
         keys.iter().map(|key| key.strip_prefix(&self.options.prefix).unwrap().to_owned()).collect()
     }
 
-    /// How many uploads below the prefix are unfinished.
+    /// Returns the number of unfinished uploads under the prefix.
     pub async fn open_uploads(&self) -> usize {
         let call = self.client().list_multipart_uploads().bucket(&self.options.bucket).prefix(&self.options.prefix);
         call.send().await.unwrap().uploads().len()
     }
 
-    /// Nothing below the prefix: no object, no unfinished upload, and of the embedded store no file.
+    /// Asserts that nothing is left under the prefix: no object, no unfinished upload, and no file of the embedded
+    /// store.
     pub async fn check_clean(&self) {
         assert_eq!(self.objects().await, Vec::<String>::new(), "objects are left");
         assert_eq!(self.open_uploads().await, 0, "uploads are left");
@@ -161,13 +164,17 @@ impl Backend {
                 assert_eq!(stray_files(data_dir.path()), Vec::<String>::new(), "files are left");
             }
             Kind::Strict(strict) => {
-                assert_eq!((strict.objects(), strict.open_uploads()), (vec![], vec![]), "something is left elsewhere");
+                assert_eq!(
+                    (strict.objects(), strict.open_uploads()),
+                    (vec![], vec![]),
+                    "something is left outside the prefix"
+                );
             }
             Kind::External { .. } => {}
         }
     }
 
-    /// The SDK itself, for what the store has no call for.
+    /// Returns an SDK client, for calls that the store does not have.
     pub fn client(&self) -> Client {
         let (access_key, secret_key) = self.options.credentials.clone().unwrap();
         let config = aws_sdk_s3::Config::builder()
@@ -180,7 +187,7 @@ impl Backend {
     }
 }
 
-/// As of a bucket that one page may use.
+/// Returns the CORS rules of a bucket that one page may use.
 fn cors() -> CorsLayer {
     CorsLayer::new()
         .allow_origin(HeaderValue::from_static("https://pages.example"))
@@ -188,7 +195,7 @@ fn cors() -> CorsLayer {
         .allow_headers(AllowHeaders::mirror_request())
 }
 
-/// Every file below a data directory but the store's lock and credentials.
+/// Returns every file in a data folder except the store's lock and credentials.
 pub fn stray_files(data_dir: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut folders = vec![data_dir.to_owned()];

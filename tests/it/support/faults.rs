@@ -1,12 +1,12 @@
-//! A proxy before any S3 that fails the calls it is told to, and counts and keeps what it sees.
+//! A proxy in front of any S3 that makes selected calls fail, and records all calls.
 //!
-//! It forwards requests as they are, `Host` too, so that signatures still hold; bodies stream through it.
+//! It forwards requests unchanged, including `Host`, so that signatures remain valid. Bodies are streamed.
 //!
 //! ```ignore
 //! let faults = Faults::before(&backend.endpoint).await;
 //! let store = backend.store_at(&faults.endpoint).await;
 //! faults.fail(Operation::Complete, 1..=1, Action::LoseAnswer);
-//! // … the first CompleteMultipartUpload is done by the S3, and its answer never arrives.
+//! // … S3 processes the first CompleteMultipartUpload, but its answer never arrives.
 //! assert_eq!(faults.calls(Operation::Complete), 2);
 //! ```
 
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use super::{BoxError, Server, serve};
 
-/// An S3 operation, as its method, query and headers show it.
+/// An S3 operation, recognised by its method, query and headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Put,
@@ -73,27 +73,27 @@ impl Operation {
     }
 }
 
-/// What happens to a call instead of a plain answer.
+/// What happens to a call instead of the normal answer.
 #[derive(Clone, Copy, Debug)]
 pub enum Action {
-    /// The body is read, nothing is forwarded, and S3 answers this status with an XML error of a fitting code.
+    /// Reads the body, forwards nothing, and answers this status with an XML error of a matching code.
     Status(u16),
-    /// The body is read, nothing is forwarded, and S3 answers this.
+    /// Reads the body, forwards nothing, and answers this status and body.
     Answer(u16, &'static str),
-    /// Forwarded, and the answer given this header.
+    /// Forwards the call, and sets this header in the answer.
     SetHeader(&'static str, &'static str),
-    /// Nothing is forwarded and nothing is answered.
+    /// Forwards nothing and answers nothing.
     Hang,
-    /// The S3 does it, but its answer never arrives.
+    /// Forwards the call, but drops its answer.
     LoseAnswer,
-    /// Nothing is forwarded, and the connection breaks at once.
+    /// Forwards nothing, and breaks the connection at once.
     Break,
-    /// Forwarded after this long.
+    /// Forwards the call after this time.
     Delay(Duration),
-    /// Forwarded when [`Faults::release`] is called.
+    /// Forwards the call when [`Faults::release`] is called.
     Hold,
-    /// The body is read, and forwarded when [`Faults::release`] is called, also if its sender has given up by then. Nothing
-    /// is answered.
+    /// Reads the body, and forwards the call when [`Faults::release`] is called, even if its sender has given up by
+    /// then. Answers nothing.
     Late,
 }
 
@@ -119,7 +119,7 @@ struct Shared {
 }
 
 impl Faults {
-    /// Starts a proxy before `endpoint` (`http://host:port`).
+    /// Starts a proxy in front of `endpoint` (`http://host:port`).
     pub async fn before(endpoint: &str) -> Faults {
         let upstream = endpoint.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let shared = Arc::new(Shared {
@@ -133,39 +133,39 @@ impl Faults {
         Faults { endpoint: server.endpoint.clone(), shared, _server: server }
     }
 
-    /// Has `action` happen to the calls of `operation` numbered `nth`, counted from 1 since the start.
-    /// The rule added first wins.
+    /// Applies `action` to the calls of `operation` numbered `nth`, counted from 1 since the start. If several rules
+    /// match, the first one added applies.
     pub fn fail(&self, operation: Operation, nth: RangeInclusive<usize>, action: Action) {
         self.shared.rules.lock().unwrap().push(Rule { operation, nth, action });
     }
 
-    /// Has `action` happen to every call of `operation` from now on.
+    /// Applies `action` to every further call of `operation`.
     pub fn fail_all(&self, operation: Operation, action: Action) {
         self.fail(operation, self.calls(operation) + 1..=usize::MAX, action);
     }
 
-    /// Has `action` happen to the next call of `operation`.
+    /// Applies `action` to the next call of `operation`.
     pub fn fail_once(&self, operation: Operation, action: Action) {
         let next = self.calls(operation) + 1;
         self.fail(operation, next..=next, action);
     }
 
-    /// Drops all rules. The counts stay.
+    /// Removes all rules. The counts remain.
     pub fn heal(&self) {
         self.shared.rules.lock().unwrap().clear();
     }
 
-    /// Lets go of every call that is held, and of those still to come.
+    /// Releases every call that is held, and all later ones.
     pub fn release(&self) {
         self.shared.released.send_replace(true);
     }
 
-    /// How many calls of `operation` have arrived, failed ones too.
+    /// Returns how many calls of `operation` have arrived, including failed ones.
     pub fn calls(&self, operation: Operation) -> usize {
         count(&self.shared.seen.borrow(), operation)
     }
 
-    /// The headers of the calls of `operation`, in order.
+    /// Returns the headers of the calls of `operation`, in order.
     pub fn headers(&self, operation: Operation) -> Vec<HeaderMap> {
         let seen = self.shared.seen.borrow();
         seen.iter().filter(|(seen, _)| *seen == operation).map(|(_, headers)| headers.clone()).collect()
@@ -174,12 +174,12 @@ impl Faults {
     /// Waits until `calls` calls of `operation` have arrived.
     ///
     /// # Panics
-    /// After thirty seconds.
+    /// If they have not arrived after thirty seconds.
     pub async fn wait_for(&self, operation: Operation, calls: usize) {
         let mut seen = self.shared.seen.subscribe();
         let arrived = seen.wait_for(|seen| count(seen, operation) >= calls);
         let arrived = tokio::time::timeout(Duration::from_secs(30), arrived).await;
-        arrived.unwrap_or_else(|_| panic!("{calls} calls of {operation:?} never came")).unwrap();
+        arrived.unwrap_or_else(|_| panic!("{calls} calls of {operation:?} did not arrive within 30 s")).unwrap();
     }
 }
 
@@ -226,7 +226,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Answe
             Err("the answer is lost on purpose".into())
         }
         Some(Action::Status(status)) => {
-            // Answered before the body is read, the sender might see a reset instead.
+            // If the proxy answered before it has read the body, the sender might see a reset instead.
             request.into_body().collect().await?;
             Ok(refusal(StatusCode::from_u16(status)?))
         }

@@ -1,8 +1,8 @@
-//! What the integration tests share.
+//! Shared helpers of the integration tests.
 //!
-//! - [`backend::Backend`]: an S3 of some kind with a store on it, clean at the end.
+//! - [`backend::Backend`]: an S3 of some kind with a store on it, checked for leftovers at the end.
 //! - [`strict::Strict`]: an in-memory S3 that behaves as AWS documents.
-//! - [`faults::Faults`]: a proxy before any S3 that fails the calls it is told to.
+//! - [`faults::Faults`]: a proxy in front of any S3 that makes selected calls fail.
 
 pub mod app;
 pub mod backend;
@@ -28,15 +28,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A server on a free port of the loopback, until it is dropped.
+/// A server on a free loopback port. It runs until it is dropped.
 pub struct Server {
     /// `http://127.0.0.1:<port>`
     pub endpoint: String,
     _stopped: DropGuard,
 }
 
-/// A body that is read to its end also if it is dropped earlier, as the bodies of the service are: after an early answer the
-/// client would else see a reset.
+/// A body that is read to its end even if it is dropped earlier, like the bodies of the service. Otherwise the client
+/// would see a reset after an early answer.
 pub struct Drained(Option<Incoming>);
 
 impl Drained {
@@ -70,7 +70,7 @@ impl Drop for Drained {
     }
 }
 
-/// Serves `service` over HTTP/1. An error of the service closes its connection without an answer.
+/// Serves `service` over HTTP/1. If the service returns an error, its connection is closed without an answer.
 pub async fn serve<S, B>(service: S) -> Server
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -90,7 +90,7 @@ where
             stream.set_nodelay(true).unwrap();
             let service = service.clone();
             tokio::spawn(async move {
-                // A connection that ends in an error is what the tests are about.
+                // Tests break connections on purpose, so errors are ignored.
                 let _ =
                     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });

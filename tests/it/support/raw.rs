@@ -1,4 +1,4 @@
-//! A client that can stop half-way: HTTP by hand on a socket.
+//! An HTTP client on a plain socket, which can stop in the middle of a request.
 
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -6,7 +6,7 @@ use tokio::net::TcpStream;
 
 pub const BOUNDARY: &str = "----boundary";
 
-/// The head of an upload of a form whose body is `length` bytes.
+/// Returns the head of a form upload whose body is `length` bytes.
 pub fn head(length: usize, extra: &str) -> String {
     format!(
         "POST /upload-image HTTP/1.1\r\nhost: localhost\r\ncontent-type: multipart/form-data; boundary={BOUNDARY}\r\n\
@@ -14,7 +14,7 @@ pub fn head(length: usize, extra: &str) -> String {
     )
 }
 
-/// A form with one file.
+/// Returns a form with one file.
 pub fn form(file_name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut form = format!(
         "--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{file_name}\"\r\n\
@@ -26,7 +26,7 @@ pub fn form(file_name: &str, bytes: &[u8]) -> Vec<u8> {
     form
 }
 
-/// The key in the answer to an upload.
+/// Returns the key in the answer to an upload.
 pub fn s3_key(answer: &str) -> String {
     let key = answer.split("\"s3_key\":\"").nth(1).and_then(|rest| rest.split('"').next());
     key.unwrap_or_else(|| panic!("no key in {answer}")).to_owned()
@@ -43,22 +43,22 @@ impl RawClient {
         self.0.write_all(bytes.as_ref()).await.unwrap();
     }
 
-    /// Like [`RawClient::send`], where the other side may stop listening.
+    /// Like [`RawClient::send`], but the service may stop reading.
     pub async fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.0.write_all(bytes.as_ref()).await
     }
 
-    /// Says that it sends no more, and still reads.
+    /// Closes the sending half of the connection. Reading remains possible.
     pub async fn finish(&mut self) {
         self.0.shutdown().await.unwrap();
     }
 
-    /// Breaks the connection off, as a process that is killed with unread data does.
+    /// Resets the connection, as a killed process with unread data does.
     pub fn reset(self) {
         rustix::net::sockopt::set_socket_linger(&self.0, Some(Duration::ZERO)).unwrap();
     }
 
-    /// Everything until the other side closes, within 20 s.
+    /// Reads until the service closes the connection, within 20 s.
     pub async fn read_to_end(&mut self) -> String {
         let mut answer = Vec::new();
         let read = tokio::time::timeout(Duration::from_secs(20), self.0.read_to_end(&mut answer)).await;
@@ -66,7 +66,7 @@ impl RawClient {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// The next answer's head and as much of its body as comes with it.
+    /// Reads the head of the next answer and the part of its body that arrives with it.
     pub async fn read_answer(&mut self) -> String {
         let mut answer = vec![0; 64 << 10];
         let read = tokio::time::timeout(Duration::from_secs(20), self.0.read(&mut answer)).await;

@@ -1,4 +1,4 @@
-//! Lambda's Runtime API and as much of its Extensions API as a function needs, and the real binary behind it.
+//! Lambda's Runtime API, the required part of its Extensions API, and the real binary that uses them.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
@@ -21,7 +21,7 @@ use super::{BoxError, Server, serve};
 #[derive(Debug)]
 pub enum Outcome {
     Response(Value),
-    /// Lambda repeats asynchronous invocations that end so.
+    /// Lambda retries asynchronous invocations that end with an error.
     Error(Value),
 }
 
@@ -49,7 +49,7 @@ struct Next {
 
 struct Shared {
     queue: tokio::sync::Mutex<UnboundedReceiver<Next>>,
-    /// Who waits for the outcome of which invocation.
+    /// The receivers of the outcomes, by invocation ID.
     waiting: Mutex<HashMap<String, oneshot::Sender<Outcome>>>,
     registered: Mutex<bool>,
 }
@@ -64,7 +64,7 @@ pub struct Function {
     _server: Server,
 }
 
-/// One that was handed over, and may not have ended.
+/// An invocation that was started and may not have ended.
 pub struct Invocation {
     id: String,
     timeout: Duration,
@@ -72,7 +72,7 @@ pub struct Invocation {
 }
 
 impl Invocation {
-    /// Fails if the function has not answered by the deadline, or within 30 seconds.
+    /// Waits for the outcome. Panics if the function does not answer by the deadline or within 30 seconds.
     pub async fn outcome(self) -> Outcome {
         let longest = self.timeout.min(Duration::from_secs(30));
         let outcome = tokio::time::timeout(longest, self.outcome).await;
@@ -85,7 +85,7 @@ impl Invocation {
 }
 
 impl Function {
-    /// Starts the binary with `environment` beside what Lambda sets.
+    /// Starts the binary with `environment` in addition to the variables that Lambda sets.
     pub async fn start(environment: &[(&str, &str)]) -> Function {
         let (events, queue) = unbounded_channel();
         let shared = Arc::new(Shared { queue: queue.into(), waiting: Mutex::default(), registered: Mutex::new(false) });
@@ -108,17 +108,17 @@ impl Function {
         Function { events, shared, child, log, count: AtomicUsize::new(0), _server: server }
     }
 
-    /// Invokes with plenty of time.
+    /// Invokes the function with plenty of time.
     pub async fn invoke(&self, event: &Value) -> Outcome {
         self.invoke_within(event, Duration::from_secs(30)).await
     }
 
-    /// Invokes with `timeout` left until the deadline; fails where the function has not answered by then.
+    /// Invokes the function with `timeout` left until the deadline. Panics if it does not answer by then.
     pub async fn invoke_within(&self, event: &Value, timeout: Duration) -> Outcome {
         self.begin(event, timeout).outcome().await
     }
 
-    /// Hands an event over. The function takes it when it asks for the next one.
+    /// Queues an event. The function receives it with its next request for an event.
     pub fn begin(&self, event: &Value, timeout: Duration) -> Invocation {
         let id = format!("invocation-{}", self.count.fetch_add(1, Ordering::Relaxed) + 1);
         let (sender, outcome) = oneshot::channel();
@@ -128,7 +128,7 @@ impl Function {
         Invocation { id, timeout, outcome }
     }
 
-    /// What Lambda does to the process between invocations.
+    /// Stops the process, as Lambda does between invocations.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
@@ -142,12 +142,12 @@ impl Function {
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
     }
 
-    /// What it has logged so far.
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Sends SIGTERM; returns its log. Fails where it does not end by itself with success.
+    /// Sends SIGTERM and returns the log. Panics if the function does not exit with success.
     pub async fn end(mut self) -> String {
         self.signal("-TERM");
         let deadline = Instant::now() + Duration::from_secs(10);
@@ -188,7 +188,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             let body = r#"{"functionName": "images", "functionVersion": "$LATEST", "handler": "bootstrap"}"#;
             Ok(Response::builder().header("lambda-extension-identifier", "1").body(body.into())?)
         }
-        // It subscribed to no events.
+        // The extension subscribes to no events.
         (&Method::GET, "/2020-01-01/extension/event/next") => std::future::pending().await,
         (&Method::GET, "/2018-06-01/runtime/invocation/next") => {
             let next = shared.queue.lock().await.recv().await.ok_or("no more events")?;
@@ -204,7 +204,7 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
             let body = serde_json::from_slice(&request.into_body().collect().await?.to_bytes())?;
             let outcome = if kind == "response" { Outcome::Response(body) } else { Outcome::Error(body) };
             let waiting = shared.waiting.lock().unwrap().remove(id).ok_or("an unknown invocation")?;
-            // A test may have lost interest in it.
+            // The test may have dropped the receiver.
             let _ = waiting.send(outcome);
             Ok(Response::builder().status(StatusCode::ACCEPTED).body(Full::default())?)
         }

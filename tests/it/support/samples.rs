@@ -1,14 +1,14 @@
-//! Bytes and names to store.
+//! Sample bytes and names.
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
 use image_store::store::{Content, ImageKey, Metadata, ObjectDigest, ObjectName, Payload, PresignOptions};
 use std::time::Duration;
 
-/// The smallest part S3 takes, but for the last.
+/// The minimum size of a part in S3, except for the last.
 pub const PART: usize = 5 * 1024 * 1024;
 
-/// `len` bytes that no other `seed` gives.
+/// Returns `len` bytes that differ for each `seed`.
 pub fn noise(seed: u64, len: usize) -> Bytes {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
     let words = std::iter::repeat_with(move || {
@@ -22,7 +22,7 @@ pub fn crc64(bytes: &[u8]) -> u64 {
     checksum(CrcAlgorithm::Crc64Nvme, bytes)
 }
 
-/// As the service sends them.
+/// Returns the payload as the service creates it.
 pub fn payload(bytes: &Bytes) -> Payload {
     Payload { content: Content::Memory(bytes.clone()), len: bytes.len() as u64, crc64: crc64(bytes) }
 }

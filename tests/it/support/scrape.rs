@@ -1,11 +1,11 @@
-//! What `/metrics` says, read as Prometheus reads it.
+//! Reads `/metrics` as Prometheus does.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::app::TestApp;
 
-/// Series, as they are written (`name{label="value",…}`), and their values.
+/// The series as they are written (`name{label="value",…}`), with their values.
 #[derive(Debug)]
 pub struct Scrape(BTreeMap<String, f64>);
 
@@ -20,7 +20,7 @@ impl Scrape {
     /// Scrapes until a series has a value.
     ///
     /// # Panics
-    /// After ten seconds, and where there is no such series.
+    /// After ten seconds, or if the series does not exist.
     pub async fn until(app: &TestApp, series: &str, value: f64) -> Scrape {
         let deadline = Instant::now() + Duration::from_secs(10);
         loop {
@@ -42,23 +42,23 @@ impl Scrape {
         Scrape(series.collect())
     }
 
-    /// A series' value. That there is no such series is another thing than 0.
+    /// Returns the value of a series. A missing series is not the same as 0.
     ///
     /// # Panics
-    /// Where there is none.
+    /// If the series does not exist.
     pub fn get(&self, series: &str) -> f64 {
         *self.0.get(series).unwrap_or_else(|| panic!("no {series} in {self:#?}"))
     }
 
-    /// All series of that name, without it: their labels.
+    /// Returns the labels of all series with this name.
     pub fn labels<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let rests = self.0.keys().filter_map(move |series| series.strip_prefix(name));
         rests.filter(|rest| rest.is_empty() || rest.starts_with('{'))
     }
 
     /// Asserts several values at once.
-    pub fn check(&self, wanted: &[(&str, f64)]) {
-        for (series, value) in wanted {
+    pub fn check(&self, expected: &[(&str, f64)]) {
+        for (series, value) in expected {
             assert_eq!(self.get(series), *value, "{series} in {self:#?}");
         }
     }

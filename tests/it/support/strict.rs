@@ -1,6 +1,7 @@
-//! An in-memory S3 that behaves as AWS documents, over real HTTP and with SigV4, and refuses what AWS would refuse.
+//! An in-memory S3 that behaves as AWS documents, over real HTTP and with SigV4. It rejects everything that AWS
+//! rejects.
 //!
-//! Lists give two entries a page, so that every reader of lists has to page.
+//! Lists return two entries a page, so that every reader of a list must request further pages.
 
 use crc_fast::{CrcAlgorithm, Digest};
 use futures::TryStreamExt;
@@ -21,25 +22,25 @@ const KEYS: (&str, &str) = ("STRICTACCESSKEY", "strict-secret-key");
 const SMALLEST_PART: usize = 5 * 1024 * 1024;
 const PAGE: usize = 2;
 
-/// Where other stores differ from AWS. Each is of a store that was probed.
+/// Differences of other stores from AWS. Each was observed on a real store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Quirk {
     /// Ceph RGW ignores `x-amz-copy-source-if-match` and reads `x-amz-copy-if-match`.
     CephCopyCondition,
     /// moto ignores the condition of a copy under either name.
     NoCopyCondition,
-    /// Garage copies nothing under 5 MiB as a part.
+    /// Garage does not copy sources under 5 MiB as a part.
     NoSmallCopies,
-    /// Ceph RGW says of an upload that is over that its key is not there.
+    /// Ceph RGW answers ListParts of an upload that is over with NoSuchKey.
     ListPartsNoSuchKey,
-    /// Ceph RGW and moto do not check a SHA-256 that was signed into a presigned PUT, and do not keep it.
+    /// Ceph RGW and moto neither check nor keep a SHA-256 that was signed into a presigned PUT.
     NoSha256,
     /// Garage ignores If-Match on Put.
     NoIfMatch,
-    /// SeaweedFS lists no parts of an upload while a Complete of it is being answered and its object is there already. Here
-    /// that lasts until [`Strict::answer_completes`] is called.
+    /// SeaweedFS lists no parts of an upload while it processes a Complete whose object already exists. Here that lasts
+    /// until [`Strict::answer_completes`] is called.
     PartsHiddenByComplete,
-    /// With SSE-KMS an ETag is no MD5: a part's is never its source's.
+    /// With SSE-KMS, ETags are not MD5s, so a part never has the ETag of its source.
     OpaqueEtags,
 }
 
@@ -50,7 +51,7 @@ pub struct Strict {
     _server: Server,
 }
 
-/// An object, as the tests may look at it.
+/// An object, as the tests see it.
 #[derive(Clone)]
 pub struct Stored {
     pub bytes: Vec<u8>,
@@ -68,12 +69,12 @@ struct Bucket(Arc<Mutex<State>>);
 struct State {
     objects: BTreeMap<String, Stored>,
     uploads: BTreeMap<String, Unfinished>,
-    /// The keys and ETags of uploads that were completed: a second Complete succeeds.
+    /// The keys and ETags of completed uploads, so that a second Complete succeeds.
     completed: HashMap<String, (String, String)>,
     calls: HashMap<&'static str, usize>,
     serial: usize,
     quirks: HashSet<Quirk>,
-    /// The ids of uploads whose Complete is being answered.
+    /// The IDs of uploads whose Complete is held.
     completing: HashSet<String>,
     completes_answered: watch::Sender<bool>,
 }
@@ -121,17 +122,17 @@ impl Strict {
         }
     }
 
-    /// From now on it behaves in this way, too.
+    /// Enables a quirk.
     pub fn take_up(&self, quirk: Quirk) {
         self.bucket.state().quirks.insert(quirk);
     }
 
-    /// Ends what [`Quirk::PartsHiddenByComplete`] does.
+    /// Ends the effect of [`Quirk::PartsHiddenByComplete`].
     pub fn answer_completes(&self) {
         self.bucket.state().completes_answered.send_replace(true);
     }
 
-    /// The keys of all objects, in order.
+    /// Returns the keys of all objects, in order.
     pub fn objects(&self) -> Vec<String> {
         self.bucket.state().objects.keys().cloned().collect()
     }
@@ -140,12 +141,12 @@ impl Strict {
         self.bucket.state().objects.get(key).cloned()
     }
 
-    /// The keys of all unfinished uploads.
+    /// Returns the keys of all unfinished uploads.
     pub fn open_uploads(&self) -> Vec<String> {
         self.bucket.state().uploads.values().map(|upload| upload.key.clone()).collect()
     }
 
-    /// How many calls of an operation got past the signature: `PutObject`, `UploadPart`, ….
+    /// Returns how many calls of an operation (`PutObject`, `UploadPart`, …) passed the signature check.
     pub fn calls(&self, operation: &str) -> usize {
         self.bucket.state().calls.get(operation).copied().unwrap_or_default()
     }
@@ -156,14 +157,14 @@ impl Bucket {
         self.0.lock().unwrap()
     }
 
-    /// Counts a call, and gives the state if it is for the one bucket.
+    /// Counts a call. Returns the state if the call is for the only bucket.
     fn called(&self, operation: &'static str, bucket: &str) -> S3Result<MutexGuard<'_, State>> {
         let mut state = self.state();
         *state.calls.entry(operation).or_default() += 1;
         if bucket == BUCKET { Ok(state) } else { Err(s3_error!(NoSuchBucket)) }
     }
 
-    /// The object's ETag, and what the answer has to wait for.
+    /// Returns the object's ETag, and the signal that the answer must wait for.
     fn complete(&self, input: &CompleteMultipartUploadInput) -> S3Result<(String, Option<watch::Receiver<bool>>)> {
         let mut state = self.called("CompleteMultipartUpload", &input.bucket)?;
         state.check_new(&input.key, only_new(input.if_none_match.as_ref()))?;
@@ -184,13 +185,13 @@ impl State {
         self.quirks.contains(&quirk)
     }
 
-    /// Of an object or a part that came in one piece: its MD5.
+    /// Returns the ETag of an object or a part that arrived in one piece: its MD5.
     fn etag(&mut self, bytes: &[u8]) -> String {
-        if self.has(Quirk::OpaqueEtags) { self.fresh() } else { md5(bytes) }
+        if self.has(Quirk::OpaqueEtags) { self.unique() } else { md5(bytes) }
     }
 
-    /// Never the same twice.
-    fn fresh(&mut self) -> String {
+    /// Returns a text that was never returned before.
+    fn unique(&mut self) -> String {
         self.serial += 1;
         format!("{:032x}", self.serial)
     }
@@ -229,7 +230,7 @@ fn md5(bytes: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The base64 of the big-endian CRC64NVME.
+/// Returns the big-endian CRC64NVME in base64.
 fn crc64(bytes: &[u8]) -> String {
     let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
     digest.update(bytes);
@@ -251,7 +252,7 @@ fn base64(bytes: &[u8]) -> String {
     base64::Engine::encode(&base64::engine::general_purpose::STANDARD, bytes)
 }
 
-/// The whole body, if it is as long as it said.
+/// Returns the whole body, if it has the announced length.
 async fn read(body: Option<StreamingBlob>, length: Option<i64>) -> S3Result<Vec<u8>> {
     let mut bytes = Vec::new();
     if let Some(mut body) = body {
@@ -277,7 +278,7 @@ fn only_new(condition: Option<&ETagCondition>) -> bool {
 }
 
 fn matches(etag: &str, condition: Option<&ETagCondition>) -> bool {
-    condition.and_then(ETagCondition::as_etag).is_none_or(|wanted| wanted.value() == etag)
+    condition.and_then(ETagCondition::as_etag).is_none_or(|expected| expected.value() == etag)
 }
 
 #[async_trait::async_trait]
@@ -397,13 +398,13 @@ impl S3 for Bucket {
         let mut state = self.called("CreateMultipartUpload", &input.bucket)?;
         let algorithm = input.checksum_algorithm.as_ref().map(ChecksumAlgorithm::as_str);
         if algorithm.is_some_and(|algorithm| algorithm != ChecksumAlgorithm::CRC64NVME) {
-            return Err(s3_error!(NotImplemented, "The strict S3 knows CRC64NVME"));
+            return Err(s3_error!(NotImplemented, "The strict S3 supports only CRC64NVME"));
         }
         let kind = input.checksum_type.as_ref().map(ChecksumType::as_str);
         if kind.is_some_and(|kind| kind != ChecksumType::FULL_OBJECT || algorithm.is_none()) {
-            return Err(s3_error!(InvalidRequest, "CRC64NVME is of the full object"));
+            return Err(s3_error!(InvalidRequest, "CRC64NVME requires the full object"));
         }
-        let id = format!("upload-{}", state.fresh());
+        let id = format!("upload-{}", state.unique());
         let upload = Unfinished {
             key: input.key.clone(),
             content_type: input.content_type,
@@ -552,7 +553,7 @@ fn page<T>(listed: impl Iterator<Item = T>) -> (Vec<T>, bool) {
     (entries, truncated)
 }
 
-/// Checks all that AWS checks, and only then makes the object and drops the upload.
+/// Checks everything that AWS checks, and only then creates the object and removes the upload.
 fn complete(state: &mut State, input: &CompleteMultipartUploadInput) -> S3Result<String> {
     let upload = state.upload(&input.upload_id, &input.key)?.clone();
     let named = input.multipart_upload.as_ref().and_then(|upload| upload.parts.as_deref()).unwrap_or_default();
@@ -565,7 +566,7 @@ fn complete(state: &mut State, input: &CompleteMultipartUploadInput) -> S3Result
         return Err(s3_error!(InvalidRequest, "The upload was created with another checksum"));
     }
     check_digest("CRC64NVME", input.checksum_crc64nvme.as_ref(), || crc64(&bytes))?;
-    let etag = format!("{}-{}", state.fresh(), named.len());
+    let etag = format!("{}-{}", state.unique(), named.len());
     let stored = Stored {
         bytes,
         content_type: upload.content_type,
