@@ -75,7 +75,7 @@ async fn plan_errors_name_no_rust_types() {
         let request = app.client.post(app.at("/uploads")).header("content-type", "application/json").body(body);
         let refused = refusal(request.send().await.unwrap(), 400, "invalid_request").await;
         let detail = refused["detail"].as_str().unwrap();
-        for rust in ["Wish", "struct", "u64", "target type"] {
+        for rust in ["UploadRequest", "struct", "u64", "target type"] {
             assert!(!detail.contains(rust), "{body}: {detail}");
         }
     }
