@@ -217,7 +217,7 @@ async fn readiness_is_503_while_the_store_is_out_of_reach() {
     faults.fail_all(Operation::HeadBucket, Action::Status(503));
     let (status, answer) = ready().await;
     assert_eq!((status, answer["code"].as_str().unwrap()), (503, "not_ready"));
-    assert_eq!(answer["detail"], "The service is not ready: the store refuses");
+    assert_eq!(answer["detail"], "The service is not ready: the store returned an error");
     faults.heal();
     // The result is used again for a while, and not for long.
     let deadline = Instant::now() + Duration::from_secs(5);
