@@ -10,9 +10,10 @@ use crate::policy::Policy;
 /// Maximum length of a boundary (RFC 2046 5.1.1).
 const MAX_BOUNDARY: usize = 70;
 
-/// What a form may be longer than its file: the other fields it may hold, and every field's head.
+/// Maximum number of bytes in a form besides its file: the other fields, and the headers of all fields.
 const FORM_ALLOWANCE: u64 = 2 << 20;
-/// How many times longer a file may be made by its encoding: quoted-printable has three characters for a byte, and line ends.
+/// Maximum factor by which an encoding makes a file longer. quoted-printable uses three characters per byte, and line
+/// ends.
 const LONGEST_ENCODING: u64 = 4;
 
 /// How a body carries its image.
@@ -29,8 +30,9 @@ impl BodyKind {
     /// Returns the kind of body for a request's Content-Type.
     ///
     /// # Errors
-    /// [`Error::UnsupportedMediaType`] except for forms, images and bytes of no stated type; [`Error::InvalidFileType`] for an image that is not taken;
-    /// [`Error::MalformedForm`] for a form without a usable boundary.
+    /// Returns [`Error::UnsupportedMediaType`] except for forms, images and bytes of an unspecified type,
+    /// [`Error::InvalidFileType`] for an image format that is not accepted, and [`Error::MalformedForm`] for a form
+    /// without a valid boundary.
     pub fn of(content_type: Option<&HeaderValue>, policy: &Policy) -> Result<Self> {
         let text = content_type
             .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
@@ -39,7 +41,7 @@ impl BodyKind {
         if media_type == "multipart/form-data" {
             return Ok(BodyKind::Form { boundary: boundary(text)? });
         }
-        // Clients that do not know the type say that the bytes are any.
+        // Clients that do not know the type send this one.
         if media_type == "application/octet-stream" {
             return Ok(BodyKind::Raw);
         }
@@ -56,12 +58,12 @@ impl BodyKind {
 }
 
 impl BodyKind {
-    /// Refuses a body that says itself, by its Content-Length, that its image is too large, before it is asked for.
+    /// Rejects a body whose image is too large according to the Content-Length, before the server asks for the body.
     ///
-    /// A form does not say yet whether its file is encoded: `check_form_length` follows when it does.
+    /// It is not known yet whether the file of a form is encoded. `check_form_length` is called when it is known.
     ///
     /// # Errors
-    /// 413.
+    /// Returns [`Error::StreamTooLarge`] (413 `payload_too_large`) if the image exceeds the limit.
     pub fn check_length(&self, length: u64, policy: &Policy) -> Result<()> {
         match self {
             BodyKind::Form { .. } => policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE) / LONGEST_ENCODING),
@@ -70,7 +72,10 @@ impl BodyKind {
     }
 }
 
-/// The same for a form of at least `length` bytes whose file is sent as it is.
+/// Does the same for a form of at least `length` bytes whose file is not encoded.
+///
+/// # Errors
+/// Returns [`Error::StreamTooLarge`] (413 `payload_too_large`) if the image exceeds the limit.
 pub(super) fn check_form_length(length: u64, policy: &Policy) -> Result<()> {
     policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE))
 }
@@ -126,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_too_large_if_no_encoding_makes_it_fit() {
+    fn lengths_too_large_in_any_encoding_are_rejected() {
         let (policy, form) = (policy(), form("abc"));
         let limit = policy.max_upload_size;
         for (kind, longest) in [(&BodyKind::Raw, limit), (&form, FORM_ALLOWANCE + 4 * limit + 3)] {

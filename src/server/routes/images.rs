@@ -25,7 +25,7 @@ const EMBEDDABLE: (HeaderName, HeaderValue) = (CROSS_ORIGIN_RESOURCE_POLICY, Hea
 #[derive(IntoParams)]
 #[into_params(parameter_in = Path)]
 pub struct KeyInPath {
-    /// The image's key: the `s3_key` in the response to its upload.
+    /// The image's key: the `s3_key` in the response to its upload or in its plan.
     pub s3_key: ImageKey,
 }
 

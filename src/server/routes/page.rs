@@ -66,7 +66,7 @@ pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap
 
 /// Returns the origins besides its own to which the page sends requests: the store, and the service at `PUBLIC_URL`.
 async fn origins(app: &App, base: Option<String>) -> Vec<String> {
-    // The origin of the store's links may depend on how the client reached the service, so it is taken from a link.
+    // The origin of the store's links may depend on how the client reached the service, so a link is signed to find it.
     let anything = ObjectName::Image(ImageKey::random("png"));
     let link = app.store.presign_get(&anything, &app.read_link(base)).await;
     let link = link.map(|link| link.url).inspect_err(|error| {

@@ -167,7 +167,7 @@ async fn send(
     }))
 }
 
-/// Copies the image to the writer until the whole request was received and is valid, or the store has failed for good.
+/// Copies the image to the writer until the whole request was received and is valid, or the store has failed.
 async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<()> {
     loop {
         let chunk = tokio::select! {
