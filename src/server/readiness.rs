@@ -1,7 +1,7 @@
 //! Whether the bucket is reachable, checked at most once every few seconds.
 //!
 //! Anyone may call `/readyz`, so all calls share one result. A caller that arrives during a check waits for the result
-//! of that check. A result is reused for [`FRESH`]. A caller that disconnects does not cancel the check; otherwise the
+//! of that check. A result is reused for two seconds. A caller that disconnects does not cancel the check; otherwise the
 //! next caller would start another one.
 
 use std::sync::{Arc, Mutex, PoisonError};
