@@ -63,7 +63,7 @@ loadtest: ## k6 scripts and crowds of clients, with their invariants
 	loadtest/run.sh
 	loadtest/crowd.sh
 
-loadtest-smoke: ## Ten seconds of every upload method
+loadtest-smoke: ## Ten seconds through every door
 	loadtest/run.sh smoke
 
 chaos: $(BIN) ## Uploads while the store fails and processes are killed, every one accounted for; UPLOADS=10000, SEED=…

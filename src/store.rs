@@ -1,4 +1,4 @@
-//! The narrow interface to S3: the calls the service makes and the values they take.
+//! The narrow door to S3: the calls the service makes and the values they take.
 
 use async_trait::async_trait;
 use bytes::Bytes;

@@ -10,10 +10,9 @@ use crate::policy::Policy;
 /// Maximum length of a boundary (RFC 2046 5.1.1).
 const MAX_BOUNDARY: usize = 70;
 
-/// Maximum number of bytes in a form besides its file: the other fields, and the headers of all fields.
+/// What a form may be longer than its file: the other fields it may hold, and every field's head.
 const FORM_ALLOWANCE: u64 = 2 << 20;
-/// Maximum factor by which an encoding makes a file longer. quoted-printable uses three characters per byte, and line
-/// ends.
+/// How many times longer a file may be made by its encoding: quoted-printable has three characters for a byte, and line ends.
 const LONGEST_ENCODING: u64 = 4;
 
 /// How a body carries its image.
@@ -30,9 +29,8 @@ impl BodyKind {
     /// Returns the kind of body for a request's Content-Type.
     ///
     /// # Errors
-    /// Returns [`Error::UnsupportedMediaType`] except for forms, images and bytes of an unspecified type,
-    /// [`Error::InvalidFileType`] for an image format that is not accepted, and [`Error::MalformedForm`] for a form
-    /// without a valid boundary.
+    /// [`Error::UnsupportedMediaType`] except for forms, images and bytes of no stated type; [`Error::InvalidFileType`] for an image that is not taken;
+    /// [`Error::MalformedForm`] for a form without a usable boundary.
     pub fn of(content_type: Option<&HeaderValue>, policy: &Policy) -> Result<Self> {
         let text = content_type
             .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
@@ -41,7 +39,7 @@ impl BodyKind {
         if media_type == "multipart/form-data" {
             return Ok(BodyKind::Form { boundary: boundary(text)? });
         }
-        // Clients that do not know the type send this one.
+        // Clients that do not know the type say that the bytes are any.
         if media_type == "application/octet-stream" {
             return Ok(BodyKind::Raw);
         }
@@ -58,12 +56,12 @@ impl BodyKind {
 }
 
 impl BodyKind {
-    /// Rejects a body whose image is too large according to the Content-Length, before the server asks for the body.
+    /// Refuses a body that says itself, by its Content-Length, that its image is too large, before it is asked for.
     ///
-    /// It is not known yet whether the file of a form is encoded. `check_form_length` is called when it is known.
+    /// A form does not say yet whether its file is encoded: `check_form_length` follows when it does.
     ///
     /// # Errors
-    /// Returns [`Error::StreamTooLarge`] (413 `payload_too_large`) if the image exceeds the limit.
+    /// 413.
     pub fn check_length(&self, length: u64, policy: &Policy) -> Result<()> {
         match self {
             BodyKind::Form { .. } => policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE) / LONGEST_ENCODING),
@@ -72,10 +70,7 @@ impl BodyKind {
     }
 }
 
-/// Does the same for a form of at least `length` bytes whose file is not encoded.
-///
-/// # Errors
-/// Returns [`Error::StreamTooLarge`] (413 `payload_too_large`) if the image exceeds the limit.
+/// The same for a form of at least `length` bytes whose file is sent as it is.
 pub(super) fn check_form_length(length: u64, policy: &Policy) -> Result<()> {
     policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE))
 }
@@ -131,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_too_large_in_any_encoding_are_rejected() {
+    fn a_length_is_too_large_if_no_encoding_makes_it_fit() {
         let (policy, form) = (policy(), form("abc"));
         let limit = policy.max_upload_size;
         for (kind, longest) in [(&BodyKind::Raw, limit), (&form, FORM_ALLOWANCE + 4 * limit + 3)] {

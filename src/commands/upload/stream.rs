@@ -1,4 +1,4 @@
-//! The upload method `form`: a form that is sent while the file is read.
+//! The stream door: a form, sent while the file is read.
 //!
 //! A streamed upload has no name before it has succeeded, so one that is repeated may be stored twice. It is repeated only
 //! where no answer could have been a success: the connection broke before it had the form's last byte, or the service
