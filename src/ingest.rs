@@ -1,9 +1,9 @@
-//! From a request's body to one checked image: its bytes, its type, its dimensions.
+//! Reads one image from a request's body and checks its name, type and dimensions.
 //!
 //! ```text
-//!                     ┌ boundaries, headers → multer
-//! body ─┬─ form: feed ┴ data of the part named `file` ─┬→ head: name, type, dimensions → chunks → end of the form
-//!       └─ image/*, octet-stream: the body itself ─────┘
+//!                            ┌ boundaries, headers → multer
+//! body ─┬─ form: MulterInput ┴ data of the part named `file` ─┬→ head: name, type, dimensions → chunks → end
+//!       └─ image/*, octet-stream: the body itself ────────────┘
 //! ```
 
 use bytes::Bytes;
@@ -30,61 +30,63 @@ mod transfer_encoding;
 pub(crate) use body::error_from_body;
 pub use content_type::BodyKind;
 
-use body::Data;
+use body::BodyStream;
 use form::{FilePart, Form};
 
-/// One image on its way in: sniffed and checked before the first byte is handed on.
+/// An image that is being received. Its type and dimensions are checked before any of its bytes are returned.
 pub struct IncomingImage {
     source: Source,
     info: ImageInfo,
     extension: &'static str,
-    /// What was read to know the above and did not go to the [`PrefixBuffer`], until it is handed on.
+    /// The bytes that were read for the checks and are not in the [`PrefixBuffer`], until they are returned.
     pending: Bytes,
 }
 
-/// Where an image's leading bytes are kept while they do not show yet what it is.
+/// A buffer for an image's leading bytes, until they are enough to detect its type and dimensions.
 ///
-/// It is the place they are sent from later: an image is never held twice, and what is held is what was admitted.
+/// The bytes are later sent to the store from this buffer. So they are never held twice, and the memory they use is the
+/// upload's reservation.
 pub trait PrefixBuffer: Send {
-    /// Takes as many bytes off the front of `chunk` as there is room for: not all only where more than
-    /// [`Policy::header_scan_limit`] are kept.
+    /// Moves as many bytes from the front of `chunk` into the buffer as fit. Bytes remain in `chunk` only if the buffer
+    /// then contains more than [`Policy::header_scan_limit`] bytes.
     fn push(&mut self, chunk: &mut Bytes) -> impl Future<Output = Result<()>> + Send;
 
-    /// The first `limit` of the bytes that were kept.
+    /// Returns the first `limit` bytes in the buffer.
     fn prefix(&self, limit: usize) -> impl Future<Output = Result<impl AsRef<[u8]> + Send>> + Send;
 }
 
-/// Where the image's bytes come from, counted.
+/// The source of the image's bytes. It counts them.
 struct Source {
     kind: SourceKind,
     policy: Arc<Policy>,
-    /// Bytes of the image so far.
+    /// Number of bytes of the image so far.
     size: u64,
 }
 
 enum SourceKind {
     Form(Box<Form>),
-    Raw(Data),
-    /// It ended with an error, so it must not seem complete.
+    Raw(BodyStream),
+    /// Reading failed. Later calls return an error, so that the image does not seem complete.
     Failed,
 }
 
 impl IncomingImage {
-    /// Reads a request's body, of this kind, up to where the image's type and dimensions are known and allowed.
+    /// Reads a request's body of this kind until the image's type and dimensions are known and allowed.
     ///
-    /// What came before the chunk that showed them is in `head` then; [`IncomingImage::next_chunk`] goes on behind it.
-    /// One chunk is held beside that.
+    /// Afterwards `head` contains the bytes before the chunk with which they became known.
+    /// [`IncomingImage::next_chunk`] returns the bytes after those in `head`. One chunk is held in addition to `head`.
     ///
     /// # Errors
     ///
-    /// An [`Error`] of ours inside the body's own is passed on; any other is [`Error::TruncatedBody`].
+    /// Returns the error of the check that failed. If reading the body fails, returns the [`Error`] that the body's
+    /// error contains, or [`Error::TruncatedBody`] if it contains none.
     pub async fn open<B>(kind: BodyKind, body: B, policy: Arc<Policy>, head: &mut impl PrefixBuffer) -> Result<Self>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
         let length = body.size_hint().lower();
-        let body = Data::new(body);
+        let body = BodyStream::new(body);
         match kind {
             BodyKind::Form { boundary } => {
                 let mut form = Box::new(Form::new(boundary, body));
@@ -98,15 +100,15 @@ impl IncomingImage {
         }
     }
 
-    /// Whether it turned out to be none: a file with a name follows this one, which has none.
+    /// Whether this file is not the image after all, because it has no file name and a file with a name follows.
     pub fn is_replaced(&self) -> bool {
         matches!(&self.source.kind, SourceKind::Form(form) if form.has_replacement())
     }
 
-    /// Goes on with the file that follows, as [`IncomingImage::open`] began with this one.
+    /// Continues with the file that replaces this one, in the same way as [`IncomingImage::open`].
     ///
     /// # Errors
-    /// As that has; [`Error::NoFile`] if there is none.
+    /// Returns the errors of [`IncomingImage::open`], and [`Error::NoFile`] if no file follows.
     pub async fn replacement(self, head: &mut impl PrefixBuffer) -> Result<Self> {
         let Source { kind: SourceKind::Form(mut form), policy, .. } = self.source else {
             return Err(Error::NoFile { fields: None });
@@ -115,7 +117,7 @@ impl IncomingImage {
         Self::of_form(form, file, policy, head).await
     }
 
-    /// Checks the file's name before any of its bytes.
+    /// Checks the file's name before any of its bytes are read.
     async fn of_form(
         form: Box<Form>,
         file: FilePart,
@@ -134,7 +136,7 @@ impl IncomingImage {
     ) -> Result<Self> {
         let mut source = Source { kind, policy, size: 0 };
         let read = source.read_head(head).await;
-        let (info, pending) = read.map_err(|error| source.explained(error))?;
+        let (info, pending) = read.map_err(|error| source.add_fields(error))?;
         Ok(IncomingImage { source, info, extension: extension(named, info.format), pending })
     }
 
@@ -142,17 +144,18 @@ impl IncomingImage {
         self.info
     }
 
-    /// The extension for the key: it follows the bytes.
+    /// Returns the extension for the key, which depends on the detected format.
     ///
-    /// A `.png` that holds a JPEG becomes `jpg`; a `.jpeg` stays `jpeg`.
+    /// For a `.png` that contains a JPEG it is `jpg`; for a `.jpeg` it remains `jpeg`.
     pub fn extension(&self) -> &'static str {
         self.extension
     }
 
-    /// The next bytes of the image, never none of them.
+    /// Returns the next bytes of the image, never an empty chunk.
     ///
-    /// `None` comes only after the whole request proved right: of a form, the closing boundary was read and there was no
-    /// second file; or if the image [is replaced](IncomingImage::is_replaced). An error is final. The future may be dropped; nothing is lost.
+    /// Returns `None` only after the whole request was received and is valid, or if the image
+    /// [is replaced](IncomingImage::is_replaced). A form is valid if its closing boundary was read and there was no
+    /// second file. An error is final. The future may be dropped without losing data.
     pub async fn next_chunk(&mut self) -> Result<Option<Bytes>> {
         if !self.pending.is_empty() {
             return Ok(Some(std::mem::take(&mut self.pending)));
@@ -165,7 +168,7 @@ impl IncomingImage {
     }
 }
 
-/// The name's own extension where the bytes are what it says, else the usual one of what they are.
+/// Returns the file name's extension if it matches the detected format, otherwise the usual extension of that format.
 fn extension(named: Option<(Format, &'static str)>, format: Format) -> &'static str {
     match named {
         Some((claimed, extension)) if claimed == format => extension,
@@ -174,9 +177,9 @@ fn extension(named: Option<(Format, &'static str)>, format: Format) -> &'static 
 }
 
 impl Source {
-    /// Reads until the image has shown itself, and returns what of that is not in `head`.
+    /// Reads until the image's type and dimensions are known. Returns the bytes that were read and are not in `head`.
     async fn read_head(&mut self, head: &mut impl PrefixBuffer) -> Result<(ImageInfo, Bytes)> {
-        // Most show themselves in what comes first, and that is handed on as it came.
+        // The first chunk is enough for most images. It is then returned without being copied.
         let first = self.chunk().await?;
         let whole = first.is_none();
         let first = first.unwrap_or_default();
@@ -188,8 +191,9 @@ impl Source {
 
     async fn read_long_head(&mut self, mut chunk: Bytes, head: &mut impl PrefixBuffer) -> Result<(ImageInfo, Bytes)> {
         let limit = self.policy.header_scan_limit;
-        // Looking again only at twice the bytes keeps the work linear in them, however small the chunks are.
-        let mut look_at = (chunk.len() * 2).min(limit);
+        // The next check happens when the number of bytes has doubled. So the work remains linear in this number,
+        // however small the chunks are.
+        let mut next_check = (chunk.len() * 2).min(limit);
         let mut len = chunk.len();
         head.push(&mut chunk).await?;
         loop {
@@ -198,27 +202,27 @@ impl Source {
             chunk = next.unwrap_or_default();
             len += chunk.len();
             head.push(&mut chunk).await?;
-            if !whole && len < look_at {
+            if !whole && len < next_check {
                 continue;
             }
-            // A head that is in a file comes to memory for this.
+            // This reads a head that is in a file into memory.
             let _permit = sniff::long_look(len.min(limit) as u64).await;
             if let Some(info) = sniff::check(head.prefix(limit).await?.as_ref(), whole, &self.policy)? {
                 return Ok((info, chunk));
             }
-            look_at = (len * 2).min(limit);
+            next_check = (len * 2).min(limit);
         }
     }
 
-    /// A file that is empty is none: the error then says what else the form had.
-    fn explained(&self, error: Error) -> Error {
+    /// Adds the names of the form's fields to [`Error::NoFile`], which is also the error for an empty file.
+    fn add_fields(&self, error: Error) -> Error {
         match (&self.kind, error) {
             (SourceKind::Form(form), Error::NoFile { .. }) => form.no_file(),
             (_, error) => error,
         }
     }
 
-    /// The image's next bytes; at its end, none once what follows it is right too.
+    /// Returns the image's next bytes. At its end, checks the rest of the request and then returns `None`.
     async fn chunk_or_end(&mut self) -> Result<Option<Bytes>> {
         let chunk = self.chunk().await?;
         if let (None, SourceKind::Form(form)) = (&chunk, &mut self.kind) {

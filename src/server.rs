@@ -1,4 +1,4 @@
-//! The service without its transport: state, routes, and what holds for every request.
+//! The service without its transport: state, routes and the middleware of every request.
 
 pub mod json;
 pub mod middleware;

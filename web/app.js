@@ -18,7 +18,7 @@ const summary = document.getElementById("summary");
 const uploads = new Set();
 const limits = askLimits();
 
-/** What the service takes. Asked until it is known: without it no door can be chosen. */
+/** What the service takes. Asked until it is known: without it no upload method can be chosen. */
 async function askLimits() {
   const never = new AbortController().signal;
   for (;;) {

@@ -1,4 +1,4 @@
-// The direct door: a plan from the service, the bytes straight to the store, and a resume where a connection broke.
+// Direct uploads: a plan from the service, the bytes straight to the store, and a resume where a connection broke.
 
 import { NotTheService, call } from "./api.js";
 import { ConnectionLost, pause, reconnected } from "./retry.js";

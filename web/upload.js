@@ -1,11 +1,11 @@
-// One file on its way: its state, what may be done in it, and the door it goes through.
+// One file on its way: its state, what may be done in it, and its upload method.
 
 import { call, link } from "./api.js";
 import { DirectUpload } from "./direct.js";
 import { FormUpload } from "./form.js";
 import { Pace } from "./pace.js";
 
-// Above this a lost connection costs more than the two requests more that the direct door needs.
+// Above this a lost connection costs more than the two requests more that a direct upload needs.
 const DIRECT_ABOVE = 8 << 20;
 
 /** States: queued, sending, waiting (for a connection), verifying, done, failed, canceling, canceled, deleted. */
@@ -18,16 +18,16 @@ export class Upload extends EventTarget {
   // Of a canceled one: what may be left of it, in words; null if nothing is.
   left = null;
   pace = new Pace();
-  #door;
-  #newDoor;
+  #method;
+  #newMethod;
   #control = new AbortController();
 
   constructor(file, limits) {
     super();
     this.file = file;
-    const Door = goesDirect(file, limits) ? DirectUpload : FormUpload;
-    this.#newDoor = () => new Door(file);
-    this.#door = this.#newDoor();
+    const Method = goesDirect(file, limits) ? DirectUpload : FormUpload;
+    this.#newMethod = () => new Method(file);
+    this.#method = this.#newMethod();
   }
 
   get active() {
@@ -40,7 +40,7 @@ export class Upload extends EventTarget {
     const become = (state) => signal.aborted || this.#become(state);
     become("sending");
     try {
-      const image = await this.#door.run({
+      const image = await this.#method.run({
         signal,
         onSent: (bytes) => signal.aborted || this.#progress(bytes),
         onSending: () => become("sending"),
@@ -58,17 +58,17 @@ export class Upload extends EventTarget {
 
   async cancel() {
     this.#control.abort();
-    const door = this.#door;
-    // A retry starts over, while requests of the old door may still be ending.
-    this.#door = this.#newDoor();
+    const method = this.#method;
+    // A retry starts over, while requests of the old method may still be ending.
+    this.#method = this.#newMethod();
     this.#become("canceling");
     this.left = null;
     try {
-      const image = await door.abort();
+      const image = await method.abort();
       // It was faster: what is stored is shown, and can be deleted.
       if (image) return await this.#show(image);
     } catch {
-      this.left = door.uncertain;
+      this.left = method.uncertain;
     }
     this.#become("canceled");
   }
@@ -79,7 +79,7 @@ export class Upload extends EventTarget {
     this.#become("done");
   }
 
-  /** Back in the queue. A door that failed goes on where it was. */
+  /** Back in the queue. A method that failed goes on where it was. */
   retry() {
     this.#control = new AbortController();
     this.problem = null;
@@ -89,7 +89,7 @@ export class Upload extends EventTarget {
 
   /** Gives up what a failed upload left at the store. */
   async forget() {
-    if (this.state === "failed") await this.#door.abort().catch(() => {});
+    if (this.state === "failed") await this.#method.abort().catch(() => {});
   }
 
   async delete() {
@@ -117,6 +117,6 @@ export class Upload extends EventTarget {
 }
 
 function goesDirect(file, limits) {
-  const offered = limits.doors.includes(file.size > limits.direct_put_max ? "multipart" : "put");
+  const offered = limits.upload_methods.includes(file.size > limits.direct_put_max ? "multipart" : "put");
   return offered && file.size > Math.min(limits.max_stream_size, DIRECT_ABOVE);
 }

@@ -1,4 +1,4 @@
-//! A request's body as chunks of data, and what its errors mean.
+//! A request's body as chunks of data, and the conversion of its errors.
 
 use bytes::Bytes;
 use futures::future::poll_fn;
@@ -10,19 +10,19 @@ use std::task::{Context, Poll, ready};
 
 use crate::error::{BoxError, Error, Result};
 
-/// A request's body, whoever it comes from; none once its end was read.
-pub(super) struct Data(Option<UnsyncBoxBody<Bytes, BoxError>>);
+/// A request's body, of any type. `None` after its end was read.
+pub(super) struct BodyStream(Option<UnsyncBoxBody<Bytes, BoxError>>);
 
-impl Data {
+impl BodyStream {
     pub(super) fn new<B>(body: B) -> Self
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        Data(Some(body.map_err(Into::into).boxed_unsync()))
+        BodyStream(Some(body.map_err(Into::into).boxed_unsync()))
     }
 
-    /// The next bytes, never none of them.
+    /// Returns the next bytes, never an empty chunk.
     pub(super) async fn chunk(&mut self) -> Result<Option<Bytes>> {
         poll_fn(|cx| self.poll_chunk(cx)).await.transpose()
     }
@@ -37,7 +37,7 @@ impl Data {
         };
         match frame.map(|frame| frame.into_data().unwrap_or_default()) {
             Ok(data) if data.is_empty() => {
-                // Trailers and empty frames: a peer can send them without end, so others get their turn.
+                // A peer can send any number of trailers and empty frames. Other tasks must run in between.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -47,10 +47,11 @@ impl Data {
     }
 }
 
-/// The error of ours that a body's error carries (an idle timeout's, say); any other cut the body short.
+/// Returns the [`Error`] that a body's error contains, for example that of an idle timeout. Returns
+/// [`Error::TruncatedBody`] for any other error.
 pub(crate) fn error_from_body(error: BoxError) -> Error {
     match error.downcast::<Error>() {
-        Ok(ours) => *ours,
+        Ok(error) => *error,
         // Each `axum::body::Body` around a body wraps its errors once more.
         Err(error) => match error.downcast::<axum::Error>() {
             Ok(wrapper) => error_from_body(wrapper.into_inner()),
@@ -64,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_ours_comes_out_of_its_wrappers() {
+    fn service_errors_are_unwrapped() {
         let slow = || Error::ClientTooSlow { seconds: 7 };
         let wrapped = axum::Error::new(axum::Error::new(slow()));
         for error in [BoxError::from(slow()), BoxError::from(wrapped)] {
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn any_other_error_is_a_truncated_body() {
+    fn other_errors_are_truncated_body() {
         for error in [BoxError::from("reset"), BoxError::from(axum::Error::new("reset"))] {
             let Error::TruncatedBody(Some(source)) = error_from_body(error) else { panic!("another error") };
             assert_eq!(source.to_string(), "reset");

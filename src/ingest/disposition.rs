@@ -1,6 +1,6 @@
-//! Content-Disposition of a form's part (RFC 7578 4.2, with RFC 6266's and RFC 5987's `filename*`).
+//! Parses the Content-Disposition of a form's part (RFC 7578 4.2, with the `filename*` of RFC 6266 and RFC 5987).
 //!
-//! multer's own reading finds `name=` inside a quoted file name, and no name at all where `filename*` comes first.
+//! multer's own parser finds `name=` inside a quoted file name, and finds no name if `filename*` comes first.
 
 use http::HeaderMap;
 use http::header::CONTENT_DISPOSITION;
@@ -8,14 +8,14 @@ use percent_encoding::percent_decode_str;
 
 use super::params;
 
-/// The field that holds the image.
+/// The name of the field that contains the image.
 pub(super) const FILE: &str = "file";
 
-/// What a part says it is.
+/// The name and the file name of a part.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Disposition {
     pub name: Option<String>,
-    /// None too where the client sent an empty one.
+    /// `None` also if the client sent an empty one.
     pub file_name: Option<String>,
 }
 
@@ -25,7 +25,7 @@ impl Disposition {
         header.map(|header| Disposition::parse(&header)).unwrap_or_default()
     }
 
-    /// Whether the part has the name of the field that holds the image.
+    /// Whether the part has the name of the field that contains the image.
     pub(super) fn is_file(&self) -> bool {
         self.name.as_deref() == Some(FILE)
     }
@@ -33,7 +33,7 @@ impl Disposition {
     fn parse(header: &str) -> Self {
         let parameters = params::parse(header);
         let extended = params::get(&parameters, "filename*").and_then(decode_extended);
-        // Browsers write a quote inside a name as %22 (WHATWG HTML, multipart/form-data encoding).
+        // Browsers encode a quote inside a name as %22 (WHATWG HTML, multipart/form-data encoding).
         let plain = || params::get(&parameters, "filename").map(|name| name.replace("%22", "\""));
         Disposition {
             name: params::get(&parameters, "name").map(str::to_owned),
@@ -42,7 +42,7 @@ impl Disposition {
     }
 }
 
-/// `charset'language'percent-encoded` (RFC 5987 3.2); none where the charset is not one of the two it requires.
+/// Decodes `charset'language'percent-encoded` (RFC 5987 3.2). `None` if the charset is neither of the required ones.
 fn decode_extended(value: &str) -> Option<String> {
     let (charset, rest) = value.split_once('\'')?;
     let (_language, encoded) = rest.split_once('\'')?;
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn the_extended_name_wins_wherever_it_stands() {
+    fn extended_file_name_takes_precedence() {
         for header in [
             "form-data; name=\"file\"; filename=\"a.txt\"; filename*=UTF-8''%e2%82%ac.png",
             "form-data; filename*=utf-8'en'%e2%82%ac.png; filename=\"a.txt\"; name=\"file\"",
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_extended_name_is_passed_over() {
+    fn invalid_extended_file_name_is_ignored() {
         for broken in ["x.png", "utf-8'x.png", "koi8-r''x.png", "utf-8''%ff.png"] {
             assert_eq!(parse(&format!("form-data; name=f; filename*={broken}; filename=a.bmp")), both("f", "a.bmp"));
         }
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_none() {
+    fn missing_names_are_none() {
         assert_eq!(parse("form-data"), (None, None));
         assert_eq!(parse("form-data; name=\"file\"; filename=\"\""), (Some("file".to_owned()), None));
         assert_eq!(Disposition::of(&HeaderMap::new()), Disposition::default());

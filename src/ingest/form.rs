@@ -1,14 +1,15 @@
-//! multipart/form-data (RFC 7578): one file among other fields.
+//! Reads multipart/form-data (RFC 7578): one file among other fields.
 //!
-//! multer finds the parts and reads their headers; their data go past it ([`super::multer_input`]). What it leaves open is settled
-//! here: the names ([`super::disposition`]), how much may stand beside the file, and what its errors mean.
+//! multer finds the parts and parses their headers. The data of the parts bypass it ([`super::multer_input`]). This
+//! module does what multer does not: it parses the names ([`super::disposition`]), limits the number and size of the
+//! other fields, and converts multer's errors.
 
 use bytes::Bytes;
 use futures::future::poll_fn;
 use multer::{Field, Multipart};
 use std::task::{Context, Poll};
 
-use super::body::{Data, error_from_body};
+use super::body::{BodyStream, error_from_body};
 use super::disposition::{Disposition, FILE};
 use super::multer_input::{HEADER_LIMIT, MulterInput};
 use super::sniff::{self, Known, Sniff};
@@ -16,62 +17,62 @@ use super::transfer_encoding::Decoder;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
 
-/// Fields beside the file, at most.
+/// Maximum number of fields besides the file.
 const MAX_FIELDS: usize = 64;
 
-/// Bytes in all fields beside the file, at most.
+/// Maximum number of bytes in all fields besides the file.
 const MAX_FIELDS_SIZE: usize = 1024 * 1024;
 
-/// Bytes read and dropped behind the closing boundary, so that the connection can be used again.
+/// Maximum number of bytes after the closing boundary that are read and dropped so that the connection can be reused.
 const MAX_EPILOGUE: usize = 64 * 1024;
 
-/// Characters that are kept of a field's name.
+/// Maximum number of characters of a field's name that are stored.
 const MAX_NAME: usize = 100;
 
 /// A form, read part by part.
 pub(super) struct Form {
     parts: Multipart<'static>,
-    feed: MulterInput,
+    input: MulterInput,
     reading: Reading,
-    /// Undoes the encoding of the file.
+    /// Decodes the file's Content-Transfer-Encoding.
     decoder: Decoder,
-    /// What was read of the file to see whether it is one.
+    /// The bytes of the file that were read to detect whether it is an image.
     peeked: Bytes,
-    /// The file that was found has a name, so that a part without one is no file.
+    /// Whether the file has a file name. Parts without one are then not files.
     named: bool,
-    /// The name of a part that was found behind a file without one, which was none then.
+    /// The file name of a part that follows a file without a file name and replaces it.
     replacement: Option<String>,
-    /// How many parts there were, their names, and the bytes of those beside the file.
+    /// The number of parts so far, their names, and the number of bytes in those besides the file.
     count: usize,
     names: Vec<String>,
     fields_size: usize,
 }
 
-/// Whose data come next.
+/// The part whose data come next.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reading {
-    /// Nobody's: a boundary, or the form's end.
+    /// None: a boundary or the end of the form comes next.
     Between,
     Field,
     File,
-    /// Those of a part that must have none.
+    /// A part that must have no data.
     Empty,
 }
 
 /// The part named `file`.
 pub(super) struct FilePart {
-    /// None if the client gave none, or an empty one.
+    /// `None` if the client sent none, or an empty one.
     pub file_name: Option<String>,
 }
 
 impl Form {
-    /// `boundary` is the Content-Type's parameter.
-    pub(super) fn new(boundary: String, body: Data) -> Self {
-        let feed = MulterInput::new(&boundary, body);
-        let parts = Multipart::new(feed.clone(), boundary);
+    /// Creates the form. `boundary` is the parameter of the Content-Type.
+    pub(super) fn new(boundary: String, body: BodyStream) -> Self {
+        let input = MulterInput::new(&boundary, body);
+        let parts = Multipart::new(input.clone(), boundary);
         Form {
             parts,
-            feed,
+            input,
             reading: Reading::Between,
             decoder: Decoder::Identity,
             peeked: Bytes::new(),
@@ -83,17 +84,17 @@ impl Form {
         }
     }
 
-    /// Skips to the file.
+    /// Skips the fields before the file and returns the file.
     ///
-    /// A part without a file name may be one too, if it holds an image and none with a name follows: clients leave the name
-    /// off. Else it is a field of the file's name: an input that was left empty (RFC 7578, 4.2), or what FilePond sends before
-    /// each file.
+    /// A part without a file name is the file if it contains an image and no part with a file name follows, because
+    /// some clients omit the file name. Otherwise it is a field with the name of the file's field: an input that was
+    /// left empty (RFC 7578, 4.2), or the metadata that FilePond sends before each file.
     ///
     /// # Errors
-    /// [`Error::NoFile`] if the form has none; [`Error::InvalidFileType`] if all that it has is a part without a file name
-    /// that is no image.
+    /// Returns [`Error::NoFile`] if the form has no file, and [`Error::InvalidFileType`] if it has only a part without
+    /// a file name that is not an image.
     pub(super) async fn find_file(&mut self, policy: &Policy) -> Result<FilePart> {
-        let mut refused = None;
+        let mut rejected = None;
         while let Some(part) = self.next_part().await? {
             if !part.is_file() {
                 self.skip_field().await?;
@@ -107,27 +108,27 @@ impl Form {
             match self.peek().await? {
                 None => {}
                 Some(Sniff::NotAnImage { detected }) => {
-                    refused = Some(detected);
+                    rejected = Some(detected);
                     self.fields_size += std::mem::take(&mut self.peeked).len();
                     self.skip_field().await?;
                 }
                 Some(_) => return Ok(FilePart { file_name: None }),
             }
         }
-        Err(refused.map_or_else(|| self.no_file(), |detected| policy.invalid_type(detected)))
+        Err(rejected.map_or_else(|| self.no_file(), |detected| policy.invalid_type(detected)))
     }
 
-    /// The error for a form whose file is not there, or is empty.
+    /// Returns the error for a form whose file is missing or empty.
     pub(super) fn no_file(&self) -> Error {
         Error::NoFile { fields: Some(self.names.clone()) }
     }
 
-    /// Whether the file that was found is longer in the body than it is.
+    /// Whether the file has a Content-Transfer-Encoding that makes it longer in the body than its decoded bytes.
     pub(super) fn is_encoded(&self) -> bool {
         !matches!(self.decoder, Decoder::Identity)
     }
 
-    /// The file's next bytes, never none of them.
+    /// Returns the file's next bytes, never an empty chunk.
     pub(super) async fn file_chunk(&mut self) -> Result<Option<Bytes>> {
         if !self.peeked.is_empty() {
             return Ok(Some(std::mem::take(&mut self.peeked)));
@@ -135,10 +136,10 @@ impl Form {
         if self.reading == Reading::File { self.decoded_chunk().await } else { Ok(None) }
     }
 
-    /// Reads what stands behind the file: no second one, the closing boundary, an epilogue. Stops at a
-    /// [`Form::replacement`].
+    /// Reads the rest of the form after the file: other fields, the closing boundary and the epilogue. Stops at a
+    /// [`Form::replacement`]. A second file is an error.
     ///
-    /// May be dropped and called again.
+    /// The future may be dropped and the function called again.
     pub(super) async fn finish(&mut self) -> Result<()> {
         while self.replacement.is_none() {
             self.skip_field().await?;
@@ -150,7 +151,7 @@ impl Form {
         Ok(())
     }
 
-    /// The file that takes the place of the one that was read, if there is one.
+    /// Returns the file that replaces the one that was read, if there is one.
     pub(super) fn replacement(&mut self) -> Option<FilePart> {
         self.replacement.take().map(|name| FilePart { file_name: Some(name) })
     }
@@ -159,7 +160,8 @@ impl Form {
         self.replacement.is_some()
     }
 
-    /// How to read another part named `file`. It is no file if it has no name beside one that has, or if it is empty.
+    /// Returns how to read another part named `file`. It is not a file if it is empty, or if it has no file name and an
+    /// earlier one has.
     fn second_file(&mut self, part: Disposition) -> Result<Reading> {
         match part.file_name {
             Some(_) if self.named => Err(second_file()),
@@ -173,7 +175,8 @@ impl Form {
         }
     }
 
-    /// What the part's beginning shows, which is kept for [`Form::file_chunk`]. None if the part is empty.
+    /// Detects the part's type from its first bytes, which are stored for [`Form::file_chunk`]. `None` if the part is
+    /// empty.
     async fn peek(&mut self) -> Result<Option<Sniff>> {
         while let Some(chunk) = self.decoded_chunk().await? {
             self.peeked = if self.peeked.is_empty() { chunk } else { [&self.peeked[..], &chunk].concat().into() };
@@ -185,7 +188,7 @@ impl Form {
         Ok((!self.peeked.is_empty()).then(whole))
     }
 
-    /// The file's next bytes without their encoding, never none of them.
+    /// Returns the file's next bytes, decoded, never an empty chunk.
     async fn decoded_chunk(&mut self) -> Result<Option<Bytes>> {
         while let Some(chunk) = self.chunk().await? {
             let decoded = self.decoder.decode(chunk)?;
@@ -196,12 +199,12 @@ impl Form {
         self.decoder.finish().map(|()| None)
     }
 
-    /// The next bytes of the part that is being read, never none of them.
+    /// Returns the next bytes of the current part, never an empty chunk.
     async fn chunk(&mut self) -> Result<Option<Bytes>> {
         if self.reading == Reading::Between {
             return Ok(None);
         }
-        let chunk = poll_fn(|cx| self.feed.poll_data(cx)).await.transpose()?;
+        let chunk = poll_fn(|cx| self.input.poll_data(cx)).await.transpose()?;
         if chunk.is_none() {
             self.reading = Reading::Between;
         }
@@ -209,14 +212,14 @@ impl Form {
     }
 
     async fn next_part(&mut self) -> Result<Option<Disposition>> {
-        self.feed.expect_headers();
-        let (feed, parts) = (&self.feed, &mut self.parts);
-        let next = poll_fn(|cx| look_then_feed(feed, cx, |cx| parts.poll_next_field(cx))).await;
+        self.input.expect_headers();
+        let (input, parts) = (&self.input, &mut self.parts);
+        let next = poll_fn(|cx| poll_with_input(input, cx, |cx| parts.poll_next_field(cx))).await;
         let Some(part) = next.map_err(|error| self.error_from_body(error))? else {
             return Ok(None);
         };
         check_headers(&part)?;
-        self.feed.expect_data();
+        self.input.expect_data();
         self.reading = Reading::Field;
         let disposition = Disposition::of(part.headers());
         if disposition.is_file() {
@@ -229,7 +232,7 @@ impl Form {
     fn count(&mut self, name: Option<&str>) -> Result<()> {
         self.count += 1;
         if self.count > MAX_FIELDS + 1 {
-            return Err(Error::MalformedForm(format!("more than {MAX_FIELDS} fields beside the file")));
+            return Err(Error::MalformedForm(format!("more than {MAX_FIELDS} fields besides the file")));
         }
         let name = name.map(|name| name.chars().take(MAX_NAME).collect());
         if let Some(name) = name.filter(|name| !self.names.contains(name)) {
@@ -245,17 +248,18 @@ impl Form {
             }
             self.fields_size += chunk.len();
             if self.fields_size > MAX_FIELDS_SIZE {
-                return Err(Error::MalformedForm(format!("more than {MAX_FIELDS_SIZE} bytes beside the file")));
+                return Err(Error::MalformedForm(format!("more than {MAX_FIELDS_SIZE} bytes besides the file")));
             }
         }
         Ok(())
     }
 
-    /// A body that fails here did not come as it was sent. One that goes on for long is left to the transport.
+    /// Reads and drops the epilogue, at most [`MAX_EPILOGUE`] bytes. An error of the body is still an error of the
+    /// request. The transport handles the rest of a longer body.
     async fn drop_epilogue(&mut self) -> Result<()> {
         let mut dropped = 0;
         while dropped < MAX_EPILOGUE {
-            match poll_fn(|cx| self.feed.poll_rest(cx)).await {
+            match poll_fn(|cx| self.input.poll_rest(cx)).await {
                 Some(chunk) => dropped += chunk?.len(),
                 None => break,
             }
@@ -263,14 +267,14 @@ impl Form {
         Ok(())
     }
 
-    /// What an error of multer's is to the client. Its own texts can hold whole headers.
+    /// Converts an error of multer to one for clients. multer's own texts can contain whole headers.
     fn error_from_body(&self, error: multer::Error) -> Error {
         match error {
             multer::Error::StreamReadFailed(source) => error_from_body(source),
-            multer::Error::IncompleteStream if self.feed.ended() => Error::TruncatedBody(None),
-            multer::Error::IncompleteStream => Error::MalformedForm("a boundary's line goes on behind it".to_owned()),
+            multer::Error::IncompleteStream if self.input.ended() => Error::TruncatedBody(None),
+            multer::Error::IncompleteStream => Error::MalformedForm("a boundary line has extra characters".to_owned()),
             multer::Error::LockFailure => Error::Internal(Box::new(error)),
-            _ => Error::MalformedForm("a part's headers are not valid".to_owned()),
+            _ => Error::MalformedForm("the headers of a part are invalid".to_owned()),
         }
     }
 }
@@ -279,26 +283,26 @@ fn second_file() -> Error {
     Error::MalformedForm(format!("more than one file; send one field named '{FILE}'"))
 }
 
-/// Lets multer look at what it has; only where that is not enough it gets a slice more.
-fn look_then_feed<T>(
-    feed: &MulterInput,
+/// Polls multer with the bytes that it has. Gives it one more slice only if they are not enough.
+fn poll_with_input<T>(
+    input: &MulterInput,
     cx: &mut Context<'_>,
-    mut look: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
 ) -> Poll<T> {
     loop {
-        match look(cx) {
-            Poll::Pending if feed.reopen() => {}
+        match poll(cx) {
+            Poll::Pending if input.reopen() => {}
             answer => return answer,
         }
     }
 }
 
-/// The feed bounds them together with the boundary's line; this bounds them alone.
+/// Limits the size of a part's headers. [`MulterInput`] limits it only together with the boundary's line.
 fn check_headers(part: &Field<'static>) -> Result<()> {
     // ": " and the line's end.
     let lines = part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
     if lines.sum::<usize>() > HEADER_LIMIT {
-        return Err(Error::MalformedForm(format!("a part's headers are longer than {HEADER_LIMIT} bytes")));
+        return Err(Error::MalformedForm(format!("the headers of a part exceed the limit of {HEADER_LIMIT} bytes")));
     }
     Ok(())
 }

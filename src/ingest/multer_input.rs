@@ -1,19 +1,21 @@
-//! The body between its form and multer: what stands around the parts' data goes to multer, the data past it.
+//! The input of multer: passes the boundaries and headers of a form to multer, and the data of the parts to the form.
 //!
-//! multer copies all it is given into a buffer of its own. That is what a parser of boundaries and headers has to do, and
-//! half of what an upload would cost where gigabytes of data go the same way; so multer never sees those. It is given one
-//! slice at a time and none goes on behind an empty line, which is what ends a part's headers: when multer announces a part
-//! it has used up all it was given, and the data begin with the next byte. They are searched for the [`Delimiter`] where
-//! they lie, and multer, which takes the part for an empty one, goes on with that. Headers that are none end with the line
-//! behind the boundary's; multer reads on for another, and gets it from here.
+//! multer copies its whole input into a buffer of its own. A parser of boundaries and headers has to do that, but for
+//! gigabytes of data this copy would be half of the cost of an upload. Therefore multer never gets the data. It gets
+//! one slice at a time, and no slice continues after an empty line, because an empty line ends a part's headers. So
+//! when multer announces a part, it has consumed its whole input, and the data begin with the next byte. The data are
+//! searched for the [`Delimiter`] in place. Then multer gets the delimiter, and sees a part without data. A part
+//! without headers has only the empty line after its boundary line. multer expects two line ends there, so this module
+//! adds one.
 //!
-//! multer refuses headers that go on in a line that begins with a space or a tab (RFC 5322, 2.2.3), which clients built on
-//! mail libraries write. It is given such a header in one line.
+//! multer rejects folded headers, which continue in a line that begins with a space or a tab (RFC 5322, 2.2.3). Clients
+//! that are based on mail libraries send them. This module unfolds such a header into one line.
 //!
-//! multer takes from its stream until that is pending, reads end-of-stream before it has searched what came with it, and
-//! asks again before it has searched what it got last. Here the body is asked once for each look at it; in between the
-//! stream seems pending. [`MulterInput::reopen`] tells that from a body that really is, so nothing has to be woken. So multer
-//! holds at most [`HEAD_LIMIT`], whatever the body does.
+//! multer polls its stream until that is pending. It processes the end of the stream before it has searched the bytes
+//! that came with it, and polls again before it has searched the last bytes. Therefore the body is polled only once
+//! each time multer is polled; in between, the stream is pending. [`MulterInput::reopen`] distinguishes this from a
+//! body that is really pending, so no wake-up is necessary. multer thus holds at most [`HEAD_LIMIT`] bytes, whatever
+//! the body does.
 
 use bytes::Bytes;
 use futures::Stream;
@@ -23,93 +25,93 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use super::body::Data;
+use super::body::BodyStream;
 use super::delimiter::{Delimiter, LINE_END, Piece};
 use crate::error::{Error, Result};
 
-/// The longest headers of a part, in bytes.
+/// Maximum size of a part's headers, in bytes.
 pub(super) const HEADER_LIMIT: usize = 16 * 1024;
 
-/// The most multer may ask for before it finds a part's headers: those, and the boundary's line.
+/// Maximum number of bytes that multer gets before it must have found a part's headers. It includes the boundary line.
 pub(super) const HEAD_LIMIT: usize = HEADER_LIMIT + 1024;
 
-/// Shared by a form and its multer. Never locked across an await.
+/// The input that a form and its multer parser share. The mutex is never locked across an await.
 #[derive(Clone)]
 pub(super) struct MulterInput(Arc<Mutex<State>>);
 
 struct State {
-    body: Data,
+    body: BodyStream,
     delimiter: Delimiter,
-    /// The data have ended; the delimiter is multer's next slice.
+    /// Whether the part's data have ended and the delimiter is multer's next slice.
     at_delimiter: bool,
-    /// Of the chunk that came last, what nobody has been given yet.
+    /// The rest of the last chunk, which nobody has received yet.
     rest: Bytes,
-    gate: Gate,
-    /// What multer may still have before it must have found headers.
+    polling: Polling,
+    /// Number of bytes that multer may still get before it must have found headers.
     allowance: usize,
-    place: Place,
+    position: Position,
     ended: bool,
 }
 
-/// Where in the form multer's next slice begins.
-enum Place {
+/// The position in the form at which multer's next slice begins.
+enum Position {
     Preamble(Preamble),
-    /// Behind a boundary.
+    /// After a boundary.
     Head(HeadLines),
 }
 
-/// What comes before the first boundary.
+/// The bytes before the first boundary.
 #[derive(Default)]
 struct Preamble {
-    /// What the body ended with so far, shorter than the boundary.
+    /// The last bytes so far, fewer than the boundary has.
     tail: Vec<u8>,
-    /// Bytes so far.
+    /// Number of bytes so far.
     len: usize,
 }
 
-/// The rest of a boundary's line, and the header lines behind it.
+/// The rest of a boundary line, and the header lines after it.
 #[derive(Default)]
 struct HeadLines {
-    /// The boundary's line is over.
+    /// Whether the boundary line has ended.
     in_headers: bool,
-    /// Headers so far.
+    /// Number of headers so far.
     headers: usize,
-    /// Bytes of the line so far.
+    /// Number of bytes of the line so far.
     line: usize,
-    /// The last byte was a CR, which is not passed on yet.
+    /// Whether the last byte was a CR that is not passed on yet.
     cr: bool,
-    /// A header's line has ended, and its end is not passed on yet: the next byte says whether the header has.
+    /// Whether a header line has ended and its end is not passed on yet: the next byte shows if the header continues.
     held: bool,
 }
 
 /// The empty line that ends a part's headers.
 struct EmptyLine {
-    /// Where the data begin.
+    /// The position at which the data begin.
     end: usize,
-    /// No header stands before it.
+    /// Whether there is no header before it.
     alone: bool,
 }
 
-/// Whether multer's next call reaches the body.
+/// Whether multer's next poll of its stream polls the body.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Gate {
-    Open,
-    /// Something came: multer is to look at it first.
-    Shut,
-    /// Nothing is there; the body wakes the task.
+enum Polling {
+    Allowed,
+    /// Not until multer has searched the bytes that it received last.
+    Suspended,
+    /// The body was pending. It wakes the task.
     Waiting,
 }
 
 impl MulterInput {
-    pub(super) fn new(boundary: &str, body: Data) -> Self {
+    pub(super) fn new(boundary: &str, body: BodyStream) -> Self {
         let state = State {
             body,
             delimiter: Delimiter::new(boundary),
             at_delimiter: false,
             rest: Bytes::new(),
-            gate: Gate::Shut,
+            polling: Polling::Suspended,
             allowance: HEAD_LIMIT,
-            place: Place::Preamble(Preamble::default()),
+            position: Position::Preamble(Preamble::default()),
             ended: false,
         };
         MulterInput(Arc::new(Mutex::new(state)))
@@ -119,35 +121,36 @@ impl MulterInput {
         self.0.lock()
     }
 
-    /// From here on multer looks for a part's headers.
+    /// Reports that multer searches for a part's headers from here on.
     pub(super) fn expect_headers(&self) {
         self.state().allowance = HEAD_LIMIT;
     }
 
-    /// Multer has announced a part: its data come next.
+    /// Reports that multer has announced a part, whose data come next.
     pub(super) fn expect_data(&self) {
         self.state().delimiter.start();
     }
 
-    /// Lets one more slice through; false where there is none yet, and the body is what is waited for.
+    /// Allows multer to get one more slice. Returns `false` if the body itself is pending.
     pub(super) fn reopen(&self) -> bool {
         let mut state = self.state();
-        let shut = state.gate == Gate::Shut;
-        state.gate = if shut { Gate::Open } else { Gate::Shut };
-        shut
+        let suspended = state.polling == Polling::Suspended;
+        state.polling = if suspended { Polling::Allowed } else { Polling::Suspended };
+        suspended
     }
 
-    /// Whether multer has been told that the body is over.
+    /// Whether multer has received the end of the body.
     pub(super) fn ended(&self) -> bool {
         self.state().ended
     }
 
-    /// The next data of the part multer has announced, never none of them; `None` once, at its end.
+    /// Returns the next data of the part that multer has announced, never an empty chunk. Returns `None` once, at the
+    /// end of the part.
     pub(super) fn poll_data(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.state().poll_data(cx)
     }
 
-    /// What multer has not been given: the chunk's rest, then the body's.
+    /// Returns the bytes that multer has not received: the rest of the last chunk, then the rest of the body.
     pub(super) fn poll_rest(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         self.state().poll_chunk(cx)
     }
@@ -181,22 +184,22 @@ impl State {
     }
 
     fn poll_slice(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        if self.gate != Gate::Open {
+        if self.polling != Polling::Allowed {
             return Poll::Pending;
         }
         if self.allowance == 0 {
-            return Poll::Ready(Some(Err(Error::MalformedForm(self.too_long()))));
+            return Poll::Ready(Some(Err(Error::MalformedForm(self.limit_reason()))));
         }
         if std::mem::take(&mut self.at_delimiter) {
-            self.gate = Gate::Shut;
-            self.place = Place::Head(HeadLines::default());
+            self.polling = Polling::Suspended;
+            self.position = Position::Head(HeadLines::default());
             let delimiter = self.delimiter.bytes();
             self.allowance = self.allowance.saturating_sub(delimiter.len());
             return Poll::Ready(Some(Ok(delimiter)));
         }
-        self.gate = Gate::Waiting;
+        self.polling = Polling::Waiting;
         let next = ready!(self.poll_chunk(cx));
-        self.gate = Gate::Shut;
+        self.polling = Polling::Suspended;
         self.ended = next.is_none();
         match next {
             Some(chunk) => Poll::Ready(Some(chunk.map(|chunk| self.cut(chunk)))),
@@ -204,26 +207,27 @@ impl State {
         }
     }
 
-    fn too_long(&self) -> String {
-        match &self.place {
-            Place::Preamble(_) => format!("{} within its first {HEAD_LIMIT} bytes", self.no_boundary()),
-            Place::Head(_) => format!("no part's headers end within {HEADER_LIMIT} bytes"),
+    fn limit_reason(&self) -> String {
+        match &self.position {
+            Position::Preamble(_) => format!("{} within its first {HEAD_LIMIT} bytes", self.no_boundary()),
+            Position::Head(_) => format!("the headers of a part do not end within {HEADER_LIMIT} bytes"),
         }
     }
 
-    /// The error for a body that is over and was no form of this boundary. None if it only was cut off.
+    /// Returns the error for a body that has ended and does not contain the boundary. `None` if the body may only have
+    /// been cut off.
     fn missing_boundary(&self) -> Option<Error> {
-        let Place::Preamble(preamble) = &self.place else { return None };
+        let Position::Preamble(preamble) = &self.position else { return None };
         let cut_off = preamble.len == preamble.tail.len() && self.delimiter.boundary_line().starts_with(&preamble.tail);
         (!cut_off).then(|| Error::MalformedForm(self.no_boundary()))
     }
 
     fn no_boundary(&self) -> String {
         let line = String::from_utf8_lossy(self.delimiter.boundary_line()).into_owned();
-        format!("the boundary that its Content-Type names does not occur in the body ('{line}')")
+        format!("the boundary in the Content-Type does not occur in the body ('{line}')")
     }
 
-    /// Keeps for later what multer is not to have yet, or not at all.
+    /// Returns the slice of `chunk` for multer. Stores the rest for later.
     fn cut(&mut self, mut chunk: Bytes) -> Bytes {
         let most = chunk.len().min(self.allowance);
         let Some(start) = self.head_start(&chunk[..most]) else {
@@ -231,31 +235,31 @@ impl State {
             self.allowance -= most;
             return chunk;
         };
-        let Place::Head(lines) = &mut self.place else { return chunk };
+        let Position::Head(lines) = &mut self.position else { return chunk };
         let mut unfolded = chunk[..start].to_vec();
         let empty_line = lines.unfold(&chunk[start..most], &mut unfolded);
         let end = empty_line.as_ref().map_or(most, |found| start + found.end);
         self.rest = chunk.split_off(end);
         self.allowance -= end;
         if empty_line.is_some_and(|found| found.alone) {
-            // What multer looks for is two line ends behind the boundary's.
+            // multer searches for two line ends after that of the boundary line.
             unfolded.extend_from_slice(LINE_END.as_bytes());
         }
         unfolded.into()
     }
 
-    /// Where a part's head goes on or begins. Empty lines of a preamble do not count: multer looks at all of that at every
-    /// slice.
+    /// Returns the position at which a part's head begins or continues. `None` if all `bytes` belong to the preamble,
+    /// which is not split at empty lines, because multer searches all of it again at every slice.
     fn head_start(&mut self, bytes: &[u8]) -> Option<usize> {
-        let Place::Preamble(preamble) = &mut self.place else { return Some(0) };
+        let Position::Preamble(preamble) = &mut self.position else { return Some(0) };
         let start = preamble.end(bytes, self.delimiter.boundary_line())?;
-        self.place = Place::Head(HeadLines::default());
+        self.position = Position::Head(HeadLines::default());
         Some(start)
     }
 }
 
 impl Preamble {
-    /// Behind the first boundary, if it ends in `bytes`.
+    /// Returns the position after the first boundary, if that ends in `bytes`.
     fn end(&mut self, bytes: &[u8], boundary: &[u8]) -> Option<usize> {
         let held = self.tail.len();
         self.len += bytes.len();
@@ -269,11 +273,11 @@ impl Preamble {
 }
 
 impl HeadLines {
-    /// Passes the lines on to `unfolded`, each header in one of them, up to the empty line.
+    /// Appends the lines up to the empty line to `unfolded`, each header in a single line.
     fn unfold(&mut self, bytes: &[u8], unfolded: &mut Vec<u8>) -> Option<EmptyLine> {
         for (at, &byte) in bytes.iter().enumerate() {
-            let header_goes_on = matches!(byte, b' ' | b'\t');
-            if std::mem::take(&mut self.held) && !header_goes_on {
+            let header_continues = matches!(byte, b' ' | b'\t');
+            if std::mem::take(&mut self.held) && !header_continues {
                 unfolded.extend_from_slice(LINE_END.as_bytes());
             }
             let after_cr = std::mem::replace(&mut self.cr, byte == b'\r');
@@ -283,7 +287,7 @@ impl HeadLines {
                 unfolded.extend((!self.cr).then_some(byte));
                 continue;
             }
-            // Nothing but the CR.
+            // The line contains only the CR.
             let is_empty = std::mem::take(&mut self.line) == 1;
             let in_headers = std::mem::replace(&mut self.in_headers, true);
             self.held = in_headers && !is_empty;
@@ -313,13 +317,13 @@ mod tests {
     use futures::{FutureExt, StreamExt};
     use http_body_util::Full;
 
-    /// Each slice is a look of multer's at all it has.
+    /// At each slice, multer searches its whole buffer.
     #[test]
-    fn a_preamble_of_empty_lines_is_no_more_slices_than_any_other() {
+    fn empty_lines_in_the_preamble_do_not_split_slices() {
         let head = "\r\n".repeat(8_000) + "--XX\r\nContent-Disposition: form-data; name=file\r\n\r\n";
-        let mut feed = MulterInput::new("XX", Data::new(Full::new(Bytes::from(head.clone() + "data"))));
-        feed.reopen();
-        let slice = feed.next().now_or_never().flatten().unwrap().unwrap();
+        let mut input = MulterInput::new("XX", BodyStream::new(Full::new(Bytes::from(head.clone() + "data"))));
+        input.reopen();
+        let slice = input.next().now_or_never().flatten().unwrap().unwrap();
         assert_eq!(slice, head);
     }
 }

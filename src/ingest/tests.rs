@@ -19,7 +19,7 @@ pub(crate) fn policy() -> Policy {
     Policy { formats, max_upload_size: 200_000, max_pixels: 1 << 28, header_scan_limit: 1 << 20 }
 }
 
-/// What a request came to: its bytes, its info, its extension.
+/// The image that was read from a request: its bytes, info and extension.
 #[derive(Debug, PartialEq, Eq)]
 struct Read {
     bytes: Vec<u8>,
@@ -31,7 +31,7 @@ type Chunks = Vec<Result<Bytes, BoxError>>;
 
 type TestBody = StreamBody<futures::stream::BoxStream<'static, Result<Frame<Bytes>, BoxError>>>;
 
-/// A body of these chunks that is pending at every third call and counts the bytes that were taken from it.
+/// A body of these chunks. It is pending at every third poll, and counts the bytes that were read from it.
 fn body(chunks: Chunks, taken: Arc<AtomicUsize>) -> TestBody {
     let mut chunks = chunks.into_iter();
     let mut calls = 0_usize;
@@ -48,7 +48,7 @@ fn body(chunks: Chunks, taken: Arc<AtomicUsize>) -> TestBody {
     StreamBody::new(frames.boxed())
 }
 
-/// A body that always has something: one that is asked until it has not is taken whole.
+/// A body that is never pending: a reader that polls it until it is pending reads all of it.
 fn ready_body(chunks: Chunks, taken: Arc<AtomicUsize>) -> TestBody {
     let frames = futures::stream::iter(chunks).map(move |chunk| {
         taken.fetch_add(chunk.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
@@ -63,7 +63,7 @@ async fn read_chunks(content_type: &str, chunks: Chunks, policy: Policy) -> (Res
     (read_body(content_type, body, policy).await, taken.load(Ordering::Relaxed))
 }
 
-/// As much room as a part has.
+/// A buffer of the size of a part.
 #[derive(Default)]
 struct Part(Vec<u8>);
 
@@ -141,7 +141,7 @@ fn assert_malformed(read: Result<Read>, reason: &str) {
 }
 
 #[tokio::test]
-async fn every_fixture_as_a_form_and_as_a_body() {
+async fn every_format_in_forms_and_raw_bodies() {
     let policy = Policy { formats: Format::ALL.to_vec(), ..policy() };
     for (bytes, format, width, height) in FIXTURES {
         let part = part("form-data; name=file", bytes);
@@ -156,7 +156,7 @@ async fn every_fixture_as_a_form_and_as_a_body() {
 }
 
 #[tokio::test]
-async fn the_file_among_other_fields() {
+async fn file_among_other_fields() {
     let small = |name: &str| part(&format!("form-data; name={name}"), b"some text");
     for parts in [
         vec![small("a"), file(JPEG)],
@@ -169,13 +169,13 @@ async fn the_file_among_other_fields() {
 }
 
 #[tokio::test]
-async fn a_quoted_boundary() {
+async fn boundary_may_be_quoted_and_is_required() {
     assert_jpeg(read("Multipart/form-data; Boundary=\"XX\"", &form(&[file(JPEG)])).await, "jpg");
     assert_malformed(read("multipart/form-data", &form(&[file(JPEG)])).await, "boundary");
 }
 
 #[tokio::test]
-async fn names_in_every_spelling() {
+async fn field_and_file_names_in_every_syntax() {
     for disposition in [
         "form-data; name=\"file\"; filename=\"a.jpeg\"; filename*=UTF-8''%E2%82%AC.jpeg",
         "form-data; filename*=UTF-8''%E2%82%AC.jpeg; filename=\"a.txt\"; name=\"file\"",
@@ -190,7 +190,7 @@ async fn names_in_every_spelling() {
 }
 
 #[tokio::test]
-async fn without_a_file_name_the_bytes_decide() {
+async fn file_name_and_extension_are_optional() {
     for disposition in
         ["form-data; name=file", "form-data; name=\"file\"; filename=\"\"", "form-data; name=file; filename=x"]
     {
@@ -199,20 +199,20 @@ async fn without_a_file_name_the_bytes_decide() {
 }
 
 #[tokio::test]
-async fn the_key_follows_the_bytes() {
+async fn extension_follows_the_detected_format() {
     let named = part("form-data; name=file; filename=\"a.png\"", JPEG);
     assert_jpeg(read(FORM, &form(&[named])).await, "jpg");
     assert_jpeg(read("image/png", JPEG).await, "jpg");
 }
 
 #[tokio::test]
-async fn header_names_in_any_case() {
+async fn part_header_names_are_case_insensitive() {
     let body = [b"--XX\r\nCONTENT-DISPOSITION: form-data; NAME=\"file\"\r\n\r\n", JPEG, b"\r\n--XX--"].concat();
     assert_jpeg(read(FORM, &body).await, "jpg");
 }
 
 #[tokio::test]
-async fn a_preamble_and_an_epilogue() {
+async fn preamble_and_epilogue_are_ignored() {
     let body = [&b"This is for readers that know no MIME.\r\n"[..], &form(&[file(JPEG)]), b"and so on"].concat();
     for size in [1, 10, 8192] {
         assert_jpeg(read_chunks(FORM, cut(&body, size), policy()).await.0, "jpg");
@@ -222,7 +222,7 @@ async fn a_preamble_and_an_epilogue() {
 }
 
 #[tokio::test]
-async fn a_long_epilogue_is_not_read_to_its_end() {
+async fn long_epilogue_is_not_read_to_its_end() {
     let body = [form(&[file(JPEG)]), vec![0; MIB]].concat();
     let (read, taken) = read_chunks(FORM, cut(&body, 4096), policy()).await;
     assert_jpeg(read, "jpg");
@@ -230,7 +230,7 @@ async fn a_long_epilogue_is_not_read_to_its_end() {
 }
 
 #[tokio::test]
-async fn nothing_chosen_is_no_file() {
+async fn missing_or_empty_file_is_no_file() {
     let empty_name = part("form-data; name=\"file\"; filename=\"\"", b"");
     for parts in [vec![], vec![empty_name], vec![file(b"")], vec![part("form-data; name=other", JPEG)]] {
         assert!(matches!(read(FORM, &form(&parts)).await, Err(Error::NoFile { .. })));
@@ -239,7 +239,7 @@ async fn nothing_chosen_is_no_file() {
 }
 
 #[tokio::test]
-async fn a_second_file_is_refused_after_the_first() {
+async fn second_file_is_rejected_after_the_first() {
     let parts = [file(JPEG), part("form-data; name=other", b"1"), file(JPEG)];
     for size in [1, 8192] {
         let body = body(cut(&form(&parts), size), Arc::default());
@@ -249,7 +249,7 @@ async fn a_second_file_is_refused_after_the_first() {
         let error = loop {
             match image.next_chunk().await {
                 Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
-                Ok(None) => panic!("taken for complete"),
+                Ok(None) => panic!("the image was complete"),
                 Err(error) => break error,
             }
         };
@@ -260,15 +260,15 @@ async fn a_second_file_is_refused_after_the_first() {
 }
 
 #[tokio::test]
-async fn types_that_are_not_allowed() {
-    let refused = [
+async fn disallowed_types_are_rejected() {
+    let rejected = [
         part("form-data; name=file; filename=a.svg", JPEG),
         part("form-data; name=file; filename=a.heic", JPEG),
         part("form-data; name=file; filename=\"a.jpg\"; filename*=utf-8''a.exe", JPEG),
         part("form-data; name=file; filename=a.jpg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"),
         part("form-data; name=file", FIXTURES[11].0),
     ];
-    for part in refused {
+    for part in rejected {
         assert!(matches!(read(FORM, &form(&[part])).await, Err(Error::InvalidFileType { .. })));
     }
     assert!(matches!(read("image/tiff", JPEG).await, Err(Error::InvalidFileType { .. })));
@@ -277,7 +277,7 @@ async fn types_that_are_not_allowed() {
 }
 
 #[tokio::test]
-async fn a_name_is_refused_before_the_bytes_are_read() {
+async fn file_name_is_checked_before_the_bytes_are_read() {
     let body = form(&[part("form-data; name=file; filename=a.exe", &vec![0; 150_000])]);
     let (read, taken) = read_chunks(FORM, cut(&body, 1024), policy()).await;
     assert!(matches!(read, Err(Error::InvalidFileType { detected: None, .. })));
@@ -285,7 +285,7 @@ async fn a_name_is_refused_before_the_bytes_are_read() {
 }
 
 #[tokio::test]
-async fn bytes_past_the_limit_are_never_handed_on() {
+async fn size_limit_is_exact() {
     let limit = 1000;
     for (extra, fits) in [(0, true), (1, false), (5000, false)] {
         let image = [JPEG, &vec![0; limit - JPEG.len() + extra]].concat();
@@ -301,7 +301,7 @@ async fn bytes_past_the_limit_are_never_handed_on() {
 }
 
 #[tokio::test]
-async fn a_file_that_never_ends_is_too_large() {
+async fn endless_file_is_too_large() {
     let body = [&file(JPEG)[..file(JPEG).len() - 2], &vec![7; 20 * MIB]].concat();
     let (read, taken) = read_chunks(FORM, cut(&body, 8192), policy()).await;
     assert!(matches!(read, Err(Error::StreamTooLarge { .. })));
@@ -309,17 +309,17 @@ async fn a_file_that_never_ends_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_field_that_never_ends_is_refused() {
+async fn endless_field_is_rejected() {
     let body = part("form-data; name=other", &vec![7; 20 * MIB]);
     for body in [body.clone(), [file(JPEG), body].concat()] {
         let (read, taken) = read_chunks(FORM, cut(&body, 8192), policy()).await;
-        assert_malformed(read, "beside the file");
+        assert_malformed(read, "besides the file");
         assert!(taken < MIB + 20_000, "{taken}");
     }
 }
 
 #[tokio::test]
-async fn many_fields_are_refused() {
+async fn too_many_fields_are_rejected() {
     let other = part("form-data; name=other", b"");
     let up_to = |count| [vec![other.clone(); count], vec![file(JPEG)]].concat();
     assert_jpeg(read(FORM, &form(&up_to(64))).await, "jpg");
@@ -327,7 +327,7 @@ async fn many_fields_are_refused() {
 }
 
 #[tokio::test]
-async fn a_missing_end_is_a_truncated_body() {
+async fn form_without_its_end_is_truncated_body() {
     let body = form(&[part("form-data; name=other", b"text"), file(JPEG)]);
     for end in 0..body.len() - 4 {
         for size in [1, 64, 8192] {
@@ -339,9 +339,9 @@ async fn a_missing_end_is_a_truncated_body() {
 }
 
 #[tokio::test]
-async fn errors_of_the_body_come_out_as_they_are() {
+async fn body_errors_are_passed_on_unchanged() {
     let body = form(&[file(JPEG)]);
-    // Before the headers, among them, in the file, in the epilogue.
+    // The error occurs before the headers, among them, in the file and in the epilogue.
     for end in [0, 20, 300, body.len() - 20, body.len()] {
         let chunks = |error: BoxError| vec![Ok(Bytes::copy_from_slice(&body[..end])), Err(error)];
         let slow = Box::new(axum::Error::new(Error::ClientTooSlow { seconds: 9 }));
@@ -356,13 +356,13 @@ async fn errors_of_the_body_come_out_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_boundary_that_goes_on_is_malformed() {
+async fn boundary_line_with_extra_characters_is_malformed() {
     let body = [&b"--XXtra\r\nContent-Disposition: form-data; name=file\r\n\r\n"[..], JPEG, b"\r\n--XX--"].concat();
     assert_malformed(read(FORM, &body).await, "boundary");
 }
 
 #[tokio::test]
-async fn what_looks_almost_like_a_boundary_is_data() {
+async fn incomplete_boundaries_are_data() {
     let image = [JPEG, b"\r\n--X\r\n--\r\n\r\r\n--Y--\r", PNG].concat();
     for size in 1..40 {
         let (read, _) = read_chunks(FORM, cut(&form(&[file(&image)]), size), policy()).await;
@@ -370,9 +370,9 @@ async fn what_looks_almost_like_a_boundary_is_data() {
     }
 }
 
-/// Bodies without an end to a part's headers, each refused before much of it was read.
+/// The bodies have no end of a part's headers. Each must be rejected before much of it was read.
 #[tokio::test]
-async fn headers_without_bounds_are_refused_early() {
+async fn endless_headers_are_rejected_early() {
     let open = b"--XX\r\nContent-Disposition: form-data; name=file\r\n";
     let bodies = [
         [&open[..], b"X-Long: ", &vec![b'a'; 10 * MIB]].concat(),
@@ -382,7 +382,7 @@ async fn headers_without_bounds_are_refused_early() {
         [file(b"")[..4].to_vec(), b"\r\n".to_vec(), vec![b'\r'; MIB]].concat(),
     ];
     for body in bodies {
-        // One of them has no boundary at all.
+        // One of the bodies contains no boundary.
         let reason = if body.starts_with(b"--XX") { "headers" } else { "boundary" };
         for size in [512, 8192, body.len()] {
             let taken = Arc::new(AtomicUsize::new(0));
@@ -394,7 +394,7 @@ async fn headers_without_bounds_are_refused_early() {
 }
 
 #[tokio::test]
-async fn headers_at_their_limit() {
+async fn header_size_and_count_are_limited() {
     let with_header = |length: usize| {
         let head = format!("--XX\r\nContent-Disposition: form-data; name=file\r\nX: {}\r\n\r\n", "a".repeat(length));
         [head.as_bytes(), JPEG, b"\r\n--XX--\r\n"].concat()
@@ -413,7 +413,7 @@ async fn headers_at_their_limit() {
 }
 
 #[tokio::test]
-async fn a_long_header_in_small_chunks() {
+async fn long_image_header_in_small_chunks() {
     let image = jpeg_with_long_metadata();
     let (read, _) = read_chunks(FORM, cut(&form(&[file(&image)]), 3), policy()).await;
     let read = read.unwrap();
@@ -422,7 +422,7 @@ async fn a_long_header_in_small_chunks() {
 }
 
 #[tokio::test]
-async fn a_header_that_shows_nothing_is_read_up_to_the_scan_limit() {
+async fn image_headers_are_read_up_to_the_scan_limit() {
     let policy = Policy { header_scan_limit: 5000, ..policy() };
     let image = jpeg_with_long_metadata();
     for (content_type, body) in [("image/jpeg", image.clone()), (FORM, form(&[file(&image)]))] {
@@ -433,14 +433,14 @@ async fn a_header_that_shows_nothing_is_read_up_to_the_scan_limit() {
 }
 
 #[tokio::test]
-async fn too_many_pixels() {
+async fn too_many_pixels_are_rejected() {
     let policy = Policy { max_pixels: 16 * 12 - 1, ..policy() };
     let (read, _) = read_chunks("image/png", cut(PNG, 10), policy).await;
     assert!(matches!(read, Err(Error::TooManyPixels { width: 16, height: 12, .. })));
 }
 
 #[test]
-fn an_image_can_move_between_threads() {
+fn incoming_image_and_its_futures_are_send() {
     fn sendable<T: Send>(_: T) {}
     let mut head = Part::default();
     sendable(IncomingImage::open(form_kind(), body(vec![], Arc::default()), Arc::new(policy()), &mut head));
@@ -452,7 +452,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 #[test]
-fn a_dropped_future_loses_nothing() {
+fn dropped_next_chunk_future_loses_no_data() {
     let parts = [part("form-data; name=a", b"text"), file(JPEG), part("form-data; name=b", b"more text")];
     let whole = form(&parts);
     let mut head = Part::default();

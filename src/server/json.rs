@@ -1,4 +1,4 @@
-//! JSON bodies of requests, with errors that are for clients.
+//! JSON request bodies, with error messages for clients.
 
 use axum::extract::{FromRequest, Request};
 use http::header;
@@ -9,12 +9,13 @@ use serde_json::error::Category;
 use crate::error::{BoxError, Error, Result};
 use crate::ingest::error_from_body;
 
-/// Bytes of a JSON body, at most.
+/// Maximum size of a JSON body, in bytes.
 const MAX_JSON: usize = 16 << 10;
 
-/// A request's body, read as JSON.
+/// A request body, parsed as JSON.
 ///
-/// What `T` expects appears in errors: its `#[serde(expecting = …)]` says that in words, not as the type's name.
+/// Error messages say what `T` expects. Its `#[serde(expecting = …)]` describes that in words; otherwise the messages
+/// would contain the name of the Rust type.
 pub struct JsonBody<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
@@ -25,27 +26,27 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
         if !content_type.is_some_and(is_json) {
             return Err(Error::NotJson);
         }
-        let body = Limited::new(request.into_body(), MAX_JSON).collect().await.map_err(unread)?.to_bytes();
-        serde_json::from_slice(&body).map(JsonBody).map_err(|error| Error::InvalidRequest(explained(&error)))
+        let body = Limited::new(request.into_body(), MAX_JSON).collect().await.map_err(read_error)?.to_bytes();
+        serde_json::from_slice(&body).map(JsonBody).map_err(|error| Error::InvalidRequest(describe(&error)))
     }
 }
 
-/// `application/json` and what is written in it, as `application/problem+json`.
+/// Whether the media type is `application/json` or based on it, such as `application/problem+json`.
 fn is_json(content_type: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
 }
 
-fn explained(error: &serde_json::Error) -> String {
+fn describe(error: &serde_json::Error) -> String {
     match error.classify() {
-        Category::Data => format!("the JSON in the body is not as this route needs it: {error}"),
+        Category::Data => format!("the JSON body does not match the schema of this route: {error}"),
         Category::Syntax | Category::Eof | Category::Io => format!("the body is not valid JSON: {error}"),
     }
 }
 
-fn unread(error: BoxError) -> Error {
+fn read_error(error: BoxError) -> Error {
     if error.is::<LengthLimitError>() {
-        return Error::InvalidRequest(format!("the JSON in the body is longer than {MAX_JSON} bytes"));
+        return Error::InvalidRequest(format!("the JSON body exceeds the limit of {MAX_JSON} bytes"));
     }
     error_from_body(error)
 }
@@ -62,7 +63,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn errors_name_fields_and_places_and_no_types() {
+    async fn errors_name_fields_and_positions_but_no_types() {
         for (body, named) in [
             ("[]", "an object"),
             ("null", "an object"),
@@ -78,14 +79,14 @@ mod tests {
             let Err(error) = read("application/json", body).await else { panic!("{body} is accepted") };
             let text = error.to_string();
             assert!(text.contains(named), "{body}: {text}");
-            for rust in ["Wish", "struct", "u64", "Option", "target type", "deserialize"] {
+            for rust in ["UploadRequest", "struct", "u64", "Option", "target type", "deserialize"] {
                 assert!(!text.contains(rust), "{body}: {text}");
             }
         }
     }
 
     #[tokio::test]
-    async fn a_body_that_is_not_read_to_its_end() {
+    async fn too_long_and_interrupted_bodies_are_errors() {
         let read = async |chunk: Result<Vec<u8>, Error>| {
             let body = Body::from_stream(futures::stream::iter([chunk]));
             let request = Request::post("/").header(header::CONTENT_TYPE, "application/json").body(body).unwrap();
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn json_in_every_spelling() {
+    async fn json_content_type_is_required() {
         const BODY: &str = "{\"filename\":\"a.png\",\"size\":1}";
         for content_type in ["application/json", "Application/JSON; charset=utf-8", "application/x+json"] {
             assert!(read(content_type, BODY).await.is_ok(), "{content_type}");

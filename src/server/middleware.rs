@@ -1,4 +1,4 @@
-//! What holds for requests whatever their route.
+//! Middleware: what applies to requests regardless of their route.
 
 pub mod access_log;
 pub mod authority;

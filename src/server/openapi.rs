@@ -1,7 +1,7 @@
-//! `/openapi.json`: the API as its routes describe it (utoipa), and what holds for all of them.
+//! `/openapi.json`: the API documentation that the routes declare (utoipa), and what applies to all of them.
 //!
-//! A route and its description are one thing (`routes!`). What comes from around the routes is added where that is:
-//! [`secure`] beside the guard, [`finish`] beside the layers that every request passes.
+//! A route and its documentation are registered together (`routes!`). The code that adds a layer around routes also
+//! adds its documentation: [`secure`] documents the authorization, [`finish`] the layers of every request.
 
 use axum::Extension;
 use axum::response::IntoResponse;
@@ -24,7 +24,7 @@ use super::routes::asset::{self, FRESH};
 use crate::auth::Scope;
 use crate::error::Error;
 
-/// The tags routes are grouped by.
+/// The tags that group the routes.
 pub const IMAGES: &str = "Images";
 pub const DIRECT: &str = "Uploads";
 pub const SERVICE: &str = "Service";
@@ -39,41 +39,44 @@ const JSON: &str = "application/json";
 #[openapi(
     info(
         title = "image-store",
-        description = "Takes images and keeps them in S3. Sizes are bytes, dimensions pixels, times RFC 3339 in UTC.\n\n\
-            Every error is JSON, `{\"detail\": \"<for people>\", \"code\": \"<for programs>\"}`. Beside what the routes \
-            list, any path that is none of them is 404 `not_found`, a method a route does not take 405 \
-            `method_not_allowed`, a path and query over 8 KiB 414 `uri_too_long`, and a head over 32 KiB 431 \
-            `head_too_large`. A head that breaks the rules of HTTP/1.1 is 400 `invalid_request`, and a transfer coding \
-            other than one `chunked` 501 `unsupported_transfer_encoding`.\n\nAny request may say in `X-Base-URL` under \
-            which address it reaches the service (`https://example.com/images`): unless the service is configured with \
-            one, the links of the answer start there."
+        description = "Accepts images and stores them in S3. Sizes are in bytes, dimensions in pixels, times in RFC \
+            3339 (UTC).\n\nEvery error response is JSON: `{\"detail\": \"<text for people>\", \"code\": \"<for \
+            programs>\"}`. Besides the errors that each route lists, the following apply to every request. An unknown \
+            path returns 404 `not_found`. A method that the route does not support returns 405 `method_not_allowed`. A \
+            path and query of more than 8 KiB returns 414 `uri_too_long`. Request headers of more than 32 KiB, or more \
+            than 100 of them, return 431 `head_too_large`. A request that violates HTTP/1.1 returns 400 \
+            `invalid_request`. A transfer coding other than a single `chunked` returns 501 \
+            `unsupported_transfer_encoding`.\n\nA client can send the URL at which it reaches the service in the \
+            header `X-Base-URL`, for example `https://example.com/images`. The links in the response then start with \
+            that URL, unless `PUBLIC_URL` is configured."
     ),
     tags(
-        (name = IMAGES, description = "Upload through the service, read, delete."),
-        (name = DIRECT, description = "Past the service: `POST /uploads` plans, the client PUTs to S3, `complete_url` \
-            makes it an image. The links of a plan are used as they are."),
-        (name = SERVICE, description = "What the service says of itself."),
+        (name = IMAGES, description = "Upload images through the service, read them, delete them."),
+        (name = DIRECT, description = "Direct uploads: `POST /uploads` returns a plan with presigned URLs, the client \
+            PUTs the bytes to S3, and a POST to `complete_url` verifies and stores the image. Use the links of a plan \
+            unchanged."),
+        (name = SERVICE, description = "The service itself: limits, health, metrics and this document."),
     ),
     components(schemas(ErrorBody)),
 )]
 struct Shared;
 
-/// What there is to say before any route.
+/// Returns the document without any routes.
 pub fn start() -> OpenApi {
     let mut document = <Shared as utoipa::OpenApi>::openapi();
     let mut bearer = Http::new(HttpAuthScheme::Bearer);
-    bearer.description = Some("One of the service's API keys, where it has any.".to_owned());
+    bearer.description = Some("One of the service's API keys, if it has any.".to_owned());
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
-    let key = ApiKeyValue::with_description(API_KEY.as_str(), "The same keys, where `Authorization` is taken.");
+    let key = ApiKeyValue::with_description(API_KEY.as_str(), "The same keys, if `Authorization` is used by a proxy.");
     components.add_security_scheme(KEY, SecurityScheme::ApiKey(ApiKey::Header(key)));
-    let plan = ApiKeyValue::with_description(PLAN, "In the links of a plan, which are used as they are.");
+    let plan = ApiKeyValue::with_description(PLAN, "Part of the links of a plan, which are used unchanged.");
     components.add_security_scheme(PLAN, SecurityScheme::ApiKey(ApiKey::Query(plan)));
     document
 }
 
-/// Says that the routes so far want a key with `scope` (any key or this machine, where none is named), in either header; or
-/// take one, where none is `required`.
+/// Documents that the routes so far require a key with `scope`, in either header. If `scope` is `None`, they require
+/// any key or a local client. If `required` is `false`, the key is optional.
 pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
     let open = (!required).then(SecurityRequirement::default);
     let keys = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
@@ -86,31 +89,31 @@ pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
     }
 }
 
-/// Describes the one operation at `path` a second time, for `other` path that does the same.
+/// Documents the only operation at `path` a second time, for the `other` path, which does the same.
 pub fn repeat(document: &mut OpenApi, path: &str, other: &str, operation_id: &str) {
     let Some(mut item) = document.paths.paths.get(path).cloned() else { return };
     for operation in [&mut item.post, &mut item.delete].into_iter().flatten() {
         operation.operation_id = Some(operation_id.to_owned());
-        operation.summary = Some(format!("The same as `{path}`."));
+        operation.summary = Some(format!("Same as `{path}`."));
         operation.description = None;
     }
     document.paths.paths.insert(other.to_owned(), item);
 }
 
-/// Says that a plan's link is the permission for the routes so far.
+/// Documents that a plan's link authorizes the routes so far.
 pub fn secure_by_link(document: &mut OpenApi) {
     for operation in operations(document) {
         operation.security = Some(vec![SecurityRequirement::new(PLAN, [""; 0])]);
     }
 }
 
-/// The description, to be made whole when it is asked for.
+/// Returns the document, which is completed when it is first requested.
 pub fn finish(document: OpenApi, app: &App) -> Document {
     let app = app.clone();
     Document(Arc::new(LazyLock::new(Box::new(move || Text::of(whole(document, &app))))))
 }
 
-/// Adds what holds for every route, and what follows from the settings.
+/// Adds what applies to every route, and what depends on the settings.
 fn whole(mut document: OpenApi, app: &App) -> Value {
     document.servers = app.config.public_url.as_ref().map(|url| vec![Server::new(url)]);
     for operation in operations(&mut document) {
@@ -126,7 +129,7 @@ fn whole(mut document: OpenApi, app: &App) -> Value {
     document
 }
 
-/// Nothing here refers to a shared response.
+/// Returns the response itself. This document contains no references to shared responses.
 fn inline(response: &mut RefOr<Response>) -> Option<&mut Response> {
     match response {
         RefOr::T(response) => Some(response),
@@ -141,8 +144,8 @@ fn operations(document: &mut OpenApi) -> impl Iterator<Item = &mut Operation> {
     })
 }
 
-/// The finished description, in every request's extensions. It is written when it is first asked for: on Lambda a cold start
-/// would wait for it, and nearly nobody asks.
+/// The complete document, an extension of every request. It is built when it is first requested: on Lambda building it
+/// would delay every cold start, and few clients request it.
 #[derive(Clone)]
 pub struct Document(Arc<LazyLock<Text, Box<dyn FnOnce() -> Text + Send>>>);
 
@@ -158,14 +161,14 @@ impl Text {
     }
 }
 
-/// This description.
+/// Returns this document.
 ///
-/// OpenAPI 3.1.
+/// It is an OpenAPI 3.1 document. `GET /docs` shows it in a browser.
 #[utoipa::path(get, path = "/openapi.json", tag = SERVICE, operation_id = "openapi",
     responses(
-        (status = 200, description = "An OpenAPI document.", body = Value,
-            headers(("ETag" = String, description = "Of this text, for `If-None-Match`."))),
-        (status = 304, description = "It is what `If-None-Match` names."),
+        (status = 200, description = "The OpenAPI document.", body = Value,
+            headers(("ETag" = String, description = "The document's ETag, for `If-None-Match`."))),
+        (status = 304, description = "The document has the ETag that `If-None-Match` names."),
     ))]
 pub async fn openapi(
     Extension(Document(document)): Extension<Document>,

@@ -1,8 +1,8 @@
-//! Whether the bucket answers, asked at most once every few seconds.
+//! Whether the bucket is reachable, checked at most once every few seconds.
 //!
-//! Anyone may call `/readyz`. So its calls share one result: whoever comes while the store is being asked waits for that
-//! answer, and the answer is used again while it is fresh. A caller that goes away does not stop the call, or the next
-//! one would make another.
+//! Anyone may call `/readyz`, so all calls share one result. A caller that arrives during a check waits for the result
+//! of that check. A result is reused for two seconds. A caller that disconnects does not cancel the check; otherwise the
+//! next caller would start another one.
 
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -13,25 +13,25 @@ use tokio::time::Instant;
 use crate::error::{Error, Result};
 use crate::store::{Store, StoreError};
 
-/// How old a result may be that is used again, counted from when the store was asked.
+/// How long a result is reused, counted from the start of its check.
 const FRESH: Duration = Duration::from_secs(2);
-/// The store must answer within this time, its call's retries included.
+/// Timeout of a check, including the retries of its call.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why the bucket does not answer as it should; shared by everyone who asked.
+/// The result of a check, shared by all of its callers.
 type Outcome = Result<(), Arc<StoreError>>;
 
-/// The last time the bucket was asked, and its answer.
+/// The readiness of the store, with the result of the last check.
 #[derive(Clone)]
 pub struct Readiness {
     store: Arc<dyn Store>,
-    last: Arc<Mutex<Option<Asked>>>,
+    last: Arc<Mutex<Option<PingCheck>>>,
 }
 
 #[derive(Clone)]
-struct Asked {
+struct PingCheck {
     at: Instant,
-    /// None until the store has answered.
+    /// `None` until the store has responded.
     answer: watch::Receiver<Option<Outcome>>,
 }
 
@@ -40,31 +40,32 @@ impl Readiness {
         Readiness { store, last: Arc::default() }
     }
 
-    /// Whether the bucket answers, by a result of the last few seconds.
+    /// Checks whether the bucket is reachable. The result may be a few seconds old.
     ///
     /// # Errors
-    /// 503 `not_ready`.
+    /// Returns [`Error::NotReady`] (503 `not_ready`) if it is not.
     pub async fn check(&self) -> Result<()> {
-        let mut answer = self.fresh();
+        let mut answer = self.current_answer();
         let answer = answer.wait_for(Option::is_some).await.map(|answer| answer.clone());
         match answer.ok().flatten() {
             Some(Ok(())) => Ok(()),
             Some(Err(error)) => Err(not_ready(error)),
-            None => Err(Error::Internal("a readiness check broke off".into())),
+            None => Err(Error::Internal("the task of a readiness check ended without a result".into())),
         }
     }
 
-    fn fresh(&self) -> watch::Receiver<Option<Outcome>> {
+    /// Returns the answer of the last check, or of a new one if the last one is too old.
+    fn current_answer(&self) -> watch::Receiver<Option<Outcome>> {
         let mut last = self.last.lock();
         match &*last {
-            Some(asked) if asked.is_fresh() => asked.answer.clone(),
-            _ => last.insert(Asked::now(Arc::clone(&self.store))).answer.clone(),
+            Some(check) if check.is_fresh() => check.answer.clone(),
+            _ => last.insert(PingCheck::start(Arc::clone(&self.store))).answer.clone(),
         }
     }
 }
 
-impl Asked {
-    fn now(store: Arc<dyn Store>) -> Self {
+impl PingCheck {
+    fn start(store: Arc<dyn Store>) -> Self {
         let (sender, answer) = watch::channel(None);
         tokio::spawn(async move {
             let answer = tokio::time::timeout(TIMEOUT, store.ping()).await;
@@ -73,20 +74,21 @@ impl Asked {
             };
             sender.send_replace(Some(answer.unwrap_or_else(late).map_err(Arc::new)));
         });
-        Asked { at: Instant::now(), answer }
+        PingCheck { at: Instant::now(), answer }
     }
 
-    /// Still waiting for the answer, or not long after the question. Not if the task ended without an answer.
+    /// Whether the check is still running or began less than [`FRESH`] ago. A check whose task ended without an answer
+    /// is not running.
     fn is_fresh(&self) -> bool {
-        let waiting = self.answer.borrow().is_none() && self.answer.has_changed().is_ok();
-        waiting || self.at.elapsed() < FRESH
+        let running = self.answer.borrow().is_none() && self.answer.has_changed().is_ok();
+        running || self.at.elapsed() < FRESH
     }
 }
 
 fn not_ready(error: Arc<StoreError>) -> Error {
     let reason = match *error {
         StoreError::OutcomeUnknown { .. } => "no answer from the store",
-        _ => "the store refuses",
+        _ => "the store returned an error",
     };
     Error::NotReady { reason, source: Some(error.into()) }
 }
@@ -116,16 +118,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hung_call_is_made_once_and_is_no_answer() {
+    async fn concurrent_checks_share_one_call_and_time_out() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let readiness = Readiness::new(store_at(&listener).await);
-        // One whose caller goes away at once, and nine that stay.
+        // One caller disconnects at once; the other nine wait.
         drop(tokio::time::timeout(Duration::ZERO, readiness.check()).await);
         let nine = futures::future::join_all((0..9).map(|_| readiness.check()));
         let (results, call) = tokio::join!(nine, listener.accept());
         for result in results {
-            let told = result.unwrap_err().to_string();
-            assert!(told.ends_with("no answer from the store"), "{told}");
+            let detail = result.unwrap_err().to_string();
+            assert!(detail.ends_with("no answer from the store"), "{detail}");
         }
         let mut buffer = vec![0; 1 << 12];
         let stream = call.unwrap().0;
@@ -133,6 +135,6 @@ mod tests {
         let read = stream.try_read(&mut buffer).unwrap();
         assert!(buffer[..read].starts_with(b"HEAD "));
         let another = tokio::time::timeout(Duration::ZERO, listener.accept()).await;
-        assert!(another.is_err(), "one call for all of them");
+        assert!(another.is_err(), "the checks made more than one call");
     }
 }

@@ -1,11 +1,13 @@
-//! What is known of a request beside its method, path and body: who sent it, and as what the client addressed the service.
+//! Facts about a request besides its method, path and body: the client's address, and the URL at which the client
+//! reached the service.
 //!
-//! The socket says who is on its other end. Where that is a proxy in `TRUSTED_PROXIES`, the proxy says who its client was
-//! (`Forwarded`, RFC 7239, or `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix`); where that one is a trusted proxy too, the
-//! same holds for what it said. What anybody else writes into these headers is not even looked at.
+//! The socket gives the address of its peer. If the peer is a proxy in `TRUSTED_PROXIES`, the proxy's headers give the
+//! address of its client (`Forwarded`, RFC 7239, or `X-Forwarded-For`, `-Proto`, `-Host` and `-Prefix`). If that client
+//! is a trusted proxy too, the same applies to it. These headers are ignored if they come from anyone else.
 //!
-//! A client that knows under which address it calls the service says so in `X-Base-URL`: then its answers' links are right
-//! behind any proxy, without settings. Like Host, it is good for what that client gets back only.
+//! A client that knows the URL at which it reaches the service can send it in `X-Base-URL`. The links in its responses
+//! are then correct behind any proxy, without configuration. Like the Host header, this value is used only in responses
+//! to the same client.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -26,24 +28,25 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
-/// The address under which the client calls the service: `https://example.com/images`.
+/// The URL at which the client reaches the service, for example `https://example.com/images`.
 pub const X_BASE_URL: HeaderName = HeaderName::from_static("x-base-url");
 
-/// In every request's extensions: who sent it, and where to.
+/// An extension of every request: the client's address, and the URL that it used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestFacts {
-    /// The client's address, as far as it is known. The other end of the socket may be a proxy.
+    /// The client's address, or that of the nearest proxy that is not trusted. `None` if it is unknown.
     pub client: Option<IpAddr>,
     pub scheme: Scheme,
-    /// `host[:port]` that the client addressed. It is what the client says, and good for what that client gets back only.
+    /// The `host[:port]` that the client requested. The client chooses it freely, so it may be used only in responses
+    /// to this client.
     pub authority: Option<String>,
-    /// What trusted proxies have removed from the start of the path: empty, or `/images`.
+    /// The prefix that trusted proxies have removed from the path. It is empty, or for example `/images`.
     pub prefix: String,
     /// The client's [`X_BASE_URL`], without a trailing slash.
     pub stated_base: Option<String>,
 }
 
-/// How the client reached the service, or the proxy before it.
+/// The scheme with which the client reached the service or its first trusted proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheme {
     Http,
@@ -64,49 +67,50 @@ impl Scheme {
 }
 
 impl RequestFacts {
-    /// Where the client reaches the service, without a trailing slash: `PUBLIC_URL`, else where the client says that it does,
-    /// else what it addressed.
+    /// Returns the URL at which the client reaches the service, without a trailing slash: `PUBLIC_URL` if it is set,
+    /// otherwise the client's `X-Base-URL` if there is one, otherwise the URL that the client requested.
     pub fn base_url(&self, public_url: Option<&str>) -> Option<String> {
-        let addressed = || Some(format!("{}://{}{}", self.scheme.name(), self.authority.as_deref()?, self.prefix));
-        public_url.or(self.stated_base.as_deref()).map(str::to_owned).or_else(addressed)
+        let requested = || Some(format!("{}://{}{}", self.scheme.name(), self.authority.as_deref()?, self.prefix));
+        public_url.or(self.stated_base.as_deref()).map(str::to_owned).or_else(requested)
     }
 
-    /// The host the client addressed, without its port.
+    /// Returns the host that the client requested, without its port.
     pub fn host(&self) -> Option<&str> {
         self.authority.as_deref().map(|authority| host::split(authority).0)
     }
 }
 
-/// In a request's extensions: the other end of its connection, as the accepted socket has it. None on Lambda.
+/// A request extension: the peer address of the accepted socket. Requests on Lambda have none.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer(pub IpAddr);
 
 impl Peer {
-    /// Whether it is on this machine: in the same network namespace, that is, so that a container is a machine of its own.
+    /// Whether the peer is on this machine, that is, in the same network namespace. A container counts as a separate
+    /// machine.
     pub fn is_loopback(self) -> bool {
         self.0.to_canonical().is_loopback()
     }
 }
 
-/// In the extensions of a request whose head is not to be looked at any further: what it is answered.
+/// A request extension: the error to respond with, if the transport has rejected the request because of its head.
 #[derive(Clone, Debug)]
 pub struct Rejected(pub Arc<Error>);
 
-/// In a request's extensions where it came as a Lambda event: what the event says that a plain HTTP request does not.
+/// A request extension: facts about the Lambda event that contained the request. Other requests have none.
 #[derive(Clone, Debug)]
 pub struct Invocation {
-    /// Lambda's own id of the invocation, for the log.
+    /// Lambda's id of the invocation, for the log.
     pub request_id: String,
-    /// What is not answered by then is undone: the rest of the invocation's time is for that.
+    /// When the request is ended. The rest of the invocation's time is reserved for cleaning up.
     pub ends: Instant,
-    /// The largest image such an event can carry, in bytes.
+    /// The largest image that an event can contain, in bytes.
     pub max_stream: u64,
-    /// The body came as text, so whatever carried it may have replaced bytes.
+    /// Whether the body arrived as text. API Gateway may then have replaced some of its bytes.
     pub as_text: bool,
 }
 
 impl Invocation {
-    /// The policy for an image inside such an event.
+    /// Returns the policy for an image in the body: inside a Lambda event the size limit may be smaller.
     pub fn policy(invocation: Option<&Invocation>, policy: &Arc<Policy>) -> Arc<Policy> {
         match invocation {
             Some(invocation) if invocation.max_stream < policy.max_upload_size => {
@@ -116,7 +120,8 @@ impl Invocation {
         }
     }
 
-    /// What an error reading the body really means.
+    /// Replaces an error from reading the body by [`Error::MangledBody`] if the body arrived as text, because that is
+    /// the likely cause.
     pub fn explain(invocation: Option<&Invocation>, error: Error) -> Error {
         match error {
             Error::MalformedForm(_) | Error::TruncatedBody(_)
@@ -129,7 +134,7 @@ impl Invocation {
     }
 }
 
-/// Puts the [`RequestFacts`] into every request's extensions.
+/// Adds the [`RequestFacts`] to the extensions of every request.
 pub async fn add_facts(State(trusted): State<TrustedProxies>, mut request: Request, next: Next) -> Response {
     let facts = facts(&request, &trusted);
     request.extensions_mut().insert(facts);
@@ -138,7 +143,7 @@ pub async fn add_facts(State(trusted): State<TrustedProxies>, mut request: Reque
 
 fn facts<B>(request: &http::Request<B>, trusted: &TrustedProxies) -> RequestFacts {
     let headers = request.headers();
-    let authority = addressed(request.uri(), headers);
+    let authority = requested_authority(request.uri(), headers);
     let stated_base = stated_base(headers);
     if request.extensions().get::<Invocation>().is_some() {
         return RequestFacts { stated_base, ..lambda_facts(headers, authority) };
@@ -146,12 +151,13 @@ fn facts<B>(request: &http::Request<B>, trusted: &TrustedProxies) -> RequestFact
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_canonical());
     let facts = RequestFacts { client: peer, scheme: Scheme::Http, authority, prefix: String::new(), stated_base };
     match peer {
-        Some(peer) if trusted.contains(peer) => facts.before(hops(headers), trusted),
+        Some(peer) if trusted.contains(peer) => facts.with_hops(hops(headers), trusted),
         _ => facts,
     }
 }
 
-/// AWS itself adds the client's address and the scheme behind whatever the client wrote there, and no host.
+/// Returns the facts about a request on Lambda. AWS appends the client's address and the scheme to whatever the client
+/// sent in these headers, and adds no host.
 fn lambda_facts(headers: &HeaderMap, authority: Option<String>) -> RequestFacts {
     let nearest = x_forwarded(headers).pop().unwrap_or_default();
     let scheme = nearest.scheme.unwrap_or(Scheme::Https);
@@ -165,21 +171,21 @@ fn stated_base(headers: &HeaderMap) -> Option<String> {
     is_base.then(|| Some(format!("{}://{authority}{}", scheme.name(), path_prefix(uri.path())?))).flatten()
 }
 
-/// A path without its trailing slashes. None if it is not one that can stand in a URL as it is.
+/// Returns a path without its trailing slashes. `None` if a URL cannot contain it unchanged.
 fn path_prefix(text: &str) -> Option<String> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@%/".contains(&byte);
     let is_path = text.starts_with('/') && !text.starts_with("//") && text.bytes().all(plain);
     is_path.then(|| text.trim_end_matches('/').to_owned())
 }
 
-/// The target's own authority goes before the Host header (RFC 9112 3.2.2).
-fn addressed(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+/// Returns the authority of the request target if it has one, otherwise the Host header (RFC 9112 3.2.2).
+fn requested_authority(uri: &Uri, headers: &HeaderMap) -> Option<String> {
     let host = || headers.get(header::HOST)?.to_str().ok();
-    let addressed = uri.authority().map(http::uri::Authority::as_str).or_else(host)?;
-    host::is_valid(addressed).then(|| addressed.to_owned())
+    let authority = uri.authority().map(http::uri::Authority::as_str).or_else(host)?;
+    host::is_valid(authority).then(|| authority.to_owned())
 }
 
-/// What a proxy says of the one that connected to it.
+/// What a proxy reports about its client.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Hop {
     address: Option<IpAddr>,
@@ -189,8 +195,8 @@ struct Hop {
 }
 
 impl RequestFacts {
-    /// What the hops say, from the nearest to the first one that no trusted proxy is.
-    fn before(mut self, hops: Vec<Hop>, trusted: &TrustedProxies) -> Self {
+    /// Applies the hops from the nearest one up to the first one that is not a trusted proxy.
+    fn with_hops(mut self, hops: Vec<Hop>, trusted: &TrustedProxies) -> Self {
         for hop in hops.into_iter().rev() {
             self.client = hop.address.or(self.client);
             self.scheme = hop.scheme.unwrap_or(self.scheme);
@@ -204,37 +210,39 @@ impl RequestFacts {
     }
 }
 
-/// All hops, the nearest last.
+/// Returns all hops, the nearest last.
 ///
-/// Most proxies write `X-Forwarded-*` and pass a client's own `Forwarded` on as it is, so that counts only by itself.
+/// Most proxies set `X-Forwarded-*` and pass on the client's own `Forwarded` header unchanged. `Forwarded` is therefore
+/// used only if there is no `X-Forwarded-*` header.
 fn hops(headers: &HeaderMap) -> Vec<Hop> {
     let hops = x_forwarded(headers);
     if hops.is_empty() { forwarded(headers) } else { hops }
 }
 
-/// The elements of these lists belong together by their places from the right; a shorter one's first is that of all before,
-/// except of prefixes: each was removed once.
+/// Returns the hops in the `X-Forwarded-*` headers. The elements of these lists belong together by their index from the
+/// right. If a list is shorter than the others, its first element applies to all earlier hops. This does not apply to
+/// prefixes, because each prefix was removed only once.
 fn x_forwarded(headers: &HeaderMap) -> Vec<Hop> {
     let [addresses, schemes, hosts, prefixes] =
         [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PREFIX].map(|name| elements(headers, &name));
     let lengths = [&schemes, &hosts, &prefixes].map(Vec::len);
     let length = if addresses.is_empty() { lengths.into_iter().max().unwrap_or(0).min(1) } else { addresses.len() };
-    let from_right = |list: &[String], place: usize| {
-        let place = place.min(list.len().checked_sub(1)?);
-        list.get(list.len() - 1 - place).cloned()
+    let from_right = |list: &[String], index: usize| {
+        let index = index.min(list.len().checked_sub(1)?);
+        list.get(list.len() - 1 - index).cloned()
     };
     (0..length)
         .rev()
-        .map(|place| Hop {
-            address: from_right(&addresses, place).and_then(|text| parse_address(&text)),
-            scheme: from_right(&schemes, place).and_then(|text| Scheme::parse(&text)),
-            authority: from_right(&hosts, place).filter(|text| host::is_valid(text)),
-            prefix: prefixes.iter().rev().nth(place).and_then(|text| path_prefix(text)),
+        .map(|index| Hop {
+            address: from_right(&addresses, index).and_then(|text| parse_address(&text)),
+            scheme: from_right(&schemes, index).and_then(|text| Scheme::parse(&text)),
+            authority: from_right(&hosts, index).filter(|text| host::is_valid(text)),
+            prefix: prefixes.iter().rev().nth(index).and_then(|text| path_prefix(text)),
         })
         .collect()
 }
 
-/// RFC 7239.
+/// Returns the hops in the `Forwarded` headers (RFC 7239).
 fn forwarded(headers: &HeaderMap) -> Vec<Hop> {
     elements(headers, &header::FORWARDED).iter().map(|element| forwarded_hop(element)).collect()
 }
@@ -254,14 +262,14 @@ fn forwarded_hop(element: &str) -> Hop {
     hop
 }
 
-/// A list's elements, over all headers of that name.
+/// Returns the elements of a list header, from all of its header lines.
 fn elements(headers: &HeaderMap, name: &HeaderName) -> Vec<String> {
     let lines = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
     let elements = lines.flat_map(|line| split_unquoted(line, ',')).map(str::trim);
     elements.filter(|element| !element.is_empty()).map(str::to_owned).collect()
 }
 
-/// Splits where `separator` stands outside quoted strings.
+/// Splits `text` at each `separator` that is not in a quoted string.
 fn split_unquoted(text: &str, separator: char) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     let is_separator = |character: char| {
@@ -288,20 +296,21 @@ fn unquoted(value: &str) -> String {
     plain
 }
 
-/// An address, with a port or without: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::7`, `[2001:db8::7]:80`.
+/// Parses an address with an optional port: `192.0.2.7`, `192.0.2.7:80`, `2001:db8::7`, `[2001:db8::7]:80`.
 fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = || text.parse().ok();
-    let within = || {
+    let with_port = || {
         let host = host::split(text).0;
         host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).parse().ok()
     };
-    bare().or_else(within).map(|address: IpAddr| address.to_canonical())
+    bare().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// Returns the client's address and the base URL of a request from `peer`.
     fn of(peer: &str, headers: &[(&str, &str)]) -> (String, String) {
         let trusted = TrustedProxies::new(&["10.0.0.0/8".parse().unwrap(), "2001:db8::/32".parse().unwrap()]);
         let head = headers.iter().fold(Request::get("/"), |head, (name, value)| head.header(*name, *value));
@@ -319,7 +328,7 @@ mod tests {
         [("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "images.example")];
 
     #[test]
-    fn only_a_trusted_proxy_is_believed() {
+    fn only_trusted_proxies_may_set_forwarded_headers() {
         assert_eq!(of("10.1.2.3", &SAID), is("192.0.2.7", "https://images.example"));
         assert_eq!(of("::ffff:10.1.2.3", &SAID), is("192.0.2.7", "https://images.example"));
         assert_eq!(of("11.1.2.3", &SAID), is("11.1.2.3", "http://inner:8080"));
@@ -329,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_the_first_untrusted_address_is_the_clients_own_word() {
+    fn hops_before_the_first_untrusted_address_are_ignored() {
         let chain =
             [("x-forwarded-for", "198.51.100.1, 192.0.2.7, 10.0.0.2"), ("x-forwarded-proto", "http, https, http")];
         assert_eq!(of("10.1.2.3", &chain), is("192.0.2.7", "https://inner:8080"));
@@ -343,13 +352,13 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_forwarded_does_not_count_beside_what_the_proxy_says_otherwise() {
+    fn forwarded_is_ignored_if_x_forwarded_is_present() {
         let both = [SAID[0], SAID[1], ("forwarded", "for=198.51.100.1;proto=http;host=evil.example")];
         assert_eq!(of("10.1.2.3", &both), is("192.0.2.7", "https://inner:8080"));
     }
 
     #[test]
-    fn addresses_and_hosts_are_read_in_every_spelling() {
+    fn forwarded_addresses_and_hosts_in_every_syntax() {
         for (value, client) in [
             ("For=\"192.0.2.7:4711\"", "192.0.2.7"),
             ("for=\"[2001:db9::7]:4711\" ; by=x", "2001:db9::7"),
@@ -371,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn trusted_proxies_say_which_prefixes_they_removed() {
+    fn trusted_proxies_report_removed_prefixes() {
         let prefixed = |prefix| of("10.1.2.3", &[SAID[0], SAID[1], SAID[2], ("x-forwarded-prefix", prefix)]).1;
         assert_eq!(prefixed("/up/"), "https://images.example/up");
         assert_eq!(prefixed("/"), "https://images.example");
@@ -389,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_may_say_under_which_address_it_calls() {
+    fn x_base_url_sets_the_base_url_unless_public_url_is_set() {
         for (stated, base) in [
             ("https://images.example/up/", "https://images.example/up"),
             ("HTTPS://images.example:8443", "https://images.example:8443"),
@@ -411,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn the_target_s_authority_goes_before_the_host_and_public_url_before_both() {
+    fn base_url_precedence_is_public_url_target_host_header() {
         let request = Request::get("http://one.example:81/x").header("host", "two.example").body(()).unwrap();
         let facts = facts(&request, &TrustedProxies::default());
         assert_eq!(facts.base_url(None).as_deref(), Some("http://one.example:81"));
@@ -421,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn on_lambda_only_what_aws_adds_counts() {
+    fn lambda_uses_only_the_values_that_aws_appends() {
         let mut request = Request::get("/")
             .header("host", "x.lambda-url.example")
             .header("x-forwarded-for", "198.51.100.1, 192.0.2.7")

@@ -1,4 +1,4 @@
-//! From errors to answers.
+//! Converts errors to HTTP responses.
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 
 use crate::error::{Error, ScanLimit};
 
-/// Carried in the response's extensions, so that the access log can say why.
+/// A response extension: the error that the access log reports.
 #[derive(Clone, Debug)]
 pub struct Logged(pub Arc<Error>);
 
@@ -19,7 +19,7 @@ impl IntoResponse for Error {
     }
 }
 
-/// The answer for an error, which may be shared by several requests that waited for the same thing.
+/// Returns the response for an error, which several requests may share if they waited for the same result.
 pub fn respond(error: Arc<Error>) -> Response {
     let mut response = (error.status(), Json(ErrorBody::from(&*error))).into_response();
     if let Some(seconds) = error.retry_after() {
@@ -29,56 +29,57 @@ pub fn respond(error: Arc<Error>) -> Response {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     if matches!(*error, Error::ContentEncoding) {
-        // RFC 9110 15.5.16: what would have been taken.
+        // RFC 9110 15.5.16: the content codings that are supported.
         response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     }
     response.extensions_mut().insert(Logged(error));
     response
 }
 
-/// The body of every answer that is an error.
+/// The body of every error response.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Error)]
 pub struct ErrorBody {
-    /// What went wrong and what to do, for people. The wording may change.
+    /// Describes the error and what to do, in English, for people. The wording may change: programs use `code`.
     #[schema(examples("File not found"))]
     pub detail: String,
-    /// Which error it is, for programs. Codes do not change.
+    /// Identifies the error, for programs. Codes do not change.
     #[schema(schema_with = codes)]
     pub code: &'static str,
-    /// Of `invalid_file_type`: the format the bytes have, if they were recognised.
+    /// With `invalid_file_type`: the format that was detected from the file's bytes, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("webp"))]
     pub detected: Option<&'static str>,
-    /// Of `invalid_file_type`: the formats that are allowed.
+    /// With `invalid_file_type`: the short names of the accepted formats.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, value_type = Vec<String>, examples("jpeg"))]
     pub accepted: Option<Vec<&'static str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = SearchLimit, required = false)]
     pub limit: Option<SearchLimit>,
-    /// Of `no_file`: the names of the fields that the form had.
+    /// With `no_file`: the names of the fields in the form. The image must be in a field named `file`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("photo"))]
     pub fields: Option<Vec<String>>,
-    /// Of `parts_missing` and `parts_unexpected`: the numbers of the parts.
+    /// With `parts_missing` and `parts_unexpected`: the numbers of these parts. Numbering starts at 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples(2))]
     pub parts: Option<Vec<u32>>,
-    /// More about what to do, for people. The wording may change.
+    /// More advice on how to fix the request, in English, for people. The wording may change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("Send the image in a form field named 'file', as a file that is not empty"))]
     pub hint: Option<String>,
 }
 
-/// Of `invalid_file_type`: the limit that ended the search for the image's dimensions, and its setting.
+/// With `invalid_file_type`: the limit that ended the search for the image's dimensions. It is present if the image may
+/// be valid but its dimensions are not within this limit.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(examples(json!({ "setting": "HEADER_SCAN_LIMIT", "bytes": 5_242_880 })))]
 pub struct SearchLimit {
-    /// The setting's name.
+    /// The name of the service's setting.
     #[schema(examples("HEADER_SCAN_LIMIT"))]
     pub setting: &'static str,
-    /// Its value.
+    /// The value of the setting, in bytes.
     #[schema(examples(5_242_880))]
     pub bytes: u64,
 }
@@ -115,14 +116,14 @@ impl From<&Error> for ErrorBody {
     }
 }
 
-/// The schema of [`ErrorBody::code`]: every code there is.
+/// Returns the schema of [`ErrorBody::code`], which lists all codes.
 fn codes() -> utoipa::openapi::Object {
     let mut codes: Vec<&str> = Error::examples().iter().map(Error::code).collect();
     codes.sort_unstable();
     codes.dedup();
     utoipa::openapi::ObjectBuilder::new()
         .schema_type(utoipa::openapi::schema::Type::String)
-        .description(Some("Which error it is, for programs. Codes do not change."))
+        .description(Some("Identifies the error, for programs. Codes do not change."))
         .enum_values(Some(codes))
         .examples(["not_found"])
         .build()

@@ -1,4 +1,4 @@
-//! Every route, and what holds for all of them.
+//! The router: all routes, and the layers around them.
 
 use axum::extract::Request;
 use axum::middleware::{self, Next, from_fn_with_state};
@@ -22,11 +22,11 @@ use crate::auth::{Keys, Scope};
 use crate::config;
 use crate::error::Error;
 
-/// Bytes of a request's path and query. The longest that anybody is given, a plan's link, is well below 1 KiB.
+/// Maximum size of a request's path and query, in bytes. The longest URL of the service, a plan's link, is below 1 KiB.
 const MAX_URI: usize = 8 << 10;
 
 impl App {
-    /// Every route, with what holds for all of them around it.
+    /// Returns the router with all routes, inside the layers that apply to all of them.
     pub fn router(&self) -> Router {
         let config::Auth { keys, public_read, .. } = &self.config.auth;
         let reading = if *public_read { reading() } else { guarded(reading(), keys, Scope::Read) };
@@ -44,7 +44,7 @@ impl App {
         self.around(routes).merge(self.observed(store_routes))
     }
 
-    /// `routes` with what holds for all of them; from the inside out.
+    /// Adds the layers that apply to all of `routes`, from the innermost to the outermost one.
     fn around(&self, routes: Router<App>) -> Router {
         let routes = routes
             .fallback(async || Error::NoRoute)
@@ -58,7 +58,7 @@ impl App {
         headers::protected(self.observed(routes)).with_state(self.clone())
     }
 
-    /// The facts of every request, its line in the log and its place in the metrics.
+    /// Adds the facts about each request, its log line and its metrics.
     fn observed<S: Clone + Send + Sync + 'static>(&self, routes: Router<S>) -> Router<S> {
         routes
             .layer(from_fn_with_state(self.metrics.clone(), observe_request))
@@ -66,9 +66,9 @@ impl App {
     }
 }
 
-/// Puts `routes` behind `scope`, also in their description; leaves them open where there are no keys at all.
+/// Requires a key with `scope` for `routes`, and documents that. If no API keys are configured, the routes are open.
 ///
-/// Answers that no handler gives (404, 405) and CORS preflights need no key.
+/// Responses that no handler generates (404, 405) and CORS preflights require no key.
 fn guarded(mut routes: OpenApiRouter<App>, keys: &Keys, scope: Scope) -> OpenApiRouter<App> {
     openapi::secure(routes.get_openapi_mut(), Some(scope), !keys.is_empty());
     if keys.is_empty() {
@@ -78,15 +78,15 @@ fn guarded(mut routes: OpenApiRouter<App>, keys: &Keys, scope: Scope) -> OpenApi
     routes.route_layer(from_fn_with_state(guard, authority::check))
 }
 
-/// Puts `routes` behind any key whatever its scope, except for who asks on this machine itself.
+/// Requires any API key, with any scope, for `routes`, except for clients on this machine.
 ///
-/// Also where there are no keys: what they tell is the operator's business.
+/// This also applies if no API keys are configured, because these routes are for operators only.
 fn local_or_keyed(mut routes: OpenApiRouter<App>, keys: &Keys) -> OpenApiRouter<App> {
     openapi::secure(routes.get_openapi_mut(), None, false);
     routes.route_layer(from_fn_with_state(keys.clone(), authority::check_local_or_keyed))
 }
 
-/// What anybody may ask.
+/// Returns the routes that are open to everyone.
 fn open() -> OpenApiRouter<App> {
     OpenApiRouter::default()
         .routes(routes!(system::limits))
@@ -95,7 +95,7 @@ fn open() -> OpenApiRouter<App> {
         .routes(routes!(openapi::openapi))
 }
 
-/// What only who runs the service may ask.
+/// Returns the routes for operators.
 fn operating() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(system::metrics))
 }
@@ -107,7 +107,7 @@ fn uploading() -> OpenApiRouter<App> {
     routes
 }
 
-/// What a plan's links are for: they are the permission.
+/// Returns the routes of a plan's links. The link itself authorizes the request.
 fn linked() -> OpenApiRouter<App> {
     let routes = OpenApiRouter::default().routes(routes!(direct::status, direct::abort));
     let mut routes = routes.routes(routes!(direct::complete));
@@ -126,7 +126,7 @@ fn reading() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(images::redirect, images::head)).routes(routes!(images::url))
 }
 
-/// For people, and no part of the API's description.
+/// Returns the pages for browsers. They are not part of the API documentation.
 fn pages() -> Router<App> {
     Router::new()
         .route("/", get(page::index))
@@ -135,7 +135,7 @@ fn pages() -> Router<App> {
         .route("/docs/{file}", get(docs::asset))
 }
 
-/// Answers what the transport rejects, so that such an answer is like any other.
+/// Responds to requests that the transport has rejected, so that these responses are like all others.
 async fn reject(request: Request, next: Next) -> Response {
     match request.extensions().get() {
         Some(Rejected(error)) => respond(Arc::clone(error)),
@@ -143,7 +143,7 @@ async fn reject(request: Request, next: Next) -> Response {
     }
 }
 
-/// The same for what CORS would answer by itself.
+/// Does the same for preflights, to which the CORS layer would otherwise respond.
 async fn reject_preflight(request: Request, next: Next) -> Response {
     if request.method() == Method::OPTIONS { reject(request, next).await } else { next.run(request).await }
 }
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_is_answered_as_any_error_is() {
+    async fn panics_are_internal_errors_with_all_headers() {
         let flags = ["image-store", "--s3-bucket=b", "--cors-allow-origin=http://page.example"];
         let config = Config::new(&Cli::parse_from(flags).settings).unwrap();
         let store = Backend::open(&config).await.unwrap().store;

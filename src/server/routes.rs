@@ -1,4 +1,4 @@
-//! The HTTP contract, one file a resource.
+//! The HTTP API, one file per resource.
 
 pub(super) mod asset;
 pub mod direct;
@@ -15,9 +15,9 @@ use std::convert::Infallible;
 use crate::server::App;
 use crate::server::request::RequestFacts;
 
-/// Where the client reaches the service, without a trailing slash: `PUBLIC_URL`, else what the client addressed.
+/// The URL at which the client reaches the service, without a trailing slash. See [`RequestFacts::base_url`].
 ///
-/// The latter is the client's own word: it goes into what this client is answered, and nowhere else.
+/// Unless it is `PUBLIC_URL`, the client chooses it freely, so it may be used only in responses to this client.
 pub struct ServiceBase(Option<String>);
 
 impl FromRequestParts<App> for ServiceBase {

@@ -1,4 +1,4 @@
-//! What every handler shares.
+//! The state that all handlers share.
 
 use axum::Router;
 use std::sync::Arc;
@@ -30,14 +30,14 @@ pub struct App {
     pub readiness: Readiness,
     pub metrics: Metrics,
     draining: Arc<AtomicBool>,
-    /// Of a store that is reached through the service; else none.
+    /// The routes of the embedded store, which clients reach through the service. Empty for other stores.
     pub(super) store_routes: Router,
 }
 
 impl App {
     pub fn new(config: Config, store: Arc<dyn Store>, spill: Option<Spill>) -> Self {
         let metrics = Metrics::new();
-        // Not behind the limit of calls: a service that is busy is ready.
+        // Readiness checks are not subject to the limit of concurrent calls: a busy service is ready.
         let readiness = Readiness::new(Arc::clone(&store));
         let store: Arc<dyn Store> = Arc::new(MeteredStore::new(store, &metrics, config.store.max_calls));
         let policy = Arc::new(config.policy.clone());
@@ -62,15 +62,15 @@ impl App {
         }
     }
 
-    /// Serves `routes` too: clients' way to a store in this process. What holds for the service's own routes (CORS, headers, the
-    /// deadline) does not hold for them.
+    /// Adds `routes`, through which clients reach a store in this process. The service's CORS rules, security headers
+    /// and deadline do not apply to them.
     #[must_use]
     pub fn with_store_routes(mut self, routes: Router) -> Self {
         self.store_routes = routes;
         self
     }
 
-    /// All metrics in Prometheus' text format, those that are only known now among them.
+    /// Returns all metrics in Prometheus' text format. Gauges are updated first.
     pub fn scrape(&self) -> String {
         let (used, limit) = (self.uploads.used(), self.uploads.limits());
         for (budget, used, limit) in [("memory", used.0, limit.0), ("spill", used.1, limit.1)] {
@@ -81,7 +81,7 @@ impl App {
         self.metrics.render()
     }
 
-    /// From now on [`App::is_draining`]: readiness says no, so that nobody is sent here any more.
+    /// Starts draining: from now on `/readyz` returns 503, so that load balancers send no more requests.
     pub fn start_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
@@ -90,7 +90,7 @@ impl App {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// How links to an image are signed for a client that reached the service at `base`.
+    /// Returns the options of links to an image, for a client that reached the service at `base`.
     pub fn read_link(&self, base: Option<String>) -> PresignOptions {
         PresignOptions { ttl: self.config.read_url_ttl, base }
     }

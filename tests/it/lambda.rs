@@ -444,7 +444,7 @@ async fn sigterm_undoes_a_running_upload() {
     until("the upload is under way", || faults.calls(Operation::Put) == 1).await;
     let log = setup.end(&[]).await;
     assert!(log.contains("Graceful shutdown completed") && !log.contains("could not"), "{log}");
-    assert!(log.contains("cut off at shutdown") && !log.contains("the client went away"), "{log}");
+    assert!(log.contains("cut off at shutdown") && !log.contains("client disconnected"), "{log}");
 }
 
 #[tokio::test]

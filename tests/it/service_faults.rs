@@ -217,7 +217,7 @@ async fn readyz_is_503_while_the_store_fails() {
     faults.fail_all(Operation::HeadBucket, Action::Status(503));
     let (status, answer) = ready().await;
     assert_eq!((status, answer["code"].as_str().unwrap()), (503, "not_ready"));
-    assert_eq!(answer["detail"], "The service is not ready: the store refuses");
+    assert_eq!(answer["detail"], "The service is not ready: the store returned an error");
     faults.heal();
     // The result is cached for a short time only.
     let deadline = Instant::now() + Duration::from_secs(5);

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 pub struct Limits {
     /// Bytes.
     max_stream_size: u64,
-    doors: Vec<String>,
+    upload_methods: Vec<String>,
 }
 
 impl Limits {
     /// Returns whether the service accepts a file of this size as a form.
     pub fn streams(&self, size: u64) -> bool {
-        size <= self.max_stream_size && self.doors.iter().any(|method| method == "form")
+        size <= self.max_stream_size && self.upload_methods.iter().any(|method| method == "form")
     }
 }
 

@@ -1,10 +1,10 @@
-//! Forms as clients really send them: encoded parts, parts without headers or data, inputs that were left empty.
+//! Forms of real clients: encoded parts, parts without headers or data, inputs that were left empty.
 
 use super::*;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// Reads a form in chunks of many sizes; what comes of it must not depend on them.
+/// Reads a form in chunks of many sizes and asserts that the result does not depend on them.
 async fn read_cut(body: &[u8]) -> Result<Read> {
     let mut outcomes = Vec::new();
     for size in [1, 2, 3, 7, 64, body.len().max(1)] {
@@ -17,7 +17,7 @@ async fn read_cut(body: &[u8]) -> Result<Read> {
     first
 }
 
-/// The file with this header and these bytes, as they are on the wire.
+/// The part of a file with this Content-Transfer-Encoding. `bytes` are encoded already.
 fn encoded(encoding: &str, bytes: &[u8]) -> Vec<u8> {
     let head = format!(
         "--XX\r\nContent-Transfer-Encoding: {encoding}\r\n\
@@ -32,7 +32,7 @@ fn base64(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn an_encoded_file_is_decoded() {
+async fn content_transfer_encoding_is_decoded() {
     assert_jpeg(read_cut(&form(&[encoded("base64", &base64(JPEG))])).await, "jpg");
     assert_jpeg(read_cut(&form(&[encoded("BASE64", STANDARD.encode(JPEG).as_bytes())])).await, "jpg");
     let quoted: String = JPEG.iter().map(|byte| format!("={byte:02x}=\r\n")).collect();
@@ -43,7 +43,7 @@ async fn an_encoded_file_is_decoded() {
 }
 
 #[tokio::test]
-async fn a_header_may_go_on_in_the_next_line() {
+async fn folded_headers_are_accepted() {
     let folded = |head: &str| {
         let head = format!("--XX\r\n{head}\r\n\r\n");
         form(&[part("form-data;\r\n name=a", b"1"), [head.as_bytes(), JPEG, b"\r\n"].concat()])
@@ -60,14 +60,14 @@ async fn a_header_may_go_on_in_the_next_line() {
         }
         assert_jpeg(read_cut(&body).await, "jpeg");
     }
-    // No header that could go on.
-    assert_malformed(read_cut(&folded(" name=file")).await, "headers are not valid");
+    // There is no header that this line could continue.
+    assert_malformed(read_cut(&folded(" name=file")).await, "headers of a part are invalid");
     let long = format!("Content-Disposition: form-data; name=file{}", "\r\n ;".repeat(5_000));
     assert_malformed(read_cut(&folded(&long)).await, "within 16384 bytes");
 }
 
 #[tokio::test]
-async fn an_encoded_file_that_is_wrong_is_refused() {
+async fn invalid_and_unknown_encodings_are_rejected() {
     assert_malformed(read_cut(&form(&[encoded("base64", &[&base64(JPEG)[..], b"*"].concat())])).await, "base64");
     assert_malformed(read_cut(&form(&[encoded("base64", JPEG)])).await, "base64");
     assert_malformed(read_cut(&form(&[encoded("quoted-printable", b"=xx")])).await, "quoted-printable");
@@ -77,7 +77,7 @@ async fn an_encoded_file_that_is_wrong_is_refused() {
 }
 
 #[tokio::test]
-async fn the_limit_is_of_the_decoded_bytes() {
+async fn size_limit_applies_to_decoded_bytes() {
     let image = [JPEG, &vec![0; 1000 - JPEG.len()]].concat();
     for (limit, fits) in [(1000, true), (999, false)] {
         let policy = Policy { max_upload_size: limit, ..policy() };
@@ -88,15 +88,15 @@ async fn the_limit_is_of_the_decoded_bytes() {
 }
 
 #[tokio::test]
-async fn an_encoding_of_other_fields_is_not_looked_at() {
+async fn encoding_of_other_fields_is_ignored() {
     let field =
         b"--XX\r\nContent-Disposition: form-data; name=a\r\nContent-Transfer-Encoding: x-any\r\n\r\n*\r\n".to_vec();
     assert_jpeg(read_cut(&form(&[field.clone(), file(JPEG), field])).await, "jpg");
 }
 
 #[tokio::test]
-async fn no_part_swallows_the_next_one() {
-    // Headers only; neither headers nor data; data only; lines that only look like a boundary.
+async fn parts_without_headers_or_data_end_at_the_next_boundary() {
+    // A part with headers only, with neither headers nor data, with data only, and with incomplete boundaries.
     let headers_only = b"--XX\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n".to_vec();
     let nothing = b"--XX\r\n\r\n".to_vec();
     let data_only = b"--XX\r\n\r\nabc\r\n".to_vec();
@@ -114,13 +114,13 @@ async fn no_part_swallows_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_file_without_data_is_no_file() {
+async fn file_without_data_is_no_file() {
     let no_data = b"--XX\r\nContent-Disposition: form-data; name=\"file\"; filename=\"a.jpg\"\r\n\r\n".to_vec();
     assert!(matches!(read_cut(&form(&[no_data])).await, Err(Error::NoFile { .. })));
 }
 
 #[tokio::test]
-async fn inputs_of_one_name_may_be_left_empty() {
+async fn empty_file_inputs_besides_the_file_are_ignored() {
     let empty = part("form-data; name=\"file\"; filename=\"\"", b"");
     let unnamed = part("form-data; name=\"file\"", b"");
     for parts in [
@@ -134,22 +134,22 @@ async fn inputs_of_one_name_may_be_left_empty() {
 }
 
 #[tokio::test]
-async fn a_field_of_the_files_name_is_no_file_beside_one() {
+async fn text_field_named_file_is_ignored_if_a_file_exists() {
     let long = format!("{{\"a\":\"{}\"}}", "x".repeat(2_000));
     for metadata in ["{}", "{\"file\":{\"name\":\"a.jpg\"}}", "some text", &long] {
         let metadata = part("form-data; name=\"file\"", metadata.as_bytes());
         assert_jpeg(read_cut(&form(&[metadata.clone(), file(JPEG)])).await, "jpg");
         assert_jpeg(read_cut(&form(&[file(JPEG), metadata.clone()])).await, "jpg");
         assert_jpeg(read_cut(&form(&[metadata.clone(), part("form-data; name=file", JPEG)])).await, "jpg");
-        // On its own it is what was sent as the file.
+        // Without another part it is the file.
         let Err(Error::InvalidFileType { detected: Some("text"), .. }) = read_cut(&form(&[metadata])).await else {
-            panic!("taken")
+            panic!("the text was accepted")
         };
     }
 }
 
 #[tokio::test]
-async fn two_images_are_refused_with_names_and_without() {
+async fn two_images_are_rejected_with_and_without_names() {
     let unnamed = part("form-data; name=file", JPEG);
     for parts in [
         vec![file(JPEG), file(JPEG)],
@@ -162,7 +162,7 @@ async fn two_images_are_refused_with_names_and_without() {
 }
 
 #[tokio::test]
-async fn an_image_without_a_name_is_no_file_if_one_with_a_name_follows() {
+async fn named_file_replaces_an_unnamed_image() {
     let [unnamed, empty] = [PNG, b""].map(|content| part("form-data; name=file", content));
     let field = part("form-data; name=a", b"1");
     for parts in [
@@ -172,25 +172,25 @@ async fn an_image_without_a_name_is_no_file_if_one_with_a_name_follows() {
         assert_jpeg(read_cut(&form(&parts)).await, "jpg");
     }
     let wrong_name = part("form-data; name=file; filename=a.exe", JPEG);
-    let refused = read_cut(&form(&[unnamed.clone(), wrong_name])).await;
-    assert!(matches!(refused, Err(Error::InvalidFileType { .. })), "{refused:?}");
+    let rejected = read_cut(&form(&[unnamed.clone(), wrong_name])).await;
+    assert!(matches!(rejected, Err(Error::InvalidFileType { .. })), "{rejected:?}");
     let no_data = part("form-data; name=file; filename=a.jpg", b"");
-    let refused = read_cut(&form(&[unnamed, no_data])).await;
-    assert!(matches!(refused, Err(Error::NoFile { fields: Some(_) })), "{refused:?}");
+    let rejected = read_cut(&form(&[unnamed, no_data])).await;
+    assert!(matches!(rejected, Err(Error::NoFile { fields: Some(_) })), "{rejected:?}");
 }
 
 #[tokio::test]
-async fn empty_parts_are_counted_as_fields() {
+async fn empty_file_parts_count_as_fields() {
     let empty = part("form-data; name=\"file\"; filename=\"\"", b"");
     let up_to = |count| [vec![empty.clone(); count], vec![file(JPEG)]].concat();
     assert_jpeg(read(FORM, &form(&up_to(64))).await, "jpg");
     assert_malformed(read(FORM, &form(&up_to(65))).await, "more than 64 fields");
     let large = part("form-data; name=\"file\"", &b"x".repeat(2 * MIB));
-    assert_malformed(read(FORM, &form(&[large, file(JPEG)])).await, "beside the file");
+    assert_malformed(read(FORM, &form(&[large, file(JPEG)])).await, "besides the file");
 }
 
 #[tokio::test]
-async fn a_form_without_a_file_names_its_fields() {
+async fn no_file_error_lists_the_fields() {
     let named = |name: &str| part(&format!("form-data; name=\"{name}\"; filename=\"a.jpg\""), JPEG);
     let long = "n".repeat(1_000);
     let parts = [named("image"), part("form-data", b"no name"), named("image"), named("File"), named(&long)];
@@ -203,7 +203,7 @@ async fn a_form_without_a_file_names_its_fields() {
 }
 
 #[tokio::test]
-async fn a_boundary_that_is_not_the_bodys_is_named() {
+async fn wrong_boundary_is_reported() {
     let body = form(&[file(JPEG)]);
     for (other, size) in [("YY", 1), ("YY", 8192), ("X-", 8192)] {
         let content_type = format!("multipart/form-data; boundary={other}");

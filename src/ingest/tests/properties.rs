@@ -1,9 +1,9 @@
-//! What holds of every form, however it is made and cut.
+//! Properties of all forms, whatever they contain and however they are split into chunks.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Chunks of random sizes, an empty one here and there.
+/// Splits `bytes` into chunks of these sizes, with some empty chunks in between.
 fn cut_at(bytes: &[u8], sizes: &[usize]) -> Chunks {
     let mut sizes = sizes.iter().copied().cycle();
     let mut rest = Bytes::copy_from_slice(bytes);
@@ -23,15 +23,16 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(size, 1..40)
 }
 
-/// A body that is cut off inside a broken image is both; which shows first is a matter of the cuts.
+/// Whether two errors are equivalent. If a body ends inside a broken image, both errors are correct, and the chunks
+/// decide which one is found first.
 fn same_fault(first: &str, second: &str) -> bool {
     let either = ["truncated_body", "invalid_file_type"];
     first == second || (either.contains(&first) && either.contains(&second))
 }
 
-/// Reads to the end and returns how much of the body was held at most: taken from it and not handed on.
+/// Reads to the end and returns the maximum number of bytes that were held: read from the body and not returned yet.
 ///
-/// The file's bytes start at `start`.
+/// The file's bytes start at `start` in the body.
 async fn most_held(chunks: Chunks, start: usize) -> Result<usize> {
     let taken = Arc::new(AtomicUsize::new(0));
     let body = ready_body(chunks, taken.clone());
@@ -49,7 +50,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn a_form_reads_the_same_however_it_is_cut(
+    fn result_does_not_depend_on_the_chunks(
         sizes in sizes(),
         tail in prop::collection::vec(prop_oneof![any::<u8>(), Just(b'\r'), Just(b'\n'), Just(b'-'), Just(b'X')], 0..400),
         preamble in "[a-z \r\n-]{0,200}",
@@ -67,7 +68,7 @@ proptest! {
     }
 
     #[test]
-    fn mutated_forms_end_and_read_the_same_however_they_are_cut(
+    fn mutated_forms_give_the_same_result_in_any_chunks(
         sizes in sizes(),
         edits in prop::collection::vec((any::<prop::sample::Index>(), prop_oneof![any::<u8>(), Just(b'\r'), Just(b'"')]), 1..6),
         cut_off in any::<prop::sample::Index>(),
@@ -88,7 +89,7 @@ proptest! {
     }
 
     #[test]
-    fn arbitrary_bodies_end_within_bounds(sizes in sizes(), bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
+    fn arbitrary_bodies_are_rejected(sizes in sizes(), bytes in prop::collection::vec(any::<u8>(), 0..2000)) {
         for whole in [bytes.clone(), [b"--XX\r\n", &bytes[..]].concat(), [&b"--XX\r\nContent-Disposition: "[..], &bytes].concat()] {
             let (read, _) = block_on(read_chunks(FORM, cut_at(&whole, &sizes), policy()));
             prop_assert!(read.is_err());
@@ -98,7 +99,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_held_is_bounded(chunk in 1..200_000_usize, padding in 0..190_000_usize, fields in 0..60_usize) {
+    fn held_bytes_are_bounded(chunk in 1..200_000_usize, padding in 0..190_000_usize, fields in 0..60_usize) {
         let image = [JPEG, &vec![b'-'; padding]].concat();
         let others = vec![part("form-data; name=other", &[b'\r'; 10_000]); fields];
         let start = [others.concat(), file(&image)].concat().len() - 2 - image.len();

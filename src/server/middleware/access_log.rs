@@ -1,4 +1,4 @@
-//! A request's line in the log, and its place in the metrics.
+//! The access log: one log line per request, and the request metrics.
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
@@ -16,28 +16,28 @@ use crate::server::response::Logged;
 use crate::telemetry::metrics::{Metrics, defs};
 use crate::telemetry::trace::{self, TraceContext};
 
-/// Fields that handlers add to their request's line, with [`record_field`].
+/// Fields that handlers add to the log line of their request, with [`record_field`].
 pub mod field {
     pub const S3_KEY: &str = "s3_key";
     pub const SIZE: &str = "size";
     pub const CONTENT_TYPE: &str = "content_type";
-    /// The name of the key a request was sent with, never the key.
+    /// The name of the API key of the request, never the key itself.
     pub const API_KEY_NAME: &str = "api_key_name";
 }
 
-/// Adds a field to the line of the request that is being handled.
+/// Adds a field to the log line of the current request.
 pub fn record_field<V: tracing::Value>(field: &str, value: V) {
     Span::current().record(field, value);
 }
 
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The status counted for a request whose client left before its answer, as nginx has it.
+/// The status that is counted for a request whose client disconnected before the response. nginx uses the same one.
 const CLIENT_GONE: u16 = 499;
-/// And for one that the process' own end cut off.
+/// The status that is counted for a request that was cut off at shutdown.
 const CUT_OFF: u16 = 503;
 
-/// Takes or makes the request's id, answers with it, writes the request's line and counts it.
+/// Accepts or creates the request's id, adds it to the response, logs the request and counts it.
 pub async fn observe_request(State(metrics): State<Metrics>, mut request: Request, next: Next) -> Response {
     let id = request_id(&request);
     request.headers_mut().insert(REQUEST_ID, id.clone());
@@ -86,23 +86,24 @@ fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceCo
     span
 }
 
-/// The client's own id where it is fit for a log, else a fresh one.
+/// Returns the client's own id if it is safe to log, otherwise a new one.
 fn request_id(request: &Request) -> HeaderValue {
     let given = request.headers().get(REQUEST_ID);
-    let fit = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
-    given.filter(fit).cloned().unwrap_or_else(|| {
+    let is_safe = |id: &&HeaderValue| (1..=128).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic);
+    given.filter(is_safe).cloned().unwrap_or_else(|| {
         let mut buffer = Uuid::encode_buffer();
         let id = Uuid::new_v4().hyphenated().encode_lower(&mut buffer);
         HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("-"))
     })
 }
 
-/// Probes and scrapers ask every few seconds; their lines are for debugging.
+/// Probes and scrapers send requests every few seconds, so these are logged at the debug level only.
 fn is_probe(request: &Request) -> bool {
     request.method() == Method::GET && matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics")
 }
 
-/// A request's line, also where nobody waits for the answer any more: then the future is dropped, and this with it.
+/// The log line of a request. If the client disconnects, the future of the request is dropped, and this value with it;
+/// its `Drop` then writes the line.
 struct AccessLogEntry {
     began: Instant,
     span: Span,
@@ -120,20 +121,20 @@ impl AccessLogEntry {
         self.counted.answered(status);
         let Some(Logged(error)) = response.extensions().get::<Logged>() else {
             if self.quiet {
-                tracing::debug!(status, ms, "answered");
+                tracing::debug!(status, ms, "request completed");
             } else {
-                tracing::info!(status, ms, "answered");
+                tracing::info!(status, ms, "request completed");
             }
             return;
         };
-        self.counted.refused(error);
+        self.counted.rejected(error);
         let (code, detail) = (error.code(), error.to_string());
         match (error.log_level(), error.source()) {
-            (Level::ERROR, Some(cause)) => tracing::error!(status, ms, code, cause, "failed"),
-            (Level::ERROR, None) => tracing::error!(status, ms, code, detail, "failed"),
-            (Level::WARN, _) => tracing::warn!(status, ms, code, detail, "refused"),
-            (_, Some(cause)) => tracing::info!(status, ms, code, cause, "refused"),
-            (_, None) => tracing::info!(status, ms, code, detail, "refused"),
+            (Level::ERROR, Some(cause)) => tracing::error!(status, ms, code, cause, "request failed"),
+            (Level::ERROR, None) => tracing::error!(status, ms, code, detail, "request failed"),
+            (Level::WARN, _) => tracing::warn!(status, ms, code, detail, "request rejected"),
+            (_, Some(cause)) => tracing::info!(status, ms, code, cause, "request rejected"),
+            (_, None) => tracing::info!(status, ms, code, detail, "request rejected"),
         }
     }
 
@@ -148,16 +149,16 @@ impl Drop for AccessLogEntry {
             let _entered = self.span.enter();
             if self.counted.metrics.is_cutting_off() {
                 self.counted.answered(CUT_OFF);
-                tracing::warn!(ms = self.ms(), "cut off at shutdown");
+                tracing::warn!(ms = self.ms(), "request cut off at shutdown");
             } else {
                 self.counted.answered(CLIENT_GONE);
-                tracing::info!(ms = self.ms(), "the client went away");
+                tracing::info!(ms = self.ms(), "client disconnected");
             }
         }
     }
 }
 
-/// What a request is counted by. All of it is of a few values, whatever clients send.
+/// The labels of a request's metrics. Each has few values, regardless of what clients send.
 struct Counted {
     metrics: Metrics,
     route: String,
@@ -169,7 +170,7 @@ impl Counted {
         self.metrics.counter(&defs::REQUESTS, &[&self.route, self.method, &status.to_string()]).increment(1);
     }
 
-    fn refused(&self, error: &Error) {
+    fn rejected(&self, error: &Error) {
         let detected = match error {
             Error::InvalidFileType { detected: Some(detected), .. } => detected,
             _ => "-",

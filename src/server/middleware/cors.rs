@@ -1,4 +1,5 @@
-//! Which pages of other origins may call the service, and what they may send and see (Fetch, "HTTP-CORS protocol").
+//! CORS: which origins may call the service, which headers they may send and which response headers they may read
+//! (Fetch, "HTTP-CORS protocol").
 
 use http::{HeaderName, HeaderValue, Method, header};
 use std::time::Duration;
@@ -9,11 +10,12 @@ use super::authority::API_KEY;
 use crate::server::request::X_BASE_URL;
 use crate::telemetry::trace;
 
-/// How long a browser may keep the answer to a preflight.
+/// How long a browser may cache the response to a preflight.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// What upload clients send beside their own headers: Dropzone `Cache-Control` and `X-Requested-With`; tus-js-client, Uppy
-/// and the IETF's resumable uploads the others.
+/// The request headers that browsers may send. Dropzone sends `Cache-Control` and `X-Requested-With`. tus-js-client,
+/// Uppy and the IETF's resumable uploads use the `Tus-…`, `Upload-…`, `Idempotency-Key` and `X-HTTP-Method-Override`
+/// headers.
 const REQUEST: [HeaderName; 19] = [
     header::CONTENT_TYPE,
     header::AUTHORIZATION,
@@ -36,7 +38,7 @@ const REQUEST: [HeaderName; 19] = [
     HeaderName::from_static("x-requested-with"),
 ];
 
-/// What their pages look for in answers.
+/// The response headers that pages may read.
 const RESPONSE: [HeaderName; 16] = [
     header::ETAG,
     header::LOCATION,
@@ -56,7 +58,7 @@ const RESPONSE: [HeaderName; 16] = [
     HeaderName::from_static("upload-offset"),
 ];
 
-/// `origins` may be a single `*`.
+/// Returns the layer that allows `origins`. A single `*` allows every origin; an empty list allows none.
 pub fn cors(origins: &[String]) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();

@@ -1,4 +1,4 @@
-//! When a request is ended, however steadily it goes on.
+//! The deadline of a request: when it is ended, even if data is still being transferred.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
@@ -10,27 +10,29 @@ use crate::error::Error;
 use crate::server::request::Invocation;
 use crate::upload::timer::DeadlineFlag;
 
-/// No request takes longer, whatever the settings say, so that its end can be computed.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+/// Upper bound of the request timeout, so that adding it to the current time does not overflow.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// What a handler that has waited for something still needs to build its answer and hand it on.
-const ANSWER_TIME: Duration = Duration::from_millis(200);
+/// How long a handler needs to build and return its response after it has waited for something.
+const RESPONSE_TIME: Duration = Duration::from_millis(200);
 
-/// In a request's extensions: when the request is ended and answered 503 `deadline`.
+/// A request extension: when the request is ended with 503 `deadline`.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// How long a handler may wait for something, `limit` at most, and still answer the request itself.
+    /// Returns how long a handler may wait for something, at most `limit`, so that it can still respond before the
+    /// deadline.
     pub fn wait(deadline: Option<Deadline>, limit: Duration) -> Duration {
-        let left = |Deadline(ends)| ends.saturating_duration_since(Instant::now()).saturating_sub(ANSWER_TIME);
+        let left = |Deadline(ends)| ends.saturating_duration_since(Instant::now()).saturating_sub(RESPONSE_TIME);
         deadline.map_or(limit, |deadline| limit.min(left(deadline)))
     }
 }
 
-/// Ends a request that takes too long in all, however steadily it goes on; on Lambda also while there is time to undo it.
+/// Ends a request whose total time exceeds `limit`, even if data is still being transferred. On Lambda the request also
+/// ends early enough for its clean-up to finish within the invocation.
 pub async fn deadline(State(limit): State<Duration>, mut request: Request, next: Next) -> Response {
-    let ends = Instant::now() + limit.min(LONGEST);
+    let ends = Instant::now() + limit.min(MAX_TIMEOUT);
     let invocation = request.extensions().get().map(|invocation: &Invocation| invocation.ends);
     let ends = invocation.map_or(ends, |invocation| invocation.min(ends));
     let timed_out = DeadlineFlag::default();
@@ -51,10 +53,10 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_handler_waits_no_longer_than_it_can_still_answer() {
+    async fn handlers_stop_waiting_before_the_deadline() {
         let (second, ends) = (Duration::from_secs(1), Deadline(Instant::now() + Duration::from_secs(1)));
         assert_eq!(Deadline::wait(None, second), second);
-        assert_eq!(Deadline::wait(Some(ends), second), second - ANSWER_TIME);
+        assert_eq!(Deadline::wait(Some(ends), second), second - RESPONSE_TIME);
         assert_eq!(Deadline::wait(Some(ends), second / 2), second / 2);
         tokio::time::advance(2 * second).await;
         assert_eq!(Deadline::wait(Some(ends), second), Duration::ZERO);

@@ -1,4 +1,4 @@
-//! Errors as answers: status, body and examples come from [`Error`] itself; here is which route gives which.
+//! Documents error responses. This module lists the errors of each route; [`Error`] gives status, body and examples.
 
 use std::collections::BTreeMap;
 use utoipa::openapi::example::Example;
@@ -12,7 +12,7 @@ use crate::server::response::ErrorBody;
 
 type Responses = BTreeMap<String, RefOr<Response>>;
 
-/// Types that stand for the errors of a route, for `responses(…)`.
+/// Defines types that represent the errors of a route, for `responses(…)`.
 macro_rules! answers {
     ($($(#[$meta:meta])* $name:ident: $errors:pat,)*) => {$(
         $(#[$meta])*
@@ -29,7 +29,7 @@ macro_rules! answers {
 }
 
 answers! {
-    /// Of `POST /upload-image` and `POST /images`.
+    /// Errors of `POST /upload-image` and `POST /images`.
     Upload:
         Error::NoFile { .. }
         | Error::InvalidFileType { .. }
@@ -46,9 +46,9 @@ answers! {
         | Error::ContentTransferEncoding
         | Error::Storage(_)
         | Error::OverCapacity(_),
-    /// Of routes that name an image.
+    /// Errors of the routes of one image.
     Stored: Error::NotFound | Error::Storage(_),
-    /// Of `POST /uploads`.
+    /// Errors of `POST /uploads`.
     Plan:
         Error::InvalidFileType { .. }
         | Error::InvalidRequest(_)
@@ -58,14 +58,14 @@ answers! {
         | Error::PayloadTooLarge { .. }
         | Error::NotJson
         | Error::Storage(_),
-    /// Of every route that takes a plan's link.
+    /// Errors of `status_url`.
     PlanFromLink:
         Error::InvalidToken(_)
         | Error::ExpiredToken
         | Error::NotFound
         | Error::UploadOver { .. }
         | Error::Storage(_),
-    /// Of `complete_url`.
+    /// Errors of `complete_url`.
     Complete:
         Error::InvalidToken(_)
         | Error::ExpiredToken
@@ -81,7 +81,7 @@ answers! {
         | Error::PartsUnexpected { .. }
         | Error::ChangedMeanwhile
         | Error::Storage(_),
-    /// Of `abort_url`.
+    /// Errors of `abort_url`.
     Abort:
         Error::InvalidToken(_)
         | Error::ExpiredToken
@@ -89,11 +89,11 @@ answers! {
         | Error::Verifying
         | Error::NotFound
         | Error::Storage(_),
-    /// Of `GET /readyz`.
+    /// Errors of `GET /readyz`.
     Ready: Error::NotReady { .. },
 }
 
-/// Adds errors to what a route answers; those of one status become examples of one response.
+/// Adds errors to the responses of a route. Errors with the same status become examples of one response.
 pub fn add(responses: &mut Responses, errors: impl IntoIterator<Item = Error>) {
     for error in errors {
         let status = error.status();
@@ -101,16 +101,16 @@ pub fn add(responses: &mut Responses, errors: impl IntoIterator<Item = Error>) {
         let response = responses.entry(status.as_str().to_owned()).or_insert_with(|| Response::new(reason).into());
         if let Some(response) = super::inline(response) {
             headers::of_error(response, &error);
-            let content = response.content.entry("application/json".to_owned()).or_insert_with(refusal);
+            let content = response.content.entry("application/json".to_owned()).or_insert_with(error_body);
             if let RefOr::T(content) = content {
-                // Of several errors with one code the first one is the route's own.
+                // If several errors have the same code, the first one is specific to the route.
                 content.examples.entry(error.code().to_owned()).or_insert_with(|| example(&error).into());
             }
         }
     }
 }
 
-fn refusal() -> RefOr<Content> {
+fn error_body() -> RefOr<Content> {
     Content::new(Some(Ref::from_schema_name(ErrorBody::name()))).into()
 }
 
@@ -120,7 +120,7 @@ fn example(error: &Error) -> Example {
     example
 }
 
-/// Of `HEAD`: the same statuses and headers.
+/// Removes the bodies from the responses of a `HEAD` operation. Statuses and headers remain.
 pub fn without_bodies(operation: &mut Operation) {
     operation.responses.responses.values_mut().filter_map(super::inline).for_each(|response| response.content.clear());
 }

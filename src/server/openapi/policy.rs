@@ -1,4 +1,4 @@
-//! What follows from the settings: formats and sizes, so that what the description calls valid is taken.
+//! Adds formats and sizes from the settings, so that the service accepts exactly what the document calls valid.
 
 use serde_json::{Map, Value, json};
 
@@ -7,8 +7,8 @@ use crate::policy::Policy;
 
 const BODIES: [&str; 2] =
     ["/paths/~1upload-image/post/requestBody/content", "/paths/~1images/post/requestBody/content"];
-const WISH: &str = "/components/schemas/UploadRequest";
-/// Stands for the formats' own types in the description of `POST /upload-image`.
+const UPLOAD_REQUEST: &str = "/components/schemas/UploadRequest";
+/// A placeholder for the media types of the formats, in the documentation of `POST /upload-image`.
 pub const ANY_IMAGE: &str = "image/*";
 const OCTET_STREAM: &str = "application/octet-stream";
 
@@ -18,12 +18,12 @@ pub fn apply(document: &mut Value, policy: &Policy, put_max: u64) {
             name_formats(bodies, policy);
         }
     }
-    if let Some(wish) = document.pointer_mut(WISH) {
-        merge(wish, rules(policy, put_max));
+    if let Some(request) = document.pointer_mut(UPLOAD_REQUEST) {
+        merge(request, rules(policy, put_max));
     }
 }
 
-/// A raw body for each format that is taken, and one of no stated type.
+/// Documents a raw body for each accepted format, and one of an unspecified type.
 fn name_formats(bodies: &mut Map<String, Value>, policy: &Policy) {
     if let Some(body) = bodies.remove(ANY_IMAGE) {
         let types = policy.formats.iter().map(|format| format.content_type()).chain([OCTET_STREAM]);
@@ -31,7 +31,7 @@ fn name_formats(bodies: &mut Map<String, Value>, policy: &Policy) {
     }
 }
 
-/// What [`crate::direct::plan::UploadRequest::check`] and `begin` ask, as JSON Schema.
+/// Returns the rules of [`crate::direct::plan::UploadRequest::check`] and `create` as JSON Schema.
 fn rules(policy: &Policy, put_max: u64) -> Value {
     let extensions = extensions(policy);
     let types: Vec<&str> = policy.formats.iter().map(|format| format.content_type()).collect();
@@ -55,7 +55,7 @@ fn rules(policy: &Policy, put_max: u64) -> Value {
     })
 }
 
-/// The extensions that are taken, in upper and lower case, as alternatives of a regular expression.
+/// Returns the accepted extensions, in upper and lower case, as alternatives of a regular expression.
 fn extensions(policy: &Policy) -> String {
     let extensions = policy.formats.iter().flat_map(|format: &Format| format.file_extensions());
     let any_case = |letter: char| format!("[{letter}{}]", letter.to_ascii_uppercase());
@@ -63,7 +63,7 @@ fn extensions(policy: &Policy) -> String {
     each.join("|")
 }
 
-/// Puts what `more` has into `value`, object by object.
+/// Merges `more` into `value` recursively.
 fn merge(value: &mut Value, more: Value) {
     match (value, more) {
         (Value::Object(value), Value::Object(more)) => {

@@ -1,23 +1,23 @@
-//! `host[:port]` as a Host header has it (RFC 9110 7.2, RFC 3986 3.2.2).
+//! Parses `host[:port]`, the value of a Host header (RFC 9110 7.2, RFC 3986 3.2.2).
 
 use std::net::Ipv6Addr;
 
-/// Whether `text` is a host with an optional port, without user information. The host is not looked up.
+/// Whether `text` is a host with an optional port, without user information. The host is not resolved.
 pub fn is_valid(text: &str) -> bool {
     let (host, port) = split(text);
     port.is_none_or(is_port) && is_host(host)
 }
 
-/// The host, IPv6 addresses in brackets, and what follows its colon.
+/// Splits `text` into the host, which includes the brackets of an IPv6 address, and the port after the colon.
 pub fn split(text: &str) -> (&str, Option<&str>) {
-    let behind_literal = text.rfind(']').map_or(0, |end| end + 1);
-    match text[behind_literal..].find(':') {
-        Some(colon) => (&text[..behind_literal + colon], Some(&text[behind_literal + colon + 1..])),
+    let after_literal = text.rfind(']').map_or(0, |end| end + 1);
+    match text[after_literal..].find(':') {
+        Some(colon) => (&text[..after_literal + colon], Some(&text[after_literal + colon + 1..])),
         None => (text, None),
     }
 }
 
-/// `port = *DIGIT`, and one that there can be.
+/// `port = *DIGIT`, at most 65535.
 fn is_port(port: &str) -> bool {
     port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok())
 }

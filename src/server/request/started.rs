@@ -1,4 +1,4 @@
-//! A body whose first bytes have been waited for.
+//! A request body whose first bytes have arrived.
 
 use bytes::Buf;
 use http_body::{Body, Frame, SizeHint};
@@ -6,14 +6,14 @@ use http_body_util::BodyExt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// A body that has begun to arrive, as it is.
+/// A body whose first frame was already read. It is returned first when the body is polled.
 pub struct Started<B: Body> {
     first: Option<Result<Frame<B::Data>, B::Error>>,
     body: B,
 }
 
 impl<B: Body + Unpin> Started<B> {
-    /// Waits for the first bytes of `body`, or for its end.
+    /// Waits for the first frame of `body`, or for its end.
     pub async fn wait(mut body: B) -> Self {
         Started { first: body.frame().await, body }
     }
@@ -37,7 +37,7 @@ impl<B: Body<Data: Unpin, Error: Unpin> + Unpin> Body for Started<B> {
         self.first.is_none() && self.body.is_end_stream()
     }
 
-    /// At least; frames of other bytes than data are not known beforehand.
+    /// Returns a lower bound only, because frames other than data (trailers) are not known beforehand.
     fn size_hint(&self) -> SizeHint {
         let first = self.first.as_ref().and_then(|first| first.as_ref().ok()?.data_ref());
         let mut hint = SizeHint::new();

@@ -1,4 +1,4 @@
-//! Files that lie in the binary, and how they are answered.
+//! Files that are embedded in the binary, and the responses that contain them.
 
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
@@ -13,7 +13,7 @@ pub struct Asset {
     pub name: &'static str,
     pub content_type: &'static str,
     pub bytes: &'static [u8],
-    /// Compressed so, if at all: every browser takes gzip.
+    /// The content coding of `bytes`, if they are compressed. All browsers support gzip.
     pub encoding: Option<&'static str>,
 }
 
@@ -21,22 +21,22 @@ pub const CSS: &str = "text/css; charset=utf-8";
 pub const JS: &str = "text/javascript; charset=utf-8";
 pub const SVG: &str = "image/svg+xml";
 
-/// Asked again each time, and nearly always answered with 304.
+/// Makes browsers revalidate the file on each use. The response is nearly always 304.
 pub const FRESH: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
 
-/// One tag for all assets of a page: a module of one release never meets a module of another in a browser's cache.
+/// Returns one tag for all assets of a page, so that a browser's cache never mixes modules of different releases.
 pub fn tag_all(assets: &[Asset]) -> String {
     tag(assets.iter().map(|asset| asset.bytes))
 }
 
-/// One tag for all of `contents`.
+/// Returns one tag for all of `contents`.
 pub fn tag<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
     contents.into_iter().for_each(|content| digest.update(content));
     format!("\"{:016x}\"", digest.finalize())
 }
 
-/// 304 for a client that has what `tag` is of.
+/// Returns 304 if the client already has the content with this `tag`, otherwise `None`.
 pub fn not_modified(tag: &str, headers: &HeaderMap) -> Option<Response> {
     let known: IfNoneMatch = headers.typed_get()?;
     let tagged: ETag = tag.parse().ok()?;
@@ -44,7 +44,7 @@ pub fn not_modified(tag: &str, headers: &HeaderMap) -> Option<Response> {
         .then(|| (StatusCode::NOT_MODIFIED, [FRESH], [(header::ETAG, tag)]).into_response())
 }
 
-/// The asset a path names; `tag` is that of all of them.
+/// Returns the response with the asset that the path names. `tag` is that of all assets.
 pub fn answer(
     assets: &[Asset],
     tag: &str,
@@ -56,7 +56,7 @@ pub fn answer(
     if let Some(response) = not_modified(tag, headers) {
         return Ok(response);
     }
-    // For an icon that is opened by itself: SVG is a document, too.
+    // This applies if an icon is opened on its own, because an SVG file is a document.
     let policy = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
     let content_type = [(header::CONTENT_TYPE, asset.content_type)];
     let etag = [(header::ETAG, tag)];

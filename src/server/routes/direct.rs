@@ -1,4 +1,4 @@
-//! `/uploads`: planning, watching, completing and aborting direct uploads.
+//! `/uploads`: create, inspect, complete and abort direct uploads.
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query, State};
@@ -29,27 +29,27 @@ use crate::server::response::respond;
 use crate::store::s3::Sse;
 use crate::store::{ImageKey, ObjectInfo, ObjectName, Part, PresignOptions, StoreError, Upload};
 
-/// How soon a client that was told `verifying` may ask again, in seconds.
-const ASK_AGAIN: u32 = 2;
+/// The `Retry-After` of a response with the state `verifying`, in seconds.
+const RETRY_AFTER: u32 = 2;
 
-/// How far a direct upload is, and its links.
+/// The status of a direct upload, and its links.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = UploadStatus)]
 pub struct Status {
     #[schema(value_type = ImageKey)]
     pub s3_key: String,
-    /// `put` or `multipart`, as planned.
+    /// The planned upload method: `put` (one PUT) or `multipart` (several parts).
     #[schema(examples("multipart"))]
     pub kind: &'static str,
     pub state: UploadState,
-    /// Bytes planned.
+    /// The planned size of the image in bytes.
     #[schema(examples(314_572_800))]
     pub size: u64,
-    /// A multipart plan's parts, while its upload lives: those with a `url` are missing.
+    /// All parts of a multipart upload that is not complete. Parts with a `url` have not arrived yet: PUT them there.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub parts: Option<Vec<UploadPart>>,
-    /// When the parts' URLs end, RFC 3339.
+    /// When the URLs of the missing parts expire (RFC 3339, UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: Option<String>,
@@ -72,22 +72,22 @@ impl Status {
     }
 }
 
-/// How far a direct upload is.
+/// The state of a direct upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(examples("uploading"))]
 pub enum UploadState {
-    /// Nothing has arrived.
+    /// No bytes have arrived.
     Waiting,
-    /// Some parts have arrived, or all: not completed.
+    /// Some or all parts have arrived. The upload is not complete.
     Uploading,
-    /// The bytes are in the store and not yet an image: `complete_url` makes them one.
+    /// All bytes have arrived and are not verified yet. A POST to `complete_url` verifies them and stores the image.
     Verifying,
-    /// The image is there.
+    /// The image is stored.
     Complete,
 }
 
-/// An upload that takes longer to check than the client wants to wait.
+/// An upload whose verification takes longer than the service waits for it.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Unfinished {
     #[schema(value_type = ImageKey)]
@@ -97,7 +97,7 @@ pub struct Unfinished {
     pub state: UploadState,
 }
 
-/// A plan from its link, which is the permission to go on with it.
+/// A plan from its link. The link authorizes the request.
 pub struct PlanFromLink {
     plan: Plan,
     token: String,
@@ -118,25 +118,26 @@ impl FromRequestParts<App> for PlanFromLink {
         }
         let plan = Plan::from_claims(claims)?;
         if plan.key != key {
-            return Err(Error::InvalidToken(Some("it is for another key".into())));
+            return Err(Error::InvalidToken(Some("the token is for another s3_key".into())));
         }
         Ok(PlanFromLink { plan, token })
     }
 }
 
-/// Plans a direct upload: what to PUT where, and the links to go on with.
+/// Plans a direct upload: returns presigned URLs for the bytes, and links to complete, inspect and abort the upload.
 ///
-/// Up to `direct_put_max` of `GET /limits` it is one PUT, above it at most 100 parts, each to be PUT with exactly the
-/// headers it has. Then POST to `complete_url`.
+/// A file of at most `direct_put_max` bytes (`GET /limits`) is sent with one PUT, a larger one in at most 100 parts.
+/// PUT each of them with exactly the headers in the plan, then POST to `complete_url`. The links are valid for one day
+/// and require no API key.
 #[utoipa::path(post, path = "/uploads", tag = DIRECT, operation_id = "plan_upload", request_body = plan::UploadRequest,
-    responses((status = 201, description = "The plan.", body = UploadPlan), answers::Plan))]
+    responses((status = 201, description = "The plan of the upload.", body = UploadPlan), answers::Plan))]
 pub async fn plan(
     State(app): State<App>,
     base: ServiceBase,
     key: Option<Extension<KeyName>>,
-    JsonBody(wish): JsonBody<UploadRequest>,
+    JsonBody(request): JsonBody<UploadRequest>,
 ) -> Result<(StatusCode, Json<UploadPlan>)> {
-    let draft = wish.check(&app.policy)?;
+    let draft = request.check(&app.policy)?;
     record_field(field::S3_KEY, draft.key.as_str());
     record_field(field::SIZE, draft.size);
     let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft).await?;
@@ -149,13 +150,13 @@ pub async fn plan(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-/// What has arrived, and fresh URLs for the parts that have not: a plan's `status_url`.
+/// Returns the status of the upload, and new URLs for the parts that have not arrived. This is a plan's `status_url`.
 #[utoipa::path(get, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "upload_status",
     params(KeyInPath, plan::Query),
-    responses((status = 200, description = "How far it is.", body = Status), answers::PlanFromLink))]
+    responses((status = 200, description = "The status.", body = Status), answers::PlanFromLink))]
 pub async fn status(State(app): State<App>, base: ServiceBase, linked: PlanFromLink) -> Result<Json<Status>> {
     let plan = &linked.plan;
-    if is_there(&app, &plan.image()).await? {
+    if exists(&app, &plan.image()).await? {
         return Ok(Json(Status::new(&app, &linked, UploadState::Complete)));
     }
     if let Some((upload, part_size)) = plan.upload()
@@ -177,32 +178,32 @@ pub async fn status(State(app): State<App>, base: ServiceBase, linked: PlanFromL
     Ok(Json(Status::new(&app, &linked, without_parts(&app, plan).await?)))
 }
 
-/// By these a client sees whether what has arrived is what it would send.
+/// Adds the ETags of the parts that have arrived, with which a client can check that they are parts of its own file.
 fn add_etags(parts: &mut [UploadPart], held: &[Part]) {
     for part in parts.iter_mut().filter(|part| part.url.is_none()) {
         part.etag = held.iter().find(|held| held.number == part.part_number).and_then(|held| held.etag.clone());
     }
 }
 
-/// The parts of a multipart upload; none where it is over.
+/// Returns the parts of a multipart upload. `None` if the upload has ended.
 async fn held_parts(app: &App, plan: &Plan, upload: &Upload) -> Result<Option<Vec<Part>>> {
     match app.store.list_parts(upload).await {
-        // SeaweedFS lists none while a Complete of the upload is being answered: then its object is there already.
-        Ok(parts) if parts.is_empty() && is_there(app, &plan.incoming()).await? => Ok(None),
+        // SeaweedFS lists no parts before its response to the upload's Complete, when the object exists already.
+        Ok(parts) if parts.is_empty() && exists(app, &plan.incoming()).await? => Ok(None),
         Ok(parts) => Ok(Some(parts)),
         Err(StoreError::NoSuchUpload) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
-/// How far an upload is that has no image, and no parts any more or never had any.
+/// Returns the state of an upload that has no image and no parts, because it has ended or is a single PUT.
 async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
     let arrived = app.store.find(&plan.incoming()).await?;
     if arrived.as_ref().is_some_and(|arrived| arrived.marker.is_none()) {
         return Ok(UploadState::Verifying);
     }
-    // It may have been promoted since the image was looked for.
-    if is_there(app, &plan.image()).await? {
+    // The upload may have been promoted since the search for the image.
+    if exists(app, &plan.image()).await? {
         return Ok(UploadState::Complete);
     }
     match arrived.and_then(|arrived| arrived.marker) {
@@ -212,16 +213,16 @@ async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
     }
 }
 
-/// Makes what has arrived an image, after checking it as any other: a plan's `complete_url`.
+/// Completes the upload: verifies the bytes that have arrived and stores the image. This is a plan's `complete_url`.
 ///
-/// It may be asked again and again, and answers the same. After an error that says what is wrong with the image, the upload
-/// is over: plan another one.
+/// Repeated requests return the same result. An error about the image itself, such as `invalid_file_type`, ends the
+/// upload: plan another one.
 #[utoipa::path(post, path = "/uploads/{s3_key}/complete", tag = DIRECT, operation_id = "complete_upload",
     params(KeyInPath, plan::Query),
     responses(
-        (status = 200, description = "It is an image.", body = StoredImage),
-        (status = 202, description = "It is still being checked: ask again.", body = Unfinished,
-            headers(("Retry-After" = u32, description = "Seconds."))),
+        (status = 200, description = "The image is stored.", body = StoredImage),
+        (status = 202, description = "The image is still being verified. Repeat the request.", body = Unfinished,
+            headers(("Retry-After" = u32, description = "Number of seconds to wait before the next request."))),
         answers::Complete,
     ))]
 pub async fn complete(
@@ -234,21 +235,21 @@ pub async fn complete(
     let completing = app.promotions.complete(plan);
     let Ok(outcome) = tokio::time::timeout(wait(&app, deadline), completing).await else { return Ok(verifying(&name)) };
     let image = outcome.map_err(respond)?;
-    // The image stays if signing fails: the client has its links, and can ask again.
+    // The image remains if signing fails: the client has the plan's links and can repeat the request.
     let link = app.store.presign_get(&name, &app.read_link(base)).await;
     let link = link.map_err(|error| Error::from(error).into_response())?;
     record_field(field::SIZE, image.size);
     Ok(Json(stored(name.key(), image, link.url)).into_response())
 }
 
-/// For how long the request may wait for a promotion or an abort, and still say that it is not over.
+/// Returns how long the request may wait for a promotion or an abort, so that it can still report that this is running.
 fn wait(app: &App, deadline: Option<Extension<Deadline>>) -> Duration {
     Deadline::wait(deadline.map(|Extension(deadline)| deadline), app.config.direct.complete_wait)
 }
 
 fn verifying(name: &ObjectName) -> Response {
     let body = Unfinished { s3_key: name.key().to_string(), state: UploadState::Verifying };
-    (StatusCode::ACCEPTED, [(header::RETRY_AFTER, ASK_AGAIN.to_string())], Json(body)).into_response()
+    (StatusCode::ACCEPTED, [(header::RETRY_AFTER, RETRY_AFTER.to_string())], Json(body)).into_response()
 }
 
 fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
@@ -264,10 +265,12 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
     }
 }
 
-/// Leaves nothing of an upload: a plan's `abort_url`.
+/// Aborts the upload and deletes everything that has arrived. This is a plan's `abort_url`.
+///
+/// It never deletes an image: after a successful completion it returns 409 `already_complete`.
 #[utoipa::path(delete, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "abort_upload",
     params(KeyInPath, plan::Query),
-    responses((status = 204, description = "Nothing is left."), answers::Abort))]
+    responses((status = 204, description = "The upload was aborted."), answers::Abort))]
 pub async fn abort(
     State(app): State<App>,
     deadline: Option<Extension<Deadline>>,
@@ -278,7 +281,7 @@ pub async fn abort(
     aborted.map(|()| StatusCode::NO_CONTENT).map_err(respond)
 }
 
-async fn is_there(app: &App, name: &ObjectName) -> Result<bool> {
+async fn exists(app: &App, name: &ObjectName) -> Result<bool> {
     Ok(app.store.find(name).await?.is_some())
 }
 

@@ -1,4 +1,4 @@
-//! `/docs`: the API's description to read and try, in Swagger UI, and `/docs/{file}`: what that is made of.
+//! `/docs`: the API documentation in Swagger UI, where requests can be tried, and `/docs/{file}`: its files.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -13,7 +13,7 @@ use crate::server::App;
 
 const INDEX: &str = include_str!("../../../web/docs/index.html");
 
-/// build.rs took it out of Swagger UI's archive.
+/// build.rs extracts these files from Swagger UI's archive.
 macro_rules! swagger_ui {
     ($name:literal) => {
         include_bytes!(concat!(env!("OUT_DIR"), "/", $name, ".gz"))

@@ -1,4 +1,4 @@
-//! `/`: the upload page, and `/assets/{file}`: what it is made of. All of it lies in the binary.
+//! `/`: the upload page, and `/assets/{file}`: its files. All of them are embedded in the binary.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::server::App;
 use crate::store::{ImageKey, ObjectName};
 
-/// The page itself.
+/// The HTML of the page.
 const INDEX: &str = include_str!("../../../web/index.html");
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -52,10 +52,10 @@ pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
     answer(&app, base, INDEX).await
 }
 
-/// A page that may ask this service and its store, and nobody else.
+/// Returns a page that may send requests to this service and its store only.
 pub async fn answer(app: &App, ServiceBase(base): ServiceBase, html: &'static str) -> Response {
     let policy = content_security_policy(&origins(app, base).await);
-    // No tag: a 304 would leave an older policy in force, and the policy follows the settings.
+    // The page has no ETag: the policy depends on the settings, and after a 304 an older policy would remain in force.
     ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], html).into_response()
 }
 
@@ -64,14 +64,14 @@ pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap
     asset::answer(ASSETS, &ETAG, file, &headers)
 }
 
-/// Where the page sends requests besides its own origin: the store, and the service by its public name.
+/// Returns the origins besides its own to which the page sends requests: the store, and the service at `PUBLIC_URL`.
 async fn origins(app: &App, base: Option<String>) -> Vec<String> {
-    // Any link says where the store's links point: its address is the client's business, not only the settings'.
+    // The origin of the store's links may depend on how the client reached the service, so a link is signed to find it.
     let anything = ObjectName::Image(ImageKey::random("png"));
     let link = app.store.presign_get(&anything, &app.read_link(base)).await;
     let link = link.map(|link| link.url).inspect_err(|error| {
         let error = error as &dyn std::error::Error;
-        tracing::warn!(error, "the page cannot be told where the store is: uploads past the service will not work");
+        tracing::warn!(error, "the origin of the store is unknown: direct uploads from the page will not work");
     });
     let addresses = link.ok().into_iter().chain(app.config.public_url.clone());
     let mut origins: Vec<String> = addresses.filter_map(|address| origin(&address)).collect();
@@ -79,9 +79,10 @@ async fn origins(app: &App, base: Option<String>) -> Vec<String> {
     origins
 }
 
-/// Scheme, host and port of a URL.
+/// Returns the scheme, host and port of a URL.
 ///
-/// The host may be the client's own Host header, which may hold a `;`: nothing but a plain name goes into a header.
+/// The host may come from the client's Host header, which may contain a `;`. Only plain names may be written into the
+/// policy header.
 fn origin(url: &str) -> Option<String> {
     let uri: Uri = url.parse().ok()?;
     let (scheme, authority) = (uri.scheme_str()?, uri.authority()?.as_str());
@@ -102,7 +103,7 @@ mod tests {
     use super::origin;
 
     #[test]
-    fn an_origin_is_a_plain_one() {
+    fn origins_with_special_characters_are_dropped() {
         assert_eq!(origin("http://127.0.0.1:8080/_store/a?b=c").as_deref(), Some("http://127.0.0.1:8080"));
         assert_eq!(
             origin("https://b.s3.eu-west-1.amazonaws.com/k").as_deref(),

@@ -1,4 +1,4 @@
-//! What the service says of itself.
+//! Routes about the service itself: limits, metrics and health.
 
 use axum::extract::State;
 use axum::response::IntoResponse;
@@ -13,57 +13,60 @@ use crate::server::App;
 use crate::server::openapi::{SERVICE, answers};
 use crate::server::request::Invocation;
 
-/// What a client may send, and how.
+/// The limits that apply to uploads, and the upload methods.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Limits {
-    /// The largest image, in bytes.
+    /// Maximum size of an image in bytes, for all upload methods.
     #[schema(examples(5_000_000_000_u64))]
     pub max_upload_size: u64,
-    /// The largest image `POST /upload-image` takes, in bytes; smaller on Lambda, whose events are limited.
+    /// Maximum size in bytes of an image in `POST /upload-image` or `POST /images`. It is smaller on Lambda, because
+    /// the size of Lambda events is limited.
     #[schema(examples(4_694_016))]
     pub max_stream_size: u64,
-    /// The largest image planned as one presigned PUT, in bytes; larger ones are planned in parts.
+    /// Maximum size in bytes of an image that `POST /uploads` plans as one presigned PUT. Larger images are uploaded
+    /// in parts.
     #[schema(examples(104_857_600))]
     pub direct_put_max: u64,
-    /// Width times height; 0: any.
+    /// Maximum number of pixels of an image (width times height). 0 means no limit.
     #[schema(examples(268_435_456))]
     pub max_pixels: u64,
-    /// Pixels of each side, where `max_pixels` is not 0.
+    /// Maximum width and maximum height in pixels. It applies only if `max_pixels` is not 0.
     #[schema(examples(65_535))]
     pub max_side: u64,
-    /// An image must show its dimensions within this many bytes.
+    /// The dimensions of an image must be found within this many bytes from its start.
     #[schema(examples(5_242_880))]
     pub header_scan_limit: usize,
-    /// What is taken.
+    /// The accepted image formats.
     pub formats: Vec<FormatLimits>,
-    /// How an image may come in.
+    /// The available upload methods: `form` and `raw` (a form or the bytes as the body of `POST /upload-image`), `put`
+    /// and `multipart` (one presigned PUT or several parts, planned by `POST /uploads`).
     #[schema(examples("form"))]
-    pub doors: Vec<&'static str>,
+    pub upload_methods: Vec<&'static str>,
 }
 
-/// An image format that is taken.
+/// An accepted image format.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct FormatLimits {
-    /// Its short name.
+    /// The short name of the format.
     #[schema(examples("jpeg"))]
     pub name: &'static str,
-    /// Its media type.
+    /// The media type of the format.
     #[schema(examples("image/jpeg"))]
     pub content_type: &'static str,
-    /// The extensions its files may have, in any case.
+    /// The accepted file name extensions, without the dot. Case does not matter.
     #[schema(value_type = Vec<String>, examples("jpg"))]
     pub extensions: Vec<&'static str>,
 }
 
-/// How the service is.
+/// The health of the service.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Health {
-    /// `ok` of `/healthz`, `ready` of `/readyz`.
+    /// `ok` from `/healthz`, `ready` from `/readyz`.
     #[schema(examples("ok"))]
     pub status: &'static str,
 }
 
-/// The sizes, formats and doors in force, so that a client can choose.
+/// Returns the size limits, the accepted formats and the upload methods, so that a client can choose among them.
 #[utoipa::path(get, path = "/limits", tag = SERVICE,
     responses((status = 200, description = "The limits.", body = Limits)))]
 pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocation>>) -> Json<Limits> {
@@ -82,34 +85,34 @@ pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocat
         max_side: MAX_SIDE,
         header_scan_limit: policy.header_scan_limit,
         formats: formats.collect(),
-        doors: vec!["form", "raw", "put", "multipart"],
+        upload_methods: vec!["form", "raw", "put", "multipart"],
     })
 }
 
-/// Numbers for Prometheus.
+/// Returns metrics for Prometheus.
 ///
-/// Answered with any API key, whatever its scope, and to clients on the service's own machine that neither a proxy nor a page
-/// stands between.
+/// Requires an API key, with any scope. Clients on the service's own machine need no key, unless the request comes from
+/// a browser page or through a proxy.
 #[utoipa::path(get, path = "/metrics", tag = SERVICE,
-    responses((status = 200, description = "In Prometheus' text format.", body = String, content_type = "text/plain")))]
+    responses((status = 200, description = "Prometheus text format.", body = String, content_type = "text/plain")))]
 pub async fn metrics(State(app): State<App>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], app.scrape())
 }
 
-/// Whether the process answers.
+/// Checks that the process is running (liveness).
 #[utoipa::path(get, path = "/healthz", tag = SERVICE,
-    responses((status = 200, description = "It does.", body = Health)))]
+    responses((status = 200, description = "The process is running.", body = Health)))]
 pub async fn healthz() -> Json<Health> {
     Json(Health { status: "ok" })
 }
 
-/// Whether the process takes work, and the bucket answers.
+/// Checks that the process accepts requests and that the bucket is reachable (readiness).
 ///
-/// 503 also while it is stopping. The bucket is asked at most every two seconds, whoever calls how often; it is never
-/// written to.
+/// Returns 503 also while the process is shutting down. The bucket is checked at most every two seconds, regardless of
+/// the number of calls. The check writes nothing.
 #[utoipa::path(get, path = "/readyz", tag = SERVICE,
     responses(
-        (status = 200, description = "They do.", body = Health, example = json!({ "status": "ready" })),
+        (status = 200, description = "The service is ready.", body = Health, example = json!({ "status": "ready" })),
         answers::Ready,
     ))]
 pub async fn readyz(State(app): State<App>) -> Result<Json<Health>> {

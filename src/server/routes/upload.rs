@@ -1,4 +1,4 @@
-//! `POST /upload-image` and `POST /images`: a form or a raw body, streamed into the store.
+//! `POST /upload-image` and `POST /images`: stream the image in a form or a raw body into the store.
 
 use axum::Json;
 use axum::body::Body;
@@ -29,10 +29,10 @@ use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
 use crate::upload::writer::AdmittedUpload;
 use crate::upload::{Stored, UploadWriter};
 
-/// An image that is stored: the answer of every door.
+/// A stored image: the response of every upload method.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct StoredImage {
-    /// A presigned GET of the store, good for `READ_URL_TTL` (1 h).
+    /// A presigned GET URL of the store. It expires after `READ_URL_TTL` (1 hour by default).
     #[schema(
         format = "uri",
         examples("https://s3.example/photos/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.jpg?X-Amz-Signature=8f1e")
@@ -40,46 +40,47 @@ pub struct StoredImage {
     pub url: String,
     #[schema(value_type = ImageKey)]
     pub s3_key: String,
-    /// By the bytes, not by what the client said.
+    /// The image's media type, detected from its bytes. It may differ from the type that the client sent.
     #[schema(examples("image/jpeg"))]
     pub content_type: String,
-    /// Bytes.
+    /// Size of the image in bytes.
     #[schema(examples(482_113))]
     pub size: u64,
-    /// Pixels.
+    /// Width of the image in pixels.
     #[schema(required, examples(4032))]
     pub width: Option<u32>,
-    /// Pixels.
+    /// Height of the image in pixels.
     #[schema(required, examples(3024))]
     pub height: Option<u32>,
-    /// `crc64nvme:<base64>` of the whole object; null where the store has none of an object it was sent directly.
+    /// CRC-64/NVME checksum of the whole object, as `crc64nvme:<base64>`. `null` after a direct upload if the store has
+    /// no such checksum of the object.
     #[schema(required, examples("crc64nvme:eOogX3OeWNc="))]
     pub checksum: Option<String>,
 }
 
-/// A form with one file. It may have other fields, which are ignored.
+/// A form with one file, in the field `file`. Other fields are ignored.
 #[derive(ToSchema)]
 pub struct UploadForm {
-    /// The image. Its name's extension, where it has one, must be of a format that is taken.
+    /// The image. If its file name has an extension, it must be one of an accepted format.
     #[schema(value_type = String, format = Binary)]
     pub file: (),
 }
 
-/// The image itself, of any length up to `max_stream_size` of `GET /limits`.
+/// The bytes of the image, at most `max_stream_size` of `GET /limits`.
 #[derive(ToSchema)]
 #[schema(value_type = String, format = Binary)]
 pub struct RawImage(pub ());
 
-/// Uploads an image through the service: as a form's field `file`, or as the body itself.
+/// Uploads an image through the service, in the form field `file` or as the request body.
 ///
-/// The body is streamed into the store, and what is stored becomes visible only once the whole request has proved right.
-/// A body larger than `max_stream_size` of `GET /limits` goes through `POST /uploads`.
+/// The service streams the body into the store. The image becomes readable only after the whole request was received
+/// and is valid. For images larger than `max_stream_size` of `GET /limits`, use `POST /uploads`.
 #[utoipa::path(post, path = "/upload-image", tag = IMAGES, operation_id = "upload_image",
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
-        (status = 200, description = "It is stored.", body = StoredImage, headers(
-            ("Location" = String, description = "The image's address. It starts at `PUBLIC_URL`, or else where this request \
-                was sent to."),
+        (status = 200, description = "The image was stored.", body = StoredImage, headers(
+            ("Location" = String, description = "The image's URL in this service. It starts with `PUBLIC_URL` or, if \
+                that is not set, with the URL at which the client reached the service."),
             ("ETag" = String, description = "The image's `checksum`, in quotes. It is not the store's ETag."),
         ), links(
             ("open" = (operation_id = "open_image", parameters(("s3_key" = "$response.body#/s3_key")))),
@@ -98,14 +99,14 @@ pub async fn upload(State(app): State<App>, ServiceBase(base): ServiceBase, requ
     stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation, error))
 }
 
-/// The answer, with where the image is: relative to the request if that names no host.
+/// Returns the response with the image's URL. If the request has no valid host, the URL is relative to the request.
 fn located(image: StoredImage, base: Option<&str>) -> Response {
     let location = format!("{}/images/{}", base.unwrap_or("."), image.s3_key);
     let etag = image.checksum.as_ref().map(|checksum| [(header::ETAG, format!("\"{checksum}\""))]);
     ([(header::LOCATION, location)], etag, Json(image)).into_response()
 }
 
-/// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
+/// Stores the image and returns when it is durable. Nothing is awaited after that, so it cannot be cancelled any more.
 async fn store(
     app: &App,
     policy: Arc<Policy>,
@@ -114,36 +115,36 @@ async fn store(
     body: Body,
     timed_out: DeadlineFlag,
 ) -> Result<StoredImage> {
-    // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
+    // The head is checked first: an invalid request reserves nothing, and gets its own error if the budget is full.
     check_encoding(headers)?;
     let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
-    let (door, length) = (door(&kind), content_length(headers));
+    let (method, length) = (upload_method(&kind), content_length(headers));
     kind.check_length(length.unwrap_or_default(), &policy)?;
-    let watch = UploadTimer::new(&app.metrics, door, timed_out);
+    let watch = UploadTimer::new(&app.metrics, method, timed_out);
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
-    let mut opening = app.uploads.admit(length).await?;
-    // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
+    let mut admitted = app.uploads.admit(length).await?;
+    // This removes only axum's wrapper: the reader recognises the transport's errors by their type.
     let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(kind, body, policy, opening.head()).await?;
+    let mut image = IncomingImage::open(kind, body, policy, admitted.head()).await?;
     loop {
-        match send(app, &watch, &mut image, opening, base.clone()).await? {
+        match send(app, &watch, &mut image, admitted, base.clone()).await? {
             ControlFlow::Break(stored) => {
                 watch.stored(stored.size);
                 return Ok(stored);
             }
-            ControlFlow::Continue(room) => opening = room,
+            ControlFlow::Continue(reservation) => admitted = reservation,
         }
-        image = image.replacement(opening.head()).await?;
+        image = image.replacement(admitted.head()).await?;
     }
 }
 
-/// Stores the image. If it turns out that another one is to be stored, nothing of it is, and its room is free.
+/// Stores the image. If another file of the form replaces it, nothing of it is stored and its reservation is returned.
 async fn send(
     app: &App,
     watch: &UploadTimer,
     image: &mut IncomingImage,
-    opening: AdmittedUpload,
+    admitted: AdmittedUpload,
     base: Option<String>,
 ) -> Result<ControlFlow<StoredImage, AdmittedUpload>> {
     let info = image.info();
@@ -151,7 +152,7 @@ async fn send(
     record_field(field::S3_KEY, name.key().as_str());
     record_field(field::CONTENT_TYPE, info.format.content_type());
 
-    let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
+    let mut uploader = app.uploads.start(name.clone(), info.into(), admitted);
     let work = async {
         pump(image, &mut uploader).await?;
         if image.is_replaced() {
@@ -166,7 +167,7 @@ async fn send(
     }))
 }
 
-/// Moves the image over, until its request has proved right to its end or the store has failed for good.
+/// Copies the image to the writer until the whole request was received and is valid, or the store has failed.
 async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<()> {
     loop {
         let chunk = tokio::select! {
@@ -193,12 +194,12 @@ fn answer(name: &ObjectName, info: ImageInfo, stored: Stored, url: String) -> St
     }
 }
 
-/// `crc64nvme:` and the big-endian bytes in base64, as S3 writes it.
+/// Formats a checksum as S3 does: `crc64nvme:` and the base64 of its big-endian bytes.
 pub fn checksum_text(crc64: u64) -> String {
     format!("crc64nvme:{}", STANDARD.encode(crc64.to_be_bytes()))
 }
 
-/// A coded image is no image: nothing here would decode it, and no reader would (RFC 9110 8.4).
+/// Rejects an image with a Content-Encoding (RFC 9110 8.4): neither the service nor its readers would decode it.
 fn check_encoding(headers: &HeaderMap) -> Result<()> {
     let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes().trim_ascii());
     let mut others = codings.filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
@@ -209,7 +210,7 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn door(kind: &BodyKind) -> UploadMethod {
+fn upload_method(kind: &BodyKind) -> UploadMethod {
     match kind {
         BodyKind::Form { .. } => UploadMethod::Form,
         BodyKind::Raw => UploadMethod::Raw,
