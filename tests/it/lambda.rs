@@ -271,7 +271,7 @@ async fn metrics_count_events_and_want_a_key() {
 async fn without_keys_nobody_has_the_metrics() {
     let setup = Setup::start().await;
     let answer = setup.function.invoke(&request("alb", "GET", "/metrics")).await.response();
-    assert_eq!(refused(&answer, 403, "forbidden"), "This is for the service's operators");
+    assert_eq!(refused(&answer, 403, "forbidden"), "Only the operators of the service have access to this route");
     let log = setup.end(&[]).await;
     assert!(log.contains("set API_KEYS or API_KEYS_FILE"), "{log}");
 }

@@ -226,12 +226,12 @@ async fn what_clients_make_up_makes_no_new_series() {
 #[tokio::test]
 async fn it_is_for_this_machine_and_for_keys() {
     for (keys, status, code, detail) in [
-        ("--public-read=false", 403, "forbidden", "This is for the service's operators"),
+        ("--public-read=false", 403, "forbidden", "Only the operators of the service have access to this route"),
         (
             "--api-keys=right",
             401,
             "unauthorized",
-            "Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>",
+            "An API key is required; send it as Authorization: Bearer <key> or X-API-Key: <key>",
         ),
     ] {
         let app = TestApp::with(&[keys]).await;
