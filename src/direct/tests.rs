@@ -157,7 +157,7 @@ impl World {
         assert!(whole, "an object that was not verified is readable: {:?}", self.schedule);
         let gone = self.answered(Role::Delete) && !self.put_after_delete;
         assert!(!gone || image.is_none(), "a deleted image exists: {:?}", self.schedule);
-        assert!(!self.answered(Role::Abort) || image.is_none(), "the image of an aborted upload exists: {:?}", self.schedule);
+        assert!(!self.answered(Role::Abort) || image.is_none(), "an aborted image exists: {:?}", self.schedule);
         let removed = self.answered(Role::Delete) || self.answered(Role::Abort) || self.is_deleting();
         let lost = self.answered(Role::Complete) && !removed && image.is_none();
         assert!(!lost, "an image is missing after its complete was answered: {:?}", self.schedule);
