@@ -29,16 +29,16 @@ mod tests;
 
 /// Number of checks for an effect after the first one, and the delay before the next check, which doubles. The last
 /// check is 17 minutes after the call was given up.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_secs(1);
+const MAX_CHECKS: u32 = 10;
+const FIRST_DELAY: Duration = Duration::from_secs(1);
 const WATCH_TIME: Duration = Duration::from_secs(17 * 60);
 /// How long checks are repeated while the store cannot be reached.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
+const RETRY_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// Maximum number of watched effects. Further effects are only checked at once. Each one is an entry of a few hundred
 /// bytes.
 const MAX_WATCHED: usize = 100_000;
 /// Number of concurrent checks.
-const CONCURRENT_LOOKS: usize = 16;
+const CONCURRENT_CHECKS: usize = 16;
 
 /// An effect that a call may still have.
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl Reconciler {
             rewritten: Mutex::new(Recent::new(MAX_WATCHED, WATCH_TIME)),
             changed: Notify::new(),
             scheduled: watch::Sender::new(false),
-            looks: Semaphore::new(CONCURRENT_LOOKS),
+            looks: Semaphore::new(CONCURRENT_CHECKS),
         }))
     }
 
@@ -112,7 +112,7 @@ impl Reconciler {
 
     /// Undoes the effect if it appears from now on.
     pub fn watch(&self, effect: LateEffect) {
-        self.watch_after(PAUSE, effect);
+        self.watch_after(FIRST_DELAY, effect);
     }
 
     /// Remembers an object of a random key that was written and that an earlier attempt may write again.
@@ -200,7 +200,7 @@ impl LateEffect {
 
     /// Only for objects: a sweep finds unfinished uploads, but no objects outside `incoming/`.
     fn is_worth_waiting_for(&self, began: Instant) -> bool {
-        matches!(self, LateEffect::Object(_)) && began.elapsed() < PATIENCE
+        matches!(self, LateEffect::Object(_)) && began.elapsed() < RETRY_PERIOD
     }
 
     fn log_end(&self, looked: &Result<()>, settled: bool) {

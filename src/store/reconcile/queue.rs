@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::{CONCURRENT_LOOKS, LOOKS, LateEffect, MAX_WATCHED, PAUSE, Shared};
+use super::{CONCURRENT_CHECKS, FIRST_DELAY, LateEffect, MAX_CHECKS, MAX_WATCHED, Shared};
 use crate::store::Result;
 
 /// A full queue is logged at most once in this period.
@@ -30,13 +30,13 @@ impl Watched {
     /// Processes the result of a check. Returns the effect unless this check was the last one.
     fn after(mut self, looked: &Result<()>, concluded: bool) -> Option<Watched> {
         self.looks += 1;
-        let settled = self.looks >= LOOKS && (looked.is_ok() || !self.effect.is_worth_waiting_for(self.began));
+        let settled = self.looks >= MAX_CHECKS && (looked.is_ok() || !self.effect.is_worth_waiting_for(self.began));
         if concluded || settled {
             self.effect.log_end(looked, settled);
             return None;
         }
-        if self.looks < LOOKS {
-            self.pause = (self.pause * 2).max(PAUSE);
+        if self.looks < MAX_CHECKS {
+            self.pause = (self.pause * 2).max(FIRST_DELAY);
         }
         Some(self)
     }
@@ -120,14 +120,14 @@ pub(super) async fn schedule(shared: Arc<Shared>) {
     let _broken_off = BrokenOff(&shared);
     let mut looks = FuturesUnordered::new();
     loop {
-        while looks.len() < CONCURRENT_LOOKS {
+        while looks.len() < CONCURRENT_CHECKS {
             let Some((watched, concluded)) = shared.queue().take_due(Instant::now()) else { break };
             looks.push(look(&shared, watched, concluded));
         }
         let Some(due) = next_due(&shared, looks.is_empty()) else { return };
         tokio::select! {
             Some(watched) = looks.next() => shared.queue().looked(watched, Instant::now()),
-            () = tokio::time::sleep_until(due), if looks.len() < CONCURRENT_LOOKS => {}
+            () = tokio::time::sleep_until(due), if looks.len() < CONCURRENT_CHECKS => {}
             () = shared.changed.notified() => {}
         }
     }

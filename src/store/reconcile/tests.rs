@@ -151,12 +151,12 @@ async fn one_task_undoes_a_hundred_thousand_effects() {
     // One more than the maximum.
     reconciler.watch(LateEffect::Object(image()));
 
-    tokio::time::sleep(PAUSE * 3 / 2).await;
+    tokio::time::sleep(FIRST_DELAY * 3 / 2).await;
     assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_WATCHED, "each is checked once");
     objects.existing().extend(names);
-    tokio::time::sleep(PAUSE * 2).await;
+    tokio::time::sleep(FIRST_DELAY * 2).await;
     assert_eq!(objects.existing().len(), 0, "objects that have appeared since are deleted by the second check");
-    assert_eq!(objects.most_looks.load(Ordering::Relaxed), CONCURRENT_LOOKS);
+    assert_eq!(objects.most_looks.load(Ordering::Relaxed), CONCURRENT_CHECKS);
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
 
     let before = objects.heads.load(Ordering::Relaxed);
@@ -171,9 +171,9 @@ async fn effects_are_watched_for_17_minutes() {
     let (objects, reconciler) = reconciler();
     reconciler.watch(LateEffect::Object(image()));
     tokio::time::sleep(WATCH_TIME - Duration::from_secs(60)).await;
-    assert_eq!(objects.heads.load(Ordering::Relaxed), LOOKS as usize - 1);
+    assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_CHECKS as usize - 1);
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
-    assert_eq!(objects.heads.load(Ordering::Relaxed), LOOKS as usize);
+    assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_CHECKS as usize);
 }
 
 #[tokio::test(start_paused = true)]
@@ -187,7 +187,7 @@ async fn deleted_object_is_watched_only_if_it_may_be_rewritten() {
         reconciler.deleted(name);
     }
     objects.existing().extend([plain, doubtful.clone(), old]);
-    tokio::time::sleep(PAUSE * 2).await;
+    tokio::time::sleep(FIRST_DELAY * 2).await;
     assert!(objects.existing().len() == 2 && !objects.existing().contains(&doubtful));
     reconciler.conclude().await;
 }
@@ -197,7 +197,7 @@ fn full_queue_is_logged_once_a_minute() {
     let (mut queue, start) = (Queue::default(), Instant::now());
     let mut add = |at: u64| {
         let now = start + Duration::from_secs(at);
-        queue.add(Watched::new(LateEffect::Object(image()), PAUSE, now), now).err().map(|full| full.unwatched)
+        queue.add(Watched::new(LateEffect::Object(image()), FIRST_DELAY, now), now).err().map(|full| full.unwatched)
     };
     assert!((0..MAX_WATCHED).all(|_| add(0).is_none()));
     assert_eq!([0, 1, 59, 60, 61].map(&mut add), [Some(Some(1)), Some(None), Some(None), Some(Some(3)), Some(None)]);
