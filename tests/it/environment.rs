@@ -186,7 +186,7 @@ fn a_folder_that_takes_no_spilled_parts_is_a_configuration_error() {
     let output = binary().env("DATA_DIR", data.path()).env("SPILL_DIR", "/proc").output().unwrap();
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("the configuration is wrong:\n  SPILL_DIR: /proc cannot be written"), "{told}");
+    assert!(told.contains("invalid configuration:\n  SPILL_DIR: /proc cannot be written"), "{told}");
 }
 
 /// The SDK's own variable for "this environment is not mine": the endpoint in it is no setting, and nothing to complain of.
