@@ -22,8 +22,8 @@ use super::pace::{Pace, PaceLimits};
 use crate::error::{BoxError, Error};
 use crate::telemetry::metrics::Received;
 
-const BAD_CHUNKS: &str = "The body's chunks are malformed; each chunk must begin with its size in hexadecimal and a line \
-                          break, and end with CRLF (RFC 9112, 7.1)";
+const BAD_CHUNKS: &str = "The body's chunks are malformed; each chunk must begin with its size in hexadecimal and a \
+                          line break, and end with CRLF (RFC 9112, 7.1)";
 
 /// Draining ends after this time in total.
 const LINGER: Duration = Duration::from_secs(30);
