@@ -105,7 +105,7 @@ impl Reconciler {
         let effect = LateEffect::Uploads { name: name.clone(), in_use: None };
         if let Err(error) = self.0.look(&effect).await {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(s3_key = %name.key(), error, "uploads of a lost call could not be listed; retrying");
+            tracing::warn!(s3_key = %name.key(), error, "uploads of an unanswered call could not be listed; retrying");
         }
         self.watch(effect);
     }
@@ -208,10 +208,10 @@ impl LateEffect {
         match looked {
             Err(error) => {
                 let error = error as &dyn std::error::Error;
-                tracing::error!(%s3_key, error, "the late effect of a lost call could not be looked for");
+                tracing::error!(%s3_key, error, "the store could not be checked for late effects");
             }
             Ok(()) if !settled => {
-                tracing::warn!(%s3_key, "the late effect of a lost call is not looked for any more");
+                tracing::warn!(%s3_key, "stopped watching for late effects of an unanswered call");
             }
             Ok(()) => {}
         }

@@ -29,7 +29,7 @@ use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::is_outcome_unknown;
 use crate::store::{Content, Metadata, ObjectDigest, ObjectName, Part, Payload, Store, StoreError, Upload, Written};
 
-/// The result of a successful upload.
+/// What became of an upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Bytes.

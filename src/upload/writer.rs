@@ -94,7 +94,7 @@ impl UploadWriter {
 
 fn told(outcome: Result<UploadResult, oneshot::error::RecvError>) -> Result<(Stored, oneshot::Sender<()>)> {
     match outcome {
-        // Never a 404, whatever the store's error is, because the client did not request an existing object.
+        // Never a 404, whatever the store says: the client asked for nothing that could be missing.
         Ok(result) => result.map_err(Error::from),
         Err(gone) => Err(Error::Internal(Box::new(gone))),
     }
