@@ -66,7 +66,7 @@ impl Full {
     pub(super) fn log(&self) {
         if let Some(unwatched) = self.unwatched {
             let s3_key = self.effect.key();
-            tracing::error!(%s3_key, unwatched, "too many unanswered calls; late effects of further calls are not watched");
+            tracing::error!(%s3_key, unwatched, "too many unanswered calls; further late effects are not watched");
         }
     }
 }
