@@ -243,7 +243,7 @@ impl Disk {
     /// Removes the folder of an upload that has ended.
     fn remove_folder(&self, id: &str) {
         if let Err(error) = fs::remove_dir_all(self.uploads.join(id)) {
-            tracing::warn!(%error, "the parts of an ended upload were not removed; the next sweep removes them");
+            tracing::warn!(%error, "the parts of an ended upload were not removed; a sweep or restart removes them");
         }
     }
 
