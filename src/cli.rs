@@ -24,7 +24,8 @@ pub enum Command {
     Healthcheck,
     /// Abort abandoned multipart uploads and delete abandoned unverified objects, then exit
     Sweep {
-        /// Only what is older than this (a duration: 30m, 24h); markers of ended uploads also not before UPLOAD_URL_TTL
+        /// Minimum age of what is removed (a duration: 30m, 24h); markers of ended uploads are kept at least for
+        /// UPLOAD_URL_TTL
         #[arg(long, value_name = "DURATION", default_value = "24h")]
         older_than: String,
     },

@@ -1,8 +1,9 @@
-//! Uploads that go past this process: the client is given a plan, sends the bytes to S3 itself, and says it is done.
+//! Direct uploads: the client requests a plan, sends the bytes to S3 itself, and then completes the upload.
 //!
-//! What arrives lies under `incoming/`, where no route reads it. [`verify`] checks it by the rules of every other way in, and
-//! [`promote`] copies it to its final key; only then does the image exist. Nothing is remembered between requests: [`plan`]
-//! puts all there is to know into the plan's links, signed, and S3 knows the rest.
+//! The bytes are stored under `incoming/`, from which no route reads. [`verify`] checks them by the same rules as every
+//! other upload, and [`promote`] copies them to the final key. Only then does the image exist. The service keeps no
+//! state between requests: [`plan`] puts the state of an upload into the signed links of its plan, and the rest is read
+//! from S3.
 
 pub mod create;
 pub mod plan;

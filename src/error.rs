@@ -1,113 +1,121 @@
-//! One error for the whole service: a status, a stable code, a text for people, and a private source.
+//! The error type of the service: an HTTP status, a stable code, a text for people, and a private source.
 //!
-//! The source never reaches a client; it is logged once, in the request's line.
+//! The source is never sent to a client. It is logged once, in the access log entry of the request.
 
 use http::StatusCode;
 
 use crate::format::Format;
 
-/// What went wrong with a request. `Display` is the public `detail`.
+/// An error of a request. `Display` is the public `detail`: what is wrong, then what to do.
 #[derive(Debug, thiserror::Error)]
 #[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Error {
     #[error("No file uploaded")]
     NoFile {
-        /// The names of the fields that the form had. None if there was no form.
+        /// The names of the fields in the form. `None` if there was no form.
         fields: Option<Vec<String>>,
     },
-    /// The name's extension or the leading bytes are not of an allowed format. Made by
+    /// The extension of the file's name or its leading bytes are not of an allowed format. Created by
     /// [`Policy::invalid_type`](crate::policy::Policy::invalid_type).
     #[error("Invalid file type")]
     InvalidFileType {
-        /// What the bytes look like, if they look like anything.
+        /// The format that was detected from the bytes, if any.
         detected: Option<&'static str>,
         /// The short names of the allowed formats.
         accepted: Vec<&'static str>,
         /// The limit that ended the search for the dimensions.
         limit: Option<ScanLimit>,
     },
-    #[error("The form could not be read: {0}")]
+    #[error("The form is malformed: {0}")]
     MalformedForm(String),
-    /// A Lambda event whose body is not what it says.
+    /// A Lambda event whose body is marked as base64 but is not valid base64.
     #[error(
-        "The body was to be base64 and is not: what passes the request on must encode it, as a function URL, an HTTP API \
-         with payload format 2.0 and a REST API with binaryMediaTypes do"
+        "The body is marked as base64 but is not valid base64; the sender of the event must encode it, as a function \
+         URL, an HTTP API with payload format 2.0 and a REST API with binaryMediaTypes do"
     )]
     InvalidBase64,
-    /// A Lambda event whose body was taken for text.
+    /// A Lambda event whose body was passed on as text.
     #[error(
-        "The body arrived as text, and its bytes are lost: add multipart/form-data and image/* (or */*) to the REST API's \
-         binaryMediaTypes, or use a function URL or an HTTP API"
+        "The body was passed on as text, which corrupts binary data; add multipart/form-data and image/* (or */*) to \
+         the REST API's binaryMediaTypes, or use a function URL or an HTTP API"
     )]
     MangledBody,
     #[error("{0}")]
     InvalidRequest(String),
     #[error("The image is {width} x {height} pixels; {limit}")]
     TooManyPixels { width: u64, height: u64, limit: String },
-    #[error("The body ended before it was complete")]
+    #[error("The body ended before it was complete; send the request again")]
     TruncatedBody(#[source] Option<BoxError>),
-    #[error("Nothing arrived for {seconds} s; send the body faster or upload directly with POST /uploads")]
+    #[error("No data arrived for {seconds} s; send the body faster or upload directly with POST /uploads")]
     ClientTooSlow { seconds: u64 },
     #[error(
         "The body arrives at less than {min_rate} bytes per second; send it faster or upload directly with POST /uploads"
     )]
     BelowMinRate { min_rate: u64 },
-    #[error("Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>")]
+    #[error("An API key is required; send it as Authorization: Bearer <key> or X-API-Key: <key>")]
     Unauthorized,
     /// Its source is what the operators may do about it.
-    #[error("This is for the service's operators")]
+    #[error("Only the operators of the service have access to this route")]
     LocalOnly(#[source] BoxError),
-    #[error("This API key does not have the scope {scope}")]
+    #[error("The API key does not have the scope {scope}; use a key that has it")]
     Forbidden { scope: &'static str },
     /// A plan's link that was altered or made up, or whose API key is gone. Its source is for the log.
-    #[error("This link is not valid: use the links of the answer to POST /uploads as they are")]
+    #[error("The link is invalid; use the links from the answer to POST /uploads unchanged")]
     InvalidToken(#[source] Option<BoxError>),
-    #[error("This link has expired: plan the upload again with POST /uploads")]
+    #[error("The link has expired; create a new plan with POST /uploads")]
     ExpiredToken,
     #[error("File not found")]
     NotFound,
-    /// A direct upload that cannot go on; `reason` says why.
-    #[error("{reason}; plan another upload with POST /uploads")]
+    /// A direct upload that cannot be continued, for the given `reason`.
+    #[error("{reason}; create a new plan with POST /uploads")]
     UploadOver { reason: String },
-    #[error("There is no such route")]
+    #[error("The route does not exist; GET /openapi.json describes all routes")]
     NoRoute,
-    #[error("This route does not take that method")]
+    #[error("The route does not support this method; GET /openapi.json describes all routes")]
     MethodNotAllowed,
-    #[error("The request's head is longer than {limit} bytes, or has over 100 headers; send less of them")]
+    #[error(
+        "The head of the request exceeds the limit of {limit} bytes or of 100 headers; send fewer or shorter headers"
+    )]
     HeadTooLarge { limit: usize },
-    #[error("Send the body with a Content-Length, or with Transfer-Encoding: chunked and no other coding")]
+    #[error(
+        "The Transfer-Encoding is not supported; send the body with a Content-Length, or with Transfer-Encoding: \
+         chunked and no other coding"
+    )]
     TransferEncoding,
-    #[error("The address is longer than {limit} bytes; use the links of the service's answers as they are")]
+    #[error("The URI exceeds the limit of {limit} bytes; use the links from the service's answers unchanged")]
     UriTooLong { limit: usize },
-    /// For every way in.
+    /// The limit of every upload method.
     #[error("The image exceeds the limit of {limit} bytes")]
     PayloadTooLarge { limit: u64 },
-    /// For the service itself. Direct uploads may be larger, on Lambda.
+    /// The limit of uploads through the service. On Lambda it is lower than that of direct uploads.
     #[error(
-        "The image exceeds the limit of {limit} bytes for uploads through the service; larger images, if they are allowed, \
-         go through POST /uploads"
+        "The image exceeds the limit of {limit} bytes for uploads through the service; if larger images are allowed, \
+         upload them directly with POST /uploads"
     )]
     StreamTooLarge { limit: u64 },
-    #[error("Send multipart/form-data with a field named 'file', or the image itself with Content-Type: image/*")]
-    UnsupportedMediaType,
-    /// A Content-Encoding.
-    #[error("Send the image as it is, without Content-Encoding")]
-    ContentEncoding,
-    /// Of a form's part (RFC 2045).
     #[error(
-        "The file's Content-Transfer-Encoding is not supported: send its bytes as they are (binary), or as base64 or \
+        "The Content-Type is not supported; send multipart/form-data with a field named 'file', or the image itself \
+         with Content-Type: image/*"
+    )]
+    UnsupportedMediaType,
+    /// The body has a Content-Encoding.
+    #[error("Content-Encoding is not supported; send the image without it")]
+    ContentEncoding,
+    /// A part of the form has an unsupported encoding (RFC 2045).
+    #[error(
+        "The file's Content-Transfer-Encoding is not supported; send the file unencoded (binary), or as base64 or \
          quoted-printable"
     )]
     ContentTransferEncoding,
-    #[error("Send application/json")]
+    #[error("The Content-Type is not supported; send application/json")]
     NotJson,
     #[error("The image could not be stored; try again")]
     Storage(#[source] BoxError),
-    #[error("Too many uploads at once; try again, or upload directly with POST /uploads")]
+    #[error("Too many concurrent uploads; try again later, or upload directly with POST /uploads")]
     OverCapacity(#[source] Option<std::io::Error>),
-    #[error("Too many connections at once; try again")]
+    #[error("Too many concurrent connections; try again later")]
     TooManyConnections,
-    #[error("The request took longer than it may; try again")]
+    #[error("The request exceeded its time limit; try again")]
     Deadline,
     #[error("The service is not ready: {reason}")]
     NotReady {
@@ -115,26 +123,26 @@ pub enum Error {
         #[source]
         source: Option<BoxError>,
     },
-    #[error("Parts are missing: {}", list(parts))]
+    #[error("Parts are missing: {}; upload them, then complete the upload again", list(parts))]
     PartsMissing { parts: Vec<u32> },
-    #[error("Parts were uploaded that are not in the plan: {}; abort this upload and plan another", list(parts))]
+    #[error("Parts were uploaded that are not in the plan: {}; abort this upload and create a new plan", list(parts))]
     PartsUnexpected { parts: Vec<u32> },
-    #[error("The upload is complete already; DELETE /delete/{{s3_key}} removes the image")]
+    #[error("The upload is already complete; DELETE /delete/{{s3_key}} removes the image")]
     AlreadyComplete,
     #[error("The upload is being verified; ask again")]
     Verifying,
-    #[error("The upload kept changing while it was checked; try again when nobody sends it any more")]
+    #[error("The uploaded object changed repeatedly while it was verified; try again when no client is sending it")]
     ChangedMeanwhile,
     #[error("Internal error")]
     Internal(#[source] BoxError),
 }
 
-/// The setting that says how far into an image its dimensions are looked for, and what of the image lies behind it.
+/// The limit on the number of leading bytes in which an image's dimensions are searched, when it ended the search.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScanLimit {
     /// Bytes.
     pub bytes: u64,
-    /// The image's format, if its dimensions lie at a known place behind the limit, where a direct upload's are read.
+    /// The image's format, if its dimensions are at a known position after the limit. Direct uploads are read there.
     pub format: Option<Format>,
 }
 
@@ -145,14 +153,14 @@ impl ScanLimit {
         let (setting, bytes) = (ScanLimit::SETTING, self.bytes);
         match self.format {
             Some(Format::Tiff) => format!(
-                "The directory of this TIFF is behind its first {bytes} bytes ({setting}): TIFFs with their directory at \
-                 the end are supported through direct uploads (POST /uploads)"
+                "The directory of this TIFF is not within its first {bytes} bytes ({setting}); use direct uploads \
+                 (POST /uploads) for TIFFs whose directory is at the end"
             ),
             Some(_) => format!(
-                "The dimensions of this image are behind its first {bytes} bytes ({setting}): such images are supported \
-                 through direct uploads (POST /uploads)"
+                "The dimensions of this image are not within its first {bytes} bytes ({setting}); use direct uploads \
+                 (POST /uploads) for such images"
             ),
-            None => format!("The image's dimensions are not within its first {bytes} bytes ({setting})"),
+            None => format!("The dimensions of this image are not within its first {bytes} bytes ({setting})"),
         }
     }
 }
@@ -161,7 +169,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// The stable, machine-readable name of this error.
+    /// Returns the stable, machine-readable name of this error.
     pub fn code(&self) -> &'static str {
         match self {
             Error::NoFile { .. } => "no_file",
@@ -199,7 +207,7 @@ impl Error {
         }
     }
 
-    /// One of each, for the API's description.
+    /// Returns an example of each error, for the API's description.
     pub fn examples() -> Vec<Error> {
         vec![
             Error::NoFile { fields: Some(vec!["photo".to_owned()]) },
@@ -244,7 +252,7 @@ impl Error {
         ]
     }
 
-    /// The HTTP status that goes with [`Error::code`].
+    /// Returns the HTTP status of this error.
     pub fn status(&self) -> StatusCode {
         match self {
             Error::NoFile { .. }
@@ -279,33 +287,33 @@ impl Error {
         }
     }
 
-    /// How loudly it is logged: what is wrong here is an error, a limit that was reached a warning, and the rest is between the
-    /// client and its request.
+    /// Returns the level at which the error is logged: `ERROR` for faults of the service or the store, `WARN` for
+    /// limits that were reached, and `INFO` for errors of the client.
     pub fn log_level(&self) -> tracing::Level {
         match self {
             Error::TransferEncoding => tracing::Level::INFO,
-            // With a source, a disk cannot be written.
+            // `OverCapacity` with a source is logged as an error, because the disk cannot be written.
             Error::TooManyConnections | Error::OverCapacity(None) => tracing::Level::WARN,
             error if error.status().is_server_error() => tracing::Level::ERROR,
             _ => tracing::Level::INFO,
         }
     }
 
-    /// What else there is to say to people, beside the `detail` that the service this one replaces gave already.
+    /// Returns further advice for people, for errors whose `detail` must stay as in the service that this one replaces.
     pub fn hint(&self) -> Option<String> {
         match self {
             Error::NoFile { fields: Some(_) } => {
-                Some("Send the image in a form field named 'file', as a file that is not empty".to_owned())
+                Some("Send the image as a file that is not empty, in a form field named 'file'".to_owned())
             }
             Error::InvalidFileType { limit, .. } => limit.map(ScanLimit::hint),
             _ => None,
         }
     }
 
-    /// Seconds after which asking again is worth it, for the errors that pass by themselves.
+    /// Returns the number of seconds after which the request may be retried, for temporary errors.
     pub fn retry_after(&self) -> Option<u32> {
-        let passes = self.status() == StatusCode::SERVICE_UNAVAILABLE || matches!(self, Error::Verifying);
-        passes.then_some(1)
+        let is_temporary = self.status() == StatusCode::SERVICE_UNAVAILABLE || matches!(self, Error::Verifying);
+        is_temporary.then_some(1)
     }
 }
 
@@ -321,7 +329,7 @@ mod tests {
     use strum::EnumCount;
 
     #[test]
-    fn only_what_is_wrong_here_is_logged_as_an_error() {
+    fn only_faults_of_the_service_are_logged_as_errors() {
         for (error, level) in [
             (Error::NotFound, tracing::Level::INFO),
             (Error::TransferEncoding, tracing::Level::INFO),
@@ -335,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_example_of_each() {
+    fn every_error_has_an_example() {
         let kinds: HashSet<_> = Error::examples().iter().map(std::mem::discriminant).collect();
         assert_eq!(kinds.len(), Error::COUNT);
     }

@@ -1,4 +1,4 @@
-//! Takes images from clients and stores them in S3, as a stream.
+//! Accepts images from clients and streams them to S3.
 //!
 //! ```text
 //! HTTP/1.1 connection ─┐                                 ┌─ sniff (type, dimensions)
@@ -6,9 +6,9 @@
 //! S3 event, complete ───→ direct (verify, promote) ─────────────────────────────→ store (S3)
 //! ```
 //!
-//! The modules below are in layers: each one imports only from those after it. `ingest` never sees S3, `upload` never sees
-//! HTTP, and `store::s3` is the only place that knows the SDK. `docs/architecture.md` follows one upload of each kind through
-//! the files and has a glossary.
+//! The modules below are layers: each one imports only from those after it. `ingest` does not use S3, `upload` does not
+//! use HTTP, and only `store::s3` uses the AWS SDK. `docs/architecture.md` follows one upload of each kind through the
+//! files and has a glossary.
 
 #![forbid(unsafe_code)]
 

@@ -44,7 +44,7 @@ fn exit(outcome: Outcome) -> ExitCode {
 }
 
 fn misconfigured(problems: &str) -> ExitCode {
-    eprintln!("image-store: the configuration is wrong:\n  {problems}");
+    eprintln!("image-store: invalid configuration:\n  {problems}");
     ExitCode::from(2)
 }
 

@@ -1,4 +1,4 @@
-//! The narrow door to S3: the calls the service makes and the values they take.
+//! The interface to S3: the calls that the service makes, and their parameters and results.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,10 +23,10 @@ pub mod scratch;
 
 pub use name::{INCOMING, ImageKey, ObjectName};
 
-/// The media type of the empty objects that close an address under `incoming/` ([`Marker`]).
+/// The media type of markers: empty objects that replace an object under `incoming/` ([`Marker`]).
 pub const MARKER_TYPE: &str = "application/x-image-store-marker";
 
-/// What an object says of itself: its content type and, once verified, its dimensions (user metadata).
+/// The metadata of an object: its content type and, after verification, its dimensions (user metadata).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     pub content_type: String,
@@ -40,7 +40,7 @@ impl From<ImageInfo> for Metadata {
     }
 }
 
-/// The bytes of one object or part and their CRC64NVME. Cheap to clone, so a request can be sent again.
+/// The bytes of one object or part and their CRC64NVME. Cheap to clone, so that a request can be retried.
 #[derive(Clone, Debug)]
 pub struct Payload {
     pub content: Content,
@@ -49,17 +49,17 @@ pub struct Payload {
     pub crc64: u64,
 }
 
-/// Where a payload's bytes are.
+/// The storage of a payload's bytes.
 #[derive(Clone, Debug)]
 pub enum Content {
     Memory(Bytes),
-    /// In a file; read while it is sent.
+    /// A file, which is read while it is sent.
     File(Arc<dyn ReadAt>),
 }
 
-/// Bytes that can be read from any place, more than once.
+/// Bytes that can be read at any offset, more than once.
 pub trait ReadAt: fmt::Debug + Send + Sync {
-    /// `len` bytes from `offset` on, all of them. Blocks.
+    /// Returns exactly `len` bytes, starting at `offset`. Blocks.
     fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
 }
 
@@ -67,84 +67,86 @@ pub trait ReadAt: fmt::Debug + Send + Sync {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upload {
     pub name: ObjectName,
-    /// S3's `UploadId`. Whoever knows it can go on with the upload: never logged.
+    /// S3's `UploadId`. It is never logged, because anyone who knows it can continue the upload.
     pub id: String,
 }
 
-/// An upload that was created, perhaps not alone.
+/// A newly created upload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CreatedUpload {
     pub upload: Upload,
-    /// Whether the answer to an earlier attempt was lost, so that another upload of the name may have been created.
+    /// Whether further uploads of the name may have been created, because the answer to an earlier attempt was lost.
     pub perhaps_others: bool,
 }
 
-/// A part S3 has taken. Part numbers count from 1.
+/// A part that S3 has received. Part numbers start at 1.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
     pub number: u32,
     /// Bytes.
     pub size: u64,
-    /// Where the store says it ([`Store::list_parts`] of some stores does not).
+    /// `None` if the store does not report it, as [`Store::list_parts`] of some stores.
     pub etag: Option<String>,
-    /// Known for parts this service sent.
+    /// `None` unless this process sent the part.
     pub crc64: Option<u64>,
 }
 
-/// A whole object's size in bytes and, where known, its CRC64NVME.
+/// The size in bytes of a whole object and, if known, its CRC64NVME.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ObjectDigest {
     pub size: u64,
     pub crc64: Option<u64>,
 }
 
-/// What HEAD says of an object.
+/// The properties of an object as HeadObject reports them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectInfo {
     /// Bytes.
     pub size: u64,
-    /// Opaque, with its quotes.
+    /// Opaque, including the quotes.
     pub etag: Option<String>,
     pub content_type: Option<String>,
     /// Width and height in pixels, from the object's metadata.
     pub dimensions: Option<(u32, u32)>,
-    /// Of the whole object, where the store keeps it.
+    /// CRC64NVME of the whole object, if the store keeps it.
     pub crc64: Option<u64>,
     /// SHA-256 of the whole object, where the store keeps it.
     pub sha256: Option<[u8; 32]>,
     pub last_modified: Option<SystemTime>,
-    /// Set if the object is a marker and no upload.
+    /// Set if the object is a marker.
     pub marker: Option<Marker>,
 }
 
 /// An object that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
-    /// An attempt before it got no answer, and may still write the same bytes if nothing is there then.
+    /// Whether an earlier attempt whose answer was lost may still write the same bytes, if the object is deleted
+    /// before.
     pub perhaps_again: bool,
 }
 
-/// Why nothing can arrive under an address in `incoming/` any more. It is for the answer's text: no decision rests on it.
+/// The reason why no object can be uploaded under a name in `incoming/` any more. Only the text of an error depends on
+/// it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Marker {
-    /// The image was made of what was there.
+    /// The object was promoted to an image.
     Spent,
-    /// The upload was aborted, or its image deleted.
+    /// The upload was aborted, or its image was deleted.
     Withdrawn,
-    /// What was there is not an allowed image: the error's code.
+    /// The object was not an allowed image. Contains the code of the error.
     Rejected(String),
 }
 
-/// A URL that lets its holder make one kind of request to S3 until `expires_at`.
+/// A URL that permits one kind of request to S3 until `expires_at`.
 #[derive(Clone, Debug)]
 pub struct Presigned {
     pub url: String,
-    /// Exactly the headers the client must send, `host` excepted.
+    /// The exact headers that the client must send, except `host`.
     pub headers: Vec<(String, String)>,
     pub expires_at: SystemTime,
 }
 
-/// What a presigned PUT is bound to.
+/// The signed conditions of a presigned PUT.
 #[derive(Clone, Debug)]
 pub struct PutConditions {
     /// Exact Content-Length in bytes.
@@ -157,25 +159,26 @@ pub struct PutConditions {
 #[derive(Clone, Debug)]
 pub struct PresignOptions {
     pub ttl: Duration,
-    /// Where the client reaches the service: scheme, authority and any path, without a trailing slash. Only the embedded store
-    /// uses it, because it is reached through the service; without it such a URL is relative.
+    /// The URL at which the client reaches the service: scheme, authority and optionally a path, without a trailing
+    /// slash. Only the embedded store uses it, because clients reach it through the service. If it is `None`, the URLs
+    /// of the embedded store are relative.
     pub base: Option<String>,
 }
 
-/// An unfinished upload or an unverified object, as a sweep sees it.
+/// An unfinished upload or an unverified object that a sweep may remove.
 #[derive(Clone, Debug)]
 pub struct Leftover {
-    /// The object's key in the bucket, prefix and all.
+    /// The object's key in the bucket, including the prefix.
     pub object_key: String,
-    /// The multipart upload, or none for an object under `incoming/`.
+    /// The ID of the multipart upload. `None` for an object under `incoming/`.
     pub upload_id: Option<String>,
-    /// Whether it is an object without content, as markers are ([`Marker`]).
+    /// Whether it is an empty object, such as a [`Marker`].
     pub is_empty: bool,
-    /// When it was started or written.
+    /// When the upload was created or the object was written.
     pub since: SystemTime,
 }
 
-/// What a store call can end with besides success.
+/// An error of a call to the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error("no such object")]
@@ -185,28 +188,28 @@ pub enum StoreError {
     /// A condition (If-Match, If-None-Match, CopySourceIfMatch) did not hold.
     #[error("precondition failed")]
     Precondition,
-    /// The store did not answer in time, or its answer was lost: the call may have had its effect.
+    /// The store did not answer in time, or its answer was lost. The call may have taken effect.
     #[error("{operation}: no answer from the store")]
     OutcomeUnknown {
         operation: &'static str,
         #[source]
         source: BoxError,
     },
-    #[error("{operation}: the store refused ({code})")]
+    #[error("{operation}: the store rejected the request ({code})")]
     Rejected {
         operation: &'static str,
-        /// S3's error code, or the HTTP status where there is none.
+        /// S3's error code, or the HTTP status if there is no code.
         code: String,
         #[source]
         source: BoxError,
     },
-    /// What the store holds is not what was sent.
-    #[error("the store's copy differs: {0}")]
+    /// The stored data differs from the data that was sent.
+    #[error("the stored data differs from the data that was sent: {0}")]
     IntegrityMismatch(String),
 }
 
 impl StoreError {
-    /// The error of the store that `error` was made of, if it was made of one.
+    /// Returns the store's error that `error` was created from, if any.
     pub fn behind(error: &Error) -> Option<&StoreError> {
         match error {
             Error::Storage(source) => source.downcast_ref(),
@@ -214,7 +217,8 @@ impl StoreError {
         }
     }
 
-    /// The answer if the client has named the object, so that a missing one is its 404. Everything else is the service's error.
+    /// Converts the error for a request that names the object. A missing object is the client's 404. All other errors
+    /// are the service's.
     pub fn or_not_found(self) -> Error {
         match self {
             StoreError::NotFound => Error::NotFound,
@@ -222,7 +226,7 @@ impl StoreError {
         }
     }
 
-    /// Whether the store does not do what it was asked for, in any of the ways in which stores say so.
+    /// Whether the store does not support the request. Stores report this with different codes.
     pub fn is_unsupported(&self) -> bool {
         const CODES: [&str; 6] =
             ["NotImplemented", "InvalidRequest", "InvalidArgument", "EntityTooSmall", "501", "400"];
@@ -238,47 +242,49 @@ impl From<StoreError> for Error {
 
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
-/// The S3 calls the service makes, and no more.
+/// The S3 calls that the service makes.
 ///
-/// Every call is retried inside where that is safe, ends within the configured timeouts, and may be dropped at any await:
-/// then its effect is unknown, as with [`StoreError::OutcomeUnknown`].
+/// Every call is retried internally if that is safe, and ends within the configured timeouts. A call may be dropped at
+/// any await. Whether it takes effect is then unknown, as after [`StoreError::OutcomeUnknown`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// Writes a whole object (PutObject with If-None-Match: *).
     ///
-    /// Where the answer leaves the effect open (lost, or the object is there), this looks before it fails: an object of
-    /// the same size and checksum is the one that was sent. [`StoreError::Precondition`] where another object is there.
+    /// If the answer leaves the outcome open (it was lost, or the object exists), the object is checked first. If it
+    /// has the same size and checksum, the call succeeds. Returns [`StoreError::Precondition`] if another object
+    /// exists.
     async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written>;
 
-    /// Starts a multipart upload (CreateMultipartUpload).
+    /// Creates a multipart upload (CreateMultipartUpload).
     async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload>;
 
-    /// As [`Store::create_upload`], and says whether there may be others; for [`reconcile::Reconciler::create_upload`].
+    /// Like [`Store::create_upload`], but also returns whether there may be further uploads, for
+    /// [`reconcile::Reconciler::create_upload`].
     async fn create_only_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<CreatedUpload> {
         let upload = self.create_upload(name, metadata).await?;
         Ok(CreatedUpload { upload, perhaps_others: false })
     }
 
-    /// Sends one part (UploadPart). `number` counts from 1.
+    /// Sends one part (UploadPart). `number` starts at 1.
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part>;
 
-    /// Makes the object of the parts, in order (CompleteMultipartUpload).
+    /// Creates the object from the parts, in order (CompleteMultipartUpload).
     ///
-    /// Where the answer leaves the effect open (lost, no such upload, or the object is there), this looks before it fails:
-    /// an object of the same size and, where both are known, checksum is a success. So a second call succeeds too. If that
-    /// object is another upload's, this upload is aborted.
+    /// If the answer leaves the outcome open (it was lost, there is no such upload, or the object exists), the object
+    /// is checked first. If it has the same size and, if both are known, the same checksum, the call succeeds. So a
+    /// second call succeeds too. If that object is from another upload, this upload is aborted.
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()>;
 
-    /// Drops the upload and its parts (AbortMultipartUpload). An upload that is gone already is a success.
+    /// Removes the upload and its parts (AbortMultipartUpload). Succeeds if the upload does not exist.
     async fn abort_upload(&self, upload: &Upload) -> Result<()>;
 
-    /// The parts S3 holds, in order of their numbers (ListParts, all pages).
+    /// Returns the parts that S3 has received, in order of their numbers (ListParts, all pages).
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>>;
 
-    /// What S3 says of an object (HeadObject, checksum mode on); [`StoreError::NotFound`].
+    /// Returns the properties of an object (HeadObject, checksum mode on), or [`StoreError::NotFound`].
     async fn head(&self, name: &ObjectName) -> Result<ObjectInfo>;
 
-    /// The same; `None` if the object does not exist.
+    /// Like [`Store::head`], but returns `None` if the object does not exist.
     async fn find(&self, name: &ObjectName) -> Result<Option<ObjectInfo>> {
         match self.head(name).await {
             Ok(found) => Ok(Some(found)),
@@ -287,57 +293,59 @@ pub trait Store: Send + Sync + 'static {
         }
     }
 
-    /// Bytes of an object (ranged GetObject with If-Match); fewer where it ends earlier.
+    /// Returns bytes of an object (ranged GetObject with If-Match), fewer if the object ends earlier.
     ///
-    /// [`StoreError::Precondition`] where the object is not `etag` any more.
+    /// Returns [`StoreError::Precondition`] if the object no longer has this ETag.
     async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes>;
 
-    /// The bytes of a whole object, as they come (GetObject with If-Match), for readers that keep none of them.
+    /// Returns the bytes of a whole object as a stream (GetObject with If-Match), for readers that do not buffer them.
     ///
-    /// [`StoreError::Precondition`] if the object is not `etag` any more.
+    /// Returns [`StoreError::Precondition`] if the object no longer has this ETag.
     async fn stream(&self, name: &ObjectName, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>>;
 
-    /// Copies a whole object on the server, as part 1 of an upload (UploadPartCopy with CopySourceIfMatch).
+    /// Copies a whole object inside the store, as part 1 of an upload (UploadPartCopy with CopySourceIfMatch).
     ///
-    /// The part is what `source`, a HEAD of `from`, describes, also on stores that ignore the condition:
-    /// [`StoreError::Precondition`] if `from` has changed since, [`StoreError::NotFound`] if it is gone.
+    /// The part has the content that `source`, a HEAD of `from`, describes, even on stores that ignore the condition.
+    /// Returns [`StoreError::Precondition`] if `from` has changed since, and [`StoreError::NotFound`] if it was
+    /// removed.
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part>;
 
-    /// The unfinished multipart uploads of exactly this object (ListMultipartUploads, all pages).
+    /// Returns the unfinished multipart uploads of exactly this object (ListMultipartUploads, all pages).
     async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>>;
 
-    /// Replaces what lies under an address in `incoming/` by a marker (PutObject), so that no presigned PUT works there
-    /// any more: those sign `If-None-Match: *`.
+    /// Replaces an object under `incoming/` with a marker (PutObject). Presigned PUTs of that name no longer work then,
+    /// because they sign `If-None-Match: *`.
     ///
-    /// With `replaces`, an ETag, only if the object is still that one (If-Match): else [`StoreError::Precondition`].
+    /// If `replaces` is an ETag, the object must still have it (If-Match). Otherwise returns
+    /// [`StoreError::Precondition`].
     async fn put_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()>;
 
-    /// Deletes (DeleteObject). An object that is not there is a success.
+    /// Deletes an object (DeleteObject). Succeeds if the object does not exist.
     async fn delete(&self, name: &ObjectName) -> Result<()>;
 
-    /// Whether the bucket answers (HeadBucket). Never writes.
+    /// Checks that the bucket is reachable (HeadBucket). Never writes.
     async fn ping(&self) -> Result<()>;
 
-    /// Unfinished multipart uploads below the prefix (ListMultipartUploads, all pages).
+    /// Returns the unfinished multipart uploads below the prefix (ListMultipartUploads, all pages).
     async fn unfinished_uploads(&self) -> Result<Vec<Leftover>>;
 
-    /// Objects under `incoming/` below the prefix (ListObjectsV2, all pages).
+    /// Returns the objects under `incoming/` below the prefix (ListObjectsV2, all pages).
     async fn unverified_objects(&self) -> Result<Vec<Leftover>>;
 
-    /// All that a sweep looks at: [`Store::unfinished_uploads`], then [`Store::unverified_objects`].
+    /// Returns everything that a sweep checks: [`Store::unfinished_uploads`], then [`Store::unverified_objects`].
     async fn leftovers(&self) -> Result<Vec<Leftover>> {
         let mut found = self.unfinished_uploads().await?;
         found.extend(self.unverified_objects().await?);
         Ok(found)
     }
 
-    /// Removes one of them.
+    /// Aborts or deletes a leftover.
     async fn remove_leftover(&self, leftover: &Leftover) -> Result<()>;
 
-    /// A URL that reads an object (presigned GetObject).
+    /// Returns a URL for reading an object (presigned GetObject).
     async fn presign_get(&self, name: &ObjectName, options: &PresignOptions) -> Result<Presigned>;
 
-    /// A URL that writes an object, once (presigned PutObject with If-None-Match: *).
+    /// Returns a URL for writing an object once (presigned PutObject with If-None-Match: *).
     async fn presign_put(
         &self,
         name: &ObjectName,
@@ -345,7 +353,7 @@ pub trait Store: Send + Sync + 'static {
         options: &PresignOptions,
     ) -> Result<Presigned>;
 
-    /// A URL that sends one part of exactly `size` bytes (presigned UploadPart).
+    /// Returns a URL for sending one part of exactly `size` bytes (presigned UploadPart).
     async fn presign_part(
         &self,
         upload: &Upload,

@@ -1,7 +1,7 @@
-//! Work that outlives the request that started it, such as undoing an upload whose client has left.
+//! Tasks that outlive the request that started them, such as undoing an upload whose client has disconnected.
 //!
-//! At shutdown the process waits for all of it. An invocation of a Lambda function, which may be frozen as soon as it has
-//! answered, waits for the work of its own request only: its [`Scope`].
+//! At shutdown the process waits for all of them. A Lambda function may be frozen as soon as it has answered. Its
+//! invocation waits for the tasks of its own request only: its [`Scope`].
 
 use futures::future::Either;
 use std::future::Future;
@@ -12,11 +12,12 @@ tokio::task_local! {
     static CURRENT: TaskTracker;
 }
 
-/// Tasks beyond which nothing new is begun.
+/// Number of tasks at which new uploads are rejected.
 ///
-/// A client that leaves gives back its connection and its room for bytes, but what its request has begun in the store is still
-/// undone, which takes as long as the store does: so neither bounds clean-ups. If the store hangs, clients that come and go
-/// would pile them up, each with a few KiB. That many are no load that a working store leaves.
+/// A client that disconnects releases its connection and its buffers, but a task still undoes what its request has
+/// started in the store. So the limits on connections and memory do not limit these tasks. If the store hangs, clients
+/// that connect and disconnect would accumulate them, each with a few KiB. With a working store the number stays far
+/// below this limit.
 pub const MAX_TASKS: usize = 16_384;
 
 /// The tasks of one process. Cheap to clone.
@@ -24,27 +25,27 @@ pub const MAX_TASKS: usize = 16_384;
 pub struct Tasks(TaskTracker);
 
 impl Tasks {
-    /// Runs `work` on a task of its own. It belongs to the scope of whatever starts it, if there is one.
+    /// Runs `work` on a new task. The task belongs to the scope of its caller, if there is one.
     pub fn spawn<F: Future<Output = ()> + Send + 'static>(&self, work: F) {
         self.spawn_on(work, &Handle::current());
     }
 
-    /// The same from a thread that may have no runtime of its own.
+    /// Like [`Tasks::spawn`], for a thread that may not be in a runtime.
     pub fn spawn_on<F: Future<Output = ()> + Send + 'static>(&self, work: F, runtime: &Handle) {
         self.0.spawn_on(scoped(work), runtime);
     }
 
-    /// Runs work that no scope waits for, because something else finishes it if the process does not.
+    /// Runs work that no scope waits for, because something else completes it if this process does not.
     pub fn spawn_detached<F: Future<Output = ()> + Send + 'static>(&self, work: F) {
         self.0.spawn(work);
     }
 
-    /// Whether another request may begin something: there are fewer than [`MAX_TASKS`].
+    /// Whether new uploads are admitted, because there are fewer than [`MAX_TASKS`] tasks.
     pub fn has_room(&self) -> bool {
         self.len() < MAX_TASKS
     }
 
-    /// Tasks that have not ended.
+    /// Returns the number of tasks that have not ended.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -53,7 +54,7 @@ impl Tasks {
         self.0.is_empty()
     }
 
-    /// Waits until every task has ended. None should be started in the meantime.
+    /// Waits until every task has ended. No task should be started meanwhile.
     pub async fn finished(&self) {
         self.0.close();
         self.0.wait().await;
@@ -61,7 +62,7 @@ impl Tasks {
     }
 }
 
-/// The tasks that one request has started, and the tasks that those have started.
+/// The tasks that one request has started, including those started by these tasks.
 #[derive(Debug, Default)]
 pub struct Scope(TaskTracker);
 
@@ -71,7 +72,7 @@ impl Scope {
         CURRENT.scope(self.0.clone(), request)
     }
 
-    /// Tasks that have not ended.
+    /// Returns the number of tasks that have not ended.
     pub fn len(&self) -> usize {
         self.0.len()
     }
@@ -80,14 +81,14 @@ impl Scope {
         self.0.is_empty()
     }
 
-    /// Waits until every task has ended, those that are started in the meantime included.
+    /// Waits until every task has ended, including those that are started meanwhile.
     pub async fn finished(&self) {
         self.0.close();
         self.0.wait().await;
     }
 }
 
-/// `work` as a part of the current scope.
+/// Makes `work` part of the current scope.
 fn scoped<F: Future>(work: F) -> impl Future<Output = F::Output> {
     match CURRENT.try_with(TaskTracker::clone) {
         Ok(scope) => Either::Left(scope.track_future(CURRENT.scope(scope.clone(), work))),
@@ -107,7 +108,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_scope_waits_for_its_own_tasks_only() {
+    async fn scope_waits_only_for_its_own_tasks() {
         let tasks = Tasks::default();
         let (one, other) = (Scope::default(), Scope::default());
         let (release_one, work_of_one) = held();
@@ -128,9 +129,9 @@ mod tests {
         assert!(tasks.is_empty());
     }
 
-    /// Undoing is often started by a drop, and by a task that another task started.
+    /// Clean-ups are often started by a drop, or by a task that another task has started.
     #[tokio::test]
-    async fn what_a_task_or_a_drop_starts_belongs_to_the_scope_too() {
+    async fn tasks_started_by_tasks_and_drops_belong_to_the_scope() {
         struct SpawnOnDrop(Tasks, Option<oneshot::Receiver<()>>);
         impl Drop for SpawnOnDrop {
             fn drop(&mut self) {
@@ -151,7 +152,7 @@ mod tests {
         while tasks.len() > 1 {
             tokio::task::yield_now().await;
         }
-        assert_eq!(scope.len(), 1, "the task has ended, what its drop started has not");
+        assert_eq!(scope.len(), 1, "the task has ended, but the task of its drop has not");
         drop(release);
         scope.finished().await;
 
@@ -163,7 +164,7 @@ mod tests {
         }));
         assert!(futures::poll!(&mut request).is_pending());
         drop(request);
-        assert_eq!(scope.len(), 1, "a request that was given up");
+        assert_eq!(scope.len(), 1, "the request was dropped");
         drop(release);
         scope.finished().await;
     }

@@ -80,7 +80,7 @@ class Account:
 
     def logged(self, number: int) -> str | None:
         key = self.uploads[number].key if number else None
-        marks = ("sweep removes it", "left to the sweep", "is not looked for any more")
+        marks = ("sweep removes it", "left to the sweep", "stopped watching")
         lines = self.log_of(key) if key else []
         return LOGGED if any(mark in line for line in lines for mark in marks) else None
 

@@ -126,7 +126,7 @@ async fn sweep_now_and_then(
     let mut hourly = tokio::time::interval(Duration::from_secs(3600));
     loop {
         hourly.tick().await;
-        // No URL of an upload is good for longer than that.
+        // Presigned URLs of uploads expire within AGE at the latest.
         sweep(store.as_ref(), AGE, AGE).await;
         if let Err(error) = sweep_files(AGE).await {
             tracing::warn!(%error, "old temporary files of the embedded store could not be removed");

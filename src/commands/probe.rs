@@ -1,10 +1,10 @@
-//! A check of the bucket at start-up, so that a wrong setting is reported in the log before a client runs into it.
+//! Checks the bucket at start-up, so that a wrong setting is reported in the log before it affects a client.
 //!
-//! It is the cheap part of `image-store doctor`, runs in the background and only warns: the store may be out of reach for a
-//! moment, and `/readyz` says that. It asks for the bucket (HeadBucket; if that is rejected, one ListObjectsV2 for the
-//! reason). A store other than AWS's is also tried for what promotions rest on: whether a copy tells which bytes it is of
-//! ([`S3Store::try_copy`]). The trial works on an object of its own under `incoming/` and on an upload that is never completed,
-//! and removes both. What a kill leaves of them is removed by the sweep.
+//! This is the cheap part of `image-store doctor`. It runs in the background and only logs warnings, because the store
+//! may be temporarily unreachable, which `/readyz` reports. It requests the bucket (HeadBucket; if that is rejected,
+//! one ListObjectsV2 for the reason). Stores other than AWS are also tested for what promotions require: that the
+//! service can verify which bytes a copy contains ([`S3Store::try_copy`]). The test creates an object under `incoming/`
+//! and an upload that is never completed, and removes both. If the process is killed, a sweep removes them.
 
 use bytes::Bytes;
 use std::error::Error;
@@ -25,32 +25,32 @@ use crate::upload::parts::payload;
 pub const SKEW_LIMIT: Duration = Duration::from_secs(15 * 60);
 
 const ADVICE: &str = "run `image-store doctor` with the same settings to see why";
-/// What the trial puts: no image, so that nothing can promote it.
-const SAMPLE: &[u8] = b"image-store looks whether direct uploads are safe in this bucket; it removes this at once\n";
-/// A trial that takes longer is given up.
+/// The content of the test object. It is not an image, so that it cannot be promoted.
+const SAMPLE: &[u8] = b"image-store tests whether direct uploads are safe in this bucket; this object is deleted\n";
+/// Timeout of the test.
 const TRIAL_LIMIT: Duration = Duration::from_secs(60);
 const CLEAN_UP_LIMIT: Duration = Duration::from_secs(30);
-/// How long a trial may go on at the end of the process: a call that is cut off may take effect after the clean-up.
+/// How long the test may continue at shutdown, because a call that is cut off may take effect after the clean-up.
 const GRACE: Duration = Duration::from_secs(2);
-/// The end of the process waits no longer for it.
+/// How long the shutdown waits for the probe.
 const END_LIMIT: Duration = Duration::from_secs(5);
 
-/// A probe that may still be under way.
+/// A probe that may still be running.
 pub struct Probe {
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
 
 impl Probe {
-    /// Cuts the probe short, and waits until what it has made is removed.
+    /// Stops the probe and waits until its test object and upload are removed.
     pub async fn end(self) {
         self.stop.cancel();
-        // What is left then is the sweep's.
+        // After the timeout, a sweep removes the rest.
         let _ = tokio::time::timeout(END_LIMIT, self.task).await;
     }
 }
 
-/// Looks at the bucket in the background, once, after `delay`, and warns of what it finds. Writes nothing.
+/// Checks the bucket once in the background, after `delay`, and logs warnings. Writes nothing.
 pub fn look(s3: Arc<S3Store>, delay: Duration) {
     tokio::spawn(async move {
         tokio::time::sleep(delay).await;
@@ -58,7 +58,7 @@ pub fn look(s3: Arc<S3Store>, delay: Duration) {
     });
 }
 
-/// Looks at the bucket in the background, once, and tries what promotions rest on.
+/// Checks the bucket once in the background, and tests what promotions require.
 pub fn start(s3: Arc<S3Store>) -> Probe {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
@@ -73,7 +73,7 @@ pub fn start(s3: Arc<S3Store>) -> Probe {
 }
 
 fn warn(greeting: &Greeting) {
-    let skew = greeting.headers.sent_and_received.map(|(theirs, ours)| distance(theirs, ours));
+    let skew = greeting.headers.sent_and_received.map(|(sent, received)| distance(sent, received));
     match &greeting.outcome {
         Err(error) => tracing::warn!(error = error as &dyn Error, "the bucket cannot be used as configured: {ADVICE}"),
         // The SDK corrects the clock for its own calls, but not for presigned URLs.
@@ -88,7 +88,7 @@ fn distance(one: SystemTime, other: SystemTime) -> Duration {
     one.duration_since(other).unwrap_or_else(|error| error.duration())
 }
 
-/// Tries it, says what cannot be protected, and removes what the trial has made, however it ended.
+/// Tests copies, logs a warning if they cannot be verified, and removes what the test has created in any case.
 async fn try_copies(s3: &S3Store, stopped: &CancellationToken) {
     let scratch = Scratch::default();
     let cut_off = async {
@@ -101,26 +101,26 @@ async fn try_copies(s3: &S3Store, stopped: &CancellationToken) {
     };
     match trial {
         Some(Ok(Ok(CopyProtection::Nothing))) => tracing::warn!(
-            "the store ignores the condition of a copy and does not show what it copied, so that direct uploads of one PUT \
-             cannot become images: {ADVICE}"
+            "the store ignores the condition of a copy and does not show what it copied, so direct uploads with a \
+             single PUT cannot become images: {ADVICE}"
         ),
-        Some(Ok(Ok(protection))) => tracing::debug!(?protection, "the store was tried for what protects a copy"),
+        Some(Ok(Ok(protection))) => tracing::debug!(?protection, "the protection of copies was tested"),
         Some(Ok(Err(error))) => {
             let error = &error as &dyn Error;
-            tracing::warn!(error, "whether direct uploads are safe in this bucket could not be tried: {ADVICE}");
+            tracing::warn!(error, "the safety of direct uploads in this bucket could not be tested: {ADVICE}");
         }
-        Some(Err(_)) => tracing::warn!("whether direct uploads are safe in this bucket was not seen in time: {ADVICE}"),
+        Some(Err(_)) => tracing::warn!("the test of direct uploads in this bucket timed out: {ADVICE}"),
         None => {}
     }
     let left = tokio::time::timeout(CLEAN_UP_LIMIT, scratch.clear(s3, s3.prefix())).await;
     for (key, error) in left.into_iter().flatten() {
-        tracing::warn!(key, error = &error as &dyn Error, "the start-up probe could not remove this; sweep removes it");
+        tracing::warn!(key, error = &error as &dyn Error, "the probe could not remove an object; sweep removes it");
     }
 }
 
 async fn copy_protection(s3: &S3Store, scratch: &Scratch) -> Result<CopyProtection> {
     let metadata = Metadata { content_type: "application/octet-stream".to_owned(), dimensions: None };
-    // Of the image there is never more than an upload.
+    // The image is never created, because its upload is not completed.
     let (from, to) = (scratch.incoming(), ObjectName::Image(ImageKey::random("png")));
     s3.put(&from, &metadata, payload(Bytes::from_static(SAMPLE))).await?;
     let source = s3.head(&from).await?;

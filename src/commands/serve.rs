@@ -18,8 +18,8 @@ use crate::upload::spill::{Spill, Unusable};
 /// How long the service looks for objects of calls with unknown outcome before it exits.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A function's first invocation has the little processor time there is for itself. Its probe writes nothing: there would be
-/// a trial at every cold start, and the function may be frozen in the middle of it.
+/// Delays the probe of a function, so that the first invocation does not share the processor with it. This probe writes
+/// nothing, because otherwise every cold start would write, and the function may be frozen in the middle of the test.
 const PROBE_DELAY: Duration = Duration::from_secs(1);
 
 /// Handles the invocations of a Lambda function.
@@ -46,7 +46,7 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     let listener = transport::http::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
-    println!("image-store listens on http://{address}, images go to {}", backend.place);
+    println!("image-store listens on http://{address}, images are stored in {}", backend.place);
     if backend.is_embedded() {
         let sample = "tests/fixtures/plain.jpg";
         let file = if Path::new(sample).exists() { sample } else { "photo.jpg" };
@@ -61,9 +61,9 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     let probe = (!backend.is_embedded()).then(|| probe::start(Arc::clone(&backend.s3)));
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
     let clean = transport::http::serve(listener, app.clone(), server, stop_signal()?).await;
-    // Not a reason to call the end unclean: nothing says that anything is there.
-    let last_looks = tokio::time::timeout(RECONCILE_TIMEOUT, app.uploads.reconciler().conclude());
-    let _ = tokio::join!(last_looks, OptionFuture::from(probe.map(Probe::end)));
+    // If this times out, the shutdown is still clean, because late effects are only a possibility.
+    let last_checks = tokio::time::timeout(RECONCILE_TIMEOUT, app.uploads.reconciler().conclude());
+    let _ = tokio::join!(last_checks, OptionFuture::from(probe.map(Probe::end)));
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -62,9 +62,10 @@ impl fmt::Display for Swept {
 
 /// Aborts unfinished uploads and deletes objects under `incoming/` that are older than `age`.
 ///
-/// Markers stay for at least `url_ttl`, for which a presigned PUT works: without its marker it would work once more.
+/// Markers are kept for at least `url_ttl`, the lifetime of a presigned PUT, which could be used again without its
+/// marker.
 ///
-/// What cannot be listed or removed is counted, and the rest goes on: some stores cannot list uploads.
+/// Failures to list or remove something are counted, and the sweep continues, because some stores cannot list uploads.
 pub async fn sweep(store: &dyn Store, age: Duration, url_ttl: Duration) -> Swept {
     let mut swept = Swept::default();
     let now = SystemTime::now();

@@ -31,8 +31,8 @@ impl Descriptors {
     /// files.
     const PER_CALL: usize = 2;
 
-    /// The shares of `limit` descriptors: half for connections, a quarter for calls, an eighth for spilled parts. The last
-    /// eighth is for what there is few of: the listener, standard streams, name lookups.
+    /// Divides `limit` descriptors: half for connections, a quarter for calls, an eighth for spilled parts. The last
+    /// eighth remains for the listener, the standard streams and name lookups.
     pub fn share(limit: u64, embedded: bool) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         let extra_connections = Self::EXTRA_CONNECTIONS.min(limit / 16).max(1);
@@ -44,8 +44,8 @@ impl Descriptors {
         }
     }
 
-    /// What a client's connection may have open, itself included: with the embedded store also the file that its request
-    /// reads or writes. Extra connections are answered without the store.
+    /// Returns the number of descriptors that one connection may use: its socket and, with the embedded store, the file
+    /// that its request reads or writes. Extra connections do not use the store.
     const fn per_connection(embedded: bool) -> usize {
         if embedded { 2 } else { 1 }
     }

@@ -16,9 +16,9 @@ const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html>
 const MAX_PREFIX: usize = 900;
-/// AWS's former limit, of buckets that are still there.
+/// AWS's former limit, which existing buckets may still use.
 const MAX_BUCKET: usize = 255;
-/// Longer is a mistake, and sums of durations must not overflow.
+/// A limit that detects mistakes and keeps sums of durations from overflowing.
 const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub type Parsed<T> = Result<T, String>;
@@ -178,8 +178,8 @@ fn never_sent(origin: &str) -> Option<String> {
     (sent != origin).then(|| format!("{shown} never matches; browsers send '{sent}'"))
 }
 
-/// A bucket's name, or an access point's ARN. Stores differ in their rules, so only what no store takes is an error: most know
-/// AWS's former rule for names, and Ceph RGW names a tenant before a colon.
+/// A bucket name or the ARN of an access point. Stores have different rules, so only names that no store accepts are
+/// rejected. Most stores have AWS's former rules, and Ceph RGW allows a tenant before a colon.
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/bucketnamingrules.html>
 pub fn bucket(text: &str) -> Parsed<String> {
@@ -194,10 +194,10 @@ pub fn bucket(text: &str) -> Parsed<String> {
     if is_arn || is_name(text) || text.split_once(':').is_some_and(|(tenant, name)| is_name(tenant) && is_name(name)) {
         return Ok(text.to_owned());
     }
-    // Not repeated: it may be an address with credentials.
+    // The text is not shown, because it may be a URL with credentials.
     Err(format!(
-        "is not a bucket's name: at most {MAX_BUCKET} letters, digits, '.', '_' and '-', or an access point's ARN (a prefix goes \
-         into S3_PREFIX, an address into AWS_ENDPOINT_URL_S3)"
+        "is not a bucket name; use at most {MAX_BUCKET} letters, digits, '.', '_' and '-', or the ARN of an access \
+         point (set a prefix in S3_PREFIX and a URL in AWS_ENDPOINT_URL_S3)"
     ))
 }
 

@@ -1,4 +1,5 @@
-//! Beginning a direct upload. A multipart upload begins here, and ends here too if its client never gets the plan.
+//! Creates plans of direct uploads. A plan in parts starts a multipart upload, which is aborted if the client does not
+//! receive the plan.
 
 use std::sync::Arc;
 
@@ -10,14 +11,16 @@ use crate::store::{Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::upload::undo::{Creating, UndoOnDrop};
 
-/// A plan that its client does not have yet. Dropped before [`PendingPlan::acknowledged`], its upload is aborted.
+/// A plan that was not yet sent to its client. If it is dropped before [`PendingPlan::acknowledged`], its upload is
+/// aborted.
 pub struct PendingPlan {
     pub plan: Plan,
     upload: Option<UndoOnDrop>,
 }
 
 impl PendingPlan {
-    /// The client has the plan: from now on its upload is the client's business, and then the sweep's.
+    /// Keeps the upload, because the plan was sent. The client now completes or aborts it, otherwise a sweep removes
+    /// it.
     pub fn acknowledged(self) {
         self.upload.into_iter().for_each(UndoOnDrop::disarm);
     }
@@ -25,7 +28,7 @@ impl PendingPlan {
 
 /// Turns a draft into a plan, by its size.
 ///
-/// `tasks` is waited for when the process ends.
+/// The process waits for `tasks` before it exits.
 pub async fn create(
     store: &Arc<dyn Store>,
     reconciler: &Reconciler,
@@ -40,7 +43,7 @@ pub async fn create(
     }
     if sha256.is_some() {
         return Err(Error::InvalidRequest(format!(
-            "sha256 can be checked up to {put_max} bytes only: S3 has it for a single PUT and not for parts"
+            "sha256 is supported for files of up to {put_max} bytes only, because S3 cannot check it for parts; omit it"
         )));
     }
     let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };

@@ -1,4 +1,4 @@
-//! What a direct upload is to be, its arithmetic, and the links that carry it. Pure: no I/O.
+//! The plan of a direct upload, the sizes of its parts, and the links that carry the plan. Pure: no I/O.
 
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
@@ -11,28 +11,28 @@ use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::{ImageKey, ObjectName, Part, Upload};
 
-/// A plan's answer holds all its parts, so there are at most this many of them.
+/// Maximum number of parts of a plan, because the answer lists all of them.
 const PLAN_PARTS: u64 = 100;
-/// Part sizes are whole multiples of this.
+/// Part sizes are multiples of this.
 const PART_STEP: u64 = 1 << 20;
 
-/// `POST /uploads`: what a client wants to send.
+/// The body of `POST /uploads`: the file that a client is going to upload.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, expecting = "an object with filename, size and optionally content_type and sha256")]
 #[schema(as = UploadRequest)]
 pub struct UploadRequest {
-    /// The file's name; its extension, where it has one, becomes the key's and must be of a format that is taken.
+    /// The file's name. Its extension, if it has one, must be of an accepted format and becomes the key's extension.
     #[schema(examples("photo.png"))]
     pub filename: String,
-    /// The file's media type. Without one, or with an empty one as browsers give it for many files, it follows the
-    /// extension.
+    /// The file's media type. If it is missing or empty (browsers leave it empty for many files), it is derived from
+    /// the extension.
     #[schema(examples("image/png"))]
     pub content_type: Option<String>,
-    /// Bytes, exactly.
+    /// The file's exact size in bytes.
     #[schema(minimum = 1, examples(482_113))]
     #[serde(deserialize_with = "whole")]
     pub size: u64,
-    /// SHA-256 of the file in hexadecimal, which S3 then checks; only for a single PUT.
+    /// SHA-256 of the file in hexadecimal, which S3 verifies. Supported only for a single PUT.
     #[schema(
         pattern = "^[0-9a-fA-F]{64}$",
         examples("688011d168af08899c9584648230b4739852c97f9bf4201d3fd8b448084b64e3")
@@ -40,13 +40,13 @@ pub struct UploadRequest {
     pub sha256: Option<String>,
 }
 
-/// A direct upload: everything its links carry.
+/// A direct upload. Its links carry all of this.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     pub key: ImageKey,
-    /// Bytes, exactly.
+    /// Exact size in bytes.
     pub size: u64,
-    /// What was declared; what the bytes are is seen later.
+    /// The declared format. The format of the bytes is detected later.
     pub format: Format,
     pub door: UploadMethod,
 }
@@ -59,12 +59,12 @@ pub enum UploadMethod {
     },
     Multipart {
         upload_id: String,
-        /// Bytes of every part but the last.
+        /// Size in bytes of every part except the last.
         part_size: u64,
     },
 }
 
-/// What a wish comes to, before there is an upload id.
+/// A request that was checked, before a multipart upload is created for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ValidatedRequest {
     pub key: ImageKey,
@@ -95,7 +95,7 @@ impl UploadRequest {
     }
 }
 
-/// JSON has one kind of number: `5.0` is a whole one, too.
+/// Deserializes an integer. JSON has one type of number, so `5.0` is an integer too.
 fn whole<'de, D: Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
     let number = serde_json::Number::deserialize(number)?;
     let float = number.as_f64().unwrap_or(f64::NAN);
@@ -110,27 +110,27 @@ fn declared_format(content_type: &str, policy: &Policy) -> Result<Format> {
     format.ok_or_else(|| policy.invalid_type(None))
 }
 
-/// The part size for a file of `size` bytes: `least`, or larger so that there are at most 100 parts.
+/// Returns the part size for a file of `size` bytes: `least`, or a larger size so that there are at most 100 parts.
 pub fn part_size(size: u64, least: u64) -> u64 {
     size.div_ceil(PLAN_PARTS).next_multiple_of(PART_STEP).max(least)
 }
 
-/// The sizes of the parts of a file, in order.
+/// Returns the sizes of the parts of a file, in order.
 pub fn part_sizes(size: u64, part_size: u64) -> impl ExactSizeIterator<Item = u64> {
     let count = usize::try_from(size.div_ceil(part_size)).unwrap_or(usize::MAX);
     (0..count).map(move |index| part_size.min(size - index as u64 * part_size))
 }
 
-/// How what S3 holds compares with a plan.
+/// The difference between the parts that S3 has and those of a plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Comparison {
-    /// Numbers of planned parts that are not there, or not in their size.
+    /// Numbers of planned parts that are missing or have another size.
     pub missing: Vec<u32>,
-    /// Numbers of parts that are there and not planned.
+    /// Numbers of parts that are not in the plan.
     pub unexpected: Vec<u32>,
 }
 
-/// Compares the parts S3 holds with those of a plan.
+/// Compares the parts that S3 has with those of a plan.
 pub fn compare(held: &[Part], size: u64, part_size: u64) -> Comparison {
     let planned: Vec<(u32, u64)> = (1..).zip(part_sizes(size, part_size)).collect();
     let is_held = |(number, size): &(u32, u64)| held.iter().any(|part| part.number == *number && part.size == *size);
@@ -140,35 +140,36 @@ pub fn compare(held: &[Part], size: u64, part_size: u64) -> Comparison {
     }
 }
 
-/// The query of a plan's links.
+/// The query of the links of a plan.
 #[derive(Clone, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct Query {
-    /// The plan, signed by the service. Whoever has it may go on with this upload; good for a day.
+    /// The plan, signed by the service. It permits completing, reading the status of and aborting this upload, and
+    /// expires after one day.
     #[param(min_length = 1, example = "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")]
     pub plan: String,
 }
 
-/// What is known of an upload besides its key.
+/// The expected properties of an uploaded object.
 ///
-/// An event knows nothing, and needs nothing: events reach the service only as a Lambda function, so from AWS, which has
-/// checked what the PUT signs, its length and its SHA-256, before there was an object. Of an upload in parts, only a complete
-/// makes the object, and has compared the parts with the plan first.
+/// For an S3 event there are none, and none are required. Events reach the service only as a Lambda function, so the
+/// store is AWS, which checked the signed length and SHA-256 of a PUT before it created the object. The object of an
+/// upload in parts is created only by a complete request, which first compares the parts with the plan.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Expected {
-    /// Bytes.
+    /// Size in bytes.
     pub size: Option<u64>,
     pub sha256: Option<[u8; 32]>,
 }
 
 impl Plan {
-    /// The plan that a token carries. The service has signed it, so nothing of it is checked again.
+    /// Returns the plan that a token carries. It is not checked again, because the service signed it.
     ///
     /// # Errors
-    /// 401 `invalid_token` if it was signed by a release that wrote plans in another way.
+    /// Returns [`Error::InvalidToken`] (401 `invalid_token`) if a release with another plan format signed it.
     pub fn from_claims(claims: PlanClaims) -> Result<Plan> {
-        let other = || Error::InvalidToken(Some("its plan cannot be read".into()));
+        let other = || Error::InvalidToken(Some("the plan in the token has an unknown format".into()));
         let sha256 = claims.sha256.as_deref().map(parse_sha256).transpose().map_err(|_| other())?;
         let door = match (claims.upload, claims.part_size) {
             (None, None) => UploadMethod::Put { sha256 },
@@ -189,17 +190,17 @@ impl Plan {
         PlanClaims { key: self.key.to_string(), size: self.size, content_type, sha256, upload, part_size }
     }
 
-    /// Where the bytes arrive.
+    /// Returns the name of the object that the client uploads.
     pub fn incoming(&self) -> ObjectName {
         ObjectName::Incoming(self.key.clone())
     }
 
-    /// Where the image will be.
+    /// Returns the name of the final image.
     pub fn image(&self) -> ObjectName {
         ObjectName::Image(self.key.clone())
     }
 
-    /// The multipart upload, where the plan is one.
+    /// Returns the multipart upload and its part size. `None` if the plan is a single PUT.
     pub fn upload(&self) -> Option<(Upload, u64)> {
         match &self.door {
             UploadMethod::Put { .. } => None,
@@ -209,7 +210,7 @@ impl Plan {
         }
     }
 
-    /// What the object under `incoming/` must be.
+    /// Returns the expected properties of the object under `incoming/`.
     pub fn expected(&self) -> Expected {
         let sha256 = match self.door {
             UploadMethod::Put { sha256 } => sha256,
@@ -218,9 +219,9 @@ impl Plan {
         Expected { size: Some(self.size), sha256 }
     }
 
-    /// The links that carry the plan, as `token`.
+    /// Returns the links that carry the plan as `token`.
     pub fn links(&self, base: Option<&str>, token: &str) -> UploadLinks {
-        // A token has no character that a query would have to escape (RFC 7515, 2: base64url and dots).
+        // A token contains only characters that need no escaping in a query (RFC 7515, 2: base64url and dots).
         let upload = format!("{}/uploads/{}", base.unwrap_or_default(), self.key);
         UploadLinks {
             complete_url: format!("{upload}/complete?plan={token}"),
@@ -230,11 +231,11 @@ impl Plan {
     }
 }
 
-/// A plan's links: relative references, unless the service knows its own address (`PUBLIC_URL`).
+/// The links of a plan. They are relative references unless the service's address is known (`PUBLIC_URL`).
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[schema(as = UploadLinks)]
 pub struct UploadLinks {
-    /// POST here when everything is sent.
+    /// Completes the upload (POST), after all bytes were sent.
     #[schema(
         format = "uri-reference",
         examples(
@@ -242,13 +243,13 @@ pub struct UploadLinks {
         )
     )]
     pub complete_url: String,
-    /// GET here to see what has arrived.
+    /// Returns the status of the upload (GET).
     #[schema(
         format = "uri-reference",
         examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?plan=eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")
     )]
     pub status_url: String,
-    /// DELETE here to leave nothing.
+    /// Aborts the upload and removes its data (DELETE).
     #[schema(
         format = "uri-reference",
         examples("/uploads/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?plan=eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl")
@@ -301,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_has_at_most_a_hundred_parts() {
+    fn plan_has_at_most_100_parts() {
         assert_eq!(part_size(100 * MIB + 1, 5 * MIB), 5 * MIB);
         assert_eq!(part_size(500 * MIB, 5 * MIB), 5 * MIB);
         assert_eq!(part_size(500 * MIB + 1, 5 * MIB), 6 * MIB);
@@ -329,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_and_the_declared_type_must_both_be_allowed() {
+    fn file_name_and_declared_type_must_both_be_allowed() {
         let policy = policy();
         let ok = |wish: UploadRequest| {
             wish.check(&policy).map(|draft| (draft.key.extension().to_owned(), draft.format)).unwrap()
@@ -352,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_carries_the_whole_plan() {
+    fn token_contains_the_whole_plan() {
         let doors = [
             UploadMethod::Put { sha256: None },
             UploadMethod::Put { sha256: Some([0xab; 32]) },
@@ -366,14 +367,14 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_of_another_release_is_refused() {
+    fn plan_of_another_release_is_an_invalid_token() {
         let plan = Plan {
             key: ImageKey::random("png"),
             size: 1,
             format: Format::Png,
             door: UploadMethod::Put { sha256: None },
         };
-        let refused = |change: fn(&mut PlanClaims)| {
+        let error_code = |change: fn(&mut PlanClaims)| {
             let mut claims = plan.claims();
             change(&mut claims);
             Plan::from_claims(claims).unwrap_err().code()
@@ -386,6 +387,6 @@ mod tests {
             |claims| claims.part_size = Some(5),
             |claims| (claims.upload, claims.part_size) = (Some("a".to_owned()), Some(0)),
         ];
-        assert!(changes.into_iter().all(|change| refused(change) == "invalid_token"));
+        assert!(changes.into_iter().all(|change| error_code(change) == "invalid_token"));
     }
 }

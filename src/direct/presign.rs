@@ -1,4 +1,4 @@
-//! A plan as the client gets it: the URLs it may use, and exactly what it must send with them.
+//! The answer to `POST /uploads`: the presigned URLs of a plan, and the exact headers to send with them.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -16,24 +16,24 @@ pub struct UploadPlan {
     pub s3_key: String,
     #[serde(flatten)]
     pub door: UploadTarget,
-    /// When the URLs end, RFC 3339. It is the latest: on a 403 before, ask again.
+    /// When the URLs expire (RFC 3339). They may expire earlier: if S3 answers 403, request new URLs.
     #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: String,
     #[serde(flatten)]
     pub links: UploadLinks,
 }
 
-/// What to send where.
+/// The requests that upload the file.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 #[schema(as = UploadTarget)]
 pub enum UploadTarget {
-    /// One PUT.
+    /// A single PUT.
     Put {
         /// Always `PUT`.
         #[schema(examples("PUT"))]
         method: &'static str,
-        /// Where to: presigned, and good until `expires_at`.
+        /// The presigned URL, valid until `expires_at`.
         #[schema(
             format = "uri",
             examples(
@@ -41,34 +41,34 @@ pub enum UploadTarget {
             )
         )]
         url: String,
-        /// Exactly the headers to send. A browser sets Content-Length by itself.
+        /// The exact headers to send. Browsers set Content-Length automatically.
         #[schema(schema_with = exact_headers)]
         headers: BTreeMap<String, String>,
     },
-    /// Several PUTs, in any order and at once.
+    /// One PUT per part, in any order and concurrently.
     Multipart {
-        /// S3's id of the upload.
+        /// The ID of the multipart upload in S3.
         #[schema(examples("VXBsb2FkIElE"))]
         upload_id: String,
-        /// Bytes of every part but the last.
+        /// Size in bytes of every part except the last.
         #[schema(examples(5_242_880))]
         part_size: u64,
-        /// All of them.
+        /// All parts.
         parts: Vec<UploadPart>,
     },
 }
 
-/// One part to PUT.
+/// A part to upload with PUT.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = UploadPart)]
 pub struct UploadPart {
-    /// From 1.
+    /// Part numbers start at 1.
     #[schema(examples(1))]
     pub part_number: u32,
-    /// Bytes, exactly.
+    /// Exact size in bytes.
     #[schema(examples(5_242_880))]
     pub size: u64,
-    /// Where to PUT it: presigned. None for a part that has arrived.
+    /// The presigned URL for the PUT. Omitted if the part was already received.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(
         nullable = false,
@@ -78,22 +78,22 @@ pub struct UploadPart {
         )
     )]
     pub url: Option<String>,
-    /// Exactly the headers to send with it.
+    /// The exact headers to send with the PUT.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = exact_headers)]
     pub headers: Option<BTreeMap<String, String>>,
-    /// The store's ETag of a part that has arrived: the MD5 of its bytes in hexadecimal, in quotes. It is left out if
-    /// `S3_SSE` is `aws:kms`, because it is no MD5 then.
+    /// The ETag of a received part: the MD5 of its bytes in hexadecimal, in quotes. Omitted if `S3_SSE` is `aws:kms`,
+    /// because the ETag is not an MD5 then.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("\"9a0364b9e99bb480dd25e1f0284c8555\""))]
     pub etag: Option<String>,
 }
 
-/// The schema of headers by name.
+/// Returns the schema of headers by name.
 fn exact_headers() -> utoipa::openapi::Object {
     let value = utoipa::openapi::ObjectBuilder::new().schema_type(utoipa::openapi::schema::Type::String);
     utoipa::openapi::ObjectBuilder::new()
-        .description(Some("Exactly the headers to send with it, by name. A browser sets Content-Length by itself."))
+        .description(Some("The exact headers to send, by name. Browsers set Content-Length automatically."))
         .additional_properties(Some(value))
         .examples([
             serde_json::json!({ "content-length": "482113", "content-type": "image/png", "if-none-match": "*" }),
@@ -127,7 +127,7 @@ async fn sign_put(
     Ok((UploadTarget::Put { method: "PUT", url, headers: headers.into_iter().collect() }, expires_at))
 }
 
-/// All parts of an upload, with a URL for those that are `wanted`; and when the first of the URLs ends.
+/// Returns all parts of an upload, with URLs for those that are `wanted`, and when the first of these URLs expires.
 pub async fn sign_parts(
     store: &dyn Store,
     size: u64,

@@ -1,15 +1,17 @@
-//! From a verified object under `incoming/` to the image, and back: promote, withdraw, delete, abort.
+//! Promotes a verified object under `incoming/` to an image, and withdraws, deletes and aborts it.
 //!
-//! Every step may run at the same time in several processes, beside a delete, an abort or another PUT. Three rules hold
-//! them together, on every store that ends a multipart upload once, by Complete or by Abort:
+//! Every step may run concurrently in several processes, together with a delete, an abort or another PUT. Three rules
+//! keep this consistent, on every store in which a multipart upload ends only once, by Complete or by Abort:
 //!
-//! - The copy is a multipart upload *on the final key*. It is invisible until it is completed and can be aborted until then.
-//! - A promotion begins that upload before it copies, and whoever withdraws the image first closes `incoming/` and then
-//!   aborts every upload of the final key. So a promotion is either listed, or finds the address closed, or is complete.
-//! - An address under `incoming/` that held something is never empty again: after the bytes a [`Marker`] lies there. The
-//!   presigned PUT signs `If-None-Match: *`, so an ETag stands for one content.
+//! - The copy is a multipart upload *on the final key*. It is invisible and can be aborted until it is completed.
+//! - A promotion creates that upload before it copies. A withdrawal first replaces the object under `incoming/` with a
+//!   [`Marker`] and then aborts all uploads of the final key. So a promotion is either listed and aborted, or finds the
+//!   marker, or is already complete.
+//! - A name under `incoming/` that was used is never empty again: a [`Marker`] replaces the object. The presigned PUT
+//!   signs `If-None-Match: *`, so an ETag always identifies the same content.
 //!
-//! Whoever finds the image closes `incoming/` before saying so. No promotion ever deletes a final key.
+//! A request that finds the image replaces the object under `incoming/` before it answers. No promotion ever deletes a
+//! final key.
 
 use futures::future::try_join_all;
 use std::time::Duration;
@@ -22,35 +24,38 @@ use crate::store::{ImageKey, Marker, ObjectDigest, ObjectInfo, ObjectName, Part,
 use crate::upload::parts::payload;
 use crate::upload::undo::Creating;
 
-/// How often the steps are begun before the client gets the answer that the object keeps changing.
+/// Number of attempts before the request fails because the object keeps changing.
 const ATTEMPTS: u32 = 3;
-/// Before the second attempt; it doubles. Another promotion of the same object may be what is in the way.
+/// Delay before the second attempt. It doubles for each further one. Another promotion of the same object may be
+/// running.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// An image that was promoted, now or before.
+/// An image that was promoted, by this call or before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
     pub image: ObjectInfo,
-    /// By this very call.
+    /// Whether this call promoted it.
     pub new: bool,
 }
 
 impl Verifier {
-    /// Completes a plan: assembles its parts if it has any, then promotes the object.
+    /// Completes a plan: joins its parts if it has any, then promotes the object.
     ///
     /// # Errors
-    /// 404 if nothing has arrived or the upload is over, 409 `parts_missing`, 400 if it is not an allowed image.
+    /// Returns a 404 error if nothing was uploaded or the upload has ended, 409 `parts_missing` if parts are missing,
+    /// and a 400 error if the object is not an allowed image.
     pub async fn complete(&self, plan: &Plan, has_waiters: HasWaiters<'_>) -> Result<Verified> {
         if plan.upload().is_some() {
             if let Some(image) = self.find_promoted(&plan.key, plan.expected()).await? {
                 return Ok(image);
             }
             if let Err(error) = self.assemble(plan).await {
-                // Another complete may have made the image meanwhile, also by what this one has no answer to.
+                // Another complete may have created the image meanwhile. So may a call of this one whose answer was
+                // lost.
                 if let Some(image) = self.find_promoted(&plan.key, plan.expected()).await.ok().flatten() {
                     return Ok(image);
                 }
-                // SeaweedFS lists no parts of an upload whose Complete is being answered. Then its object is there already.
+                // SeaweedFS lists no parts of an upload whose Complete is in progress. The object already exists then.
                 let is_assembled = matches!(error, Error::PartsMissing { .. })
                     && self.store.find(&plan.incoming()).await.is_ok_and(|arrived| arrived.is_some());
                 if !is_assembled {
@@ -61,8 +66,8 @@ impl Verifier {
         self.promote(&plan.key, plan.expected(), has_waiters).await
     }
 
-    /// Makes the parts of a multipart plan one object. An upload that is gone is no error: another complete may have been
-    /// faster, and what is there now is looked at next.
+    /// Joins the parts of a multipart plan to one object. A missing upload is not an error, because another complete
+    /// may have been faster. The caller then looks for the object.
     async fn assemble(&self, plan: &Plan) -> Result<()> {
         let Some((upload, part_size)) = plan.upload() else { return Ok(()) };
         for _ in 0..ATTEMPTS {
@@ -80,10 +85,10 @@ impl Verifier {
             }
             match self.store.complete_upload(&upload, &parts, ObjectDigest { size: plan.size, crc64: None }).await {
                 Ok(()) | Err(StoreError::NoSuchUpload) => return Ok(()),
-                // Another complete of it was faster, or a marker lies there. If nothing does, another call was in the way.
+                // Another complete was faster, or there is a marker. If there is no object, another call interfered.
                 Err(StoreError::Precondition) if self.store.find(&plan.incoming()).await?.is_some() => return Ok(()),
                 Err(StoreError::Precondition) => {}
-                // A part was sent again after it was listed.
+                // A part was uploaded again after it was listed.
                 Err(StoreError::Rejected { code, .. }) if code == "InvalidPart" => {}
                 Err(error) => return Err(error.into()),
             }
@@ -91,10 +96,11 @@ impl Verifier {
         Err(Error::ChangedMeanwhile)
     }
 
-    /// Verifies what lies under `incoming/` and makes it an image. Idempotent; safe beside itself.
+    /// Verifies the object under `incoming/` and promotes it to an image. Idempotent and safe to call concurrently.
     ///
     /// # Errors
-    /// 404 if nothing is there, 400 if it is not an allowed image or not what was planned, 409 `changed_meanwhile`.
+    /// Returns a 404 error if there is no object, a 400 error if it is not an allowed image or differs from its plan,
+    /// and 409 `changed_meanwhile` if it keeps changing.
     pub async fn promote(&self, key: &ImageKey, expected: Expected, has_waiters: HasWaiters<'_>) -> Result<Verified> {
         for attempt in 0..ATTEMPTS {
             if attempt > 0 {
@@ -103,14 +109,14 @@ impl Verifier {
             if let Some(image) = self.find_promoted(key, expected).await? {
                 return Ok(image);
             }
-            if let Some(made) = self.attempt(key, expected, has_waiters).await? {
-                return Ok(made);
+            if let Some(promoted) = self.attempt(key, expected, has_waiters).await? {
+                return Ok(promoted);
             }
         }
         self.find_promoted(key, expected).await?.ok_or(Error::ChangedMeanwhile)
     }
 
-    /// One pass over the steps. None if something changed meanwhile, so that they must start over.
+    /// Makes one attempt. Returns `None` if something changed meanwhile, so that another attempt is required.
     async fn attempt(
         &self,
         key: &ImageKey,
@@ -129,7 +135,10 @@ impl Verifier {
         }
     }
 
-    /// Nothing to promote: another promotion may have made the image since it was looked for. Else `error`.
+    /// Returns `None` if another promotion has created the image meanwhile, because there was no object to promote.
+    ///
+    /// # Errors
+    /// Returns `error` if there is no image.
     async fn overtaken(&self, key: &ImageKey, error: Error) -> Result<Option<Verified>> {
         match self.store.find(&ObjectName::Image(key.clone())).await? {
             Some(_) => Ok(None),
@@ -137,7 +146,8 @@ impl Verifier {
         }
     }
 
-    /// Copies by an upload of its own on the final key. None if the source changed, or if somebody else's image was in the way.
+    /// Copies the object with a new upload on the final key. Returns `None` if the source changed or another image of
+    /// the key exists.
     async fn copy(&self, incoming: &ObjectName, image: &ObjectName, checked: &Checked) -> Result<Option<Verified>> {
         let key = image.key().clone();
         let creating = Creating::for_promotion(&self.store, &self.tasks, &self.reconciler, key, checked.info.into());
@@ -157,10 +167,11 @@ impl Verifier {
         let completed = self.store.complete_upload(&upload, &[part], whole).await;
         match &completed {
             Ok(()) => undo.disarm(),
-            // Before the look that decides: what is not complete by then never will be.
+            // Aborted before the image is looked for: an upload that is not complete by then never will be.
             Err(_) => undo.abort().await,
         }
-        // Whatever Complete answered: some stores answer 200 to both Complete and Abort, and keep nothing.
+        // The answer to Complete is not sufficient: some stores answer 200 to both Complete and Abort, and keep
+        // nothing.
         match (self.store.find(image).await?, completed) {
             (Some(image), completed) => {
                 self.close(incoming, &Marker::Spent, checked.source.etag.as_deref().unwrap_or_default()).await;
@@ -172,7 +183,8 @@ impl Verifier {
         }
     }
 
-    /// Some stores refuse to copy a small source as a part; then it is read, charged to the budget, and sent.
+    /// Copies the object as a part. If the store rejects a small source, the object is read and sent instead. Its size
+    /// is charged to the budget.
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         match self.store.copy_part(upload, from, source).await {
             Err(error) if source.size < MIN_PART_SIZE && error.is_unsupported() => {
@@ -185,7 +197,7 @@ impl Verifier {
         }
     }
 
-    /// The image, if it has been made. Closes what it was made of.
+    /// Returns the image if it exists, after replacing the object under `incoming/` with a marker.
     async fn find_promoted(&self, key: &ImageKey, expected: Expected) -> Result<Option<Verified>> {
         let Some(image) = self.store.find(&ObjectName::Image(key.clone())).await? else { return Ok(None) };
         if expected.size.is_some_and(|size| size != image.size) {
@@ -198,7 +210,8 @@ impl Verifier {
         Ok(Some(Verified { image, new: false }))
     }
 
-    /// Leaves nothing that could still become this image: closes `incoming/`, then revokes every promotion under way.
+    /// Removes everything that could still become this image: replaces the object under `incoming/` with a marker, then
+    /// aborts all running promotions.
     async fn withdraw(&self, key: &ImageKey) -> Result<()> {
         let (incoming, image) = (ObjectName::Incoming(key.clone()), ObjectName::Image(key.clone()));
         self.store.put_marker(&incoming, &Marker::Withdrawn, None).await.map_err(Error::from)?;
@@ -207,10 +220,10 @@ impl Verifier {
         try_join_all(aborts).await.map(drop).map_err(Error::from)
     }
 
-    /// Deletes an image for good: nothing that was uploaded directly brings it back.
+    /// Deletes an image permanently. No direct upload can create it again.
     ///
     /// # Errors
-    /// 404 if there is no image.
+    /// Returns [`Error::NotFound`] if there is no image.
     pub async fn delete(&self, key: &ImageKey) -> Result<()> {
         let image = ObjectName::Image(key.clone());
         let mut found = self.store.find(&image).await?.is_some();
@@ -224,15 +237,15 @@ impl Verifier {
         self.store.delete(&image).await.map_err(Error::from)
     }
 
-    /// Leaves nothing of an upload that is not an image yet, and never deletes an image.
+    /// Removes an upload that is not an image yet. Never deletes an image.
     ///
     /// # Errors
-    /// 409 `already_complete`.
+    /// Returns [`Error::AlreadyComplete`] if the image exists.
     pub async fn abort(&self, plan: &Plan) -> Result<()> {
         if self.store.find(&plan.image()).await?.is_some() {
             return Err(Error::AlreadyComplete);
         }
-        // First: it must not be assembled behind the marker.
+        // Aborted first, so that its object cannot replace the marker.
         if let Some((upload, _)) = plan.upload() {
             self.store.abort_upload(&upload).await.map_err(Error::from)?;
         }
@@ -245,10 +258,10 @@ impl Verifier {
     }
 }
 
-/// What a closed address means to whoever asks for its image.
+/// Returns the error for an upload that has ended, as its marker says.
 pub fn over(marker: &Marker) -> Error {
     let reason = match marker {
-        Marker::Spent => "The image was made of this upload, and deleted since".to_owned(),
+        Marker::Spent => "The image of this upload was deleted".to_owned(),
         Marker::Withdrawn => return withdrawn(),
         Marker::Rejected(code) => format!("The upload was rejected ({code})"),
     };
@@ -256,5 +269,5 @@ pub fn over(marker: &Marker) -> Error {
 }
 
 fn withdrawn() -> Error {
-    Error::UploadOver { reason: "The upload was aborted, or its image deleted".to_owned() }
+    Error::UploadOver { reason: "The upload was aborted, or its image was deleted".to_owned() }
 }

@@ -1,7 +1,7 @@
-//! Completes and aborts under way in this process.
+//! The complete and abort operations that are running in this process.
 //!
-//! Each runs to its end on a task of its own, also when its client has gone or has been told to come back (202). Of one key
-//! there is at most one at a time; callers that ask for the same complete share it.
+//! Each runs to its end on a task of its own, even if its client has disconnected or received a 202. At most one runs
+//! per key. Concurrent requests for the same operation share it.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashMap;
@@ -20,22 +20,22 @@ use crate::telemetry::metrics::{Metrics, defs};
 use crate::telemetry::trace;
 use crate::upload::timer::UploadMethod;
 
-/// Completes and aborts under way at once. They outlive their connections, so no other limit holds for them.
+/// Maximum number of concurrent operations. They outlive their connections, so no other limit applies to them.
 const MAX_RUNNING: usize = 1_024;
 
-/// Who asked for a direct upload to be verified.
+/// The trigger of the verification of a direct upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trigger {
-    /// Its client.
+    /// A request of the client.
     Complete,
-    /// S3's notification.
+    /// An S3 event notification.
     Event,
 }
 
-/// Shared by all who waited for it.
+/// The result of an operation, shared by all callers that waited for it.
 pub type Outcome<T> = Result<T, Arc<Error>>;
 
-/// Completes and aborts plans, one of a key at a time.
+/// Completes and aborts plans, one operation per key at a time.
 #[derive(Clone)]
 pub struct Promotions {
     verifier: Verifier,
@@ -56,13 +56,13 @@ struct Running {
     ended: Ended,
 }
 
-/// Told once, and dropped untold where the task panics. Its receivers are who waits.
+/// Sends the result once. It is dropped without a result if the task panics. The receivers are the waiting callers.
 type Ended = Arc<watch::Sender<Option<Outcome<Image>>>>;
 
-/// None after an abort.
+/// `None` after an abort.
 type Image = Option<ObjectInfo>;
 
-/// A place among those who wait for a task.
+/// A caller that waits for the result of a running operation.
 struct Waiting {
     work: Work,
     outcome: watch::Receiver<Option<Outcome<Image>>>,
@@ -70,24 +70,25 @@ struct Waiting {
 
 impl Waiting {
     async fn outcome(mut self) -> Outcome<Image> {
-        let told = self.outcome.wait_for(Option::is_some).await.map(|told| told.clone());
-        told.ok().flatten().unwrap_or_else(|| Err(Arc::new(Error::Internal("a promotion broke off".into()))))
+        let outcome = self.outcome.wait_for(Option::is_some).await.map(|outcome| outcome.clone());
+        outcome.ok().flatten().unwrap_or_else(|| Err(Arc::new(Error::Internal("a promotion has no result".into()))))
     }
 }
 
 impl Promotions {
-    /// `tasks` is waited for when the process ends.
+    /// The process waits for `tasks` before it exits.
     pub fn new(verifier: Verifier, tasks: Tasks, metrics: Metrics) -> Self {
         Promotions { verifier, running: Arc::default(), tasks, metrics, stop: CancellationToken::new() }
     }
 
-    /// Completes a plan, or joins whoever is doing so. Dropping the future stops nothing that was begun.
+    /// Completes a plan, or waits for the same operation if it is already running. Dropping the future does not stop
+    /// the operation.
     pub async fn complete(&self, plan: Plan) -> Outcome<ObjectInfo> {
         let image = self.run(Work::Complete(plan)).await?;
-        image.ok_or_else(|| Arc::new(Error::Internal("a promotion ended without its image".into())))
+        image.ok_or_else(|| Arc::new(Error::Internal("a promotion ended without an image".into())))
     }
 
-    /// Leaves nothing of a plan's upload, once no complete of it is under way.
+    /// Aborts a plan's upload and removes its data, after a running complete of the same key has ended.
     pub async fn abort(&self, plan: Plan) -> Outcome<()> {
         self.run(Work::Abort(plan)).await.map(drop)
     }
@@ -114,7 +115,7 @@ impl Promotions {
         self.lock().get(key).map(Running::join)
     }
 
-    /// None if there are too many already.
+    /// Returns `None` if the maximum number of operations is running.
     fn join_or_start(&self, work: &Work) -> Option<Waiting> {
         let mut running = self.lock();
         if let Some(running) = running.get(work.key()) {
@@ -131,14 +132,14 @@ impl Promotions {
     }
 
     async fn work(self, work: Work, ended: Ended) {
-        // Also when it panics: the next caller must get a fresh start.
+        // Removed even if the task panics, so that the next caller starts a new operation.
         let entry = Entry { running: &self.running, key: work.key() };
         let outcome = tokio::select! {
             outcome = self.run_to_the_end(&work, &ended) => outcome,
-            // What is dropped here aborts its upload.
+            // Dropping the operation aborts its upload.
             () = self.stop.cancelled() => Err(Error::NotReady { reason: "it is stopping", source: None }),
         };
-        // First: who comes from now on must not be given an answer from before.
+        // Removed first: a caller that arrives from now on must not receive this older result.
         drop(entry);
         ended.send_replace(Some(outcome.map_err(Arc::new)));
     }
@@ -150,7 +151,7 @@ impl Promotions {
         }
     }
 
-    /// Ends everything that is under way, at shutdown: what has been begun in the store is aborted, on the tracked tasks.
+    /// Stops all running operations at shutdown. Uploads that they have created are aborted on the tracked tasks.
     pub fn cut_off(&self) {
         self.stop.cancel();
     }
@@ -190,8 +191,8 @@ pub fn count(metrics: &Metrics, trigger: Trigger, began: Instant, verified: Resu
     }
 }
 
-/// Whether a task that was begun before its caller came may have looked too early, or failed for a reason that has passed: the
-/// process may have been frozen in the middle of its call.
+/// Whether the result of an operation that began before its caller arrived may be outdated: it may have checked too
+/// early, or failed temporarily, for example because the process was frozen during its call.
 fn is_outdated(outcome: &Outcome<Image>) -> bool {
     outcome.as_ref().is_err_and(|error| {
         matches!(
@@ -215,7 +216,7 @@ impl Running {
     }
 }
 
-/// A task's place in the table, given back when it is dropped.
+/// The entry of an operation in the table of running operations, which is removed when this value is dropped.
 struct Entry<'a> {
     running: &'a Mutex<HashMap<ImageKey, Running>>,
     key: &'a ImageKey,

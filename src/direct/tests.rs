@@ -1,9 +1,10 @@
-//! The steps of [`super::promote`], run beside themselves in every order of their store calls.
+//! Runs the steps of [`super::promote`] concurrently, in every order of their store calls.
 //!
-//! Each actor has a [`Verifier`] of its own, as in a process of its own, over one store in memory. Every call yields once
-//! before it takes effect, and a run is the list of the actors whose turn it was: so runs are exact, repeatable, and can be
-//! enumerated. Of two calls that do not touch each other's objects only one order is run (sleep sets, Godefroid 1996), which
-//! reaches every state all the same. What must hold is in [`World::check`] and [`World::check_end`].
+//! Each actor has its own [`Verifier`], as if it were a separate process. All use the same in-memory store. Every call
+//! yields once before it takes effect, and a schedule is the list of actors in the order of their calls. So runs are
+//! deterministic and can be enumerated. If two calls do not touch the same objects, only one of their orders is run
+//! (sleep sets, Godefroid 1996), which still reaches every state. The invariants are in [`World::check`] and
+//! [`World::check_end`].
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,15 +26,15 @@ mod store;
 
 use store::{Faults, Memory, Shared};
 
-/// Who takes part in a run.
+/// What an actor of a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Complete,
-    /// S3's notification: knows the key and nothing else.
+    /// Promotes on an S3 event notification, which contains only the key.
     Event,
     Delete,
     Abort,
-    /// The plan's URL is used, with these bytes.
+    /// Sends these bytes to the plan's URL.
     Put(&'static [u8]),
 }
 
@@ -46,12 +47,12 @@ static OTHER: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
 });
 static TEXT: [u8; IMAGE.len()] = [b'x'; IMAGE.len()];
 
-/// Whether the plan is of one PUT, or of parts that have all arrived.
+/// Whether the plan is a single PUT, or parts that were all received.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Put,
     Parts(&'static [u8]),
-    /// The same in a store whose Complete takes a while, and lands also if the upload was aborted meanwhile.
+    /// Parts in a store whose Complete takes effect later, even if the upload was aborted meanwhile.
     SlowParts(&'static [u8]),
 }
 
@@ -72,7 +73,7 @@ struct World {
     shared: Shared,
     key: ImageKey,
     actors: Vec<Actor>,
-    /// An image that a PUT after the delete's answer brought is no violation: it came after that answer.
+    /// Set if a PUT succeeded after the delete was answered. An image of that PUT is not a violation.
     put_after_delete: bool,
     schedule: Vec<usize>,
 }
@@ -94,7 +95,7 @@ impl World {
         let plan = Plan { key: key.clone(), size: IMAGE.len() as u64, format: Format::Png, door };
         let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, plan.clone()));
         let mut world = World { actors: actors.collect(), shared, key, put_after_delete: false, schedule: Vec::new() };
-        // To each one's first call.
+        // Runs each actor up to its first call.
         (0..roles.len()).for_each(|id| world.poll(id));
         world
     }
@@ -107,12 +108,12 @@ impl World {
                     actor.outcome = Some(outcome);
                     return;
                 }
-                // It sleeps before the next attempt, and time stands still.
+                // The actor sleeps before its next attempt, and the clock is paused.
                 Poll::Pending if !self.shared.is_waiting(id) => pass_time(),
                 Poll::Pending => return,
             }
         }
-        panic!("it neither calls nor ends: {:?}", self.schedule);
+        panic!("the actor makes no call and does not end: {:?}", self.schedule);
     }
 
     fn enabled(&self) -> Vec<usize> {
@@ -120,7 +121,7 @@ impl World {
         (0..self.actors.len()).filter(|id| runs(&self.actors[*id])).collect()
     }
 
-    /// One store call of one actor.
+    /// Executes one store call of one actor.
     fn step(&mut self, id: usize) {
         self.schedule.push(id);
         let deleted = self.answered(Role::Delete);
@@ -130,7 +131,7 @@ impl World {
         self.check();
     }
 
-    /// Killed: nothing of it runs any more, no clean-up either.
+    /// Kills the actor: none of its code runs any more, including clean-ups.
     fn crash(&mut self, id: usize) {
         let actor = &mut self.actors[id];
         actor.crashed = true;
@@ -149,17 +150,17 @@ impl World {
         self.shared.object(&ObjectName::Image(self.key.clone()))
     }
 
-    /// What holds at every moment, and so also if every process were killed now.
+    /// Checks what must hold at every moment, because every process may be killed at any time.
     fn check(&self) {
         let image = self.image();
         let whole = image.as_ref().is_none_or(|image| *image == IMAGE || *image == *OTHER);
-        assert!(whole, "what was not checked can be read: {:?}", self.schedule);
+        assert!(whole, "an object that was not verified is readable: {:?}", self.schedule);
         let gone = self.answered(Role::Delete) && !self.put_after_delete;
-        assert!(!gone || image.is_none(), "a deleted image is there: {:?}", self.schedule);
-        assert!(!self.answered(Role::Abort) || image.is_none(), "an aborted image is there: {:?}", self.schedule);
+        assert!(!gone || image.is_none(), "a deleted image exists: {:?}", self.schedule);
+        assert!(!self.answered(Role::Abort) || image.is_none(), "an aborted image exists: {:?}", self.schedule);
         let removed = self.answered(Role::Delete) || self.answered(Role::Abort) || self.is_deleting();
         let lost = self.answered(Role::Complete) && !removed && image.is_none();
-        assert!(!lost, "an image that was answered is lost: {:?}", self.schedule);
+        assert!(!lost, "an image is missing after its complete was answered: {:?}", self.schedule);
         assert!(!self.shared.was_overwritten(), "an image was overwritten: {:?}", self.schedule);
     }
 
@@ -167,19 +168,19 @@ impl World {
         self.actors.iter().any(|actor| actor.role == Role::Delete)
     }
 
-    /// What holds when all have ended and nothing failed: nothing is left but an image and a marker.
+    /// Checks what must hold after all actors have ended without failures: only an image and a marker may exist.
     fn check_end(&self) {
         let uploads = self.shared.open_uploads(&ObjectName::Image(self.key.clone()));
-        assert_eq!(uploads, 0, "promotions' uploads are left: {:?}", self.schedule);
+        assert_eq!(uploads, 0, "uploads of promotions remain: {:?}", self.schedule);
         let asked = [Role::Complete, Role::Delete, Role::Abort].into_iter().any(|role| self.answered(role));
         let left = self.shared.object(&ObjectName::Incoming(self.key.clone())).is_some_and(|bytes| !bytes.is_empty());
-        // A PUT may come after everything else: then the next complete, or the sweep, finds it.
+        // The last call may be a PUT. The next complete or a sweep finds its object.
         let put_last = self.schedule.last().is_some_and(|id| matches!(self.actors[*id].role, Role::Put(_)));
         let late = put_last || self.put_after_delete || self.ended_before_a_put();
-        assert!(!(asked && left) || late, "an upload is left: {:?}", self.schedule);
+        assert!(!(asked && left) || late, "a direct upload remains: {:?}", self.schedule);
     }
 
-    /// A complete or a delete that found nothing, and a PUT that came after it looked.
+    /// Whether no complete or abort succeeded, because the PUT followed their checks.
     fn ended_before_a_put(&self) -> bool {
         !self.answered(Role::Complete) && !self.answered(Role::Abort)
     }
@@ -219,12 +220,12 @@ fn in_runtime<T>(work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Lets timers run out.
+/// Advances the clock, so that timers expire.
 fn pass_time() {
     RUNTIME.with(|runtime| runtime.block_on(tokio::time::advance(Duration::from_secs(1))));
 }
 
-/// Runs every order of the actors' calls; returns how many runs that were.
+/// Runs every order of the actors' calls. Returns the number of runs.
 fn explore(kind: Kind, roles: &[Role]) -> usize {
     fn run(world: World, again: &dyn Fn(&[usize]) -> World, mut sleeping: HashSet<usize>, ends: &mut usize) {
         let enabled = world.enabled();
@@ -238,7 +239,7 @@ fn explore(kind: Kind, roles: &[Role]) -> usize {
         for id in &awake {
             let commutes = |other: &usize| shared.commute(*other, *id);
             let still = sleeping.iter().copied().filter(commutes).collect();
-            // A world cannot be copied: all but the last order begin from the start again.
+            // A world cannot be cloned, so all orders except the last are replayed from the start.
             let mut next =
                 if Some(id) == awake.last() { world.take() } else { None }.unwrap_or_else(|| again(&schedule));
             next.step(*id);
@@ -257,7 +258,7 @@ fn explore(kind: Kind, roles: &[Role]) -> usize {
 }
 
 #[test]
-fn two_requests_hold_in_every_order() {
+fn two_requests_are_consistent_in_every_order() {
     use Role::*;
     let arrived = [Complete, Event, Delete, Abort];
     let mut runs = 0;
@@ -274,9 +275,9 @@ fn two_requests_hold_in_every_order() {
     assert!(runs > 1_000, "{runs}");
 }
 
-/// What a slow Complete would put over the marker of an abort could be promoted by anybody.
+/// If a slow Complete replaced the marker of an abort, its object could be promoted.
 #[test]
-fn a_slow_complete_of_the_parts_holds_beside_an_abort_in_every_order() {
+fn slow_complete_of_parts_is_consistent_in_every_order() {
     use Role::*;
     for bytes in [IMAGE, &TEXT] {
         for roles in [[Complete, Abort], [Complete, Complete], [Complete, Delete]] {
@@ -286,14 +287,14 @@ fn a_slow_complete_of_the_parts_holds_beside_an_abort_in_every_order() {
 }
 
 #[test]
-fn a_put_beside_two_requests_holds_in_every_order() {
+fn put_and_two_requests_are_consistent_in_every_order() {
     use Role::*;
     for roles in [[Put(IMAGE), Complete, Abort], [Put(IMAGE), Event, Abort], [Put(&TEXT), Complete, Abort]] {
         assert!(explore(Kind::Put, &roles) >= 3, "{roles:?}");
     }
 }
 
-/// One run in an order that `seed` draws, with crashes and lost answers where they are asked for.
+/// Runs one random order, chosen by `seed`, with crashes and lost answers if `faulty`.
 fn run_drawn(kind: Kind, roles: &[Role], seed: u64, faulty: bool) {
     let mut random = store::Random::new(seed);
     let faults = if faulty { Faults::drawn(seed) } else { Faults::none() };
@@ -315,7 +316,7 @@ fn run_drawn(kind: Kind, roles: &[Role], seed: u64, faulty: bool) {
 }
 
 #[test]
-fn five_requests_hold_in_drawn_orders() {
+fn five_requests_are_consistent_in_random_orders() {
     use Role::*;
     let puts = [Put(IMAGE), Put(&TEXT), Complete, Complete, Delete];
     let events = [Put(IMAGE), Complete, Event, Delete, Abort];

@@ -1,7 +1,7 @@
-//! Whether what a client put under `incoming/` is an allowed image, and the one that was planned.
+//! Verifies that an object that a client uploaded under `incoming/` is an allowed image and matches its plan.
 //!
-//! The ETag is taken before the bytes are looked at, and every look has it as its condition, so what is verified is one
-//! content. What becomes of it is in [`super::promote`].
+//! The ETag is read before the bytes, and it is the condition of every read. So all reads are of the same content.
+//! [`super::promote`] then creates the image.
 
 use futures::TryStreamExt;
 use sha2::{Digest, Sha256};
@@ -18,14 +18,16 @@ use crate::store::{Marker, ObjectInfo, ObjectName, Store, StoreError};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
 
-/// Objects that are looked at at once. What one of them holds beyond [`Search::HEAD`] is charged to the budget.
+/// Number of objects that are sniffed concurrently. Memory of each one beyond [`Search::HEAD`] is charged to the
+/// budget.
 const MAX_CONCURRENT_SNIFFS: usize = 16;
 
-/// Whether a request waits for the verdict. An object that is rejected while none does stays, unreadable, for the next
-/// request: else its client would get a 404 instead of the reason.
+/// Whether a request is waiting for the result. If none is, a rejected object is kept, unreadable, for the next
+/// request. Otherwise the client would receive a 404 instead of the reason.
 pub type HasWaiters<'a> = &'a (dyn Fn() -> bool + Sync);
 
-/// Makes images of what clients put under `incoming/`. Cheap to clone; the clones share their turns at reading.
+/// Creates images from the objects that clients upload under `incoming/`. Cheap to clone. The clones share one limit of
+/// concurrent reads.
 #[derive(Clone)]
 pub struct Verifier {
     pub(super) store: Arc<dyn Store>,
@@ -36,14 +38,14 @@ pub struct Verifier {
     sniffs: Arc<Semaphore>,
 }
 
-/// An object that was verified, and what its header says.
+/// A verified object with the information from its header.
 pub(super) struct Checked {
     pub(super) source: ObjectInfo,
     pub(super) info: ImageInfo,
 }
 
 impl Verifier {
-    /// `tasks` is waited for when the process ends.
+    /// The process waits for `tasks` before it exits.
     pub fn new(
         store: Arc<dyn Store>,
         reconciler: Reconciler,
@@ -54,9 +56,10 @@ impl Verifier {
         Verifier { store, reconciler, tasks, budget, policy, sniffs: Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS)) }
     }
 
-    /// Verifies `source`, a HEAD of `incoming`. None if it changed, or went, meanwhile.
+    /// Verifies `source`, the answer to a HEAD of `incoming`. Returns `None` if the object was changed or removed
+    /// meanwhile.
     ///
-    /// What is rejected is closed, so that the same URL brings nothing else.
+    /// A rejected object is replaced with a marker, so that the same URL cannot be used again.
     pub(super) async fn check(
         &self,
         incoming: &ObjectName,
@@ -64,7 +67,7 @@ impl Verifier {
         expected: Expected,
         has_waiters: HasWaiters<'_>,
     ) -> Result<Option<Checked>> {
-        let etag = source.etag.clone().ok_or_else(|| Error::Internal("the store gave no ETag".into()))?;
+        let etag = source.etag.clone().ok_or_else(|| Error::Internal("the store returned no ETag".into()))?;
         match self.inspect(incoming, &source, &etag, expected).await {
             Ok(info) => Ok(Some(Checked { source, info })),
             Err(error) => {
@@ -79,14 +82,14 @@ impl Verifier {
         }
     }
 
-    /// Closes an address while it holds `etag`. A store that fails does not change the verdict: then the object stays,
-    /// unreadable, until it is verified again or swept.
+    /// Replaces an object with a marker if it still has `etag`. A failure of the store does not change the result. The
+    /// object then remains, unreadable, until it is verified again or removed by a sweep.
     pub(super) async fn close(&self, incoming: &ObjectName, marker: &Marker, etag: &str) {
         match self.store.put_marker(incoming, marker, Some(etag)).await {
             Ok(()) | Err(StoreError::Precondition | StoreError::NotFound) => {}
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                tracing::warn!(s3_key = %incoming.key(), error, "what was uploaded directly is left; sweep removes it");
+                tracing::warn!(s3_key = %incoming.key(), error, "a direct upload was not removed; sweep removes it");
             }
         }
     }
@@ -101,7 +104,7 @@ impl Verifier {
         if expected.size.is_some_and(|size| size != source.size) {
             return Err(not_as_planned("size"));
         }
-        // Taken before any memory, and kept: what waits for its turn holds nothing.
+        // Acquired before any memory and held until the end, so that a waiting verification holds no memory.
         let _turn = self.sniffs.acquire().await;
         if let Some(sha256) = expected.sha256
             && self.sha256(incoming, source, etag).await? != sha256
@@ -111,7 +114,8 @@ impl Verifier {
         self.sniff(incoming, source, etag).await
     }
 
-    /// The store's own word for it, else of the object itself, which is read once: it is at most `DIRECT_PUT_MAX`.
+    /// Returns the SHA-256 that the store reports. Otherwise computes it by reading the object, which has at most
+    /// `DIRECT_PUT_MAX` bytes.
     async fn sha256(&self, incoming: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<[u8; 32]> {
         if let Some(sha256) = source.sha256 {
             return Ok(sha256);
@@ -125,7 +129,7 @@ impl Verifier {
         if read == source.size { Ok(digest.finalize().into()) } else { Err(StoreError::Precondition.into()) }
     }
 
-    /// Reads as much as it takes to see the dimensions, by the limits of every way in.
+    /// Reads until the dimensions are found, within the same limits as other uploads.
     async fn sniff(&self, incoming: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<ImageInfo> {
         self.policy.check_size(source.size)?;
         let mut search = Search::new(source.size, &self.policy)?;
@@ -137,7 +141,7 @@ impl Verifier {
             charged.extend(self.budget.lend(more).await?);
             let range = search.wanted();
             let bytes = self.store.read(incoming, range.clone(), etag).await.map_err(Error::from)?;
-            // A store may look at the range before it looks at the condition: then it was replaced by something shorter.
+            // A store may check the range before the condition. Then a shorter object has replaced this one.
             if (bytes.len() as u64) < range.end - range.start {
                 return Err(StoreError::Precondition.into());
             }
@@ -148,7 +152,7 @@ impl Verifier {
     }
 }
 
-/// Stores differ in what of a presigned URL they check.
+/// The error for an object that differs from its plan. Not all stores check everything that a presigned URL signs.
 fn not_as_planned(what: &str) -> Error {
-    Error::InvalidRequest(format!("what was uploaded is not what was planned, by its {what}: plan another upload"))
+    Error::InvalidRequest(format!("The {what} of the upload differs from the plan; create a new plan (POST /uploads)"))
 }

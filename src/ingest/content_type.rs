@@ -10,9 +10,10 @@ use crate::policy::Policy;
 /// Maximum length of a boundary (RFC 2046 5.1.1).
 const MAX_BOUNDARY: usize = 70;
 
-/// What a form may be longer than its file: the other fields it may hold, and every field's head.
+/// Number of bytes by which a form may be longer than its file, for other fields and the headers of all fields.
 const FORM_ALLOWANCE: u64 = 2 << 20;
-/// How many times longer a file may be made by its encoding: quoted-printable has three characters for a byte, and line ends.
+/// Maximum factor by which an encoding makes a file longer. Quoted-printable has three characters per byte and line
+/// breaks.
 const LONGEST_ENCODING: u64 = 4;
 
 /// How a body carries its image.
@@ -29,8 +30,9 @@ impl BodyKind {
     /// Returns the kind of body for a request's Content-Type.
     ///
     /// # Errors
-    /// [`Error::UnsupportedMediaType`] except for forms, images and bytes of no stated type; [`Error::InvalidFileType`] for an image that is not taken;
-    /// [`Error::MalformedForm`] for a form without a usable boundary.
+    /// Returns [`Error::UnsupportedMediaType`] unless it is a form, an image or `application/octet-stream`,
+    /// [`Error::InvalidFileType`] if the image's format is not accepted, and [`Error::MalformedForm`] if the form has
+    /// no valid boundary.
     pub fn of(content_type: Option<&HeaderValue>, policy: &Policy) -> Result<Self> {
         let text = content_type
             .and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
@@ -39,7 +41,7 @@ impl BodyKind {
         if media_type == "multipart/form-data" {
             return Ok(BodyKind::Form { boundary: boundary(text)? });
         }
-        // Clients that do not know the type say that the bytes are any.
+        // Clients that do not know the image's type send this one.
         if media_type == "application/octet-stream" {
             return Ok(BodyKind::Raw);
         }
@@ -56,12 +58,12 @@ impl BodyKind {
 }
 
 impl BodyKind {
-    /// Refuses a body that says itself, by its Content-Length, that its image is too large, before it is asked for.
+    /// Checks the Content-Length before the body is requested, and rejects it if the image is certainly too large.
     ///
-    /// A form does not say yet whether its file is encoded: `check_form_length` follows when it does.
+    /// For a form it is not yet known whether the file is encoded. When it is, `check_form_length` is called.
     ///
     /// # Errors
-    /// 413.
+    /// Returns [`Error::StreamTooLarge`] (413).
     pub fn check_length(&self, length: u64, policy: &Policy) -> Result<()> {
         match self {
             BodyKind::Form { .. } => policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE) / LONGEST_ENCODING),
@@ -70,7 +72,7 @@ impl BodyKind {
     }
 }
 
-/// The same for a form of at least `length` bytes whose file is sent as it is.
+/// Checks the length of a form whose file is not encoded.
 pub(super) fn check_form_length(length: u64, policy: &Policy) -> Result<()> {
     policy.check_stream_size(length.saturating_sub(FORM_ALLOWANCE))
 }
@@ -126,20 +128,20 @@ mod tests {
     }
 
     #[test]
-    fn a_length_is_too_large_if_no_encoding_makes_it_fit() {
+    fn length_is_too_large_if_no_encoding_explains_it() {
         let (policy, form) = (policy(), form("abc"));
         let limit = policy.max_upload_size;
         for (kind, longest) in [(&BodyKind::Raw, limit), (&form, FORM_ALLOWANCE + 4 * limit + 3)] {
             assert!(kind.check_length(longest, &policy).is_ok());
-            let refused = kind.check_length(longest + 1, &policy).unwrap_err();
-            assert_eq!(refused.status().as_u16(), 413, "{kind:?}");
+            let rejected = kind.check_length(longest + 1, &policy).unwrap_err();
+            assert_eq!(rejected.status().as_u16(), 413, "{kind:?}");
         }
         assert!(check_form_length(FORM_ALLOWANCE + limit, &policy).is_ok());
         assert!(check_form_length(FORM_ALLOWANCE + limit + 1, &policy).is_err());
     }
 
     #[test]
-    fn anything_else_is_unsupported() {
+    fn other_content_types_are_unsupported() {
         for text in ["application/octet", "text/plain", "", "imagejpeg", "multipart/mixed; boundary=a", "\u{fc}"] {
             assert!(matches!(of(text), Err(Error::UnsupportedMediaType)), "{text}");
         }

@@ -67,7 +67,7 @@ pub struct ErrorBody {
     pub parts: Option<Vec<u32>>,
     /// More advice on how to fix the request, in English, for people. The wording may change.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(nullable = false, examples("Send the image in a form field named 'file', as a file that is not empty"))]
+    #[schema(nullable = false, examples("Send the image as a file that is not empty, in a form field named 'file'"))]
     pub hint: Option<String>,
 }
 

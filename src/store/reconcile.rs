@@ -1,17 +1,17 @@
-//! Looking again for what calls may have done whose answer was lost.
+//! Finds and undoes the effects of calls whose answers were lost.
 //!
-//! A call that was given up may still take effect: the store had it and answered too late, or a proxy held it back. So
-//! the effect is looked for at once and again later, and undone. Only under keys that this process has drawn at random,
-//! which nothing else writes: under a key that was fixed beforehand the effect may be another attempt's success, and is
-//! never undone (callers for such keys use the [`Store`] itself). The uploads of a promotion are undone once no promotion can
-//! complete one any more.
+//! A call that the caller has given up may still take effect: the store executed it but answered too late, or a proxy
+//! delayed it. So the reconciler checks for the effect at once and again later, and undoes it. It does this only for
+//! keys that this process has drawn at random, which nothing else writes. Under a key that was fixed beforehand, the
+//! effect may be the success of another attempt and is never undone (callers for such keys use the [`Store`] directly).
+//! The uploads of a promotion are undone when no promotion can complete one any more.
 //!
-//! A PutObject that succeeded at a later attempt leaves the earlier ones open, too. While its object is there they do
-//! nothing, because they have If-None-Match. Once it is deleted they could bring it back: so its name is remembered for as
-//! long as an effect is looked for, and its deletion begins the watch. Only in this process: a deletion that another
-//! process is asked for within those minutes begins none.
+//! If a PutObject succeeded at a later attempt, the earlier attempts may still take effect, too. As long as the object
+//! exists they do nothing, because they have If-None-Match. After its deletion they could create it again. So its name
+//! is remembered for as long as effects are watched, and its deletion starts the watch. This works only within one
+//! process: a deletion by another process during these minutes starts no watch.
 //!
-//! All effects wait in one [`queue`], in the order of their next looks, and one task looks for them.
+//! All effects are in one [`queue`], ordered by their next check, and one task checks them.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;
@@ -28,43 +28,43 @@ mod recent;
 #[cfg(test)]
 mod tests;
 
-/// How often an effect is looked for after the first time, and the pause before the next look; it doubles. The last look is
-/// 17 minutes after the call was given up.
-const LOOKS: u32 = 10;
-const PAUSE: Duration = Duration::from_secs(1);
+/// Number of checks for an effect after the first one, and the delay before the next check, which doubles. The last
+/// check is 17 minutes after the call was given up.
+const MAX_CHECKS: u32 = 10;
+const FIRST_DELAY: Duration = Duration::from_secs(1);
 const WATCH_TIME: Duration = Duration::from_secs(17 * 60);
-/// A store that cannot be asked is asked again for this long.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
-/// Effects that are looked for at one time; what is beyond that is only looked for at once. Each is an entry of a few hundred
+/// How long checks are repeated while the store cannot be reached.
+const RETRY_PERIOD: Duration = Duration::from_secs(24 * 3600);
+/// Maximum number of watched effects. Further effects are only checked at once. Each one is an entry of a few hundred
 /// bytes.
 const MAX_WATCHED: usize = 100_000;
-/// Looks at one time.
-const CONCURRENT_LOOKS: usize = 16;
+/// Number of concurrent checks.
+const CONCURRENT_CHECKS: usize = 16;
 
-/// What a call may still do.
+/// An effect that a call may still have.
 #[derive(Clone, Debug)]
 pub enum LateEffect {
-    /// An object appears whose upload has failed.
+    /// The object of a failed upload appears.
     Object(ObjectName),
-    /// Multipart uploads appear whose ids are unknown; `in_use` is the one that is known.
+    /// Multipart uploads with unknown IDs appear. `in_use` is the ID of the one that is in use.
     Uploads { name: ObjectName, in_use: Option<String> },
-    /// Multipart uploads appear that promotions of this image have created. They cannot be told from those of a promotion
-    /// that is under way in another process.
+    /// Multipart uploads appear that promotions of this image have created. They cannot be distinguished from those of
+    /// a promotion that is running in another process.
     Promotions(ImageKey),
 }
 
-/// Looks for late effects and undoes them. The clones are one.
+/// Checks for late effects and undoes them. All clones share one queue.
 #[derive(Clone)]
 pub struct Reconciler(Arc<Shared>);
 
 struct Shared {
     store: Arc<dyn Store>,
     queue: Mutex<Queue>,
-    /// Names whose objects may be written once more.
+    /// Names of objects that may be written again.
     rewritten: Mutex<Recent>,
-    /// The queue has changed in a way that the scheduler does not know of.
+    /// Wakes the scheduler after the queue was changed by others.
     changed: Notify,
-    /// Whether there is a scheduler. Changed only under the queue's lock.
+    /// Whether a scheduler is running. Changed only while the queue is locked.
     scheduled: watch::Sender<bool>,
     looks: Semaphore,
 }
@@ -77,22 +77,23 @@ impl Reconciler {
             rewritten: Mutex::new(Recent::new(MAX_WATCHED, WATCH_TIME)),
             changed: Notify::new(),
             scheduled: watch::Sender::new(false),
-            looks: Semaphore::new(CONCURRENT_LOOKS),
+            looks: Semaphore::new(CONCURRENT_CHECKS),
         }))
     }
 
-    /// Starts a multipart upload of a key drawn at random. If answers were lost, further uploads of the key may exist:
-    /// those are aborted. After an error that leaves the effect open the caller calls [`Reconciler::created_none`].
+    /// Creates a multipart upload for a key that was drawn at random. If answers were lost, further uploads of the key
+    /// may exist, and they are aborted. After an error with unknown outcome, the caller calls
+    /// [`Reconciler::created_none`].
     ///
     /// # Errors
-    /// As [`Store::create_upload`].
+    /// Returns the errors of [`Store::create_upload`].
     pub async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         let created = self.0.store.create_only_upload(name, metadata).await?;
         self.created(&created);
         Ok(created.upload)
     }
 
-    /// Aborts what else the calls may have created that created an upload.
+    /// Aborts further uploads that the calls may have created.
     pub fn created(&self, created: &CreatedUpload) {
         if created.perhaps_others {
             let Upload { name, id } = created.upload.clone();
@@ -100,37 +101,37 @@ impl Reconciler {
         }
     }
 
-    /// Aborts what [`Reconciler::create_upload`] may have created although it failed: now, and if it appears later.
+    /// Aborts uploads that a failed [`Reconciler::create_upload`] may have created, now and if they appear later.
     pub async fn created_none(&self, name: &ObjectName) {
         let effect = LateEffect::Uploads { name: name.clone(), in_use: None };
         if let Err(error) = self.0.look(&effect).await {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(s3_key = %name.key(), error, "uploads that may have been created could not be listed yet");
+            tracing::warn!(s3_key = %name.key(), error, "uploads of an unanswered call could not be listed; retrying");
         }
         self.watch(effect);
     }
 
     /// Undoes the effect if it appears from now on.
     pub fn watch(&self, effect: LateEffect) {
-        self.watch_after(PAUSE, effect);
+        self.watch_after(FIRST_DELAY, effect);
     }
 
-    /// An object of a key drawn at random was written, and by an earlier attempt it may be written again.
+    /// Remembers an object of a random key that was written and that an earlier attempt may write again.
     pub fn may_be_rewritten(&self, name: ObjectName) {
         self.0.rewritten().insert(name, Instant::now());
     }
 
-    /// An object was deleted for good: what may still bring it back is looked for.
+    /// Watches for an object that was deleted if an earlier attempt may still write it again.
     pub fn deleted(&self, name: &ObjectName) {
         if self.0.rewritten().remove(name, Instant::now()) {
             self.watch(LateEffect::Object(name.clone()));
         }
     }
 
-    /// Has everything looked for once more now, and waits until that is done: for the end of the process.
+    /// Checks all effects once more now and waits until that is done. Called before the process exits.
     pub async fn conclude(&self) {
         let _concluding = Concluding::begin(&self.0);
-        // An error only if the sender is gone, which `self` has.
+        // Fails only if the sender was dropped, and `self` owns it.
         let _ = self.0.scheduled.subscribe().wait_for(|scheduled| !scheduled).await;
     }
 
@@ -164,7 +165,7 @@ impl Shared {
     }
 }
 
-/// While it lives, every effect is due.
+/// As long as this value exists, every effect is due.
 struct Concluding<'a>(&'a Shared);
 
 impl<'a> Concluding<'a> {
@@ -198,9 +199,9 @@ impl LateEffect {
         }
     }
 
-    /// A sweep finds unfinished uploads, and never an object outside `incoming/`.
+    /// Only for objects: a sweep finds unfinished uploads, but no objects outside `incoming/`.
     fn is_worth_waiting_for(&self, began: Instant) -> bool {
-        matches!(self, LateEffect::Object(_)) && began.elapsed() < PATIENCE
+        matches!(self, LateEffect::Object(_)) && began.elapsed() < RETRY_PERIOD
     }
 
     fn log_end(&self, looked: &Result<()>, settled: bool) {
@@ -208,27 +209,27 @@ impl LateEffect {
         match looked {
             Err(error) => {
                 let error = error as &dyn std::error::Error;
-                tracing::error!(%s3_key, error, "what a lost call may have left could not be looked for");
+                tracing::error!(%s3_key, error, "the store could not be checked for late effects");
             }
             Ok(()) if !settled => {
-                tracing::warn!(%s3_key, "what a lost call may do late is not looked for any more");
+                tracing::warn!(%s3_key, "stopped watching for late effects of an unanswered call");
             }
             Ok(()) => {}
         }
     }
 }
 
-/// Looks before it deletes: in a bucket with versions, deleting what is not there leaves a marker.
+/// Deletes an object if it exists. In a versioned bucket, deleting a missing object would create a delete marker.
 async fn delete(store: &dyn Store, name: &ObjectName) -> Result<()> {
     if store.find(name).await?.is_none() {
         return Ok(());
     }
     store.delete(name).await?;
-    tracing::warn!(s3_key = %name.key(), "an object was deleted that appeared after its upload had failed");
+    tracing::warn!(s3_key = %name.key(), "deleted an object that appeared after its upload had failed");
     Ok(())
 }
 
-/// Whether a promotion may still create the image: it does not exist yet, and the object that it is made of does.
+/// Whether a promotion may still create the image: the image does not exist, but the uploaded object does.
 async fn is_promotable(store: &dyn Store, key: &ImageKey) -> Result<bool> {
     let incoming = store.find(&ObjectName::Incoming(key.clone())).await?;
     Ok(incoming.is_some_and(|incoming| incoming.marker.is_none())
@@ -239,7 +240,7 @@ async fn abort(store: &dyn Store, name: &ObjectName, in_use: Option<&str>) -> Re
     for upload in store.uploads_of(name).await? {
         if in_use != Some(&upload.id) {
             store.abort_upload(&upload).await?;
-            tracing::warn!(s3_key = %name.key(), "an upload was aborted that was created by a call whose answer was lost");
+            tracing::warn!(s3_key = %name.key(), "aborted a multipart upload of a call whose answer was lost");
         }
     }
     Ok(())

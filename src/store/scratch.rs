@@ -1,7 +1,7 @@
-//! What a trial of the store has made, or may have made, so that it can be removed.
+//! Records the objects and uploads that a test of the store has created, or may have created, so that they are removed.
 //!
-//! Its objects have random keys like the service's own. What a kill leaves of them under `incoming/`, and unfinished uploads
-//! of any key, are removed by the sweep.
+//! The objects have random keys like those of images. If the process is killed, a sweep removes the objects under
+//! `incoming/` and the unfinished uploads of any key.
 
 use futures::future::join_all;
 use parking_lot::{Mutex, MutexGuard};

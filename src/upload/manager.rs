@@ -1,4 +1,4 @@
-//! Starts uploads, and knows of all that are not over yet.
+//! Starts uploads, and tracks all that have not ended yet.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::store::{Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
-/// Starts uploads, and knows of all that are not over yet.
+/// Starts uploads, and tracks all that have not ended yet.
 #[derive(Clone)]
 pub struct UploadManager {
     store: Arc<dyn Store>,
@@ -27,11 +27,12 @@ pub struct UploadManager {
     files: Arc<Semaphore>,
 }
 
-/// Parts in files that are sent at once, of all uploads together. They wait for each other's calls, which have timeouts.
+/// Number of parts in files that are sent concurrently, of all uploads together. Further parts wait for these calls,
+/// which have timeouts.
 const FILES_AT_ONCE: usize = 64;
 
 impl UploadManager {
-    /// `spill` is where parts go that find no memory.
+    /// `spill` is the folder for parts for which no memory is free.
     pub fn new(store: Arc<dyn Store>, config: &config::Upload, spill: Option<Spill>) -> Self {
         let spill = spill.map(|spill| (config.spill_budget, spill.limited_to(config.spill_files)));
         let budget = Budget::new(config.memory_for_parts(), spill, config.part_size, config.part_concurrency);
@@ -40,39 +41,41 @@ impl UploadManager {
         UploadManager { store, reconciler, budget, patience: config.patience, tasks: Tasks::default(), files }
     }
 
-    /// Whether there is room for an upload of at most `expected` bytes. To be asked before its body is: nothing is reserved
-    /// yet, since its client may never send anything.
+    /// Checks that an upload of at most `expected` bytes would be admitted. Called before the body is requested.
+    /// Reserves nothing, because the client may never send anything.
     ///
     /// # Errors
-    /// 503 `over_capacity` if neither memory nor disk has any, or too much of earlier uploads is still to be undone.
+    /// Returns [`Error::OverCapacity`] (503 `over_capacity`) if the memory and spill budgets are used up, or if too
+    /// many earlier uploads are still being undone.
     pub fn check_capacity(&self, expected: Option<u64>) -> Result<()> {
         if self.tasks.has_room() && self.budget.has_free(expected) { Ok(()) } else { Err(Error::OverCapacity(None)) }
     }
 
-    /// Room for an upload of at most `expected` bytes, to be reserved when the first of them is there.
+    /// Reserves a slot for an upload of at most `expected` bytes. Called when its first byte has arrived.
     ///
     /// # Errors
-    /// 503 `over_capacity` where neither memory nor disk has any.
+    /// Returns [`Error::OverCapacity`] (503 `over_capacity`) if the memory and spill budgets are used up.
     pub async fn admit(&self, expected: Option<u64>) -> Result<AdmittedUpload> {
         let share = self.budget.admit(expected).await.map_err(|full| Error::OverCapacity(Some(full)))?;
         let mut share = share.ok_or(Error::OverCapacity(None))?;
-        // At once: its own room.
+        // Returns at once with the slot that was just reserved.
         let cutter = PartCutter::new(share.next().await);
         Ok(AdmittedUpload { cutter, share })
     }
 
-    /// Bytes of memory and of spilled parts in use.
+    /// Returns the bytes of memory and of spilled parts in use.
     pub fn used(&self) -> (u64, u64) {
         self.budget.used()
     }
 
-    /// Bytes of memory and of spilled parts there may be in use.
+    /// Returns the maximum bytes of memory and of spilled parts.
     pub fn limits(&self) -> (u64, u64) {
         self.budget.limits()
     }
 
-    /// Prepares an upload of what `opening` has and of what follows; nothing is sent before a part is full or the stream
-    /// has ended. `name` must have been drawn at random for it: what fails is undone, whatever lies there.
+    /// Prepares an upload of the bytes in `opening` and of those that follow. Nothing is sent before a part is full or
+    /// the stream has ended. `name` must have been drawn at random for this upload, because an object of that name is
+    /// deleted if the upload fails.
     pub fn start(&self, name: ObjectName, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
         let AdmittedUpload { cutter, share } = opening;
         let (commands, receiver) = mpsc::channel(1);
@@ -84,30 +87,30 @@ impl UploadManager {
         UploadWriter { cutter, share, commands, outcome }
     }
 
-    /// What all of them together may hold.
+    /// Returns the budget of all uploads.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
     }
 
-    /// The tasks that must end before the process does.
+    /// Returns the tasks that must end before the process exits.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks
     }
 
-    /// Uploads that are not over, their clean-up included.
+    /// Returns the number of uploads that have not ended, including their clean-up.
     pub fn open(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Looks for what calls may do whose answers were lost.
+    /// Returns the reconciler, which undoes late effects of calls whose answers were lost.
     pub fn reconciler(&self) -> &Reconciler {
         &self.reconciler
     }
 
-    /// Waits until every upload is over. None should be started meanwhile.
+    /// Waits until every upload has ended. No upload should be started meanwhile.
     ///
-    /// What lost calls may still do is not waited for ([`Reconciler::conclude`]): on Lambda it is looked for in the
-    /// invocations to come.
+    /// Does not wait for late effects of lost calls ([`Reconciler::conclude`]). On Lambda later invocations check for
+    /// them.
     pub async fn finished(&self) {
         self.tasks.finished().await;
     }

@@ -1,15 +1,15 @@
-//! The store's half of an upload: every call to the store is made here, on a task of its own.
+//! The store's side of an upload. A separate task makes all calls to the store.
 //!
-//! hyper drops a request's future when its client goes away, and whatever was started must still be finished or aborted
-//! then. The request going away is what the task sees when its [`super::writer::UploadWriter`] is dropped; it then stops,
-//! aborts and cleans up.
+//! hyper drops a request's future when its client disconnects. An upload that was started must then still be finished
+//! or aborted. The task detects this because its [`super::writer::UploadWriter`] is dropped. It then stops, aborts the
+//! upload and cleans up.
 //!
-//! | what happens | what the task does |
+//! | event | what the task does |
 //! |---|---|
-//! | a part fails for good | drops the other parts, aborts the upload; the request's next call gets the error |
-//! | the request goes away | the same, at once, also while parts are in flight |
-//! | it goes away while the object is being made | lets that finish, then deletes the object nobody was told of |
-//! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
+//! | a part fails permanently | drops the other parts and aborts the upload; the request's next call fails |
+//! | the request goes away | the same, at once, even while parts are in flight |
+//! | it goes away while the object is being created | lets that finish, then deletes the unacknowledged object |
+//! | aborting fails | retries a few times; after that, a sweep or a lifecycle rule removes the upload |
 //! | a call's answer is lost | undoes what the call may have done, now and if it appears later ([`Reconciler`]) |
 //!
 //! On Lambda a request goes away when the invocation's time runs out. There "lets that finish" has an end of its own
@@ -38,13 +38,13 @@ pub struct Stored {
     pub crc64: u64,
 }
 
-/// What the task tells the request; a success also asks to be told that it was heard.
+/// The result that the task sends to the request. A success contains a sender by which the request acknowledges it.
 pub(super) type UploadResult = Result<(Stored, oneshot::Sender<()>), StoreError>;
 
-/// What the request hands over.
+/// A part that the request passes to the task.
 pub(super) enum PartMessage {
     Part(Payload),
-    /// Also the only part, of a file that fits one.
+    /// The last part. It is the only part if the file fits into one.
     Last(Payload),
 }
 
@@ -60,23 +60,25 @@ impl From<StoreError> for Interruption {
     }
 }
 
-/// What may be in the store when an upload is over, and must go if its client does not hear of a success.
+/// What may exist in the store when an upload has ended, and must be removed if its success is not acknowledged.
 enum Cleanup {
     Nothing,
-    /// An upload whose id is not known: the answer to creating it was lost.
+    /// An upload whose ID is unknown, because the answer to the call that created it was lost.
     LateUpload,
     Upload(Upload),
-    /// The object and, where completing failed, perhaps its upload instead.
+    /// The object or, if Complete failed, possibly its upload.
     Object(Option<Upload>),
-    /// The same, also after it was removed: the answer to a call that makes it was lost.
+    /// The same, but the object may appear again after it was removed, because the answer to a call that creates it was
+    /// lost.
     LateObject(Option<Upload>),
 }
 
 impl Cleanup {
-    /// Of a call that would have made the object, and failed.
+    /// Returns the clean-up after a failed call that would have created the object.
     fn after(error: &StoreError, upload: Option<Upload>) -> Self {
         match error {
-            // Another's object is there. If it were this upload's, an answer would have been lost, and the error another.
+            // The object of another upload exists. If it were this upload's, an answer would have been lost, and the
+            // error would be another one.
             StoreError::Precondition => upload.map_or(Cleanup::Nothing, Cleanup::Upload),
             error if is_outcome_unknown(error) => Cleanup::LateObject(upload),
             _ => Cleanup::Object(upload),
@@ -84,16 +86,16 @@ impl Cleanup {
     }
 }
 
-/// The store's half of an upload.
+/// The store's side of an upload.
 pub(super) struct UploadTask {
     pub(super) store: Arc<dyn Store>,
     pub(super) reconciler: Reconciler,
     /// Drawn at random for this upload: whatever appears there is this upload's, and may be undone.
     pub(super) name: ObjectName,
     pub(super) metadata: Metadata,
-    /// How long a PutObject may go on whose request was given up; none: to its end.
+    /// How long a PutObject may continue after its request was dropped. `None`: until it ends.
     pub(super) patience: Option<Duration>,
-    /// Turns at sending parts that are in files.
+    /// Limits the number of parts in files that are sent concurrently.
     pub(super) files: Arc<Semaphore>,
 }
 
@@ -104,19 +106,19 @@ impl UploadTask {
             Some(PartMessage::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
             None => (Err(Interruption::Abandoned), Cleanup::Nothing),
         };
-        // The request sees this, whatever it is about to hand over. It is told first: cleaning up can take long where the
-        // store is what fails.
+        // The request detects this even if it has a part to send. It is notified before the clean-up, which can take
+        // long if the store fails.
         drop(commands);
         let unacknowledged = match result {
             Ok(stored) => {
-                // A request may go away between the answer's being there and its being read.
-                let (acknowledged, told) = oneshot::channel();
-                done.send(Ok((stored, acknowledged))).is_err() || told.await.is_err()
+                // The request may be dropped after the result was sent and before it is received.
+                let (acknowledged, acknowledgement) = oneshot::channel();
+                done.send(Ok((stored, acknowledged))).is_err() || acknowledgement.await.is_err()
             }
             Err(Interruption::Failed(error)) => {
                 if let Err(Err(error)) = done.send(Err(error)) {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(s3_key = %self.name.key(), error, "an abandoned upload failed");
+                    tracing::warn!(s3_key = %self.name.key(), error, "upload failed after its client disconnected");
                 }
                 true
             }
@@ -143,7 +145,7 @@ impl UploadTask {
         }
         if object && let Err(error) = retry(|| self.store.delete(&self.name)).await {
             let error = &error as &dyn std::error::Error;
-            tracing::error!(s3_key = %self.name.key(), error, "an object nobody was told of could not be deleted");
+            tracing::error!(s3_key = %self.name.key(), error, "unacknowledged object could not be deleted");
         }
         if late {
             self.reconciler.watch(LateEffect::Object(self.name.clone()));
@@ -171,7 +173,7 @@ impl UploadTask {
         }
     }
 
-    /// Resolves where a call is not to be waited for any more.
+    /// Resolves when the call is no longer waited for.
     async fn given_up(&self, done: &mut oneshot::Sender<UploadResult>) {
         done.closed().await;
         match self.patience {
@@ -180,14 +182,14 @@ impl UploadTask {
         }
     }
 
-    /// Sends parts as they come, then completes.
+    /// Sends the parts as they arrive, then completes the upload.
     async fn multipart(
         &self,
         first: Payload,
         commands: &mut mpsc::Receiver<PartMessage>,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        // Not raced against the request: an upload whose id nobody heard could not be aborted.
+        // Not cancelled if the request is dropped, because an upload whose ID is unknown cannot be aborted.
         let upload = match self.reconciler.create_upload(&self.name, &self.metadata).await {
             Ok(upload) => upload,
             Err(error) => {
@@ -212,7 +214,7 @@ impl UploadTask {
         }
     }
 
-    /// Returns what was sent and what the store said it took, both in order. Parts in flight are dropped on error.
+    /// Returns the parts that were sent and the store's answers, both in order. Parts in flight are dropped on error.
     async fn send_parts(
         &self,
         upload: &Upload,
@@ -228,7 +230,8 @@ impl UploadTask {
         while !(last && in_flight.is_empty()) {
             tokio::select! {
                 Some(part) = in_flight.next() => taken.push(part?),
-                // Not more than there are buffers: the request waits for one before it fills the next.
+                // The number of parts in flight is limited by the buffers: the request waits for one before it fills
+                // it.
                 command = commands.recv(), if !last => {
                     let part = match command {
                         Some(PartMessage::Part(part)) => part,
@@ -258,8 +261,8 @@ impl UploadTask {
         self.store.put(&self.name, &self.metadata, only).await
     }
 
-    /// A part in memory is sent at once. One in a file costs disk while it waits, and a connection and what those hold
-    /// while it is sent.
+    /// Waits for a permit if the part is in a file. Parts in memory are sent at once. A part in a file uses only disk
+    /// space while it waits, but a connection and its memory while it is sent.
     async fn turn(&self, part: &Payload) -> Option<OwnedSemaphorePermit> {
         match part.content {
             Content::Memory(_) => None,
@@ -270,22 +273,23 @@ impl UploadTask {
 
 type PartFuture<'a> = Pin<Box<dyn Future<Output = Result<Part, StoreError>> + Send + 'a>>;
 
-/// A part as it left here.
+/// A part that was sent.
 struct Sent {
     size: u64,
     crc64: u64,
 }
 
-/// Compares what the store took with what was sent, before anything becomes visible.
+/// Compares the parts that the store received with those that were sent, before the object becomes visible.
 fn review(sent: &[Sent], taken: &[Part]) -> Result<ObjectDigest, StoreError> {
     if sent.len() != taken.len() {
-        return Err(StoreError::IntegrityMismatch(format!("{} parts sent, {} taken", sent.len(), taken.len())));
+        return Err(StoreError::IntegrityMismatch(format!("{} parts sent, {} received", sent.len(), taken.len())));
     }
-    for (number, (ours, theirs)) in (1..).zip(sent.iter().zip(taken)) {
-        let same =
-            theirs.number == number && theirs.size == ours.size && theirs.crc64.is_none_or(|crc| crc == ours.crc64);
+    for (number, (sent, received)) in (1..).zip(sent.iter().zip(taken)) {
+        let same = received.number == number
+            && received.size == sent.size
+            && received.crc64.is_none_or(|crc| crc == sent.crc64);
         if !same {
-            return Err(StoreError::IntegrityMismatch(format!("part {number} is not what was sent")));
+            return Err(StoreError::IntegrityMismatch(format!("part {number} differs")));
         }
     }
     Ok(parts::join(sent.iter().map(|part| (part.size, part.crc64))))

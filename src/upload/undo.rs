@@ -76,10 +76,10 @@ pub struct Creating {
 }
 
 impl Creating {
-    /// Prepares the call of a promotion, which is sent at the first poll. The process waits for `tasks` before it exits. Must
-    /// be called within a runtime.
+    /// Prepares the call of a promotion, which is sent at the first poll. The process waits for `tasks` before it
+    /// exits. Must be called within a runtime.
     ///
-    /// Uploads that attempts without an answer may have created are left to the reconciler.
+    /// The reconciler aborts uploads that attempts without an answer may have created.
     pub fn for_promotion(
         store: &Arc<dyn Store>,
         tasks: &Tasks,
@@ -98,8 +98,8 @@ impl Creating {
         Creating::by(store, tasks, call.boxed())
     }
 
-    /// Prepares the call for a `name` that was drawn at random. Uploads that attempts without an answer may have created are
-    /// aborted.
+    /// Prepares the call for a `name` that was drawn at random. Uploads that attempts without an answer may have
+    /// created are aborted.
     pub fn of_random_name(
         store: &Arc<dyn Store>,
         tasks: &Tasks,
@@ -161,7 +161,7 @@ impl Drop for Creating {
 pub(super) async fn abort(store: &dyn Store, upload: &Upload) {
     if let Err(error) = retry(|| store.abort_upload(upload)).await {
         let error = &error as &dyn std::error::Error;
-        tracing::error!(s3_key = %upload.name.key(), error, "multipart upload could not be aborted; sweep will remove it");
+        tracing::error!(s3_key = %upload.name.key(), error, "multipart upload could not be aborted; sweep removes it");
     }
 }
 

@@ -1,5 +1,5 @@
-//! The request's half of an upload: it cuts parts and hands them over, and waits while it has no room for the next
-//! ([`super::budget`]). The store's half is a task of its own, [`super::task`].
+//! The request's side of an upload. It cuts the body into parts, passes them to the upload's task and waits for a free
+//! slot for the next part ([`super::budget`]). The store's side is a separate task, [`super::task`].
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -9,20 +9,20 @@ use super::parts::PartCutter;
 use super::task::{PartMessage, Stored, UploadResult};
 use crate::error::{Error, Result};
 
-/// An upload that has its room, and may have its first bytes, and no name yet.
+/// An upload that has a reservation and possibly its first bytes, but no name yet.
 pub struct AdmittedUpload {
     pub(super) cutter: PartCutter,
     pub(super) share: Reservation,
 }
 
 impl AdmittedUpload {
-    /// Where the first bytes go.
+    /// Returns the cutter that takes the first bytes.
     pub fn head(&mut self) -> &mut PartCutter {
         &mut self.cutter
     }
 }
 
-/// The request's half of an upload. Dropped before [`UploadWriter::finish`] has answered, the upload is undone.
+/// The request's side of an upload. If it is dropped before [`UploadWriter::finish`] returns, the upload is undone.
 pub struct UploadWriter {
     pub(super) cutter: PartCutter,
     pub(super) share: Reservation,
@@ -31,7 +31,7 @@ pub struct UploadWriter {
 }
 
 impl UploadWriter {
-    /// Takes the stream's next bytes; waits while as many parts are on their way as there is room for.
+    /// Writes the next bytes of the stream. Waits if all slots contain parts that are being sent.
     pub async fn write(&mut self, mut chunk: Bytes) -> Result<()> {
         while !chunk.is_empty() {
             if self.cutter.is_full() {
@@ -58,27 +58,28 @@ impl UploadWriter {
         Ok(())
     }
 
-    /// Resolves when the upload cannot go on: the error is the answer, however long the client would still send.
+    /// Resolves with the error when the upload has failed, so that the client is answered before it has sent
+    /// everything.
     pub async fn failed(&mut self) -> Error {
         self.commands.closed().await;
         self.failure().await
     }
 
-    /// Sends the last part and makes the object. It is durable when this returns.
+    /// Sends the last part and creates the object. The object is durable when this returns.
     pub async fn finish(self) -> Result<Stored> {
         let UploadWriter { mut cutter, share: _share, commands, outcome } = self;
-        // Where nobody takes it the task has failed, and the outcome says why.
+        // If it cannot be sent, the task has failed, and the outcome contains the error.
         let _ = commands.send(PartMessage::Last(cutter.cut())).await;
         let (stored, acknowledged) = told(outcome.await)?;
         let _ = acknowledged.send(());
         Ok(stored)
     }
 
-    /// Undoes the upload, and keeps its room for another one.
+    /// Undoes the upload, and keeps its reservation for another one.
     pub async fn restart(self) -> AdmittedUpload {
         let UploadWriter { cutter, mut share, commands, outcome } = self;
         drop((cutter, commands, outcome));
-        // At once, or when a part of the old upload that is on its way has been given up.
+        // Returns at once, or when a part of the old upload that is being sent was dropped.
         let cutter = PartCutter::new(share.next().await);
         AdmittedUpload { cutter, share }
     }

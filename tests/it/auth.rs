@@ -61,7 +61,7 @@ async fn each_route_requires_its_scope() {
     let refused: Value = refused.json().await.unwrap();
     assert_eq!(
         (&refused["code"], &refused["detail"]),
-        (&"forbidden".into(), &"This API key does not have the scope delete".into())
+        (&"forbidden".into(), &"The API key does not have the scope delete; use a key that has it".into())
     );
     app.end(&[]).await;
 }

@@ -60,7 +60,7 @@ async fn every_described_route_exists() {
         let path = template.replace("{s3_key}", UNUSED_KEY);
         let answer = app.client.request(method.clone(), app.at(&path)).send().await.unwrap();
         assert_ne!(answer.status(), 405, "{method} {template}");
-        assert!(!answer.text().await.unwrap().contains("There is no such route"), "{method} {template}");
+        assert!(!answer.text().await.unwrap().contains("The route does not exist"), "{method} {template}");
     }
     app.end(&[]).await;
 }

@@ -191,7 +191,7 @@ fn unwritable_spill_dir_is_a_configuration_error() {
     let output = binary().env("DATA_DIR", data.path()).env("SPILL_DIR", "/proc").output().unwrap();
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("the configuration is wrong:\n  SPILL_DIR: /proc cannot be written"), "{stderr}");
+    assert!(stderr.contains("invalid configuration:\n  SPILL_DIR: /proc cannot be written"), "{stderr}");
 }
 
 /// This is the SDK's own variable: the configured endpoint must be ignored, without an error.

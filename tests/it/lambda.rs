@@ -272,7 +272,7 @@ async fn metrics_count_events_and_require_a_key() {
 async fn metrics_without_configured_keys_are_403() {
     let setup = Setup::start().await;
     let answer = setup.function.invoke(&request("alb", "GET", "/metrics")).await.response();
-    assert_eq!(refused(&answer, 403, "forbidden"), "This is for the service's operators");
+    assert_eq!(refused(&answer, 403, "forbidden"), "Only the operators of the service have access to this route");
     let log = setup.end(&[]).await;
     assert!(log.contains("set API_KEYS or API_KEYS_FILE"), "{log}");
 }

@@ -229,12 +229,12 @@ async fn arbitrary_paths_and_methods_create_no_new_series() {
 #[tokio::test]
 async fn metrics_from_proxies_and_browsers_require_a_key() {
     for (keys, status, code, detail) in [
-        ("--public-read=false", 403, "forbidden", "This is for the service's operators"),
+        ("--public-read=false", 403, "forbidden", "Only the operators of the service have access to this route"),
         (
             "--api-keys=right",
             401,
             "unauthorized",
-            "Send an API key, as Authorization: Bearer <key> or X-API-Key: <key>",
+            "An API key is required; send it as Authorization: Bearer <key> or X-API-Key: <key>",
         ),
     ] {
         let app = TestApp::with(&[keys]).await;

@@ -61,7 +61,7 @@ async fn denied_probe_logs_a_warning_and_leaves_nothing() {
         process.terminate();
         let (status, log) = process.end().await;
         assert!(status.success(), "{log}");
-        assert_eq!(log.matches("could not be tried: run `image-store doctor`").count(), 1, "{operation:?}: {log}");
+        assert_eq!(log.matches("could not be tested: run `image-store doctor`").count(), 1, "{operation:?}: {log}");
         assert!(!log.contains("ERROR"), "{log}");
         backend.check_clean().await;
     }

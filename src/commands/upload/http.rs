@@ -53,7 +53,7 @@ impl Link {
         Ok(Link { url, base: self.base.clone(), trusted: self.trusted })
     }
 
-    /// The service's address as the service is told it, so that its links lead to where it was found: without credentials.
+    /// Returns the base URL without credentials, which is sent to the service so that its links have the same base.
     fn stated_base(&self) -> String {
         let path = self.base.path();
         format!("{}{path}", self.base.origin().ascii_serialization())
@@ -103,7 +103,7 @@ pub struct Http {
 
 impl Http {
     /// # Errors
-    /// Where the base is no address, the key is no header, or there is no TLS to be had.
+    /// Returns an error if the base URL is invalid, the key cannot be sent in a header, or TLS is not available.
     pub fn new(options: &UploadOptions) -> Result<Http, String> {
         // Redirects are not followed: a redirected POST would become a GET, and a signature is not valid for another
         // URL.
@@ -117,7 +117,7 @@ impl Http {
             Ok::<_, http::header::InvalidHeaderValue>(value)
         });
         Ok(Http {
-            client: client.build().map_err(|error| format!("cannot make connections: {error}"))?,
+            client: client.build().map_err(|error| format!("cannot initialise the HTTP client: {error}"))?,
             base: base_url(&options.url).map_err(|problem| format!("--url (IMAGE_STORE_URL): {problem}"))?,
             authorization: authorization.transpose().map_err(|_| "--api-key: cannot be sent in a header")?,
             stall_timeout: options.stall_timeout,

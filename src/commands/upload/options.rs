@@ -13,12 +13,12 @@ pub struct UploadOptions {
     /// Images to upload, one after the other
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Where the service is
-    // It may hold a password, which the parser's own errors would show.
+    /// Base URL of the service
+    // Parsed later, because the parser's errors would show a password in the URL.
     #[arg(long, env = "IMAGE_STORE_URL", value_name = "BASE", default_value = "http://127.0.0.1:8080")]
     #[arg(hide_env_values = true)]
     pub url: String,
-    /// Key to show the service; S3 never sees it
+    /// API key for the service; it is never sent to S3
     #[arg(id = "client_api_key", long = "api-key", env = "IMAGE_STORE_API_KEY", value_name = "KEY")]
     #[arg(hide_env_values = true)]
     pub api_key: Option<String>,
@@ -60,7 +60,7 @@ pub(super) fn base_url(text: &str) -> Result<Url, String> {
 
 fn positive_duration(text: &str) -> Result<Duration, String> {
     let time = crate::config::duration(text)?;
-    if time.is_zero() { Err("must be more than nothing".to_owned()) } else { Ok(time) }
+    if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The stream door: a form, sent while the file is read.
+//! Uploads a file through the service, as a form that is sent while the file is read.
 //!
 //! A streamed upload has no name before it has succeeded, so one that is repeated may be stored twice. It is repeated only
 //! where no answer could have been a success: the connection broke before it had the form's last byte, or the service
@@ -54,7 +54,7 @@ fn lost(error: &RequestError) -> Failure {
     Failure::new("answer_lost", error)
 }
 
-/// What goes before and after the file (RFC 7578).
+/// Returns the bytes of the form before and after the file (RFC 7578).
 fn form(file_name: &str, boundary: &str) -> [Bytes; 2] {
     let content_type = by_extension(file_name).map_or("application/octet-stream", Format::content_type);
     let head = format!(
@@ -65,12 +65,13 @@ fn form(file_name: &str, boundary: &str) -> [Bytes; 2] {
     [head.into(), format!("\r\n--{boundary}--\r\n").into()]
 }
 
-/// What a file's name says it is.
+/// Returns the format of a file by the extension of its name.
 pub fn by_extension(file_name: &str) -> Option<Format> {
     Format::from_extension(file_name.rsplit_once('.')?.1).map(|(format, _)| format)
 }
 
-/// As browsers write it: <https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data>.
+/// Escapes a file name as browsers do:
+/// <https://html.spec.whatwg.org/multipage/form-control-infrastructure.html#multipart-form-data>.
 fn escaped(file_name: &str) -> String {
     file_name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
 }
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_end_its_header() {
+    fn file_name_cannot_end_its_header() {
         let [head, _] = form("a\"\r\nX: y.png", "b");
         let head = String::from_utf8(head.to_vec()).unwrap();
         assert!(head.contains("filename=\"a%22%0D%0AX: y.png\"\r\nContent-Type: image/png\r\n\r\n"), "{head}");

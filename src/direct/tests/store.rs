@@ -1,4 +1,4 @@
-//! A store in memory whose every call waits for its turn, and whose answers can be lost.
+//! An in-memory store in which every call waits until it is scheduled, and whose answers can be lost.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use crate::store::{
     Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 
-/// Random numbers that a seed decides (SplitMix64).
+/// A random number generator with a seed (SplitMix64).
 pub(super) struct Random(u64);
 
 impl Random {
@@ -40,17 +40,17 @@ impl Random {
     }
 }
 
-/// Which answers are lost.
+/// Decides which answers are lost.
 pub(super) struct Faults(Option<Random>);
 
-/// What becomes of a call that changes something.
+/// The fate of a call that changes the store.
 enum Fate {
     Answered,
-    /// It takes effect, and the answer is lost.
+    /// The call takes effect, but its answer is lost.
     Lost,
-    /// It never arrives.
+    /// The call is lost.
     Dropped,
-    /// The answer is given up, and it takes effect later.
+    /// The caller gives up, and the call takes effect later.
     Late,
 }
 
@@ -91,7 +91,7 @@ struct Unfinished {
     parts: BTreeMap<u32, Vec<u8>>,
 }
 
-/// What a call reads and what it changes, in bits: objects and the uploads of objects, each final or under `incoming/`.
+/// What a call reads and changes, as bit sets: objects and uploads of objects, each final or under `incoming/`.
 #[derive(Clone, Copy, Default)]
 struct Touched {
     read: u8,
@@ -115,7 +115,7 @@ impl Touched {
         Touched { read: 0, changed }
     }
 
-    /// Whether two calls in a row have the same effects and answers in either order.
+    /// Whether two consecutive calls have the same effects and answers in either order.
     fn commutes(self, other: Touched) -> bool {
         self.changed & (other.read | other.changed) == 0 && other.changed & self.read == 0
     }
@@ -127,7 +127,7 @@ type Effect = Box<dyn FnOnce(&mut State) + Send>;
 struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Unfinished>,
-    /// The ids of those that were completed.
+    /// IDs of completed uploads.
     completed: BTreeSet<String>,
     serial: usize,
     overwritten: bool,
@@ -135,11 +135,12 @@ struct State {
 
 struct Scheduler {
     state: State,
-    /// What each actor's next call touches. Empty while it is not about to call.
+    /// What the next call of each actor touches. `None` if the actor is not about to make a call.
     next: Vec<Option<Touched>>,
     faults: Faults,
     late: Vec<Effect>,
-    /// A Complete under `incoming/` has two steps: between them its upload may be aborted, and it lands all the same.
+    /// Whether a Complete under `incoming/` has two steps. If its upload is aborted between them, it still takes
+    /// effect.
     slow_assembly: bool,
 }
 
@@ -164,7 +165,7 @@ impl Shared {
         self.0.lock().unwrap()
     }
 
-    /// A multipart upload whose parts have arrived: its id.
+    /// Creates a multipart upload with all its parts. Returns its ID.
     pub(super) fn lay_parts(&self, name: &ObjectName, bytes: &[u8]) -> String {
         let parts = BTreeMap::from([(1, bytes.to_vec())]);
         self.lock().state.uploads.insert("plan".to_owned(), Unfinished { name: name.clone(), parts });
@@ -192,7 +193,7 @@ impl Shared {
         self.lock().state.overwritten
     }
 
-    /// Perhaps an effect whose caller has given up.
+    /// May apply the effect of a call whose caller has given up.
     pub(super) fn land_late(&self, random: &mut Random) {
         let mut scheduler = self.lock();
         if !scheduler.late.is_empty() && random.one_in(4) {
@@ -235,7 +236,7 @@ impl State {
     }
 }
 
-/// One actor's way to the store.
+/// The store as one actor uses it.
 #[derive(Clone)]
 pub(super) struct Memory {
     shared: Shared,
@@ -248,11 +249,11 @@ impl Memory {
     }
 
     async fn turn(&self, touched: Touched) {
-        let mut asked = false;
+        let mut scheduled = false;
         poll_fn(|_| {
             let next = &mut self.shared.lock().next[self.actor];
-            *next = (!asked).then_some(touched);
-            if std::mem::replace(&mut asked, true) { Poll::Ready(()) } else { Poll::Pending }
+            *next = (!scheduled).then_some(touched);
+            if std::mem::replace(&mut scheduled, true) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -280,7 +281,7 @@ impl Memory {
         }
     }
 
-    /// The plan's presigned PUT, which signs `If-None-Match: *`.
+    /// Sends the presigned PUT of a plan, which signs `If-None-Match: *`.
     pub(super) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.turn(Touched::changing(Touched::object(name))).await;
         let object = Object { bytes: bytes.to_vec(), marker: None };
@@ -329,7 +330,7 @@ impl Store for Memory {
             false => None,
         };
         self.change(touched, move |state| {
-            // Begun before, it lands in spite of an Abort in the meantime; of two, the first has ended the upload.
+            // A Complete that has begun takes effect despite an Abort. If there are two, the first one ends the upload.
             let bytes = match begun {
                 Some(_) if state.completed.contains(&upload.id) => return Err(StoreError::NoSuchUpload),
                 Some(bytes) => bytes,
@@ -394,10 +395,10 @@ impl Store for Memory {
     }
 
     async fn stream(&self, _: &ObjectName, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
-        unreachable!("no plan here has a digest")
+        unreachable!("no plan in these tests has a SHA-256")
     }
 
-    /// Its source is read when it begins, and its part is there when it ends.
+    /// Reads the source when the call begins, and creates the part when it ends.
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         let touched = Touched::uploads(&upload.name);
         let etag = source.etag.clone().unwrap();

@@ -2,11 +2,12 @@
 //!
 //! - `objects/<encoded key>`: an object.
 //! - `uploads/<id>/upload`: an unfinished upload, a file without content; `uploads/<id>/<number>`: a part of it.
-//! - `tmp/`: files that are being written. Emptied at the start, and of what is old by [`Disk::sweep`].
+//! - `tmp/`: files that are being written. Emptied at start-up. [`Disk::sweep`] removes old files.
 //!
-//! Complete replaces `uploads/<id>/upload` by a file with the joined content and then renames that file to the object: one
-//! rename makes the object and ends the upload. A process killed before it leaves the upload with all its parts; one killed
-//! after it leaves a folder without an upload, which the next start or sweep removes.
+//! Complete replaces `uploads/<id>/upload` with a file with the joined content and then renames that file to the
+//! object. So one rename creates the object and ends the upload. If the process is killed before it, the upload and all
+//! its parts remain. If it is killed after it, a folder without an upload remains, which the next start or sweep
+//! removes.
 //!
 //! All functions block. Nothing is synced to the disk: acknowledged changes survive a crash of the process, but not of
 //! the machine.
@@ -29,7 +30,7 @@ const MAX_FILE_NAME: usize = 255;
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'=').remove(b'+');
 /// An upload's own file in its folder.
 const UPLOAD: &str = "upload";
-/// Where an earlier version kept its objects, in a layout of its own.
+/// The folder in which an earlier version stored its objects, with another layout.
 const FORMER_FOLDER: &str = "s3";
 
 /// The contents of the store. Only one process at a time can open it.
@@ -75,8 +76,8 @@ impl Disk {
         if former.is_dir() {
             tracing::warn!(
                 folder = %former.display(),
-                "the embedded store of an earlier version kept its objects here; they are not served: upload them again, or \
-                 remove the folder"
+                "the embedded store of an earlier version stored its objects here; they are not served; upload them \
+                 again, or remove the folder"
             );
         }
         or_absent(fs::remove_dir_all(&disk.tmp))?;
@@ -87,8 +88,8 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Removes what was left of work that failed in the middle, if nothing has been written there for `age`: files that were
-    /// never published, and folders whose uploads have ended.
+    /// Removes the files of failed requests that were not modified for `age`: files that were never published, and
+    /// folders whose uploads have ended.
     pub(super) fn sweep(&self, age: Duration) -> io::Result<()> {
         let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         for entry in fs::read_dir(&self.tmp)? {
@@ -100,7 +101,8 @@ impl Disk {
         self.remove_ended_uploads(Some(before))
     }
 
-    /// An upload is created in two steps, its folder first: so a new one may not have its file yet.
+    /// Removes the folders of ended uploads that were last modified before `before`. A new upload may have no file yet,
+    /// because its folder is created first.
     fn remove_ended_uploads(&self, before: Option<SystemTime>) -> io::Result<()> {
         for entry in fs::read_dir(&self.uploads)? {
             let folder = entry?.path();
@@ -241,7 +243,7 @@ impl Disk {
     /// Removes the folder of an upload that has ended.
     fn remove_folder(&self, id: &str) {
         if let Err(error) = fs::remove_dir_all(self.uploads.join(id)) {
-            tracing::warn!(%error, "the parts of an upload that has ended were not removed; a sweep or the next start does it");
+            tracing::warn!(%error, "the parts of an ended upload were not removed; a sweep or restart removes them");
         }
     }
 
@@ -312,13 +314,13 @@ fn entries(folder: &Path) -> S3Result<Vec<PathBuf>> {
     listed.into_iter().flatten().map(|entry| Ok(entry?.path())).collect::<io::Result<_>>().map_err(failed)
 }
 
-/// Whether nothing was written since. What has gone is not.
+/// Whether the file was last modified before `before`. Returns `false` if it does not exist.
 fn is_older(path: &Path, before: SystemTime) -> io::Result<bool> {
     let written = or_absent(fs::metadata(path).and_then(|metadata| metadata.modified()).map(Some))?;
     Ok(written.is_some_and(|written| written <= before))
 }
 
-/// What is not there is as good as none.
+/// Returns the default value if the file does not exist.
 fn or_absent<T: Default>(done: io::Result<T>) -> io::Result<T> {
     done.or_else(|error| if error.kind() == ErrorKind::NotFound { Ok(T::default()) } else { Err(error) })
 }
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sweep_removes_what_is_old_and_not_in_use() {
+    fn sweep_removes_old_files_that_are_not_in_use() {
         let (_folder, disk) = disk();
         let (meta, hour) = (Meta::new("k"), Duration::from_secs(3600));
         let (_, unpublished) = file(&disk, &meta).keep().unwrap();
@@ -375,7 +377,7 @@ mod tests {
         fs::create_dir(&ended).unwrap();
         fs::write(ended.join("1"), "x").unwrap();
         disk.sweep(hour).unwrap();
-        assert!(unpublished.exists() && ended.exists(), "they may be in use");
+        assert!(unpublished.exists() && ended.exists(), "new files may be in use");
         disk.sweep(Duration::ZERO).unwrap();
         assert!(!unpublished.exists() && !ended.exists());
         assert_eq!(disk.unfinished("").unwrap().len(), 1, "{open}");

@@ -1,4 +1,4 @@
-//! The effects that are looked for, in the order of their next looks, and the one task that looks.
+//! The queue of watched effects, ordered by their next check, and the task that checks them.
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::{CONCURRENT_LOOKS, LOOKS, LateEffect, MAX_WATCHED, PAUSE, Shared};
+use super::{CONCURRENT_CHECKS, FIRST_DELAY, LateEffect, MAX_CHECKS, MAX_WATCHED, Shared};
 use crate::store::Result;
 
-/// A queue that stays full is logged once in this time.
+/// A full queue is logged at most once in this period.
 const LOG_PERIOD: Duration = Duration::from_secs(60);
 
 /// An effect that may still appear.
@@ -18,7 +18,7 @@ pub(super) struct Watched {
     effect: LateEffect,
     began: Instant,
     looks: u32,
-    /// Before the next look.
+    /// The delay before the next check.
     pause: Duration,
 }
 
@@ -27,16 +27,16 @@ impl Watched {
         Watched { effect, began: now, looks: 0, pause }
     }
 
-    /// What follows from a look: the effect is watched on, unless this look was the last.
+    /// Processes the result of a check. Returns the effect unless this check was the last one.
     fn after(mut self, looked: &Result<()>, concluded: bool) -> Option<Watched> {
         self.looks += 1;
-        let settled = self.looks >= LOOKS && (looked.is_ok() || !self.effect.is_worth_waiting_for(self.began));
+        let settled = self.looks >= MAX_CHECKS && (looked.is_ok() || !self.effect.is_worth_waiting_for(self.began));
         if concluded || settled {
             self.effect.log_end(looked, settled);
             return None;
         }
-        if self.looks < LOOKS {
-            self.pause = (self.pause * 2).max(PAUSE);
+        if self.looks < MAX_CHECKS {
+            self.pause = (self.pause * 2).max(FIRST_DELAY);
         }
         Some(self)
     }
@@ -44,21 +44,21 @@ impl Watched {
 
 #[derive(Default)]
 pub(super) struct Queue {
-    /// By the time of the next look; the number tells those of one time apart.
+    /// Ordered by the time of the next check. The number makes the keys unique.
     waiting: BTreeMap<(Instant, u64), Watched>,
     serial: u64,
-    /// Being looked for at this moment.
+    /// Number of effects that are being checked now.
     looking: usize,
-    /// Callers that wait for the end of all; while there are any, everything is due.
+    /// Number of callers of `conclude`. While there are any, all effects are due.
     pub(super) concluding: usize,
     unwatched: u64,
     logged: Option<Instant>,
 }
 
-/// There are as many effects as there may be.
+/// The queue is full.
 pub(super) struct Full {
     effect: LateEffect,
-    /// How many were not watched since this was last logged; None if it is not to be logged now.
+    /// Number of effects that were not watched since this was last logged. `None` if it is not logged now.
     pub(super) unwatched: Option<u64>,
 }
 
@@ -66,7 +66,7 @@ impl Full {
     pub(super) fn log(&self) {
         if let Some(unwatched) = self.unwatched {
             let s3_key = self.effect.key();
-            tracing::error!(%s3_key, unwatched, "too many lost calls: what these may do late is not looked for");
+            tracing::error!(%s3_key, unwatched, "too many unanswered calls; further late effects are not watched");
         }
     }
 }
@@ -91,7 +91,7 @@ impl Queue {
         self.waiting.insert((now + watched.pause, self.serial), watched);
     }
 
-    /// An effect that is due, and whether this is the last look for it.
+    /// Removes an effect that is due. Also returns whether this is its last check.
     fn take_due(&mut self, now: Instant) -> Option<(Watched, bool)> {
         let first = self.waiting.first_entry()?;
         let concluded = self.concluding > 0;
@@ -109,25 +109,25 @@ impl Queue {
         }
     }
 
-    /// When the first effect is due. None if there is none.
+    /// Returns when the first effect is due. `None` if there is none.
     fn next_due(&self) -> Option<Instant> {
         self.waiting.keys().next().map(|(due, _)| *due)
     }
 }
 
-/// Looks for every effect in the queue when it is due, and ends with the last of them.
+/// Checks every effect in the queue when it is due, and ends after the last one.
 pub(super) async fn schedule(shared: Arc<Shared>) {
     let _broken_off = BrokenOff(&shared);
     let mut looks = FuturesUnordered::new();
     loop {
-        while looks.len() < CONCURRENT_LOOKS {
+        while looks.len() < CONCURRENT_CHECKS {
             let Some((watched, concluded)) = shared.queue().take_due(Instant::now()) else { break };
             looks.push(look(&shared, watched, concluded));
         }
         let Some(due) = next_due(&shared, looks.is_empty()) else { return };
         tokio::select! {
             Some(watched) = looks.next() => shared.queue().looked(watched, Instant::now()),
-            () = tokio::time::sleep_until(due), if looks.len() < CONCURRENT_LOOKS => {}
+            () = tokio::time::sleep_until(due), if looks.len() < CONCURRENT_CHECKS => {}
             () = shared.changed.notified() => {}
         }
     }
@@ -138,7 +138,7 @@ async fn look(shared: &Shared, watched: Watched, concluded: bool) -> Option<Watc
     watched.after(&looked, concluded)
 }
 
-/// When the scheduler has to wake. None if it has nothing to do any more; then the next effect starts another one.
+/// Returns when the scheduler must wake up. `None` if the queue is empty. The next effect then starts a new scheduler.
 fn next_due(shared: &Shared, idle: bool) -> Option<Instant> {
     let queue = shared.queue();
     match queue.next_due() {
@@ -146,13 +146,13 @@ fn next_due(shared: &Shared, idle: bool) -> Option<Instant> {
             shared.scheduled.send_replace(false);
             None
         }
-        // Nothing is due before a look has ended or the queue has changed.
+        // Nothing is due until a check ends or the queue is changed.
         None => Some(Instant::now() + LOG_PERIOD),
         due => due,
     }
 }
 
-/// A scheduler that panics: the next effect starts another one.
+/// Resets the state if the scheduler panics, so that the next effect starts a new one.
 struct BrokenOff<'a>(&'a Shared);
 
 impl Drop for BrokenOff<'_> {

@@ -1,4 +1,4 @@
-//! Names that are remembered for a while.
+//! Object names that are remembered for a limited time.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -6,12 +6,12 @@ use tokio::time::Instant;
 
 use crate::store::ObjectName;
 
-/// At most so many names, each for the same time; beyond that the oldest are forgotten.
+/// A limited number of names, each kept for the same time. If there are too many, the oldest are removed.
 pub(super) struct Recent {
     max: usize,
     time: Duration,
     until: HashMap<ObjectName, Instant>,
-    /// The oldest first; some may have been removed.
+    /// The oldest name is first. Some may have been removed from `until`.
     order: VecDeque<ObjectName>,
 }
 
@@ -29,7 +29,7 @@ impl Recent {
         self.order.push_back(name);
     }
 
-    /// Whether it was remembered.
+    /// Removes a name. Returns whether it was remembered.
     pub(super) fn remove(&mut self, name: &ObjectName, now: Instant) -> bool {
         self.until.remove(name).is_some_and(|until| now < until)
     }
@@ -45,17 +45,17 @@ mod tests {
     use crate::store::ImageKey;
 
     #[test]
-    fn names_are_forgotten_after_a_while_and_the_oldest_first() {
+    fn old_names_expire_and_the_oldest_are_removed_first() {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let names: Vec<ObjectName> = (0..4).map(|_| ObjectName::Image(ImageKey::random("png"))).collect();
         let mut recent = Recent::new(2, 10 * second);
         for (name, at) in names[..3].iter().zip(0..) {
             recent.insert(name.clone(), start + at * second);
         }
-        assert!(!recent.remove(&names[0], start + 3 * second), "there was room for two");
+        assert!(!recent.remove(&names[0], start + 3 * second), "the maximum is two names");
         assert!(recent.remove(&names[1], start + 3 * second));
-        assert!(!recent.remove(&names[1], start + 3 * second), "only once");
-        assert!(!recent.remove(&names[2], start + 12 * second), "too late");
+        assert!(!recent.remove(&names[1], start + 3 * second), "it was removed");
+        assert!(!recent.remove(&names[2], start + 12 * second), "it has expired");
         recent.insert(names[3].clone(), start + 12 * second);
         assert_eq!((recent.until.len(), recent.order.len()), (1, 1));
     }

@@ -1,4 +1,4 @@
-//! Many effects at once, in a store in memory, while time is made to pass.
+//! Tests with many effects, an in-memory store and a paused clock.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,19 +15,19 @@ use crate::store::{
     Written,
 };
 
-/// Objects that have appeared late.
+/// A store with objects that appeared late.
 #[derive(Default)]
 struct Objects {
-    there: Mutex<HashSet<ObjectName>>,
+    existing: Mutex<HashSet<ObjectName>>,
     heads: AtomicUsize,
-    /// At this moment, and the most there were.
+    /// The number of concurrent checks, and its maximum.
     looks: AtomicUsize,
     most_looks: AtomicUsize,
 }
 
 impl Objects {
-    fn there(&self) -> MutexGuard<'_, HashSet<ObjectName>> {
-        self.there.lock()
+    fn existing(&self) -> MutexGuard<'_, HashSet<ObjectName>> {
+        self.existing.lock()
     }
 }
 
@@ -50,11 +50,11 @@ impl Store for Objects {
             last_modified: None,
             marker,
         };
-        if self.there().contains(name) { Ok(found) } else { Err(StoreError::NotFound) }
+        if self.existing().contains(name) { Ok(found) } else { Err(StoreError::NotFound) }
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<()> {
-        self.there().remove(name);
+        self.existing().remove(name);
         Ok(())
     }
 
@@ -141,43 +141,43 @@ fn reconciler() -> (Arc<Objects>, Reconciler) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hundred_thousand_effects_are_entries_of_one_task_and_all_are_undone() {
+async fn one_task_undoes_a_hundred_thousand_effects() {
     let (objects, reconciler) = reconciler();
     let names: Vec<ObjectName> = (0..MAX_WATCHED).map(|_| image()).collect();
     for name in &names {
         reconciler.watch(LateEffect::Object(name.clone()));
     }
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
-    // One more than there may be.
+    // One more than the maximum.
     reconciler.watch(LateEffect::Object(image()));
 
-    tokio::time::sleep(PAUSE * 3 / 2).await;
-    assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_WATCHED, "each is looked for once");
-    objects.there().extend(names);
-    tokio::time::sleep(PAUSE * 2).await;
-    assert_eq!(objects.there().len(), 0, "what has appeared since is deleted by the second look");
-    assert_eq!(objects.most_looks.load(Ordering::Relaxed), CONCURRENT_LOOKS);
+    tokio::time::sleep(FIRST_DELAY * 3 / 2).await;
+    assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_WATCHED, "each is checked once");
+    objects.existing().extend(names);
+    tokio::time::sleep(FIRST_DELAY * 2).await;
+    assert_eq!(objects.existing().len(), 0, "objects that have appeared since are deleted by the second check");
+    assert_eq!(objects.most_looks.load(Ordering::Relaxed), CONCURRENT_CHECKS);
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 1);
 
     let before = objects.heads.load(Ordering::Relaxed);
     reconciler.conclude().await;
-    assert_eq!(objects.heads.load(Ordering::Relaxed), before + MAX_WATCHED, "each once more");
+    assert_eq!(objects.heads.load(Ordering::Relaxed), before + MAX_WATCHED, "each is checked once more");
     tokio::task::yield_now().await;
     assert_eq!(Handle::current().metrics().num_alive_tasks(), 0);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_effect_is_looked_for_for_seventeen_minutes() {
+async fn effects_are_watched_for_17_minutes() {
     let (objects, reconciler) = reconciler();
     reconciler.watch(LateEffect::Object(image()));
     tokio::time::sleep(WATCH_TIME - Duration::from_secs(60)).await;
-    assert_eq!(objects.heads.load(Ordering::Relaxed), LOOKS as usize - 1);
+    assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_CHECKS as usize - 1);
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
-    assert_eq!(objects.heads.load(Ordering::Relaxed), LOOKS as usize);
+    assert_eq!(objects.heads.load(Ordering::Relaxed), MAX_CHECKS as usize);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deleted_object_is_looked_for_only_if_it_may_be_written_again() {
+async fn deleted_object_is_watched_only_if_it_may_be_rewritten() {
     let (objects, reconciler) = reconciler();
     let (plain, doubtful, old) = (image(), image(), image());
     reconciler.may_be_rewritten(old.clone());
@@ -186,18 +186,18 @@ async fn a_deleted_object_is_looked_for_only_if_it_may_be_written_again() {
     for name in [&plain, &doubtful, &old] {
         reconciler.deleted(name);
     }
-    objects.there().extend([plain, doubtful.clone(), old]);
-    tokio::time::sleep(PAUSE * 2).await;
-    assert!(objects.there().len() == 2 && !objects.there().contains(&doubtful));
+    objects.existing().extend([plain, doubtful.clone(), old]);
+    tokio::time::sleep(FIRST_DELAY * 2).await;
+    assert!(objects.existing().len() == 2 && !objects.existing().contains(&doubtful));
     reconciler.conclude().await;
 }
 
 #[test]
-fn a_full_queue_is_logged_once_a_minute() {
+fn full_queue_is_logged_once_a_minute() {
     let (mut queue, start) = (Queue::default(), Instant::now());
     let mut add = |at: u64| {
         let now = start + Duration::from_secs(at);
-        queue.add(Watched::new(LateEffect::Object(image()), PAUSE, now), now).err().map(|full| full.unwatched)
+        queue.add(Watched::new(LateEffect::Object(image()), FIRST_DELAY, now), now).err().map(|full| full.unwatched)
     };
     assert!((0..MAX_WATCHED).all(|_| add(0).is_none()));
     assert_eq!([0, 1, 59, 60, 61].map(&mut add), [Some(Some(1)), Some(None), Some(None), Some(Some(3)), Some(None)]);

@@ -16,29 +16,29 @@ const CEPH_CONDITION: &str = "x-amz-copy-if-match";
 /// An ETag that no object has, to test whether a store honours the condition.
 const NO_ETAG: &str = "\"00000000000000000000000000000000\"";
 
-/// How the bytes of a copy are known to be those that were checked.
+/// How the service verifies that a copy contains the bytes that were checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CopyProtection {
-    /// The store rejects a copy of another object than the condition names.
+    /// The store rejects a copy if the source does not have the ETag of the condition.
     Condition,
-    /// It ignores the condition, and the ETag of a copied part is that of its source.
+    /// The store ignores the condition, but the ETag of a copied part equals that of its source.
     Etag,
-    /// Neither: no direct upload that is one PUT can be promoted.
+    /// Neither. No direct upload with a single PUT can be promoted.
     Nothing,
 }
 
-/// A copy that was tried on objects of nobody's ([`S3Store::try_copy`]).
+/// The result of a copy of a test object ([`S3Store::try_copy`]).
 #[derive(Debug)]
 pub struct TriedCopy {
     pub protection: CopyProtection,
-    /// The part; an error if the store rejects the copy, as some do if the source is small.
+    /// The part, or an error if the store rejects the copy, as some stores do for small sources.
     pub part: Result<Part>,
 }
 
-/// What earlier copies have shown of the store.
+/// What is known about the store from earlier copies.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct CopyFacts {
-    /// The store rejects the name under which Ceph reads the condition.
+    /// Whether the store rejects the header in which Ceph expects the condition.
     ceph_name_rejected: bool,
     protection: Option<CopyProtection>,
 }
@@ -54,11 +54,11 @@ impl S3Store {
         Err(StoreError::Precondition)
     }
 
-    /// Copies `from` into `upload` by a condition that does not hold, and by one that does. What that shows is remembered, so
-    /// that promotions need not find it out.
+    /// Copies `from` into `upload` with a condition that is false, and with one that is true. The result is remembered,
+    /// so that promotions need not test it.
     ///
     /// # Errors
-    /// If the store does not let it be seen.
+    /// Returns an error if the store rejects the copies so that nothing can be determined.
     pub async fn try_copy(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<TriedCopy> {
         let etag = etag_of(source)?;
         let is_condition_honoured = self.honours_copy_condition(upload, from).await?;
@@ -94,7 +94,7 @@ impl S3Store {
             // The store does not support the Ceph header. If it rejected the source instead, it will reject it again.
             Err(error) if ceph && error.is_unsupported() => {
                 let copied = self.send_copy_if(upload, number, from, etag, false).await?;
-                // What was seen with the other name says nothing of copies without it.
+                // Results with the Ceph header are not valid for copies without it.
                 *self.copy_facts() = CopyFacts { ceph_name_rejected: true, protection: None };
                 Ok(copied)
             }
@@ -143,7 +143,7 @@ impl S3Store {
         if has_etag(part, etag) {
             return Ok(true);
         }
-        // Where encryption makes ETags that are no MD5, they differ always: then the condition must be what holds.
+        // With some encryption ETags are not MD5s and always differ. Then the condition must protect the copy.
         match self.known_protection(upload, from).await? {
             Some(CopyProtection::Condition) => Ok(true),
             Some(CopyProtection::Etag) => Ok(false),
@@ -157,7 +157,8 @@ impl S3Store {
         }
     }
 
-    /// What [`S3Store::try_copy`] has shown; without it, whether the condition is honoured is seen here. None if it is not.
+    /// Returns the result of [`S3Store::try_copy`]. If there is none, tests whether the store honours the condition,
+    /// and returns `None` if it does not.
     async fn known_protection(&self, upload: &Upload, from: &ObjectName) -> Result<Option<CopyProtection>> {
         if let known @ Some(_) = self.copy_facts().protection {
             return Ok(known);

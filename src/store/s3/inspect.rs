@@ -61,12 +61,12 @@ impl S3Store {
         self.checksum
     }
 
-    /// Before every key.
+    /// Returns the prefix of all keys.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
-    /// Where requests go; None: AWS by region.
+    /// Returns the configured endpoint. `None` for AWS's endpoint of the region.
     pub fn endpoint(&self) -> Option<&str> {
         self.endpoint.as_deref()
     }

@@ -22,10 +22,10 @@ use super::pace::{Pace, PaceLimits};
 use crate::error::{BoxError, Error};
 use crate::telemetry::metrics::Received;
 
-const BAD_CHUNKS: &str = "The body's chunks are malformed: each begins with a line that has its size in hexadecimal, and ends \
-                          with CRLF (RFC 9112, 7.1)";
+const BAD_CHUNKS: &str = "The body's chunks are malformed; each chunk must begin with its size in hexadecimal and a \
+                          line break, and end with CRLF (RFC 9112, 7.1)";
 
-/// Reading on ends after this long in all,
+/// Draining ends after this time in total.
 const LINGER: Duration = Duration::from_secs(30);
 /// Draining ends after a pause of this length.
 const LINGER_PAUSE: Duration = Duration::from_secs(5);
@@ -94,7 +94,7 @@ impl<B: Transported> RequestBody<B> {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.ended.set();
-                return Some(Err(meaning(error.into())));
+                return Some(Err(convert_error(error.into())));
             }
             None => {
                 self.ended.set();
@@ -156,8 +156,8 @@ impl<B: Transported> Drop for RequestBody<B> {
     }
 }
 
-/// hyper's error for chunks that it cannot read looks like a body that was cut off.
-fn meaning(error: BoxError) -> BoxError {
+/// Converts hyper's error for malformed chunks, which otherwise looks like a truncated body.
+fn convert_error(error: BoxError) -> BoxError {
     let kind = error.source().and_then(|source| source.downcast_ref()).map(io::Error::kind);
     match kind {
         Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData) => {

@@ -12,21 +12,22 @@ use crate::server::response::ErrorBody;
 /// A header of every answer of the service, which hyper's own answers do not have.
 const SERVICE_HEADER: &[u8] = b"\r\nx-request-id:";
 
-/// How the two lengths begin that hyper keeps for marks of its own: it answers them as it does a head that is too large.
+/// The leading digits of two Content-Lengths that hyper uses internally as special values. hyper answers such requests
+/// like ones whose head is too large.
 const UNREADABLE_LENGTH: &[u8] = b"1844674407370955161";
 
-/// Whether `head`, of a request that hyper does not hand on, has a Content-Length that it cannot take.
+/// Whether the head of a request that hyper rejects has a Content-Length that hyper does not support.
 pub(super) fn has_unreadable_length(head: &[u8]) -> bool {
     memmem::find(head, UNREADABLE_LENGTH).is_some()
 }
 
-/// What is to be sent in place of `written`, if that is an answer of hyper's own and nothing else.
+/// Returns the answer to send instead of `written`, if `written` is exactly one answer of hyper itself.
 pub(super) fn answer_instead_of(written: &[u8], unreadable_length: bool) -> Option<Vec<u8>> {
     let error = match written.strip_prefix(b"HTTP/1.1 ")?.first_chunk::<3>()? {
         b"431" if unreadable_length => {
-            Error::InvalidRequest("The request's Content-Length is larger than any body can be".to_owned())
+            Error::InvalidRequest("The Content-Length exceeds the size limit of any body".to_owned())
         }
-        b"400" => Error::InvalidRequest("The request's head is malformed (RFC 9112)".to_owned()),
+        b"400" => Error::InvalidRequest("The head of the request is malformed (RFC 9112)".to_owned()),
         b"414" | b"431" => Error::HeadTooLarge { limit: MAX_HEAD },
         _ => return None,
     };

@@ -14,15 +14,15 @@ use tokio::net::TcpStream;
 
 use super::malformed::{answer_instead_of, has_unreadable_length};
 
-/// A read of more bytes is of a body. No head that is only strange is this large.
+/// Reads of more bytes contain a body. A head that is only malformed is smaller.
 const HEAD: usize = 4 << 10;
 
 /// The half that hyper reads and writes.
 pub(super) struct Socket {
     stream: Arc<TcpStream>,
-    /// What is being sent instead of what hyper wrote, as far as it is not yet.
+    /// The remaining bytes of the answer that replaces what hyper wrote.
     replacement: Vec<u8>,
-    /// What came last seems to be a head with such a length.
+    /// Whether the last read looks like a head with a Content-Length that hyper does not support.
     unreadable_length: bool,
 }
 
@@ -75,7 +75,7 @@ impl AsyncRead for Socket {
         let read = loop {
             ready!(this.stream.poll_read_ready(cx))?;
             match this.receive(buf) {
-                // The readiness was that of bytes that are taken already.
+                // The readiness was stale: the bytes were already read.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 read => break read,
             }

@@ -74,7 +74,7 @@ async fn delete_before_complete_is_404_and_ends_the_upload() {
     put(&app, &plan, &png(100_000)).await;
     assert_eq!(delete(&app, &app.url, &plan).await, 404);
     let over = refusal(complete(&app, &plan).await, 404, "not_found").await;
-    assert!(over["detail"].as_str().unwrap().contains("aborted, or its image deleted"), "{over}");
+    assert!(over["detail"].as_str().unwrap().contains("aborted, or its image was deleted"), "{over}");
     app.end(&[]).await;
 }
 
