@@ -3,11 +3,13 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 use crate::error::{BoxError, Error};
 use crate::format::ImageInfo;
@@ -18,11 +20,16 @@ pub mod metered;
 mod name;
 pub mod reconcile;
 pub mod s3;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use name::{INCOMING, ImageKey, ObjectName};
 
 /// The media type of the empty objects that close an address under `incoming/` ([`Marker`]).
 pub const MARKER_TYPE: &str = "application/x-image-store-marker";
+
+/// What a grant's issuer wants to be kept with an image, by name.
+pub type CustomMetadata = BTreeMap<String, String>;
 
 /// What an object says of itself: its content type and, once verified, its dimensions (user metadata).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,11 +37,18 @@ pub struct Metadata {
     pub content_type: String,
     /// Width and height in pixels.
     pub dimensions: Option<(u32, u32)>,
+    pub custom: CustomMetadata,
 }
 
-impl From<ImageInfo> for Metadata {
-    fn from(info: ImageInfo) -> Self {
-        Metadata { content_type: info.format.content_type().to_owned(), dimensions: Some((info.width, info.height)) }
+impl Metadata {
+    /// Of an object whose bytes have not been looked at.
+    pub fn unverified(content_type: &str, custom: CustomMetadata) -> Self {
+        Metadata { content_type: content_type.to_owned(), dimensions: None, custom }
+    }
+
+    pub fn verified(info: ImageInfo, custom: CustomMetadata) -> Self {
+        let content_type = info.format.content_type().to_owned();
+        Metadata { content_type, dimensions: Some((info.width, info.height)), custom }
     }
 }
 
@@ -108,11 +122,30 @@ pub struct ObjectInfo {
     pub dimensions: Option<(u32, u32)>,
     /// Of the whole object, where the store keeps it.
     pub crc64: Option<u64>,
+    /// The same as the object's own metadata has it: of every object that the service wrote by a single PUT.
+    pub noted_crc64: Option<u64>,
     /// SHA-256 of the whole object, where the store keeps it.
     pub sha256: Option<[u8; 32]>,
     pub last_modified: Option<SystemTime>,
+    pub custom: CustomMetadata,
     /// Set if the object is a marker and no upload.
     pub marker: Option<Marker>,
+}
+
+impl ObjectInfo {
+    /// The CRC64NVME of the whole object, as far as it is known without reading the object.
+    pub fn known_crc64(&self) -> Option<u64> {
+        self.crc64.or(self.noted_crc64)
+    }
+}
+
+/// How an object came to be there that a call was to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// By this call: the store said so.
+    Now,
+    /// It was there when the call's answer left that open. It has the size that was sent and, if both are known, the checksum.
+    Found(Box<ObjectInfo>),
 }
 
 /// Why nothing can arrive under an address in `incoming/` any more. It is for the answer's text: no decision rests on it.
@@ -142,6 +175,8 @@ pub struct PutConditions {
     pub size: u64,
     pub content_type: String,
     pub sha256: Option<[u8; 32]>,
+    /// To be kept with the object.
+    pub custom: CustomMetadata,
 }
 
 /// How a URL is presigned.
@@ -235,9 +270,11 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub trait Store: Send + Sync + 'static {
     /// Writes a whole object (PutObject with If-None-Match: *).
     ///
+    /// The payload's CRC64NVME is kept in the object's metadata, too: not every store keeps a checksum.
+    ///
     /// Where the answer leaves the effect open (lost, or the object is there), this looks before it fails: an object of
     /// the same size and checksum is the one that was sent. [`StoreError::Precondition`] where another object is there.
-    async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<()>;
+    async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written>;
 
     /// Starts a multipart upload (CreateMultipartUpload).
     async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload>;
@@ -256,7 +293,7 @@ pub trait Store: Send + Sync + 'static {
     /// Where the answer leaves the effect open (lost, no such upload, or the object is there), this looks before it fails:
     /// an object of the same size and, where both are known, checksum is a success. So a second call succeeds too. If that
     /// object is another upload's, this upload is aborted.
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()>;
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Written>;
 
     /// Drops the upload and its parts (AbortMultipartUpload). An upload that is gone already is a success.
     async fn abort_upload(&self, upload: &Upload) -> Result<()>;
@@ -266,6 +303,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// What S3 says of an object (HeadObject, checksum mode on); [`StoreError::NotFound`].
     async fn head(&self, name: &ObjectName) -> Result<ObjectInfo>;
+
+    /// The images whose keys have this UUID, of whatever format (ListObjectsV2).
+    async fn images_of(&self, id: Uuid) -> Result<Vec<ImageKey>>;
+
+    /// Whether the store is known to make no object where one is (If-None-Match on Put and Complete).
+    fn honours_if_none_match(&self) -> bool;
 
     /// Bytes of an object (ranged GetObject with If-Match); fewer where it ends earlier.
     ///

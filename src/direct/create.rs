@@ -8,7 +8,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
 use crate::store::s3::is_outcome_unknown;
-use crate::store::{Metadata, ObjectName, Store};
+use crate::store::{CustomMetadata, Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 use crate::upload::undo::UndoOnDrop;
@@ -26,7 +26,7 @@ impl PendingPlan {
     }
 }
 
-/// Turns a draft into a plan, by its size.
+/// Turns a draft into a plan, by its size. Of a plan in parts `custom` is kept with the upload from now on.
 ///
 /// `tasks` is waited for when the process ends.
 pub async fn create(
@@ -35,6 +35,7 @@ pub async fn create(
     tasks: &Tasks,
     config: &Config,
     draft: ValidatedRequest,
+    custom: CustomMetadata,
 ) -> Result<PendingPlan> {
     let put_max = config.direct.put_max;
     let ValidatedRequest { key, size, format, sha256 } = draft;
@@ -46,7 +47,7 @@ pub async fn create(
             "sha256 can be checked up to {put_max} bytes only: S3 has it for a single PUT and not for parts"
         )));
     }
-    let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };
+    let metadata = Metadata::unverified(format.content_type(), custom);
     let name = ObjectName::Incoming(key.clone());
     let (sender, receiver) = oneshot::channel();
     let (store, reconciler, tracker) = (Arc::clone(store), reconciler.clone(), tasks.clone());

@@ -17,7 +17,9 @@ use std::time::Duration;
 use super::plan::{Expected, Plan, compare};
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
-use crate::store::{CreatedUpload, ImageKey, Marker, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
+use crate::store::{
+    CreatedUpload, ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload,
+};
 use crate::upload::parts::payload;
 use crate::upload::undo::Creating;
 
@@ -80,7 +82,7 @@ impl Verifier {
                 return Err(Error::PartsUnexpected { parts: found.unexpected });
             }
             match self.store.complete_upload(&upload, &parts, ObjectDigest { size: plan.size, crc64: None }).await {
-                Ok(()) | Err(StoreError::NoSuchUpload) => return Ok(()),
+                Ok(_) | Err(StoreError::NoSuchUpload) => return Ok(()),
                 // A part was sent again after it was listed.
                 Err(StoreError::Rejected { code, .. }) if code == "InvalidPart" => {}
                 Err(error) => return Err(error.into()),
@@ -137,7 +139,8 @@ impl Verifier {
 
     /// Copies by an upload of its own on the final key. None if the source changed, or if somebody else's image was in the way.
     async fn copy(&self, incoming: &ObjectName, image: &ObjectName, checked: &Checked) -> Result<Option<Verified>> {
-        let creating = Creating::new(&self.store, &self.tasks, image.clone(), checked.info.into());
+        let metadata = Metadata::verified(checked.info, checked.source.custom.clone());
+        let creating = Creating::new(&self.store, &self.tasks, image.clone(), metadata);
         let (CreatedUpload { upload, perhaps_others }, undo) = creating.await.map_err(Error::from)?;
         let part = match self.copy_part(&upload, incoming, &checked.source).await {
             Ok(part) => part,
@@ -153,7 +156,7 @@ impl Verifier {
         let whole = ObjectDigest { size: checked.source.size, crc64: part.crc64 };
         let completed = self.store.complete_upload(&upload, &[part], whole).await;
         match &completed {
-            Ok(()) => undo.disarm(),
+            Ok(_) => undo.disarm(),
             // Before the look that decides: what is not complete by then never will be.
             Err(_) => undo.abort().await,
         }
@@ -167,7 +170,7 @@ impl Verifier {
                 Ok(Some(Verified { image, new: completed.is_ok() }))
             }
             (None, Err(StoreError::Precondition)) => Ok(None),
-            (None, Ok(()) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
+            (None, Ok(_) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
             (None, Err(error)) => Err(error.into()),
         }
     }

@@ -16,13 +16,10 @@ use super::verify::Verifier;
 use crate::error::Error;
 use crate::format::Format;
 use crate::policy::Policy;
+use crate::store::tests::memory::{Faults, Memory, Random, Shared};
 use crate::store::{ImageKey, ObjectName};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
-
-mod store;
-
-use store::{Faults, Memory, Shared};
 
 /// Who takes part in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,7 +274,7 @@ fn a_put_beside_two_requests_holds_in_every_order() {
 
 /// One run in an order that `seed` draws, with crashes and lost answers where they are asked for.
 fn run_drawn(kind: Kind, roles: &[Role], seed: u64, faulty: bool) {
-    let mut random = store::Random::new(seed);
+    let mut random = Random::new(seed);
     let faults = if faulty { Faults::drawn(seed) } else { Faults::none() };
     let mut world = World::new(kind, roles, faults);
     loop {

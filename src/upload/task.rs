@@ -12,6 +12,9 @@
 //! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
 //! | a call's answer is lost | undoes what the call may have done, now and if it appears later ([`Reconciler`]) |
 //!
+//! All of this is so for names that were drawn at random. Under a key that was fixed beforehand an object may be another
+//! attempt's success: it is looked at instead, and never deleted ([`Ownership`]).
+//!
 //! On Lambda a request goes away when the invocation's time runs out. There "lets that finish" has an end of its own
 //! (`patience`), so that what comes after it is still done before the process is frozen.
 
@@ -23,23 +26,31 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::parts;
+use super::digest::Stored;
+use super::turns::Turns;
 use super::undo::{abort, retry};
+use super::{fixed, parts};
+use crate::error::Error;
 use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::is_outcome_unknown;
-use crate::store::{Content, Metadata, ObjectDigest, ObjectName, Part, Payload, Store, StoreError, Upload};
+use crate::store::{
+    Content, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, Store, StoreError, Upload, Written,
+};
 
-/// What became of an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Bytes.
-    pub size: u64,
-    /// CRC64NVME of the whole object.
-    pub crc64: u64,
-}
+#[cfg(test)]
+mod tests;
 
 /// What the task tells the request; a success also asks to be told that it was heard.
-pub(super) type UploadResult = Result<(Stored, oneshot::Sender<()>), StoreError>;
+pub(super) type UploadResult = Result<(Stored, oneshot::Sender<()>), Error>;
+
+/// Whose the name is that an upload goes to.
+pub(super) enum Ownership {
+    /// Drawn at random for this upload: what appears there is this upload's, and is undone unless its client was told of it.
+    Drawn,
+    /// Fixed beforehand: what appears there may be another attempt's, and whole and checked it is in any case. No object is
+    /// undone, and of uploads only this one's own.
+    Fixed(Turns),
+}
 
 /// What the request hands over.
 pub(super) enum PartMessage {
@@ -50,13 +61,20 @@ pub(super) enum PartMessage {
 
 /// Why a multipart upload was not completed.
 enum Interruption {
-    Failed(StoreError),
+    Failed(Error),
     Abandoned,
 }
 
-impl From<StoreError> for Interruption {
-    fn from(error: StoreError) -> Self {
+impl From<Error> for Interruption {
+    fn from(error: Error) -> Self {
         Interruption::Failed(error)
+    }
+}
+
+impl From<StoreError> for Interruption {
+    /// Never a 404, whatever the store says: the client asked for nothing that could be missing.
+    fn from(error: StoreError) -> Self {
+        Interruption::Failed(error.into())
     }
 }
 
@@ -82,14 +100,27 @@ impl Cleanup {
             _ => Cleanup::Object(upload),
         }
     }
+
+    /// The same if the object stays: its client was told of it, or it may be another attempt's. An upload whose id is not
+    /// known may be another attempt's, too.
+    fn keeping_the_object(self) -> Self {
+        match self {
+            Cleanup::Upload(upload) | Cleanup::Object(Some(upload)) | Cleanup::LateObject(Some(upload)) => {
+                Cleanup::Upload(upload)
+            }
+            Cleanup::Nothing | Cleanup::LateUpload | Cleanup::Object(None) | Cleanup::LateObject(None) => {
+                Cleanup::Nothing
+            }
+        }
+    }
 }
 
 /// The store's half of an upload.
 pub(super) struct UploadTask {
     pub(super) store: Arc<dyn Store>,
     pub(super) reconciler: Reconciler,
-    /// Drawn at random for this upload: whatever appears there is this upload's, and may be undone.
     pub(super) name: ObjectName,
+    pub(super) ownership: Ownership,
     pub(super) metadata: Metadata,
     /// How long a PutObject may go on whose request was given up; none: to its end.
     pub(super) patience: Option<Duration>,
@@ -122,12 +153,11 @@ impl UploadTask {
             }
             Err(Interruption::Abandoned) => true,
         };
-        if unacknowledged {
-            self.clean_up(leftover).await;
-        }
+        let undoes_object = unacknowledged && matches!(self.ownership, Ownership::Drawn);
+        self.clean_up(if undoes_object { leftover } else { leftover.keeping_the_object() }).await;
     }
 
-    /// Removes what nobody was told of.
+    /// Removes what is not wanted.
     async fn clean_up(&self, leftover: Cleanup) {
         let late = matches!(leftover, Cleanup::LateObject(_));
         let (upload, object) = match leftover {
@@ -153,19 +183,64 @@ impl UploadTask {
         only: Payload,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        let stored = Stored { size: only.len, crc64: only.crc64 };
-        let put = tokio::select! {
+        let whole = Stored { size: only.len, crc64: only.crc64 };
+        tokio::select! {
             biased;
-            put = self.put_in_turn(only) => put,
-            () = self.given_up(done) => return (Err(Interruption::Abandoned), Cleanup::LateObject(None)),
+            made = self.make(whole, None, self.put_in_turn(only)) => made,
+            () = self.given_up(done) => (Err(Interruption::Abandoned), Cleanup::LateObject(None)),
+        }
+    }
+
+    /// Makes the object by `call`, which completes `upload` if there is one, and sees what became of it.
+    async fn make(
+        &self,
+        whole: Stored,
+        upload: Option<&Upload>,
+        call: impl Future<Output = Result<Written, StoreError>>,
+    ) -> (Result<Stored, Interruption>, Cleanup) {
+        let _turn = match &self.ownership {
+            Ownership::Fixed(turns) if !self.store.honours_if_none_match() => {
+                let turn = turns.take(self.name.key()).await;
+                let seen = match fixed::find(self.store.as_ref(), &self.name).await {
+                    Ok(None) => None,
+                    Ok(Some(found)) => Some(self.compare(&found, whole).await),
+                    Err(error) => Some(Err(error.into())),
+                };
+                if let Some(seen) = seen {
+                    return (seen, upload.cloned().map_or(Cleanup::Nothing, Cleanup::Upload));
+                }
+                Some(turn)
+            }
+            _ => None,
         };
-        match put {
-            Ok(()) => (Ok(stored), Cleanup::Object(None)),
+        match call.await {
+            Ok(Written::Now) => (Ok(whole), Cleanup::Object(None)),
+            Ok(Written::Found(found)) => (self.compare(&found, whole).await, Cleanup::Object(None)),
             Err(error) => {
-                let leftover = Cleanup::after(&error, None);
-                (Err(Interruption::Failed(error)), leftover)
+                let leftover = Cleanup::after(&error, upload.cloned());
+                (self.settle(error, whole).await, leftover)
             }
         }
+    }
+
+    /// What it means that the call failed that makes the object: under a fixed key another attempt may have made it.
+    async fn settle(&self, error: StoreError, whole: Stored) -> Result<Stored, Interruption> {
+        if matches!(self.ownership, Ownership::Drawn) || !is_outcome_unknown(&error) {
+            return Err(error.into());
+        }
+        match fixed::find(self.store.as_ref(), &self.name).await {
+            Ok(Some(found)) => self.compare(&found, whole).await,
+            // It may still appear.
+            Ok(None) | Err(_) => Err(Error::OutcomeUnknown(error.into()).into()),
+        }
+    }
+
+    /// What is found under a name that was drawn at random can only be what was sent.
+    async fn compare(&self, found: &ObjectInfo, whole: Stored) -> Result<Stored, Interruption> {
+        if matches!(self.ownership, Ownership::Fixed(_)) {
+            fixed::check_same(self.store.as_ref(), &self.name, found, whole).await?;
+        }
+        Ok(whole)
     }
 
     /// Resolves where a call is not to be waited for any more.
@@ -185,27 +260,29 @@ impl UploadTask {
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
         // Not raced against the request: an upload whose id nobody heard could not be aborted.
-        let upload = match self.reconciler.create_upload(&self.name, &self.metadata).await {
+        let upload = match self.create_upload().await {
             Ok(upload) => upload,
             Err(error) => {
                 let leftover = if is_outcome_unknown(&error) { Cleanup::LateUpload } else { Cleanup::Nothing };
-                return (Err(Interruption::Failed(error)), leftover);
+                return (Err(error.into()), leftover);
             }
         };
         let sent = self.send_parts(&upload, first, commands, done).await;
         let reviewed = sent.and_then(|(sent, taken)| Ok((review(&sent, &taken)?, taken)));
         match reviewed {
             Err(stop) => (Err(stop), Cleanup::Upload(upload)),
-            Ok((whole, taken)) => match self.store.complete_upload(&upload, &taken, whole).await {
-                Err(error) => {
-                    let leftover = Cleanup::after(&error, Some(upload));
-                    (Err(Interruption::Failed(error)), leftover)
-                }
-                Ok(()) => {
-                    let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
-                    (Ok(stored), Cleanup::Object(None))
-                }
-            },
+            Ok((whole, taken)) => {
+                let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
+                self.make(stored, Some(&upload), self.store.complete_upload(&upload, &taken, whole)).await
+            }
+        }
+    }
+
+    /// The reconciler aborts whatever other uploads of the name there are: they must not be other attempts'.
+    async fn create_upload(&self) -> Result<Upload, StoreError> {
+        match self.ownership {
+            Ownership::Drawn => self.reconciler.create_upload(&self.name, &self.metadata).await,
+            Ownership::Fixed(_) => self.store.create_upload(&self.name, &self.metadata).await,
         }
     }
 
@@ -250,7 +327,7 @@ impl UploadTask {
         })
     }
 
-    async fn put_in_turn(&self, only: Payload) -> Result<(), StoreError> {
+    async fn put_in_turn(&self, only: Payload) -> Result<Written, StoreError> {
         let _turn = self.turn(&only).await;
         self.store.put(&self.name, &self.metadata, only).await
     }

@@ -83,7 +83,7 @@ impl UploadTimer {
             // Whether a connection's end is seen here or drops the request is chance.
             Error::TruncatedBody(_) => self.reason_unheard(),
             Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => "client_too_slow",
-            Error::Storage(_) => "store_failed",
+            Error::Storage(_) | Error::OutcomeUnknown(_) => "store_failed",
             Error::OverCapacity(_) => "over_capacity",
             Error::Deadline => "deadline",
             error if error.status().is_client_error() => "refused_late",

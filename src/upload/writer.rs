@@ -5,8 +5,9 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::budget::Reservation;
+use super::digest::{Stored, StreamDigest};
 use super::parts::PartCutter;
-use super::task::{PartMessage, Stored, UploadResult};
+use super::task::{PartMessage, UploadResult};
 use crate::error::{Error, Result};
 
 /// An upload that has its room, and may have its first bytes, and no name yet.
@@ -20,9 +21,15 @@ impl AdmittedUpload {
     pub fn head(&mut self) -> &mut PartCutter {
         &mut self.cutter
     }
+
+    /// Gives its room back: what was sent before is only compared, and not kept again.
+    pub fn into_digest(self) -> StreamDigest {
+        self.cutter.into_digest()
+    }
 }
 
-/// The request's half of an upload. Dropped before [`UploadWriter::finish`] has answered, the upload is undone.
+/// The request's half of an upload. Dropped before [`UploadWriter::finish`] has answered, the upload is undone; under a key
+/// that was fixed beforehand an object that was written by then stays.
 pub struct UploadWriter {
     pub(super) cutter: PartCutter,
     pub(super) share: Reservation,
@@ -84,8 +91,7 @@ impl UploadWriter {
 
 fn told(outcome: Result<UploadResult, oneshot::error::RecvError>) -> Result<(Stored, oneshot::Sender<()>)> {
     match outcome {
-        // Never a 404, whatever the store says: the client asked for nothing that could be missing.
-        Ok(result) => result.map_err(Error::from),
+        Ok(result) => result,
         Err(gone) => Err(Error::Internal(Box::new(gone))),
     }
 }

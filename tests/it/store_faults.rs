@@ -118,7 +118,7 @@ async fn an_attempt_without_an_answer_is_not_forgotten() {
         faults.fail(operation, first..=first, Action::Break);
         faults.fail_all(operation, Action::Status(last));
         let failed = match operation {
-            Operation::Put => store.put(&image(), &png(), payload(&noise(8, 10))).await,
+            Operation::Put => store.put(&image(), &png(), payload(&noise(8, 10))).await.map(drop),
             _ => store.create_upload(&image(), &png()).await.map(drop),
         };
         assert!(matches!(failed, Err(StoreError::OutcomeUnknown { .. })), "{operation:?} {last}: {failed:?}");

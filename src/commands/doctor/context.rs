@@ -11,7 +11,7 @@ use crate::commands::backend::Backend;
 use crate::config::Config;
 use crate::store::s3::S3Store;
 use crate::store::s3::inspect::Greeting;
-use crate::store::{self, Metadata, ObjectName, PresignOptions, Store, StoreError};
+use crate::store::{self, CustomMetadata, Metadata, ObjectName, PresignOptions, Store, StoreError};
 use crate::upload::parts::payload;
 
 /// The content of what is put: no image, in no format.
@@ -61,7 +61,7 @@ impl<'a> Context<'a> {
     pub async fn put_sample(&self) -> Result<ObjectName, Finding> {
         let name = self.scratch.image();
         let put = self.store.put(&name, &verified(), payload(Bytes::from_static(SAMPLE))).await;
-        put.map(|()| name).map_err(self.failed("s3:PutObject"))
+        put.map(|_| name).map_err(self.failed("s3:PutObject"))
     }
 
     /// For calls that take a permission on the objects below the prefix.
@@ -109,10 +109,10 @@ impl<'a> Context<'a> {
 
 /// What a verified image says of itself.
 pub fn verified() -> Metadata {
-    Metadata { content_type: "image/png".to_owned(), dimensions: Some((640, 480)) }
+    Metadata { dimensions: Some((640, 480)), ..Metadata::unverified("image/png", CustomMetadata::new()) }
 }
 
 /// What a direct upload says of itself.
 pub fn unverified() -> Metadata {
-    Metadata { content_type: "image/jpeg".to_owned(), dimensions: None }
+    Metadata::unverified("image/jpeg", CustomMetadata::new())
 }

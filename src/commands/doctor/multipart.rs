@@ -9,7 +9,7 @@ use super::hints::{is_denied, told};
 use super::objects::{find, says};
 use super::report::{Finding, Outcome};
 use crate::store::s3::Checksum;
-use crate::store::{ObjectDigest, ObjectName, Part, StoreError, Upload};
+use crate::store::{ObjectDigest, ObjectName, Part, StoreError, Upload, Written};
 use crate::upload::parts::payload;
 
 /// The smallest part S3 takes, but for the last.
@@ -88,9 +88,10 @@ pub async fn complete_once(context: &Context<'_>) -> Outcome {
     match complete(context, &upload, part).await {
         Err(StoreError::Precondition) => Ok("an upload to a key that is there is refused".to_owned()),
         Err(error) => Err(context.failed("s3:PutObject")(error)),
-        Ok(()) => Err(Finding::warn(
+        Ok(_) => Err(Finding::warn(
             "If-None-Match is ignored at Complete: an upload replaced what was there",
-            "run a single process, or use another store: two processes can overwrite each other's image of one key",
+            "run a single process, or use another store: two replicas can overwrite each other's images under one \
+             Idempotency-Key or one grant's key",
         )),
     }
 }
@@ -139,7 +140,7 @@ async fn begun(context: &Context<'_>, name: &ObjectName, content: &'static [u8])
     Ok((upload, part.map_err(context.failed("s3:PutObject"))?))
 }
 
-async fn complete(context: &Context<'_>, upload: &Upload, part: Part) -> Result<(), StoreError> {
+async fn complete(context: &Context<'_>, upload: &Upload, part: Part) -> Result<Written, StoreError> {
     let whole = ObjectDigest { size: part.size, crc64: part.crc64 };
     context.store.complete_upload(upload, &[part], whole).await
 }

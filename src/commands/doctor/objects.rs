@@ -22,9 +22,11 @@ pub async fn put_once(context: &Context<'_>) -> Outcome {
     match context.store.put(&name, &verified(), payload(Bytes::from_static(LONGER))).await {
         Err(StoreError::Precondition) => Ok("a second PUT to the same key is refused".to_owned()),
         Err(error) => Err(context.failed("s3:PutObject")(error)),
-        Ok(()) => Err(Finding::warn(
+        Ok(_) => Err(Finding::warn(
             "If-None-Match is ignored: a second PUT replaced the first",
-            "here a presigned PUT works until it expires, also after its image was deleted: keep UPLOAD_URL_TTL short",
+            "run a single process, or use another store: two replicas can overwrite each other's images under one Idempotency-Key \
+             or one grant's key; and keep UPLOAD_URL_TTL short: a presigned PUT works until it expires, also after its \
+             image was deleted",
         )),
     }
 }
@@ -79,7 +81,7 @@ pub async fn checksum(context: &Context<'_>) -> Outcome {
 async fn takes(context: &Context<'_>, wrong: Payload) -> Result<bool, Finding> {
     let name = context.scratch.image();
     match context.store.put(&name, &verified(), wrong).await {
-        Ok(()) => return Ok(true),
+        Ok(_) => return Ok(true),
         Err(StoreError::Rejected { code, .. }) if is_bad_digest(&code) => {}
         Err(error) => return Err(context.failed("s3:PutObject")(error)),
     }
@@ -143,7 +145,7 @@ fn only_large(error: &StoreError) -> Finding {
 async fn put_incoming(context: &Context<'_>) -> Result<ObjectName, Finding> {
     let name = context.scratch.incoming();
     let put = context.store.put(&name, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
-    put.map(|()| name).map_err(context.failed("s3:PutObject"))
+    put.map(|_| name).map_err(context.failed("s3:PutObject"))
 }
 
 /// If-Match on Put, by which a plan's address is closed.

@@ -5,6 +5,7 @@ use axum::extract::{Path, State, rejection::PathRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 use utoipa::{IntoParams, ToSchema};
 
@@ -14,7 +15,7 @@ use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::headers::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::server::openapi::{IMAGES, answers};
-use crate::store::{ImageKey, ObjectInfo, ObjectName, StoreError};
+use crate::store::{CustomMetadata, ImageKey, ObjectInfo, ObjectName, StoreError};
 
 type KeyPath = Result<Path<String>, PathRejection>;
 
@@ -52,6 +53,10 @@ pub struct ImageLink {
     /// Pixels; null of an object that did not come through this service.
     #[schema(required, examples(3024))]
     pub height: Option<u32>,
+    /// What the grant's issuer wanted to be kept with the image.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false, value_type = BTreeMap<String, String>, examples(json!({ "owner": "7" })))]
+    pub metadata: CustomMetadata,
     /// When `url` ends, RFC 3339: after `READ_URL_TTL`, or with the credentials that signed it if they say that they end
     /// earlier (those of a Lambda function do not).
     #[schema(format = DateTime, examples("2026-11-22T13:00:00Z"))]
@@ -120,7 +125,7 @@ pub async fn head(State(app): State<App>, key: KeyPath) -> Result<Response> {
     responses((status = 200, description = "A fresh link.", body = ImageLink), answers::Stored))]
 pub async fn url(State(app): State<App>, ServiceBase(base): ServiceBase, key: KeyPath) -> Result<Json<ImageLink>> {
     let name = image(key)?;
-    let ObjectInfo { size, content_type, dimensions, .. } =
+    let ObjectInfo { size, content_type, dimensions, custom, .. } =
         app.store.head(&name).await.map_err(StoreError::or_not_found)?;
     let link = app.store.presign_get(&name, &app.read_link(base)).await?;
     let (width, height) = dimensions.unzip();
@@ -131,6 +136,7 @@ pub async fn url(State(app): State<App>, ServiceBase(base): ServiceBase, key: Ke
         size,
         width,
         height,
+        metadata: custom,
         expires_at: humantime::format_rfc3339_seconds(link.expires_at).to_string(),
     }))
 }

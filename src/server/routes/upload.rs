@@ -6,9 +6,10 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -19,13 +20,18 @@ use crate::ingest::{BodyKind, IncomingImage};
 use crate::policy::Policy;
 use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
+use crate::server::middleware::authority::KeyName;
 use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
 use crate::server::request::started::Started;
-use crate::store::{ImageKey, ObjectName};
+use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, PresignOptions};
+use crate::upload::fixed::{FixedKey, check_same};
+use crate::upload::idempotency::{IdempotencyKey, IdempotencyScope};
 use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
+use crate::upload::writer::AdmittedUpload;
 use crate::upload::{Stored, UploadWriter};
 
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// What a form may be longer than its file: the other fields it may hold, and every field's head.
 const FORM_ALLOWANCE: u64 = 2 << 20;
 
@@ -55,6 +61,10 @@ pub struct StoredImage {
     /// `crc64nvme:<base64>` of the whole object; null where the store has none of an object it was sent directly.
     #[schema(required, examples("crc64nvme:eOogX3OeWNc="))]
     pub checksum: Option<String>,
+    /// What the grant's issuer wanted to be kept with the image.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false, value_type = BTreeMap<String, String>, examples(json!({ "owner": "7" })))]
+    pub metadata: CustomMetadata,
 }
 
 /// A form with one file. It may have other fields, which are ignored.
@@ -74,7 +84,15 @@ pub struct RawImage(pub ());
 ///
 /// The body is streamed into the store, and what is stored becomes visible only once the whole request has proved right.
 /// A body larger than `max_stream_size` of `GET /limits` goes through `POST /uploads`.
+///
+/// With an `Idempotency-Key` a request whose answer was lost is sent again as it was: it is stored once, and answered as the
+/// first time. Other bytes under the same value are 422 `idempotency_key_reused`. After a `DELETE` the value is free again.
 #[utoipa::path(post, path = "/upload-image", tag = IMAGES, operation_id = "upload_image",
+    params(("Idempotency-Key" = Option<String>, Header,
+        pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$"#,
+        example = "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
+        description = "A value of the client's own for this image: a string in quotes (RFC 8941), best a UUID. Without its \
+            quotes it is taken, too.")),
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
         (status = 200, description = "It is stored.", body = StoredImage, headers(
@@ -95,13 +113,37 @@ pub async fn upload(
     headers: HeaderMap,
     invocation: Option<Extension<Invocation>>,
     timed_out: Option<Extension<DeadlineFlag>>,
+    key: Option<Extension<KeyName>>,
     body: Body,
 ) -> Result<Response> {
-    let policy = Invocation::policy(invocation.as_deref(), &app.policy);
+    let scope = key.map(|Extension(KeyName(_, key_hash))| IdempotencyScope { key_hash, jti: None });
+    let terms = Terms {
+        policy: Invocation::policy(invocation.as_deref(), &app.policy),
+        key: fixed_key(None, scope, &headers)?,
+        metadata: CustomMetadata::new(),
+    };
     let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
-    let stored = store(&app, policy, &headers, base, body, timed_out).await;
+    let stored = store(&app, terms, &headers, base, body, timed_out).await;
     let public_url = app.config.public_url.as_deref();
     stored.map(|image| located(image, public_url)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+}
+
+/// What an upload is bound to, besides its bytes.
+struct Terms {
+    policy: Arc<Policy>,
+    key: Option<FixedKey>,
+    metadata: CustomMetadata,
+}
+
+/// What fixes the image's key: a key that the upload is for goes before an Idempotency-Key, which could only name the same.
+fn fixed_key(key: Option<ImageKey>, scope: Option<IdempotencyScope>, headers: &HeaderMap) -> Result<Option<FixedKey>> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let value = values.next().map(|value| IdempotencyKey::parse(value.as_bytes())).transpose()?;
+    if values.next().is_some() {
+        return Err(Error::InvalidRequest("Send one Idempotency-Key".to_owned()));
+    }
+    let derived = || value.map(|value| FixedKey::Idempotent(value.image_id(&scope.unwrap_or_default())));
+    Ok(key.map(FixedKey::Image).or_else(derived))
 }
 
 /// The answer, with where the image is. Without a base that is relative to the request: a proxy may have put a prefix before
@@ -115,7 +157,7 @@ fn located(image: StoredImage, base: Option<&str>) -> Response {
 /// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
 async fn store(
     app: &App,
-    policy: Arc<Policy>,
+    Terms { policy, key, metadata }: Terms,
     headers: &HeaderMap,
     base: Option<String>,
     body: Body,
@@ -132,22 +174,89 @@ async fn store(
     let mut opening = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
     let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(kind, body, policy, opening.head()).await?;
+    let image = IncomingImage::open(kind, body, Arc::clone(&policy), opening.head()).await?;
     let info = image.info();
-    let name = ObjectName::Image(ImageKey::random(image.extension()));
-    record_field(field::S3_KEY, name.key().as_str());
+    let s3_key = match &key {
+        Some(key) => key.of(info.format, &policy)?,
+        None => ImageKey::random(image.extension()),
+    };
+    record_field(field::S3_KEY, s3_key.as_str());
     record_field(field::CONTENT_TYPE, info.format.content_type());
 
-    let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
-    let work = async {
-        pump(&mut image, &mut uploader).await?;
-        let link = app.store.presign_get(&name, &app.read_link(base)).await.map_err(Error::from)?;
-        Ok((uploader.finish().await?, link))
+    let target = Target { name: ObjectName::Image(s3_key), fixed: key, metadata: Metadata::verified(info, metadata) };
+    let link = app.read_link(base);
+    let work = store_image(app, image, opening, &target, &link);
+    let outcome = watch.run(work).await.map_err(|error| target.explain(error))?;
+    if outcome.is_new {
+        watch.stored(outcome.stored.size);
+    }
+    record_field(field::SIZE, outcome.stored.size);
+    Ok(answer(&target.name, info, outcome))
+}
+
+/// Where an image goes, and what is kept with it.
+struct Target {
+    name: ObjectName,
+    /// What fixed the name, if it was not drawn at random.
+    fixed: Option<FixedKey>,
+    metadata: Metadata,
+}
+
+impl Target {
+    /// What an error means to the client.
+    fn explain(&self, error: Error) -> Error {
+        match &self.fixed {
+            Some(fixed) => fixed.explain(error),
+            None => error,
+        }
+    }
+}
+
+/// An image that is stored.
+struct Outcome {
+    stored: Stored,
+    url: String,
+    metadata: CustomMetadata,
+    /// By this request, as far as it can tell.
+    is_new: bool,
+}
+
+/// Stores the image, or sees that it is there already.
+async fn store_image(
+    app: &App,
+    mut image: IncomingImage,
+    opening: AdmittedUpload,
+    target: &Target,
+    link: &PresignOptions,
+) -> Result<Outcome> {
+    let Target { name, fixed, metadata } = target;
+    let presigned = async || app.store.presign_get(name, link).await.map(|link| link.url).map_err(Error::from);
+    let there = match fixed {
+        Some(fixed) => fixed.find(app.store.as_ref(), name.key()).await?,
+        None => None,
     };
-    let (stored, link) = watch.run(work).await?;
-    watch.stored(stored.size);
-    record_field(field::SIZE, stored.size);
-    Ok(answer(&name, info, stored, link.url))
+    if let Some(there) = there {
+        let stored = digest(&mut image, opening).await?;
+        check_same(app.store.as_ref(), name, &there, stored).await?;
+        return Ok(Outcome { stored, url: presigned().await?, metadata: there.custom, is_new: false });
+    }
+    let mut uploader = match fixed {
+        Some(_) => app.uploads.start_fixed(name.key().clone(), metadata.clone(), opening),
+        None => app.uploads.start(name.clone(), metadata.clone(), opening),
+    };
+    pump(&mut image, &mut uploader).await?;
+    let url = presigned().await?;
+    let stored = uploader.finish().await?;
+    Ok(Outcome { stored, url, metadata: metadata.custom.clone(), is_new: true })
+}
+
+/// Reads what is compared with an image that is there already.
+async fn digest(image: &mut IncomingImage, opening: AdmittedUpload) -> Result<Stored> {
+    let mut digest = opening.into_digest();
+    while let Some(chunk) = image.next_chunk().await? {
+        digest.update(&chunk);
+    }
+    Ok(digest.finish())
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.
@@ -165,15 +274,16 @@ async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<
     }
 }
 
-fn answer(name: &ObjectName, info: ImageInfo, stored: Stored, url: String) -> StoredImage {
+fn answer(name: &ObjectName, info: ImageInfo, outcome: Outcome) -> StoredImage {
     StoredImage {
-        url,
+        url: outcome.url,
         s3_key: name.key().to_string(),
         content_type: info.format.content_type().to_owned(),
-        size: stored.size,
+        size: outcome.stored.size,
         width: Some(info.width),
         height: Some(info.height),
-        checksum: Some(checksum_text(stored.crc64)),
+        checksum: Some(checksum_text(outcome.stored.crc64)),
+        metadata: outcome.metadata,
     }
 }
 

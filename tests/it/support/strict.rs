@@ -35,6 +35,10 @@ pub enum Quirk {
     NoSha256,
     /// Garage ignores If-Match on Put.
     NoIfMatch,
+    /// Garage ignores If-None-Match on Put and on Complete.
+    NoIfNoneMatch,
+    /// moto keeps no CRC64NVME of a multipart upload, older stores none at all.
+    NoCrc64,
     /// With SSE-KMS an ETag is no MD5: a part's is never its source's.
     OpaqueEtags,
 }
@@ -181,7 +185,7 @@ impl State {
     }
 
     fn check_new(&self, key: &str, only_new: bool) -> S3Result<()> {
-        if only_new && self.objects.contains_key(key) {
+        if only_new && !self.has(Quirk::NoIfNoneMatch) && self.objects.contains_key(key) {
             return Err(s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold"));
         }
         Ok(())
@@ -294,7 +298,8 @@ impl S3 for Bucket {
             metadata: Some(found.metadata.clone()),
             e_tag: Some(ETag::Strong(found.etag.clone())),
             last_modified: Some(found.modified.into()),
-            checksum_crc64nvme: (enabled && found.sha256.is_none()).then(|| crc64(&found.bytes)),
+            checksum_crc64nvme: (enabled && found.sha256.is_none() && !state.has(Quirk::NoCrc64))
+                .then(|| crc64(&found.bytes)),
             checksum_sha256: found.sha256.clone().filter(|_| enabled),
             ..Default::default()
         }))
