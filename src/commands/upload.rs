@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A file is read while it is sent, and never held. The service is asked what it takes; by that and the file's size the
-//! door is chosen. Whatever can be repeated is, on errors that may pass; `stream.rs` says what cannot.
+//! door is chosen. Every request is repeated on errors that may pass.
 
 use reqwest::Method;
 use std::pin::pin;

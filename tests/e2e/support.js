@@ -69,6 +69,12 @@ class Service {
     return [...begun, ...unverified.filter((_, i) => !contents[i].includes(MARKER))];
   }
 
+  /** The file names of the images that are stored. */
+  async images() {
+    const objects = await readdir(path.join(this.folder, "data/objects"));
+    return objects.filter((name) => !name.includes("incoming%2F"));
+  }
+
   /** A PNG of `bytes` bytes on disk. Its tail is the file's own, so that no two parts are alike. */
   async png(name, bytes) {
     return this.file(name, bytes, await readFile(path.join(ROOT, "tests/fixtures/plain.png")));

@@ -36,7 +36,7 @@ pub struct ErrorBody {
     /// The service's `code`, or S3's.
     pub code: Option<String>,
     pub detail: String,
-    /// By the service itself, which then has kept nothing; a gateway's 502 says less.
+    /// By the service itself; a gateway's 502 says less.
     pub by_service: bool,
     pub retry_after: Option<Duration>,
 }

@@ -49,7 +49,7 @@ impl<'a> Job<'a> {
         FileBody::open(self.path, offset, size, &self.report.bar).await.map_err(RequestError::File)
     }
 
-    /// Asks the service, again where that may help: every call but an upload can be repeated.
+    /// Asks the service, again where that may help: every call can be repeated.
     ///
     /// # Errors
     /// The last attempt's trouble.
