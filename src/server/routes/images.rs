@@ -10,6 +10,7 @@ use std::time::SystemTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::ServiceBase;
+use super::upload::metadata_schema;
 use crate::error::{Error, Result};
 use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
@@ -55,7 +56,7 @@ pub struct ImageLink {
     pub height: Option<u32>,
     /// What the grant's issuer wanted to be kept with the image.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(required = false, value_type = BTreeMap<String, String>, examples(json!({ "owner": "7" })))]
+    #[schema(required = false, schema_with = metadata_schema)]
     pub metadata: CustomMetadata,
     /// When `url` ends, RFC 3339: after `READ_URL_TTL`, or with the credentials that signed it if they say that they end
     /// earlier (those of a Lambda function do not).

@@ -12,6 +12,8 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{Object, ObjectBuilder};
 
 use super::ServiceBase;
 use crate::error::{Error, Result};
@@ -63,8 +65,19 @@ pub struct StoredImage {
     pub checksum: Option<String>,
     /// What the grant's issuer wanted to be kept with the image.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    #[schema(required = false, value_type = BTreeMap<String, String>, examples(json!({ "owner": "7" })))]
+    #[schema(required = false, schema_with = metadata_schema)]
     pub metadata: CustomMetadata,
+}
+
+/// The schema of an image's custom metadata.
+pub fn metadata_schema() -> Object {
+    ObjectBuilder::new()
+        .description(Some(
+            "What the grant's issuer wanted to be kept with the image, by name. Left out if there is none.",
+        ))
+        .additional_properties(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .examples([serde_json::json!({ "owner": "7" })])
+        .build()
 }
 
 /// A form with one file. It may have other fields, which are ignored.

@@ -234,7 +234,7 @@ fn two_attempts_hold_in_every_order() {
     for other in [SMALL, OTHER_SMALL] {
         runs += explore(&[Upload(SMALL), Upload(other), Delete]);
     }
-    assert!(runs > 1_000, "{runs}");
+    assert!(runs > 250, "{runs}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use image_store::direct::verify::Verifier;
 use image_store::error::{Error, Result};
 use image_store::format::Format;
 use image_store::policy::Policy;
-use image_store::store::{CustomMetadata, ImageKey, Marker, Metadata, ObjectDigest, ObjectName};
+use image_store::store::{CustomMetadata, ImageKey, Marker, Metadata, ObjectName};
 use image_store::tasks::Tasks;
 use image_store::upload::budget::Budget;
 use sha2::{Digest, Sha256};
@@ -20,7 +20,7 @@ use crate::support::strict::Quirk;
 
 const SIZE: usize = 100_000;
 
-fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
+pub fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
     let policy = Policy {
         formats: vec![Format::Png],
         max_upload_size: 5_000_000_000,
@@ -49,29 +49,6 @@ async fn lay(backend: &Backend, key: &ImageKey, bytes: &[u8]) {
 
 async fn promote(verifier: &Verifier, key: &ImageKey, expected: Expected) -> Result<Verified> {
     verifier.promote(key, expected, &|| true).await
-}
-
-/// Also by an event, which knows the key and nothing else.
-#[tokio::test]
-async fn custom_metadata_is_kept_by_the_promotion() {
-    let custom = CustomMetadata::from([("owner".to_owned(), "J\u{fc}rgen".to_owned())]);
-    for backend in [Backend::strict().await, Backend::embedded().await] {
-        let (incoming, image) = {
-            let key = ImageKey::random("png");
-            (ObjectName::Incoming(key.clone()), ObjectName::Image(key))
-        };
-        let upload = backend.store.create_upload(&incoming, &Metadata::unverified("image/png", custom.clone())).await;
-        let (upload, bytes) = (upload.unwrap(), payload(&png(SIZE).into()));
-        let part = backend.store.upload_part(&upload, 1, bytes).await.unwrap();
-        let whole = ObjectDigest { size: SIZE as u64, crc64: None };
-        backend.store.complete_upload(&upload, &[part], whole).await.unwrap();
-        let made = promote(&verifier(backend.store.clone()), image.key(), Expected::default()).await.unwrap();
-        assert_eq!((&made.image.custom, made.image.dimensions), (&custom, Some((16, 12))));
-        assert_eq!(backend.store.head(&image).await.unwrap().custom, custom);
-        backend.store.delete(&incoming).await.unwrap();
-        backend.store.delete(&image).await.unwrap();
-        backend.check_clean().await;
-    }
 }
 
 #[tokio::test]
