@@ -129,6 +129,17 @@ pub enum Error {
     PartsUnexpected { parts: Vec<u32> },
     #[error("The upload is already complete; DELETE /delete/{{s3_key}} removes the image")]
     AlreadyComplete,
+    /// Under a key that was fixed beforehand.
+    #[error(
+        "Another image is stored under this key already; DELETE /delete/{{s3_key}} removes it, and a grant for another key \
+         stores this one"
+    )]
+    AlreadyExists,
+    #[error("This Idempotency-Key belongs to another image; send every image with an Idempotency-Key of its own")]
+    IdempotencyKeyReused,
+    /// Under a key that was fixed beforehand, so that the same request finds out.
+    #[error("The image may have been stored; send the same request again: it is stored once")]
+    OutcomeUnknown(#[source] BoxError),
     #[error("The upload is being verified; ask again")]
     Verifying,
     #[error("The uploaded object changed repeatedly while it was verified; try again when no client is sending it")]
@@ -201,6 +212,9 @@ impl Error {
             Error::PartsMissing { .. } => "parts_missing",
             Error::PartsUnexpected { .. } => "parts_unexpected",
             Error::AlreadyComplete => "already_complete",
+            Error::AlreadyExists => "already_exists",
+            Error::IdempotencyKeyReused => "idempotency_key_reused",
+            Error::OutcomeUnknown(_) => "outcome_unknown",
             Error::Verifying => "verifying",
             Error::ChangedMeanwhile => "changed_meanwhile",
             Error::Internal(_) => "internal",
@@ -246,6 +260,9 @@ impl Error {
             Error::PartsMissing { parts: vec![2, 3] },
             Error::PartsUnexpected { parts: vec![7] },
             Error::AlreadyComplete,
+            Error::AlreadyExists,
+            Error::IdempotencyKeyReused,
+            Error::OutcomeUnknown("".into()),
             Error::Verifying,
             Error::ChangedMeanwhile,
             Error::Internal("".into()),
@@ -275,14 +292,18 @@ impl Error {
             Error::PartsMissing { .. }
             | Error::PartsUnexpected { .. }
             | Error::AlreadyComplete
+            | Error::AlreadyExists
             | Error::Verifying
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
+            Error::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Error::UnsupportedMediaType | Error::ContentEncoding | Error::ContentTransferEncoding | Error::NotJson => {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE
             }
-            Error::OverCapacity(_) | Error::TooManyConnections | Error::Deadline | Error::NotReady { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Error::OverCapacity(_)
+            | Error::TooManyConnections
+            | Error::Deadline
+            | Error::NotReady { .. }
+            | Error::OutcomeUnknown(_) => StatusCode::SERVICE_UNAVAILABLE,
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }

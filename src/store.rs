@@ -3,11 +3,13 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 use crate::error::{BoxError, Error};
 use crate::format::ImageInfo;
@@ -20,11 +22,16 @@ mod name;
 pub mod reconcile;
 pub mod s3;
 pub mod scratch;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use name::{INCOMING, ImageKey, ObjectName};
 
 /// The media type of markers: empty objects that replace an object under `incoming/` ([`Marker`]).
 pub const MARKER_TYPE: &str = "application/x-image-store-marker";
+
+/// Metadata that the issuer of a grant has attached to an image, by name.
+pub type CustomMetadata = BTreeMap<String, String>;
 
 /// The metadata of an object: its content type and, after verification, its dimensions (user metadata).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,11 +39,18 @@ pub struct Metadata {
     pub content_type: String,
     /// Width and height in pixels.
     pub dimensions: Option<(u32, u32)>,
+    pub custom: CustomMetadata,
 }
 
-impl From<ImageInfo> for Metadata {
-    fn from(info: ImageInfo) -> Self {
-        Metadata { content_type: info.format.content_type().to_owned(), dimensions: Some((info.width, info.height)) }
+impl Metadata {
+    /// Of an object whose bytes have not been looked at.
+    pub fn unverified(content_type: &str, custom: CustomMetadata) -> Self {
+        Metadata { content_type: content_type.to_owned(), dimensions: None, custom }
+    }
+
+    pub fn verified(info: ImageInfo, custom: CustomMetadata) -> Self {
+        let content_type = info.format.content_type().to_owned();
+        Metadata { content_type, dimensions: Some((info.width, info.height)), custom }
     }
 }
 
@@ -110,18 +124,30 @@ pub struct ObjectInfo {
     pub dimensions: Option<(u32, u32)>,
     /// CRC64NVME of the whole object, if the store keeps it.
     pub crc64: Option<u64>,
+    /// The same as the object's own metadata has it: of every object that the service wrote by a single PUT.
+    pub noted_crc64: Option<u64>,
     /// SHA-256 of the whole object, where the store keeps it.
     pub sha256: Option<[u8; 32]>,
     pub last_modified: Option<SystemTime>,
+    pub custom: CustomMetadata,
     /// Set if the object is a marker.
     pub marker: Option<Marker>,
 }
 
-/// An object that was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+impl ObjectInfo {
+    /// Returns the CRC64NVME of the whole object, if it is known without reading the object.
+    pub fn known_crc64(&self) -> Option<u64> {
+        self.crc64.or(self.noted_crc64)
+    }
+}
+
+/// An object that a call was to create, and that exists now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// Whether an earlier attempt whose answer was lost may still write the same bytes, if the object is deleted
-    /// before.
+    /// The object that was found after a call whose answer did not say whether it had created it. It has the size that was
+    /// sent and, if both are known, the checksum. `None` if the store confirmed the call.
+    pub found: Option<Box<ObjectInfo>>,
+    /// Whether an earlier attempt whose answer was lost may still write the same bytes, if the object is deleted before.
     pub perhaps_again: bool,
 }
 
@@ -153,6 +179,8 @@ pub struct PutConditions {
     pub size: u64,
     pub content_type: String,
     pub sha256: Option<[u8; 32]>,
+    /// To be kept with the object.
+    pub custom: CustomMetadata,
 }
 
 /// How a URL is presigned.
@@ -250,6 +278,9 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 pub trait Store: Send + Sync + 'static {
     /// Writes a whole object (PutObject with If-None-Match: *).
     ///
+    /// Writes a whole object (PutObject with If-None-Match: *). The payload's CRC64NVME is also stored in the object's
+    /// metadata, because not every store keeps a checksum.
+    ///
     /// If the answer leaves the outcome open (it was lost, or the object exists), the object is checked first. If it
     /// has the same size and checksum, the call succeeds. Returns [`StoreError::Precondition`] if another object
     /// exists.
@@ -273,7 +304,7 @@ pub trait Store: Send + Sync + 'static {
     /// If the answer leaves the outcome open (it was lost, there is no such upload, or the object exists), the object
     /// is checked first. If it has the same size and, if both are known, the same checksum, the call succeeds. So a
     /// second call succeeds too. If that object is from another upload, this upload is aborted.
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()>;
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Written>;
 
     /// Removes the upload and its parts (AbortMultipartUpload). Succeeds if the upload does not exist.
     async fn abort_upload(&self, upload: &Upload) -> Result<()>;
@@ -292,6 +323,12 @@ pub trait Store: Send + Sync + 'static {
             Err(error) => Err(error),
         }
     }
+
+    /// Returns the images whose keys have this UUID, of any format (ListObjectsV2).
+    async fn images_of(&self, id: Uuid) -> Result<Vec<ImageKey>>;
+
+    /// Whether the store is known to honour If-None-Match on PutObject and CompleteMultipartUpload.
+    fn honours_if_none_match(&self) -> bool;
 
     /// Returns bytes of an object (ranged GetObject with If-Match), fewer if the object ends earlier.
     ///

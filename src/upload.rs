@@ -2,18 +2,23 @@
 //! are reviewed before the object becomes visible.
 //!
 //! [`budget`] and [`spill`] limit what an upload may hold. [`parts`] cuts the parts and computes the checksums.
-//! [`writer`] is the request's half of an upload, `task` the store's half. None of these modules depends on the source
-//! of the bytes.
+//! [`writer`] is the request's half of an upload, `task` the store's half. [`fixed`] handles keys that are known before the
+//! bytes. None of these modules depends on the source of the bytes.
 
 pub mod budget;
+mod digest;
+pub mod fixed;
+pub mod idempotency;
 pub mod manager;
 pub mod parts;
 pub mod spill;
 mod task;
 pub mod timer;
+mod turns;
 pub mod undo;
 pub mod writer;
 
+pub use digest::{Stored, StreamDigest};
 pub use manager::UploadManager;
-pub use task::Stored;
+pub use task::DurableUpload;
 pub use writer::UploadWriter;

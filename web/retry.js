@@ -2,10 +2,8 @@
 
 /** The request's effect is unknown: no answer came. */
 export class ConnectionLost extends Error {
-  constructor(sentAll = false) {
+  constructor() {
     super("The connection was lost.");
-    // Whether the whole body had left: then the server may have done its work.
-    this.sentAll = sentAll;
   }
 }
 

@@ -12,11 +12,10 @@ export function send(method, url, { headers = {}, body, signal, onSent }) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(signal.reason);
     const request = new XMLHttpRequest();
-    let sentAll = false;
     let watchdog = setTimeout(stalled, STALL);
 
     function stalled() {
-      end(reject, new ConnectionLost(false));
+      end(reject, new ConnectionLost());
       request.abort();
     }
     function stop() {
@@ -38,9 +37,8 @@ export function send(method, url, { headers = {}, body, signal, onSent }) {
     request.upload.onload = () => {
       // From here on the server works; it has its own limits.
       clearTimeout(watchdog);
-      sentAll = true;
     };
-    request.onerror = () => end(reject, new ConnectionLost(sentAll));
+    request.onerror = () => end(reject, new ConnectionLost());
     request.onload = () => {
       // Headers only when asked for: the store shows few of them, and the browser complains of a look at any other.
       const header = (name) => request.getResponseHeader(name);

@@ -72,6 +72,11 @@ impl Key {
         &self.name
     }
 
+    /// The key's SHA-256, which recognizes it.
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
     }

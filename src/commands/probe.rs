@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::store::s3::inspect::Greeting;
 use crate::store::s3::{CopyProtection, S3Store};
 use crate::store::scratch::Scratch;
-use crate::store::{ImageKey, Metadata, ObjectName, Result, Store};
+use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, Result, Store};
 use crate::upload::parts::payload;
 
 /// S3 rejects requests that were signed with a clock that differs by more than this.
@@ -119,7 +119,7 @@ async fn try_copies(s3: &S3Store, stopped: &CancellationToken) {
 }
 
 async fn copy_protection(s3: &S3Store, scratch: &Scratch) -> Result<CopyProtection> {
-    let metadata = Metadata { content_type: "application/octet-stream".to_owned(), dimensions: None };
+    let metadata = Metadata::unverified("application/octet-stream", CustomMetadata::new());
     // The image is never created, because its upload is not completed.
     let (from, to) = (scratch.incoming(), ObjectName::Image(ImageKey::random("png")));
     s3.put(&from, &metadata, payload(Bytes::from_static(SAMPLE))).await?;

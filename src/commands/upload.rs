@@ -6,8 +6,7 @@
 //! ```
 //!
 //! A file is read while it is sent and is never held in memory. The client requests the service's limits and chooses
-//! the upload method by the file's size. Requests are retried after temporary errors, if they can be repeated;
-//! `stream.rs` explains which cannot.
+//! the upload method by the file's size. Every request is retried after temporary errors.
 
 use reqwest::Method;
 use std::pin::pin;

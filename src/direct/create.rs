@@ -7,7 +7,7 @@ use super::plan::{Plan, UploadMethod, ValidatedRequest, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
-use crate::store::{Metadata, ObjectName, Store};
+use crate::store::{CustomMetadata, Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::upload::undo::{Creating, UndoOnDrop};
 
@@ -26,7 +26,7 @@ impl PendingPlan {
     }
 }
 
-/// Turns a draft into a plan, by its size.
+/// Turns a draft into a plan, by its size. Of a plan in parts `custom` is kept with the upload from now on.
 ///
 /// The process waits for `tasks` before it exits.
 pub async fn create(
@@ -35,6 +35,7 @@ pub async fn create(
     tasks: &Tasks,
     config: &Config,
     draft: ValidatedRequest,
+    custom: CustomMetadata,
 ) -> Result<PendingPlan> {
     let put_max = config.direct.put_max;
     let ValidatedRequest { key, size, format, sha256 } = draft;
@@ -46,7 +47,7 @@ pub async fn create(
             "sha256 is supported for files of up to {put_max} bytes only, because S3 cannot check it for parts; omit it"
         )));
     }
-    let metadata = Metadata { content_type: format.content_type().to_owned(), dimensions: None };
+    let metadata = Metadata::unverified(format.content_type(), custom);
     if !tasks.has_room() {
         return Err(Error::OverCapacity(None));
     }

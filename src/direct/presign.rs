@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use utoipa::ToSchema;
 
 use super::plan::{Plan, UploadLinks, UploadMethod, part_sizes};
-use crate::store::{PresignOptions, Presigned, PutConditions, Result, Store, Upload};
+use crate::store::{CustomMetadata, PresignOptions, Presigned, PutConditions, Result, Store, Upload};
 
 /// The answer to `POST /uploads`.
 #[derive(Debug, Serialize, ToSchema)]
@@ -101,10 +101,16 @@ fn exact_headers() -> utoipa::openapi::Object {
         .build()
 }
 
-/// Signs everything a fresh plan needs, and adds its links.
-pub async fn sign(store: &dyn Store, plan: &Plan, options: &PresignOptions, links: UploadLinks) -> Result<UploadPlan> {
+/// Signs everything a fresh plan needs, and adds its links. Of a plan of one PUT `custom` is signed into it.
+pub async fn sign(
+    store: &dyn Store,
+    plan: &Plan,
+    custom: CustomMetadata,
+    options: &PresignOptions,
+    links: UploadLinks,
+) -> Result<UploadPlan> {
     let (door, expires_at) = match &plan.door {
-        UploadMethod::Put { sha256 } => sign_put(store, plan, *sha256, options).await?,
+        UploadMethod::Put { sha256 } => sign_put(store, plan, *sha256, custom, options).await?,
         UploadMethod::Multipart { upload_id, part_size } => {
             let upload = Upload { name: plan.incoming(), id: upload_id.clone() };
             let (parts, expires_at) = sign_parts(store, plan.size, &upload, *part_size, |_| true, options).await?;
@@ -119,10 +125,11 @@ async fn sign_put(
     store: &dyn Store,
     plan: &Plan,
     sha256: Option<[u8; 32]>,
+    custom: CustomMetadata,
     options: &PresignOptions,
 ) -> Result<(UploadTarget, SystemTime)> {
     let content_type = plan.format.content_type().to_owned();
-    let conditions = PutConditions { size: plan.size, content_type, sha256 };
+    let conditions = PutConditions { size: plan.size, content_type, sha256, custom };
     let Presigned { url, headers, expires_at } = store.presign_put(&plan.incoming(), &conditions, options).await?;
     Ok((UploadTarget::Put { method: "PUT", url, headers: headers.into_iter().collect() }, expires_at))
 }

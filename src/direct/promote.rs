@@ -20,7 +20,7 @@ use super::plan::{Expected, Plan, compare};
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
 use crate::store::limits::MIN_PART_SIZE;
-use crate::store::{ImageKey, Marker, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
+use crate::store::{ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
 use crate::upload::parts::payload;
 use crate::upload::undo::Creating;
 
@@ -84,7 +84,7 @@ impl Verifier {
                 return Err(Error::PartsUnexpected { parts: found.unexpected });
             }
             match self.store.complete_upload(&upload, &parts, ObjectDigest { size: plan.size, crc64: None }).await {
-                Ok(()) | Err(StoreError::NoSuchUpload) => return Ok(()),
+                Ok(_) | Err(StoreError::NoSuchUpload) => return Ok(()),
                 // Another complete was faster, or there is a marker. If there is no object, another call interfered.
                 Err(StoreError::Precondition) if self.store.find(&plan.incoming()).await?.is_some() => return Ok(()),
                 Err(StoreError::Precondition) => {}
@@ -149,8 +149,9 @@ impl Verifier {
     /// Copies the object with a new upload on the final key. Returns `None` if the source changed or another image of
     /// the key exists.
     async fn copy(&self, incoming: &ObjectName, image: &ObjectName, checked: &Checked) -> Result<Option<Verified>> {
+        let metadata = Metadata::verified(checked.info, checked.source.custom.clone());
         let key = image.key().clone();
-        let creating = Creating::for_promotion(&self.store, &self.tasks, &self.reconciler, key, checked.info.into());
+        let creating = Creating::for_promotion(&self.store, &self.tasks, &self.reconciler, key, metadata);
         let (upload, undo) = creating.await?;
         let part = match self.copy_part(&upload, incoming, &checked.source).await {
             Ok(part) => part,
@@ -166,7 +167,7 @@ impl Verifier {
         let whole = ObjectDigest { size: checked.source.size, crc64: part.crc64 };
         let completed = self.store.complete_upload(&upload, &[part], whole).await;
         match &completed {
-            Ok(()) => undo.disarm(),
+            Ok(_) => undo.disarm(),
             // Aborted before the image is looked for: an upload that is not complete by then never will be.
             Err(_) => undo.abort().await,
         }
@@ -178,7 +179,7 @@ impl Verifier {
                 Ok(Some(Verified { image, new: completed.is_ok() }))
             }
             (None, Err(StoreError::Precondition)) => Ok(None),
-            (None, Ok(()) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
+            (None, Ok(_) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
             (None, Err(error)) => Err(error.into()),
         }
     }

@@ -18,13 +18,10 @@ use crate::error::Error;
 use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::reconcile::Reconciler;
+use crate::store::tests::memory::{Faults, Memory, Random, Shared};
 use crate::store::{ImageKey, ObjectName};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
-
-mod store;
-
-use store::{Faults, Memory, Shared};
 
 /// What an actor of a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -296,7 +293,7 @@ fn put_and_two_requests_are_consistent_in_every_order() {
 
 /// Runs one random order, chosen by `seed`, with crashes and lost answers if `faulty`.
 fn run_drawn(kind: Kind, roles: &[Role], seed: u64, faulty: bool) {
-    let mut random = store::Random::new(seed);
+    let mut random = Random::new(seed);
     let faults = if faulty { Faults::drawn(seed) } else { Faults::none() };
     let mut world = World::new(kind, roles, faults);
     loop {

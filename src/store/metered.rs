@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 use super::{
-    CreatedUpload, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, PresignOptions,
-    Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
+    CreatedUpload, ImageKey, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload,
+    PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, defs};
 
@@ -27,6 +28,7 @@ enum Operation {
     AbortMultipartUpload,
     ListMultipartUploads,
     ListParts,
+    ListObjectsV2,
     HeadObject,
     GetObject,
     UploadPartCopy,
@@ -129,7 +131,7 @@ impl Store for MeteredStore {
         self.measure(Operation::UploadPart, self.inner.upload_part(upload, number, body)).await
     }
 
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Written> {
         self.measure(Operation::CompleteMultipartUpload, self.inner.complete_upload(upload, parts, whole)).await
     }
 
@@ -143,6 +145,14 @@ impl Store for MeteredStore {
 
     async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
         self.measure(Operation::HeadObject, self.inner.head(name)).await
+    }
+
+    async fn images_of(&self, id: Uuid) -> Result<Vec<ImageKey>> {
+        self.measure(Operation::ListObjectsV2, self.inner.images_of(id)).await
+    }
+
+    fn honours_if_none_match(&self) -> bool {
+        self.inner.honours_if_none_match()
     }
 
     async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes> {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::format::Format;
 
-/// An image's public name, `<uuid v4>.<extension>`: the `s3_key` of every answer.
+/// An image's public name, `<uuid>.<extension>`: the `s3_key` of every answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ImageKey(String);
 
@@ -18,6 +18,17 @@ impl ImageKey {
     /// `extension` is one of [`Format::extensions`].
     pub fn random(extension: &str) -> Self {
         ImageKey(format!("{}.{extension}", Uuid::new_v4()))
+    }
+
+    /// Returns a key with this UUID, which was derived from other data. `extension` is one of [`Format::extensions`].
+    pub fn derived(id: Uuid, extension: &str) -> Self {
+        ImageKey(format!("{id}.{extension}"))
+    }
+
+    /// Returns another random key with the same extension.
+    #[must_use]
+    pub fn redrawn(&self) -> Self {
+        ImageKey::random(self.extension())
     }
 
     /// Parses a path parameter: a hyphenated UUID, a dot and any known extension, byte for byte.

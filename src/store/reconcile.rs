@@ -6,11 +6,6 @@
 //! effect may be the success of another attempt and is never undone (callers for such keys use the [`Store`] directly).
 //! The uploads of a promotion are undone when no promotion can complete one any more.
 //!
-//! If a PutObject succeeded at a later attempt, the earlier attempts may still take effect, too. As long as the object
-//! exists they do nothing, because they have If-None-Match. After its deletion they could create it again. So its name
-//! is remembered for as long as effects are watched, and its deletion starts the watch. This works only within one
-//! process: a deletion by another process during these minutes starts no watch.
-//!
 //! All effects are in one [`queue`], ordered by their next check, and one task checks them.
 
 use parking_lot::{Mutex, MutexGuard};
@@ -20,11 +15,9 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use self::queue::{Queue, Watched};
-use self::recent::Recent;
 use super::{CreatedUpload, ImageKey, Metadata, ObjectName, Result, Store, Upload};
 
 mod queue;
-mod recent;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +25,6 @@ mod tests;
 /// check is 17 minutes after the call was given up.
 const MAX_CHECKS: u32 = 10;
 const FIRST_DELAY: Duration = Duration::from_secs(1);
-const WATCH_TIME: Duration = Duration::from_secs(17 * 60);
 /// How long checks are repeated while the store cannot be reached.
 const RETRY_PERIOD: Duration = Duration::from_secs(24 * 3600);
 /// Maximum number of watched effects. Further effects are only checked at once. Each one is an entry of a few hundred
@@ -60,8 +52,6 @@ pub struct Reconciler(Arc<Shared>);
 struct Shared {
     store: Arc<dyn Store>,
     queue: Mutex<Queue>,
-    /// Names of objects that may be written again.
-    rewritten: Mutex<Recent>,
     /// Wakes the scheduler after the queue was changed by others.
     changed: Notify,
     /// Whether a scheduler is running. Changed only while the queue is locked.
@@ -74,7 +64,6 @@ impl Reconciler {
         Reconciler(Arc::new(Shared {
             store,
             queue: Mutex::default(),
-            rewritten: Mutex::new(Recent::new(MAX_WATCHED, WATCH_TIME)),
             changed: Notify::new(),
             scheduled: watch::Sender::new(false),
             looks: Semaphore::new(CONCURRENT_CHECKS),
@@ -116,18 +105,6 @@ impl Reconciler {
         self.watch_after(FIRST_DELAY, effect);
     }
 
-    /// Remembers an object of a random key that was written and that an earlier attempt may write again.
-    pub fn may_be_rewritten(&self, name: ObjectName) {
-        self.0.rewritten().insert(name, Instant::now());
-    }
-
-    /// Watches for an object that was deleted if an earlier attempt may still write it again.
-    pub fn deleted(&self, name: &ObjectName) {
-        if self.0.rewritten().remove(name, Instant::now()) {
-            self.watch(LateEffect::Object(name.clone()));
-        }
-    }
-
     /// Checks all effects once more now and waits until that is done. Called before the process exits.
     pub async fn conclude(&self) {
         let _concluding = Concluding::begin(&self.0);
@@ -153,10 +130,6 @@ impl Reconciler {
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock()
-    }
-
-    fn rewritten(&self) -> MutexGuard<'_, Recent> {
-        self.rewritten.lock()
     }
 
     async fn look(&self, effect: &LateEffect) -> Result<()> {

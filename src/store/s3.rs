@@ -17,6 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::time::Duration;
+use uuid::Uuid;
 
 use self::attempts::Attempts;
 use self::copy::CopyFacts;
@@ -28,8 +29,8 @@ pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, is_aws, timeouts};
 use self::presign_template::PresignTemplate;
 use super::{
-    CreatedUpload, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, PresignOptions,
-    Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
+    CreatedUpload, ImageKey, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload,
+    PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 
 mod attempts;
@@ -123,11 +124,11 @@ impl S3Store {
     }
 
     /// What came of it, and whether an attempt's outcome is unknown.
-    async fn send_put(&self, name: &ObjectName, metadata: &Metadata, body: &Payload) -> (Result<()>, bool) {
+    async fn send_put(&self, name: &ObjectName, metadata: &Metadata, body: &Payload) -> (Result<()>, usize) {
         let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(&metadata.content_type)
-            .set_metadata(convert::user_metadata(metadata))
+            .set_metadata(Some(convert::user_metadata(metadata, Some(body.crc64))))
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
             .content_length(convert::length(body.len))
@@ -144,7 +145,7 @@ impl S3Store {
         let call = self.client.create_multipart_upload().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(&metadata.content_type)
-            .set_metadata(convert::user_metadata(metadata))
+            .set_metadata(Some(convert::user_metadata(metadata, None)))
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
             .set_checksum_algorithm(checksums.then_some(ChecksumAlgorithm::Crc64Nvme))
@@ -156,7 +157,7 @@ impl S3Store {
         let no_id =
             || StoreError::OutcomeUnknown { operation: "CreateMultipartUpload", source: "no upload id in it".into() };
         let id = created.upload_id.ok_or_else(no_id)?;
-        Ok(CreatedUpload { upload: Upload { name: name.clone(), id }, perhaps_others: attempts.unanswered() })
+        Ok(CreatedUpload { upload: Upload { name: name.clone(), id }, perhaps_others: attempts.unanswered() > 0 })
     }
 
     async fn send_complete(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
@@ -180,9 +181,9 @@ impl S3Store {
     /// After an answer that leaves the effect open: success if the object is there as it was sent, else that answer.
     ///
     /// A retry whose first answer was lost finds its own object (412) or its upload gone (404).
-    async fn look(&self, name: &ObjectName, whole: ObjectDigest, error: StoreError) -> Result<()> {
+    async fn look(&self, name: &ObjectName, whole: ObjectDigest, error: StoreError) -> Result<Box<ObjectInfo>> {
         match self.head(name).await {
-            Ok(found) if found.size == whole.size && agree(found.crc64, whole.crc64) => Ok(()),
+            Ok(found) if found.size == whole.size && agree(found.known_crc64(), whole.crc64) => Ok(Box::new(found)),
             _ => Err(error),
         }
     }
@@ -213,12 +214,15 @@ async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
 impl Store for S3Store {
     async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
         let whole = ObjectDigest { size: body.len, crc64: Some(body.crc64) };
-        let (sent, perhaps_again) = self.send_put(name, metadata, &body).await;
+        let (sent, unanswered) = self.send_put(name, metadata, &body).await;
         match sent {
-            Err(error) if is_outcome_unknown(&error) => self.look(name, whole, error).await?,
-            done => done?,
+            Err(error) if is_outcome_unknown(&error) => {
+                let found = self.look(name, whole, error).await?;
+                // One of the attempts without an answer has written the object.
+                Ok(Written { found: Some(found), perhaps_again: unanswered > 1 })
+            }
+            done => done.map(|()| Written { found: None, perhaps_again: unanswered > 0 }),
         }
-        Ok(Written { perhaps_again })
     }
 
     async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
@@ -244,19 +248,19 @@ impl Store for S3Store {
         Ok(Part { number, size: body.len, etag: sent.e_tag, crc64: taken.or(Some(body.crc64)) })
     }
 
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Written> {
         match self.send_complete(upload, parts, whole).await {
             Err(error) if is_outcome_unknown(&error) => {
                 let over = matches!(error, StoreError::NoSuchUpload);
-                self.look(&upload.name, whole, error).await?;
+                let found = self.look(&upload.name, whole, error).await?;
                 // The object may be another upload's, and this one still open. An upload that made it is gone.
                 if !over && let Err(error) = self.abort_upload(upload).await {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(s3_key = %upload.name.key(), error, "an upload that was not needed is left to the sweep");
                 }
-                Ok(())
+                Ok(Written { found: Some(found), perhaps_again: false })
             }
-            done => done.map_err(of_upload),
+            done => done.map(|()| Written::default()).map_err(of_upload),
         }
     }
 
@@ -280,6 +284,15 @@ impl Store for S3Store {
         let call = self.client.head_object().bucket(&self.bucket).key(self.key(name));
         let head = call.checksum_mode(ChecksumMode::Enabled).send().await;
         Ok(convert::object_info(&head.map_err(|error| classify("HeadObject", error))?))
+    }
+
+    async fn images_of(&self, id: Uuid) -> Result<Vec<ImageKey>> {
+        self.list_images_of(id).await
+    }
+
+    /// AWS does, and so does the embedded store. Nothing is known of another one.
+    fn honours_if_none_match(&self) -> bool {
+        self.is_aws() || self.mount.is_some()
     }
 
     async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes> {

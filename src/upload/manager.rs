@@ -7,12 +7,13 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use super::budget::Budget;
 use super::parts::PartCutter;
 use super::spill::Spill;
-use super::task::UploadTask;
+use super::task::{Ownership, UploadTask};
+use super::turns::Turns;
 use super::writer::{AdmittedUpload, UploadWriter};
 use crate::config;
 use crate::error::{Error, Result};
 use crate::store::reconcile::Reconciler;
-use crate::store::{Metadata, ObjectName, Store};
+use crate::store::{ImageKey, Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::telemetry::trace;
 
@@ -25,6 +26,7 @@ pub struct UploadManager {
     patience: Option<Duration>,
     tasks: Tasks,
     files: Arc<Semaphore>,
+    turns: Turns,
 }
 
 /// Number of parts in files that are sent concurrently, of all uploads together. Further parts wait for these calls,
@@ -38,7 +40,8 @@ impl UploadManager {
         let budget = Budget::new(config.memory_for_parts(), spill, config.part_size, config.part_concurrency);
         let files = Arc::new(Semaphore::new(FILES_AT_ONCE));
         let reconciler = Reconciler::new(Arc::clone(&store));
-        UploadManager { store, reconciler, budget, patience: config.patience, tasks: Tasks::default(), files }
+        let (tasks, turns) = (Tasks::default(), Turns::default());
+        UploadManager { store, reconciler, budget, patience: config.patience, tasks, files, turns }
     }
 
     /// Checks that an upload of at most `expected` bytes would be admitted. Called before the body is requested.
@@ -77,12 +80,27 @@ impl UploadManager {
     /// the stream has ended. `name` must have been drawn at random for this upload, because an object of that name is
     /// deleted if the upload fails.
     pub fn start(&self, name: ObjectName, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
+        self.begin(name, Ownership::Drawn, metadata, opening)
+    }
+
+    /// The same under a key that was fixed beforehand, under which other attempts may write ([`super::fixed`]).
+    pub fn start_fixed(&self, key: ImageKey, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
+        self.begin(ObjectName::Image(key), Ownership::Fixed(self.turns.clone()), metadata, opening)
+    }
+
+    fn begin(
+        &self,
+        name: ObjectName,
+        ownership: Ownership,
+        metadata: Metadata,
+        opening: AdmittedUpload,
+    ) -> UploadWriter {
         let AdmittedUpload { cutter, share } = opening;
         let (commands, receiver) = mpsc::channel(1);
         let (done, outcome) = oneshot::channel();
         let (store, files) = (Arc::clone(&self.store), Arc::clone(&self.files));
         let reconciler = self.reconciler.clone();
-        let task = UploadTask { store, reconciler, name, metadata, patience: self.patience, files };
+        let task = UploadTask { store, reconciler, name, ownership, metadata, patience: self.patience, files };
         self.tasks.spawn(trace::carried(task.run(receiver, done)));
         UploadWriter { cutter, share, commands, outcome }
     }

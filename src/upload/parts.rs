@@ -5,6 +5,7 @@ use crc_fast::{CrcAlgorithm, Digest};
 use std::io;
 
 use super::budget::{Buffer, Peek};
+use super::digest::StreamDigest;
 use crate::error::{Error, Result};
 use crate::ingest::PrefixBuffer;
 use crate::store::{Content, ObjectDigest, Payload};
@@ -49,6 +50,12 @@ impl PartCutter {
         let len = self.filling.as_ref().map_or(0, |filling| filling.len() as u64);
         let content = self.filling.take().map_or(Content::Memory(Bytes::new()), Buffer::freeze);
         Payload { content, len, crc64 }
+    }
+
+    /// Releases the buffer. Of the bytes only their number and checksum are kept.
+    pub(super) fn into_digest(self) -> StreamDigest {
+        let size = self.filling.as_ref().map_or(0, |filling| filling.len() as u64);
+        StreamDigest::after(size, self.crc)
     }
 
     /// Provides the buffer for the next part.

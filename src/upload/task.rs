@@ -1,16 +1,19 @@
-//! The store's side of an upload. A separate task makes all calls to the store.
+//! The store's half of an upload: every call to the store is made here, on a task of its own.
 //!
-//! hyper drops a request's future when its client disconnects. An upload that was started must then still be finished
-//! or aborted. The task detects this because its [`super::writer::UploadWriter`] is dropped. It then stops, aborts the
-//! upload and cleans up.
+//! hyper drops a request's future when its client goes away, and whatever was started must still be finished or aborted
+//! then. The request going away is what the task sees when its [`super::writer::UploadWriter`] is dropped; it then stops,
+//! aborts and cleans up.
 //!
-//! | event | what the task does |
+//! | what happens | what the task does |
 //! |---|---|
-//! | a part fails permanently | drops the other parts and aborts the upload; the request's next call fails |
-//! | the request goes away | the same, at once, even while parts are in flight |
-//! | it goes away while the object is being created | lets that finish, then deletes the unacknowledged object |
-//! | aborting fails | retries a few times; after that, a sweep or a lifecycle rule removes the upload |
+//! | a part fails for good | drops the other parts, aborts the upload; the request's next call gets the error |
+//! | the request goes away | the same, at once, also while parts are in flight |
+//! | it goes away while the object is being made | lets that finish, then deletes the object nobody was told of |
+//! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
 //! | a call's answer is lost | undoes what the call may have done, now and if it appears later ([`Reconciler`]) |
+//!
+//! All of this is so for names that were drawn at random. Under a key that was fixed beforehand an object may be another
+//! attempt's success: it is looked at instead, and never deleted ([`Ownership`]).
 //!
 //! On Lambda a request goes away when the invocation's time runs out. There "lets that finish" has an end of its own
 //! (`patience`), so that what comes after it is still done before the process is frozen.
@@ -23,115 +26,164 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-use super::parts;
+use super::digest::Stored;
+use super::turns::Turns;
 use super::undo::{abort, retry};
+use super::{fixed, parts};
+use crate::error::Error;
 use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::is_outcome_unknown;
-use crate::store::{Content, Metadata, ObjectDigest, ObjectName, Part, Payload, Store, StoreError, Upload, Written};
+use crate::store::{
+    Content, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, Store, StoreError, Upload, Written,
+};
 
-/// What became of an upload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stored {
-    /// Bytes.
-    pub size: u64,
-    /// CRC64NVME of the whole object.
-    pub crc64: u64,
+#[cfg(test)]
+mod tests;
+
+/// The result that the task sends to the request.
+pub(super) type UploadResult = Result<DurableUpload, Error>;
+
+/// An upload whose object is durable. If it is dropped before [`DurableUpload::acknowledge`], the upload is undone; under a key
+/// that was fixed beforehand the object stays.
+pub struct DurableUpload {
+    pub stored: Stored,
+    /// The name of the object. It differs from the first one if that had to be given up.
+    pub name: ObjectName,
+    acknowledged: oneshot::Sender<()>,
 }
 
-/// The result that the task sends to the request. A success contains a sender by which the request acknowledges it.
-pub(super) type UploadResult = Result<(Stored, oneshot::Sender<()>), StoreError>;
+impl DurableUpload {
+    /// Declares that the client gets the answer: the object stays.
+    pub fn acknowledge(self) -> Stored {
+        // The task waits for this. It has ended only if the runtime is shutting down.
+        let _ = self.acknowledged.send(());
+        self.stored
+    }
+}
 
-/// A part that the request passes to the task.
+/// Number of names that are tried for one object.
+const MAX_NAMES: usize = 3;
+
+/// Whose the name is that an upload goes to.
+pub(super) enum Ownership {
+    /// Drawn at random for this upload: what appears there is this upload's, and is undone unless its client was told of it.
+    Drawn,
+    /// Fixed beforehand: what appears there may be another attempt's, and whole and checked it is in any case. No object is
+    /// undone, and of uploads only this one's own.
+    Fixed(Turns),
+}
+
+/// What the request hands over.
 pub(super) enum PartMessage {
     Part(Payload),
-    /// The last part. It is the only part if the file fits into one.
+    /// Also the only part, of a file that fits one.
     Last(Payload),
 }
 
 /// Why a multipart upload was not completed.
 enum Interruption {
-    Failed(StoreError),
+    Failed(Error),
     Abandoned,
 }
 
-impl From<StoreError> for Interruption {
-    fn from(error: StoreError) -> Self {
+impl From<Error> for Interruption {
+    fn from(error: Error) -> Self {
         Interruption::Failed(error)
     }
 }
 
-/// What may exist in the store when an upload has ended, and must be removed if its success is not acknowledged.
+impl From<StoreError> for Interruption {
+    /// Never a 404, whatever the store says: the client asked for nothing that could be missing.
+    fn from(error: StoreError) -> Self {
+        Interruption::Failed(error.into())
+    }
+}
+
+/// What may be in the store when an upload is over, and must go if its client does not hear of a success.
 enum Cleanup {
     Nothing,
-    /// An upload whose ID is unknown, because the answer to the call that created it was lost.
+    /// An upload whose id is not known: the answer to creating it was lost.
     LateUpload,
     Upload(Upload),
-    /// The object or, if Complete failed, possibly its upload.
+    /// The object and, where completing failed, perhaps its upload instead.
     Object(Option<Upload>),
-    /// The same, but the object may appear again after it was removed, because the answer to a call that creates it was
-    /// lost.
+    /// The same, also after it was removed: the answer to the call that makes it was lost.
     LateObject(Option<Upload>),
 }
 
 impl Cleanup {
-    /// Returns the clean-up after a failed call that would have created the object.
+    /// Of a call that would have made the object, and failed.
     fn after(error: &StoreError, upload: Option<Upload>) -> Self {
         match error {
-            // The object of another upload exists. If it were this upload's, an answer would have been lost, and the
-            // error would be another one.
+            // Another's object is there. If it were this upload's, an answer would have been lost, and the error another.
             StoreError::Precondition => upload.map_or(Cleanup::Nothing, Cleanup::Upload),
             error if is_outcome_unknown(error) => Cleanup::LateObject(upload),
             _ => Cleanup::Object(upload),
         }
     }
+
+    /// The same if the object stays: its client was told of it, or it may be another attempt's. An upload whose id is not
+    /// known may be another attempt's, too.
+    fn keeping_the_object(self) -> Self {
+        match self {
+            Cleanup::Upload(upload) | Cleanup::Object(Some(upload)) | Cleanup::LateObject(Some(upload)) => {
+                Cleanup::Upload(upload)
+            }
+            Cleanup::Nothing | Cleanup::LateUpload | Cleanup::Object(None) | Cleanup::LateObject(None) => {
+                Cleanup::Nothing
+            }
+        }
+    }
 }
 
-/// The store's side of an upload.
+/// The store's half of an upload.
 pub(super) struct UploadTask {
     pub(super) store: Arc<dyn Store>,
     pub(super) reconciler: Reconciler,
-    /// Drawn at random for this upload: whatever appears there is this upload's, and may be undone.
     pub(super) name: ObjectName,
+    pub(super) ownership: Ownership,
     pub(super) metadata: Metadata,
-    /// How long a PutObject may continue after its request was dropped. `None`: until it ends.
+    /// How long a PutObject may go on whose request was given up; none: to its end.
     pub(super) patience: Option<Duration>,
-    /// Limits the number of parts in files that are sent concurrently.
+    /// Turns at sending parts that are in files.
     pub(super) files: Arc<Semaphore>,
 }
 
 impl UploadTask {
-    pub(super) async fn run(self, mut commands: mpsc::Receiver<PartMessage>, mut done: oneshot::Sender<UploadResult>) {
+    pub(super) async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<PartMessage>,
+        mut done: oneshot::Sender<UploadResult>,
+    ) {
         let (result, leftover) = match commands.recv().await {
             Some(PartMessage::Last(only)) => self.put(only, &mut done).await,
             Some(PartMessage::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
             None => (Err(Interruption::Abandoned), Cleanup::Nothing),
         };
-        // The request detects this even if it has a part to send. It is notified before the clean-up, which can take
-        // long if the store fails.
+        // The request sees this, whatever it is about to hand over. It is told first: cleaning up can take long where the
+        // store is what fails.
         drop(commands);
         let unacknowledged = match result {
             Ok(stored) => {
-                // The request may be dropped after the result was sent and before it is received.
+                // The request may be dropped after the result was sent and before it is read.
                 let (acknowledged, acknowledgement) = oneshot::channel();
-                done.send(Ok((stored, acknowledged))).is_err() || acknowledgement.await.is_err()
+                let durable = DurableUpload { stored, name: self.name.clone(), acknowledged };
+                done.send(Ok(durable)).is_err() || acknowledgement.await.is_err()
             }
             Err(Interruption::Failed(error)) => {
                 if let Err(Err(error)) = done.send(Err(error)) {
                     let error = &error as &dyn std::error::Error;
-                    tracing::warn!(s3_key = %self.name.key(), error, "upload failed after its client disconnected");
+                    tracing::warn!(s3_key = %self.name.key(), error, "an abandoned upload failed");
                 }
                 true
             }
             Err(Interruption::Abandoned) => true,
         };
-        if unacknowledged {
-            self.clean_up(leftover).await;
-        } else if matches!(leftover, Cleanup::LateObject(_)) {
-            self.reconciler.may_be_rewritten(self.name);
-        }
+        let undoes_object = unacknowledged && matches!(self.ownership, Ownership::Drawn);
+        self.clean_up(if undoes_object { leftover } else { leftover.keeping_the_object() }).await;
     }
 
-    /// Removes what nobody was told of.
+    /// Removes what is not wanted.
     async fn clean_up(&self, leftover: Cleanup) {
         let late = matches!(leftover, Cleanup::LateObject(_));
         let (upload, object) = match leftover {
@@ -145,35 +197,107 @@ impl UploadTask {
         }
         if object && let Err(error) = retry(|| self.store.delete(&self.name)).await {
             let error = &error as &dyn std::error::Error;
-            tracing::error!(s3_key = %self.name.key(), error, "unacknowledged object could not be deleted");
+            tracing::error!(s3_key = %self.name.key(), error, "an object nobody was told of could not be deleted");
         }
         if late {
             self.reconciler.watch(LateEffect::Object(self.name.clone()));
         }
     }
 
+    /// Writes the only part as an object.
+    ///
+    /// If an attempt got no answer and a later one has written the object, the first one may still arrive, and write the object
+    /// again after its client has deleted it through any process. Such a name is given up, and another one is drawn.
     async fn put(
+        &mut self,
+        only: Payload,
+        done: &mut oneshot::Sender<UploadResult>,
+    ) -> (Result<Stored, Interruption>, Cleanup) {
+        for _ in 0..MAX_NAMES {
+            let (result, leftover) = self.put_under_name(only.clone(), done).await;
+            let is_written_late = result.is_ok() && matches!(leftover, Cleanup::LateObject(_));
+            if !is_written_late || matches!(self.ownership, Ownership::Fixed(_)) {
+                return (result, leftover);
+            }
+            self.clean_up(leftover).await;
+            self.name = ObjectName::Image(self.name.key().redrawn());
+        }
+        let lost = "attempts without an answer under every name";
+        let error = StoreError::OutcomeUnknown { operation: "PutObject", source: lost.into() };
+        (Err(error.into()), Cleanup::Nothing)
+    }
+
+    async fn put_under_name(
         &self,
         only: Payload,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        let stored = Stored { size: only.len, crc64: only.crc64 };
-        let put = tokio::select! {
+        let whole = Stored { size: only.len, crc64: only.crc64 };
+        tokio::select! {
             biased;
-            put = self.put_in_turn(only) => put,
-            () = self.given_up(done) => return (Err(Interruption::Abandoned), Cleanup::LateObject(None)),
+            made = self.make(whole, None, self.put_in_turn(only)) => made,
+            () = self.given_up(done) => (Err(Interruption::Abandoned), Cleanup::LateObject(None)),
+        }
+    }
+
+    /// Makes the object by `call`, which completes `upload` if there is one, and sees what became of it.
+    async fn make(
+        &self,
+        whole: Stored,
+        upload: Option<&Upload>,
+        call: impl Future<Output = Result<Written, StoreError>>,
+    ) -> (Result<Stored, Interruption>, Cleanup) {
+        let _turn = match &self.ownership {
+            Ownership::Fixed(turns) if !self.store.honours_if_none_match() => {
+                let turn = turns.take(self.name.key()).await;
+                let seen = match self.store.find(&self.name).await {
+                    Ok(None) => None,
+                    Ok(Some(found)) => Some(self.compare(&found, whole).await),
+                    Err(error) => Some(Err(error.into())),
+                };
+                if let Some(seen) = seen {
+                    return (seen, upload.cloned().map_or(Cleanup::Nothing, Cleanup::Upload));
+                }
+                Some(turn)
+            }
+            _ => None,
         };
-        match put {
-            Ok(Written { perhaps_again: false }) => (Ok(stored), Cleanup::Object(None)),
-            Ok(Written { perhaps_again: true }) => (Ok(stored), Cleanup::LateObject(None)),
+        match call.await {
+            Ok(Written { found, perhaps_again }) => {
+                let result = match found {
+                    Some(found) => self.compare(&found, whole).await,
+                    None => Ok(whole),
+                };
+                (result, if perhaps_again { Cleanup::LateObject(None) } else { Cleanup::Object(None) })
+            }
             Err(error) => {
-                let leftover = Cleanup::after(&error, None);
-                (Err(Interruption::Failed(error)), leftover)
+                let leftover = Cleanup::after(&error, upload.cloned());
+                (self.settle(error, whole).await, leftover)
             }
         }
     }
 
-    /// Resolves when the call is no longer waited for.
+    /// What it means that the call failed that makes the object: under a fixed key another attempt may have made it.
+    async fn settle(&self, error: StoreError, whole: Stored) -> Result<Stored, Interruption> {
+        if matches!(self.ownership, Ownership::Drawn) || !is_outcome_unknown(&error) {
+            return Err(error.into());
+        }
+        match self.store.find(&self.name).await {
+            Ok(Some(found)) => self.compare(&found, whole).await,
+            // It may still appear.
+            Ok(None) | Err(_) => Err(Error::OutcomeUnknown(error.into()).into()),
+        }
+    }
+
+    /// What is found under a name that was drawn at random can only be what was sent.
+    async fn compare(&self, found: &ObjectInfo, whole: Stored) -> Result<Stored, Interruption> {
+        if matches!(self.ownership, Ownership::Fixed(_)) {
+            fixed::check_same(self.store.as_ref(), &self.name, found, whole).await?;
+        }
+        Ok(whole)
+    }
+
+    /// Resolves where a call is not to be waited for any more.
     async fn given_up(&self, done: &mut oneshot::Sender<UploadResult>) {
         done.closed().await;
         match self.patience {
@@ -182,39 +306,41 @@ impl UploadTask {
         }
     }
 
-    /// Sends the parts as they arrive, then completes the upload.
+    /// Sends parts as they come, then completes.
     async fn multipart(
         &self,
         first: Payload,
         commands: &mut mpsc::Receiver<PartMessage>,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        // Not cancelled if the request is dropped, because an upload whose ID is unknown cannot be aborted.
-        let upload = match self.reconciler.create_upload(&self.name, &self.metadata).await {
+        // Not raced against the request: an upload whose id nobody heard could not be aborted.
+        let upload = match self.create_upload().await {
             Ok(upload) => upload,
             Err(error) => {
                 let leftover = if is_outcome_unknown(&error) { Cleanup::LateUpload } else { Cleanup::Nothing };
-                return (Err(Interruption::Failed(error)), leftover);
+                return (Err(error.into()), leftover);
             }
         };
         let sent = self.send_parts(&upload, first, commands, done).await;
         let reviewed = sent.and_then(|(sent, taken)| Ok((review(&sent, &taken)?, taken)));
         match reviewed {
             Err(stop) => (Err(stop), Cleanup::Upload(upload)),
-            Ok((whole, taken)) => match self.store.complete_upload(&upload, &taken, whole).await {
-                Err(error) => {
-                    let leftover = Cleanup::after(&error, Some(upload));
-                    (Err(Interruption::Failed(error)), leftover)
-                }
-                Ok(()) => {
-                    let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
-                    (Ok(stored), Cleanup::Object(None))
-                }
-            },
+            Ok((whole, taken)) => {
+                let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
+                self.make(stored, Some(&upload), self.store.complete_upload(&upload, &taken, whole)).await
+            }
         }
     }
 
-    /// Returns the parts that were sent and the store's answers, both in order. Parts in flight are dropped on error.
+    /// The reconciler aborts whatever other uploads of the name there are: they must not be other attempts'.
+    async fn create_upload(&self) -> Result<Upload, StoreError> {
+        match self.ownership {
+            Ownership::Drawn => self.reconciler.create_upload(&self.name, &self.metadata).await,
+            Ownership::Fixed(_) => self.store.create_upload(&self.name, &self.metadata).await,
+        }
+    }
+
+    /// Returns what was sent and what the store said it took, both in order. Parts in flight are dropped on error.
     async fn send_parts(
         &self,
         upload: &Upload,
@@ -230,8 +356,7 @@ impl UploadTask {
         while !(last && in_flight.is_empty()) {
             tokio::select! {
                 Some(part) = in_flight.next() => taken.push(part?),
-                // The number of parts in flight is limited by the buffers: the request waits for one before it fills
-                // it.
+                // Not more than there are buffers: the request waits for one before it fills the next.
                 command = commands.recv(), if !last => {
                     let part = match command {
                         Some(PartMessage::Part(part)) => part,
@@ -261,8 +386,8 @@ impl UploadTask {
         self.store.put(&self.name, &self.metadata, only).await
     }
 
-    /// Waits for a permit if the part is in a file. Parts in memory are sent at once. A part in a file uses only disk
-    /// space while it waits, but a connection and its memory while it is sent.
+    /// A part in memory is sent at once. One in a file costs disk while it waits, and a connection and what those hold
+    /// while it is sent.
     async fn turn(&self, part: &Payload) -> Option<OwnedSemaphorePermit> {
         match part.content {
             Content::Memory(_) => None,
@@ -273,23 +398,22 @@ impl UploadTask {
 
 type PartFuture<'a> = Pin<Box<dyn Future<Output = Result<Part, StoreError>> + Send + 'a>>;
 
-/// A part that was sent.
+/// A part as it left here.
 struct Sent {
     size: u64,
     crc64: u64,
 }
 
-/// Compares the parts that the store received with those that were sent, before the object becomes visible.
+/// Compares what the store took with what was sent, before anything becomes visible.
 fn review(sent: &[Sent], taken: &[Part]) -> Result<ObjectDigest, StoreError> {
     if sent.len() != taken.len() {
-        return Err(StoreError::IntegrityMismatch(format!("{} parts sent, {} received", sent.len(), taken.len())));
+        return Err(StoreError::IntegrityMismatch(format!("{} parts sent, {} taken", sent.len(), taken.len())));
     }
-    for (number, (sent, received)) in (1..).zip(sent.iter().zip(taken)) {
-        let same = received.number == number
-            && received.size == sent.size
-            && received.crc64.is_none_or(|crc| crc == sent.crc64);
+    for (number, (ours, theirs)) in (1..).zip(sent.iter().zip(taken)) {
+        let same =
+            theirs.number == number && theirs.size == ours.size && theirs.crc64.is_none_or(|crc| crc == ours.crc64);
         if !same {
-            return Err(StoreError::IntegrityMismatch(format!("part {number} differs")));
+            return Err(StoreError::IntegrityMismatch(format!("part {number} is not what was sent")));
         }
     }
     Ok(parts::join(sent.iter().map(|part| (part.size, part.crc64))))

@@ -85,7 +85,7 @@ impl UploadTimer {
             // chance.
             Error::TruncatedBody(_) => self.reason_if_dropped(),
             Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => "client_too_slow",
-            Error::Storage(_) => "store_failed",
+            Error::Storage(_) | Error::OutcomeUnknown(_) => "store_failed",
             Error::OverCapacity(_) => "over_capacity",
             Error::Deadline => "deadline",
             error if error.status().is_client_error() => "refused_late",

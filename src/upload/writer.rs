@@ -5,8 +5,9 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
 use super::budget::Reservation;
+use super::digest::StreamDigest;
 use super::parts::PartCutter;
-use super::task::{PartMessage, Stored, UploadResult};
+use super::task::{DurableUpload, PartMessage, UploadResult};
 use crate::error::{Error, Result};
 
 /// An upload that has a reservation and possibly its first bytes, but no name yet.
@@ -20,9 +21,15 @@ impl AdmittedUpload {
     pub fn head(&mut self) -> &mut PartCutter {
         &mut self.cutter
     }
+
+    /// Releases the reservation: bytes that were sent before are only compared, and not stored again.
+    pub fn into_digest(self) -> StreamDigest {
+        self.cutter.into_digest()
+    }
 }
 
-/// The request's side of an upload. If it is dropped before [`UploadWriter::finish`] returns, the upload is undone.
+/// The request's side of an upload. If it is dropped before [`UploadWriter::finish`] returns, the upload is undone. Under a
+/// key that was fixed beforehand an object that was written by then stays.
 pub struct UploadWriter {
     pub(super) cutter: PartCutter,
     pub(super) share: Reservation,
@@ -65,14 +72,13 @@ impl UploadWriter {
         self.failure().await
     }
 
-    /// Sends the last part and creates the object. The object is durable when this returns.
-    pub async fn finish(self) -> Result<Stored> {
+    /// Sends the last part and creates the object. The object is durable when this returns, and stays if that is
+    /// acknowledged.
+    pub async fn finish(self) -> Result<DurableUpload> {
         let UploadWriter { mut cutter, share: _share, commands, outcome } = self;
         // If it cannot be sent, the task has failed, and the outcome contains the error.
         let _ = commands.send(PartMessage::Last(cutter.cut())).await;
-        let (stored, acknowledged) = told(outcome.await)?;
-        let _ = acknowledged.send(());
-        Ok(stored)
+        durable(outcome.await)
     }
 
     /// Undoes the upload, and keeps its reservation for another one.
@@ -85,17 +91,16 @@ impl UploadWriter {
     }
 
     async fn failure(&mut self) -> Error {
-        match told((&mut self.outcome).await) {
+        match durable((&mut self.outcome).await) {
             Err(error) => error,
             Ok(_) => Error::Internal("an upload ended before its last part".into()),
         }
     }
 }
 
-fn told(outcome: Result<UploadResult, oneshot::error::RecvError>) -> Result<(Stored, oneshot::Sender<()>)> {
+fn durable(outcome: Result<UploadResult, oneshot::error::RecvError>) -> Result<DurableUpload> {
     match outcome {
-        // Never a 404, whatever the store says: the client asked for nothing that could be missing.
-        Ok(result) => result.map_err(Error::from),
+        Ok(result) => result,
         Err(gone) => Err(Error::Internal(Box::new(gone))),
     }
 }

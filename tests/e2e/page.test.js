@@ -112,6 +112,25 @@ pageTest("a failed upload shows the server's error and can be retried", { logs: 
   await desk.becomes("plain.png", "done");
 });
 
+pageTest("a form whose answer was lost is sent again, and stored once", { logs: /ERR_FAILED|status of 502/ }, async (desk) => {
+  const keys = new Set();
+  const before = (await desk.service.images()).length;
+  // The service stores the image, and its answer does not reach the page.
+  let lost = 0;
+  await desk.page.route("**/upload-image", async (route) => {
+    keys.add(route.request().headers()["idempotency-key"]);
+    if (lost === 2) return route.continue();
+    await route.fetch();
+    lost += 1;
+    return lost === 1 ? route.abort("failed") : route.fulfill({ status: 502, body: "Bad gateway" });
+  });
+  await desk.pick(fixture("plain.jpg"));
+  await desk.becomes("plain.jpg", "done");
+  assert.equal(desk.sent("POST", "/upload-image").length, 3);
+  assert.equal(keys.size, 1);
+  assert.equal((await desk.service.images()).length, before + 1);
+});
+
 pageTest("only missing parts are sent after being offline", { logs: /ERR_INTERNET_DISCONNECTED/ }, async (desk) => {
   const file = await desk.service.png("train.png", 300 * MIB);
   const arrived = [];

@@ -69,6 +69,12 @@ class Service {
     return [...begun, ...unverified.filter((_, i) => !contents[i].includes(MARKER))];
   }
 
+  /** Returns the file names of the stored images. */
+  async images() {
+    const objects = await readdir(path.join(this.folder, "data/objects"));
+    return objects.filter((name) => !name.includes("incoming%2F"));
+  }
+
   /** Writes a PNG of `bytes` bytes to disk. Its tail has marks, so that no two parts are equal. */
   async png(name, bytes) {
     return this.file(name, bytes, await readFile(path.join(ROOT, "tests/fixtures/plain.png")));

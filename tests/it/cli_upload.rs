@@ -359,7 +359,7 @@ async fn streamed_upload_is_retried_after_500() {
 }
 
 #[tokio::test]
-async fn streamed_upload_that_may_be_stored_is_not_retried() {
+async fn streamed_upload_whose_response_was_lost_is_retried_and_stored_once() {
     let app = TestApp::start().await;
     let between = Faults::before(&app.url).await;
     let url = format!("--url={}", between.endpoint);
@@ -370,15 +370,15 @@ async fn streamed_upload_that_may_be_stored_is_not_retried() {
     let line = stored(&app, &[&url], &file).await;
     assert_eq!(between.calls(Operation::Other), 2, "a form whose connection broke half-way is sent again");
 
-    between.fail(Operation::Other, 3..=3, Action::LoseAnswer);
-    let (code, lines, _) = run(&app, &[&url], &[&file]).await;
-    assert_eq!((code, &lines[0]["code"]), (1, &"answer_lost".into()), "{lines:?}");
-    assert_eq!(between.calls(Operation::Other), 3, "a form that may be stored is not sent again");
-    let objects = app.objects().await;
-    assert_eq!(objects.len(), 2);
-    let objects: Vec<_> = objects.iter().map(String::as_str).collect();
-    assert!(objects.contains(&key(&line)));
-    app.end(&objects).await;
+    between.fail(Operation::Other, 3..=4, Action::LoseAnswer);
+    let other = stored(&app, &[&url], &file).await;
+    assert_eq!(between.calls(Operation::Other), 5, "and so is one that was stored");
+    check(&app, &other, &file).await;
+    let sent = between.headers(Operation::Other);
+    let values: Vec<_> = sent.iter().map(|headers| &headers["idempotency-key"]).collect();
+    assert!(values[0] == values[1] && values[2..].iter().all(|value| *value == values[2]), "{values:?}");
+    assert_ne!(values[0], values[2], "every run is an upload of its own");
+    app.end(&[key(&line), key(&other)]).await;
 }
 
 #[tokio::test]

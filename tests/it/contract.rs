@@ -2,8 +2,8 @@
 
 use futures::TryStreamExt;
 use image_store::store::{
-    Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, PresignOptions, Presigned, PutConditions, StoreError,
-    Upload,
+    CustomMetadata, ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, PresignOptions, Presigned,
+    PutConditions, StoreError, Upload, Written,
 };
 use reqwest::{Method, StatusCode};
 use std::collections::HashSet;
@@ -51,6 +51,8 @@ macro_rules! contract {
 
 contract! {
     object_is_read_as_it_was_put,
+    custom_metadata_is_returned,
+    images_of_uuid_are_listed,
     object_is_never_overwritten,
     range_read_requires_matching_etag,
     parts_become_one_object,
@@ -92,6 +94,50 @@ async fn object_is_read_as_it_was_put(backend: &Backend) {
         backend.store.delete(&name).await.unwrap();
         assert!(matches!(backend.store.head(&name).await, Err(StoreError::NotFound)));
         backend.store.delete(&name).await.unwrap();
+    }
+}
+
+async fn custom_metadata_is_returned(backend: &Backend) {
+    let custom =
+        CustomMetadata::from([("owner".to_owned(), "J\u{fc}rgen \"J\"\n".to_owned()), ("n".to_owned(), String::new())]);
+    let (metadata, bytes) = (Metadata { custom: custom.clone(), ..png() }, noise(20, 1_000));
+    let (by_put, by_parts, by_url) = (image(), image(), incoming());
+    backend.store.put(&by_put, &metadata, payload(&bytes)).await.unwrap();
+    let upload = backend.store.create_upload(&by_parts, &metadata).await.unwrap();
+    let part = backend.store.upload_part(&upload, 1, payload(&bytes)).await.unwrap();
+    backend.store.complete_upload(&upload, &[part], whole(&bytes)).await.unwrap();
+    let bound = PutConditions { custom: custom.clone(), ..conditions(&bytes) };
+    let signed = backend.store.presign_put(&by_url, &bound, &for_a_minute()).await.unwrap();
+    assert!(signed.headers.iter().any(|(name, _)| name == "x-amz-meta-image-store"), "{:?}", signed.headers);
+    assert_eq!(send(Method::PUT, &signed, bytes.clone(), as_is).await.status(), StatusCode::OK);
+    let unsigned = |headers: &mut reqwest::header::HeaderMap| drop(headers.remove("x-amz-meta-image-store"));
+    assert_eq!(send(Method::PUT, &signed, bytes.clone(), unsigned).await.status(), StatusCode::FORBIDDEN);
+
+    for (name, dimensions) in [(&by_put, true), (&by_parts, true), (&by_url, false)] {
+        let found = backend.store.head(name).await.unwrap();
+        assert_eq!((&found.custom, found.dimensions.is_some()), (&custom, dimensions), "{name:?}");
+        backend.store.delete(name).await.unwrap();
+    }
+    let noted = backend.store.put(&by_put, &png(), payload(&bytes)).await.unwrap();
+    assert_eq!(noted, Written::default());
+    let found = backend.store.head(&by_put).await.unwrap();
+    assert_eq!((found.noted_crc64, found.custom.len()), (Some(crc64(&bytes)), 0));
+    backend.store.delete(&by_put).await.unwrap();
+}
+
+async fn images_of_uuid_are_listed(backend: &Backend) {
+    let id = uuid::Uuid::new_v4();
+    let name = |extension| ObjectName::Image(ImageKey::derived(id, extension));
+    assert_eq!(backend.store.images_of(id).await.unwrap(), []);
+    let others = [image(), incoming(), ObjectName::Incoming(ImageKey::derived(id, "png"))];
+    let ours = ["bmp", "gif", "png"].map(name);
+    for name in ours.iter().chain(&others) {
+        backend.store.put(name, &png(), payload(&noise(21, 10))).await.unwrap();
+    }
+    let found = backend.store.images_of(id).await.unwrap();
+    assert_eq!(found, ours.each_ref().map(|name| name.key().clone()));
+    for name in ours.iter().chain(&others) {
+        backend.store.delete(name).await.unwrap();
     }
 }
 
@@ -232,7 +278,7 @@ async fn uploads_without_checksums_work(backend: &Backend) {
 /// Puts an object under `incoming/`, as a client's PUT does.
 async fn arrived(backend: &Backend, bytes: &bytes::Bytes) -> (ObjectName, String) {
     let name = incoming();
-    let plain = Metadata { content_type: "application/octet-stream".to_owned(), dimensions: None };
+    let plain = Metadata::unverified("application/octet-stream", CustomMetadata::new());
     backend.store.put(&name, &plain, payload(bytes)).await.unwrap();
     let etag = backend.store.head(&name).await.unwrap().etag.unwrap();
     (name, etag)
@@ -305,7 +351,8 @@ async fn uploads_of_lists_only_uploads_of_that_name(backend: &Backend) {
 
 async fn marker_prevents_later_puts(backend: &Backend) {
     let (name, etag) = arrived(backend, &noise(10, 100)).await;
-    let put = PutConditions { size: 3, content_type: "image/png".to_owned(), sha256: None };
+    let put =
+        PutConditions { size: 3, content_type: "image/png".to_owned(), sha256: None, custom: CustomMetadata::new() };
     let url = backend.store.presign_put(&name, &put, &for_a_minute()).await.unwrap();
     let rejected = Marker::Rejected("invalid_file_type".to_owned());
     if backend.is_exact() {
@@ -382,7 +429,12 @@ fn conditions(bytes: &[u8]) -> PutConditions {
         sha256.update(bytes);
         sha256.finalize().as_ref().try_into().unwrap()
     };
-    PutConditions { size: bytes.len() as u64, content_type: "image/png".to_owned(), sha256: Some(sha256) }
+    PutConditions {
+        size: bytes.len() as u64,
+        content_type: "image/png".to_owned(),
+        sha256: Some(sha256),
+        custom: CustomMetadata::new(),
+    }
 }
 
 async fn presigned_put_writes_the_signed_object(backend: &Backend) {

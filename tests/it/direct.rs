@@ -4,6 +4,7 @@ mod aborted;
 mod deadline;
 mod formats;
 mod links;
+mod metadata;
 mod quirks;
 mod races;
 mod refused;

@@ -5,7 +5,9 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use bytes::Bytes;
 use image_store::store::embedded::Embedded;
 use image_store::store::s3::S3Store;
-use image_store::store::{Content, Payload, PresignOptions, Presigned, PutConditions, ReadAt, Store, StoreError};
+use image_store::store::{
+    Content, CustomMetadata, Payload, PresignOptions, Presigned, PutConditions, ReadAt, Store, StoreError,
+};
 use reqwest::{Method, StatusCode};
 use std::io::{self, ErrorKind};
 use std::path::Path;
@@ -27,7 +29,7 @@ fn at(app: &TestApp) -> PresignOptions {
 }
 
 fn sized(size: u64) -> PutConditions {
-    PutConditions { size, content_type: "image/png".to_owned(), sha256: None }
+    PutConditions { size, content_type: "image/png".to_owned(), sha256: None, custom: CustomMetadata::new() }
 }
 
 fn put(app: &TestApp, signed: &Presigned) -> reqwest::RequestBuilder {

@@ -12,6 +12,7 @@ mod doctor;
 mod embedded;
 mod environment;
 mod hardening;
+mod idempotency;
 mod imports;
 mod lambda;
 mod lost_answers;

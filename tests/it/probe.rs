@@ -2,7 +2,7 @@
 
 use image_store::commands::probe;
 use image_store::store::s3::S3Store;
-use image_store::store::{ImageKey, Metadata, ObjectName, Store};
+use image_store::store::{CustomMetadata, ImageKey, Metadata, ObjectName, Store};
 use std::process::Command;
 use std::sync::Arc;
 
@@ -82,7 +82,7 @@ async fn process_that_ends_during_probe_leaves_nothing() {
 
 #[tokio::test]
 async fn probe_result_is_not_detected_again_at_each_promotion() {
-    let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
+    let plain = Metadata::unverified("image/png", CustomMetadata::new());
     for is_probed in [false, true] {
         let backend = Backend::strict().await;
         let strict = backend.strict_s3();

@@ -1,7 +1,7 @@
 //! Sweep removes what a killed process left, once it is old enough, and nothing else.
 
 use image_store::commands::sweep::{AGE, Swept, sweep};
-use image_store::store::{Content, ImageKey, Marker, Metadata, ObjectName, Payload};
+use image_store::store::{Content, CustomMetadata, ImageKey, Marker, Metadata, ObjectName, Payload};
 use std::time::Duration;
 
 use super::process::binary;
@@ -13,7 +13,7 @@ use super::support::samples::{image, incoming, noise, payload, png};
 async fn sweep_removes_old_leftovers_and_no_images() {
     let app = TestApp::with(&["--s3-prefix=a/"]).await;
     let answer: serde_json::Value = app.upload("a.png", fixture("plain.png")).await.json().await.unwrap();
-    let metadata = Metadata { content_type: "image/png".to_owned(), dimensions: None };
+    let metadata = Metadata::unverified("image/png", CustomMetadata::new());
     let unverified = ObjectName::Incoming(ImageKey::random("png"));
     let bytes = bytes::Bytes::from_static(b"unverified");
     let crc64 = crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &bytes);

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::store::s3::S3Store;
 use crate::store::s3::inspect::Greeting;
 use crate::store::scratch::Scratch;
-use crate::store::{self, Metadata, ObjectName, PresignOptions, Store, StoreError};
+use crate::store::{self, CustomMetadata, Metadata, ObjectName, PresignOptions, Store, StoreError};
 use crate::upload::parts::payload;
 
 /// The content of test objects, which is not an image in any format.
@@ -111,10 +111,10 @@ impl<'a> Context<'a> {
 
 /// The metadata of a verified image.
 pub fn verified() -> Metadata {
-    Metadata { content_type: "image/png".to_owned(), dimensions: Some((640, 480)) }
+    Metadata { dimensions: Some((640, 480)), ..Metadata::unverified("image/png", CustomMetadata::new()) }
 }
 
 /// The metadata of a direct upload that is not yet verified.
 pub fn unverified() -> Metadata {
-    Metadata { content_type: "image/jpeg".to_owned(), dimensions: None }
+    Metadata::unverified("image/jpeg", CustomMetadata::new())
 }

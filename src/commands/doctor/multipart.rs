@@ -9,7 +9,7 @@ use super::hints::{CHECK_PROXY, describe, is_denied};
 use super::objects::{check_object, find};
 use super::report::{Finding, Outcome};
 use crate::store::s3::Checksum;
-use crate::store::{ObjectDigest, ObjectName, Part, StoreError, Upload};
+use crate::store::{ObjectDigest, ObjectName, Part, StoreError, Upload, Written};
 use crate::upload::parts::payload;
 
 /// S3's minimum size of a part, except of the last one.
@@ -94,9 +94,10 @@ pub async fn complete_once(context: &Context<'_>) -> Outcome {
     match complete(context, &upload, part).await {
         Err(StoreError::Precondition) => Ok("completing an upload to an existing key is rejected".to_owned()),
         Err(error) => Err(context.failed("s3:PutObject")(error)),
-        Ok(()) => Err(Finding::warn(
+        Ok(_) => Err(Finding::warn(
             "If-None-Match is ignored by CompleteMultipartUpload: an upload replaced an existing object",
-            "run a single process, or use another store: two processes can overwrite each other's image under one key",
+            "run a single process, or use another store: two processes can overwrite each other's image under one \
+             Idempotency-Key or one grant's key",
         )),
     }
 }
@@ -146,7 +147,7 @@ async fn start(context: &Context<'_>, name: &ObjectName, content: &'static [u8])
     Ok((upload, part.map_err(context.failed("s3:PutObject"))?))
 }
 
-async fn complete(context: &Context<'_>, upload: &Upload, part: Part) -> Result<(), StoreError> {
+async fn complete(context: &Context<'_>, upload: &Upload, part: Part) -> Result<Written, StoreError> {
     let whole = ObjectDigest { size: part.size, crc64: part.crc64 };
     context.store.complete_upload(upload, &[part], whole).await
 }

@@ -25,7 +25,9 @@ pub async fn put_once(context: &Context<'_>) -> Outcome {
         Err(error) => Err(context.failed("s3:PutObject")(error)),
         Ok(_) => Err(Finding::warn(
             "If-None-Match is ignored: a second PUT replaced the first",
-            "set a short UPLOAD_URL_TTL: a presigned PUT URL works until it expires, even after its image was deleted",
+            "run a single process, or use another store: two processes can overwrite each other's image under one \
+             Idempotency-Key or one grant's key; set a short UPLOAD_URL_TTL: a presigned PUT URL works until it expires, \
+             even after its image was deleted",
         )),
     }
 }

@@ -7,7 +7,7 @@ use super::hints::CHECK_PROXY;
 use super::objects::{check_object, find};
 use super::presigned_client::{Reply, origin};
 use super::report::{Finding, Outcome};
-use crate::store::{ObjectDigest, ObjectName, Presigned, PutConditions};
+use crate::store::{CustomMetadata, ObjectDigest, ObjectName, Presigned, PutConditions};
 
 /// Checks that a presigned PUT works with the signed headers only.
 pub async fn put(context: &Context<'_>) -> Outcome {
@@ -85,7 +85,12 @@ pub async fn sign_put(context: &Context<'_>, name: &ObjectName) -> Result<Presig
 }
 
 async fn sign_put_of(context: &Context<'_>, name: &ObjectName, sha256: Option<[u8; 32]>) -> Result<Presigned, Finding> {
-    let conditions = PutConditions { size: SAMPLE.len() as u64, content_type: unverified().content_type, sha256 };
+    let conditions = PutConditions {
+        size: SAMPLE.len() as u64,
+        content_type: unverified().content_type,
+        sha256,
+        custom: CustomMetadata::new(),
+    };
     let signed = context.store.presign_put(name, &conditions, &context.presigning()).await;
     signed.map_err(context.failed("s3:PutObject"))
 }

@@ -36,8 +36,7 @@ pub struct ErrorBody {
     /// The service's `code`, or S3's.
     pub code: Option<String>,
     pub detail: String,
-    /// Whether the service itself answered, which means that it has stored nothing. This is not known of a gateway's
-    /// 502.
+    /// Whether the service itself answered, and not a gateway in front of it.
     pub by_service: bool,
     pub retry_after: Option<Duration>,
 }

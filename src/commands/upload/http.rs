@@ -156,13 +156,14 @@ impl Http {
         self.send(request, None).await.map_err(check_origin)
     }
 
-    /// Sends a file to the service.
+    /// Sends a file to the service, with these headers.
     ///
     /// # Errors
     /// Returns an error unless the answer is a success.
-    pub async fn post(&self, link: &Link, content_type: &str, body: FileBody) -> Result<Answer, RequestError> {
+    pub async fn post(&self, link: &Link, headers: &[(&str, String)], body: FileBody) -> Result<Answer, RequestError> {
         let meter = body.meter();
-        let request = self.request(Method::POST, link).header(CONTENT_TYPE, content_type);
+        let request = self.request(Method::POST, link);
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
         self.send(request.body(reqwest::Body::wrap(body)), Some(&meter)).await.map_err(check_origin)
     }
 

@@ -49,7 +49,7 @@ impl<'a> Job<'a> {
         FileBody::open(self.path, offset, size, &self.report.bar).await.map_err(RequestError::File)
     }
 
-    /// Calls the service, with retries. All calls except a streamed upload can be repeated.
+    /// Calls the service, with retries. Every call can be repeated.
     ///
     /// # Errors
     /// Returns the error of the last attempt.

@@ -1,57 +1,35 @@
 //! Uploads a file through the service, as a form that is sent while the file is read.
 //!
-//! A streamed upload has no name before it has succeeded, so one that is repeated may be stored twice. It is repeated only
-//! where no answer could have been a success: the connection broke before it had the form's last byte, or the service
-//! itself (not a gateway before it) said that it failed, and it keeps nothing then.
+//! Every attempt has the same `Idempotency-Key`, so the form is simply sent again, also if the answer was lost: the service
+//! stores the image once.
 
 use bytes::Bytes;
-use std::cell::RefCell;
-use std::sync::Arc;
 use uuid::Uuid;
 
 use super::api::Image;
-use super::body::{FileBody, Meter};
+use super::body::FileBody;
 use super::error::RequestError;
 use super::job::Job;
 use super::report::Failure;
 use crate::format::Format;
 
 /// # Errors
-/// Where the image was refused, or its answer was lost.
+/// If the image was refused, or no attempt was answered.
 pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
     let link = job.http.route("upload-image")?;
     let boundary = format!("image-store-{}", Uuid::new_v4().simple());
-    let content_type = format!("multipart/form-data; boundary={boundary}");
-    let meter: RefCell<Option<Arc<Meter>>> = RefCell::default();
+    let headers = [
+        ("content-type", format!("multipart/form-data; boundary={boundary}")),
+        ("idempotency-key", format!("\"{}\"", Uuid::new_v4())),
+    ];
     let attempt = async || {
         let around = form(&job.file_name(), &boundary);
         let body =
             FileBody::framed(job.path, 0, job.size, around, &job.report.bar).await.map_err(RequestError::File)?;
-        meter.replace(Some(body.meter()));
-        job.http.post(&link, &content_type, body).await
+        job.http.post(&link, &headers, body).await
     };
-    let is_whole = || meter.borrow().as_ref().is_some_and(|meter| meter.is_whole());
-    let may_repeat = |error: &RequestError| error.is_retryable() && !may_be_stored(error, is_whole());
-    match job.retry("POST /upload-image", may_repeat, attempt).await {
-        Ok(answer) => Ok(answer.image()?),
-        Err(error) if may_be_stored(&error, is_whole()) => Err(lost(&error)),
-        Err(error) => Err(error.into()),
-    }
-}
-
-/// Whether this may be how a success looks from here.
-fn may_be_stored(error: &RequestError, sent_whole: bool) -> bool {
-    let unheard = match error {
-        RequestError::Network(_) | RequestError::Stalled(_) => true,
-        RequestError::Rejected(refusal) => refusal.status.is_server_error() && !refusal.by_service,
-        RequestError::File(_) | RequestError::Unclear(_) => false,
-    };
-    unheard && sent_whole
-}
-
-fn lost(error: &RequestError) -> Failure {
-    let error = format!("{error}; the image was sent whole and may be stored, so it is not sent again");
-    Failure::new("answer_lost", error)
+    let answer = job.retry("POST /upload-image", RequestError::is_retryable, attempt).await?;
+    Ok(answer.image()?)
 }
 
 /// Returns the bytes of the form before and after the file (RFC 7578).
@@ -79,24 +57,6 @@ fn escaped(file_name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::upload::error::ErrorBody;
-    use reqwest::StatusCode;
-    use std::time::Duration;
-
-    fn refused(status: u16, by_service: bool) -> RequestError {
-        let status = StatusCode::from_u16(status).unwrap();
-        RequestError::Rejected(ErrorBody { status, code: None, detail: String::new(), by_service, retry_after: None })
-    }
-
-    #[test]
-    fn only_a_lost_answer_to_a_whole_form_may_be_a_success() {
-        let stalled = RequestError::Stalled(Duration::ZERO);
-        assert!(may_be_stored(&stalled, true));
-        assert!(!may_be_stored(&stalled, false));
-        assert!(may_be_stored(&refused(502, false), true), "a gateway's");
-        assert!(!may_be_stored(&refused(503, true), true), "the service's own");
-        assert!(!may_be_stored(&refused(429, false), true), "no failure of the service's");
-    }
 
     #[test]
     fn file_name_cannot_end_its_header() {

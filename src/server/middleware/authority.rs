@@ -53,14 +53,14 @@ pub async fn check(State(guard): State<Guard>, mut request: Request, next: Next)
     if !key.may(guard.scope) {
         return Err(Error::Forbidden { scope: guard.scope.name() });
     }
-    let name = KeyName(key.name().to_owned());
+    let name = KeyName(key.name().to_owned(), key.hash());
     request.extensions_mut().insert(name);
     Ok(next.run(request).await)
 }
 
-/// In a request's extensions: the name of the API key that it was let in by. None if there are no keys.
-#[derive(Clone, Debug)]
-pub struct KeyName(pub String);
+/// In a request's extensions: the name and the SHA-256 of the API key that it was let in by. None if there are no keys.
+#[derive(Clone)]
+pub struct KeyName(pub String, pub [u8; 32]);
 
 /// The key a request was sent with, noted in its log line.
 fn identify<'a>(keys: &'a Keys, headers: &HeaderMap) -> Option<&'a Key> {

@@ -33,6 +33,7 @@ answers! {
     Upload:
         Error::NoFile { .. }
         | Error::InvalidFileType { .. }
+        | Error::InvalidRequest(_)
         | Error::MalformedForm(_)
         | Error::InvalidBase64
         | Error::MangledBody
@@ -44,6 +45,9 @@ answers! {
         | Error::UnsupportedMediaType
         | Error::ContentEncoding
         | Error::ContentTransferEncoding
+        | Error::AlreadyExists
+        | Error::IdempotencyKeyReused
+        | Error::OutcomeUnknown(_)
         | Error::Storage(_)
         | Error::OverCapacity(_),
     /// Errors of the routes of one image.

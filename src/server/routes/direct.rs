@@ -27,7 +27,7 @@ use crate::server::middleware::deadline::Deadline;
 use crate::server::openapi::{DIRECT, answers};
 use crate::server::response::respond;
 use crate::store::s3::Sse;
-use crate::store::{ImageKey, ObjectInfo, ObjectName, Part, PresignOptions, StoreError, Upload};
+use crate::store::{CustomMetadata, ImageKey, ObjectInfo, ObjectName, Part, PresignOptions, StoreError, Upload};
 
 /// The `Retry-After` of a response with the state `verifying`, in seconds.
 const RETRY_AFTER: u32 = 2;
@@ -137,15 +137,17 @@ pub async fn plan(
     key: Option<Extension<KeyName>>,
     JsonBody(request): JsonBody<UploadRequest>,
 ) -> Result<(StatusCode, Json<UploadPlan>)> {
-    let draft = request.check(&app.policy)?;
+    let (draft, custom) = (request.check(&app.policy)?, CustomMetadata::new());
     record_field(field::S3_KEY, draft.key.as_str());
     record_field(field::SIZE, draft.size);
-    let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft).await?;
-    let kid = key.as_ref().map(|Extension(KeyName(name))| name.as_str());
+    let pending =
+        create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft, custom.clone()).await?;
+    let kid = key.as_ref().map(|Extension(KeyName(name, _))| name.as_str());
     let token = app.tokens.sign_plan(pending.plan.claims(), kid)?;
     let links = pending.plan.links(app.config.public_url.as_deref(), &token);
     let options = upload_link(&app, base);
-    let answer = presign::sign(app.store.as_ref(), &pending.plan, &options, links).await.map_err(Error::from)?;
+    let answer = presign::sign(app.store.as_ref(), &pending.plan, custom, &options, links).await;
+    let answer = answer.map_err(Error::from)?;
     pending.acknowledged();
     Ok((StatusCode::CREATED, Json(answer)))
 }
@@ -257,11 +259,12 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
     StoredImage {
         url,
         s3_key: key.to_string(),
+        checksum: image.known_crc64().map(checksum_text),
         content_type: image.content_type.unwrap_or_default(),
         size: image.size,
         width,
         height,
-        checksum: image.crc64.map(checksum_text),
+        metadata: image.custom,
     }
 }
 

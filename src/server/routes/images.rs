@@ -5,16 +5,18 @@ use axum::extract::{Path, State, rejection::PathRejection};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::time::SystemTime;
 use utoipa::{IntoParams, ToSchema};
 
 use super::ServiceBase;
+use super::upload::metadata_schema;
 use crate::error::{Error, Result};
 use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::headers::CROSS_ORIGIN_RESOURCE_POLICY;
 use crate::server::openapi::{IMAGES, answers};
-use crate::store::{ImageKey, ObjectInfo, ObjectName, StoreError};
+use crate::store::{CustomMetadata, ImageKey, ObjectInfo, ObjectName, StoreError};
 
 type KeyPath = Result<Path<String>, PathRejection>;
 
@@ -52,6 +54,10 @@ pub struct ImageLink {
     /// Height of the image in pixels. `null` if the object was not stored by this service.
     #[schema(required, examples(3024))]
     pub height: Option<u32>,
+    /// The metadata that the issuer of the grant has attached to the image.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false, schema_with = metadata_schema)]
+    pub metadata: CustomMetadata,
     /// When `url` expires (RFC 3339, UTC): after `READ_URL_TTL` (1 hour by default), or when the credentials that
     /// signed it expire, if that is earlier and known. It is not known on Lambda.
     #[schema(format = DateTime, examples("2026-11-22T13:00:00Z"))]
@@ -127,7 +133,7 @@ pub async fn head(State(app): State<App>, key: KeyPath) -> Result<Response> {
     responses((status = 200, description = "A new link and the image's metadata.", body = ImageLink), answers::Stored))]
 pub async fn url(State(app): State<App>, ServiceBase(base): ServiceBase, key: KeyPath) -> Result<Json<ImageLink>> {
     let name = image(key)?;
-    let ObjectInfo { size, content_type, dimensions, .. } =
+    let ObjectInfo { size, content_type, dimensions, custom, .. } =
         app.store.head(&name).await.map_err(StoreError::or_not_found)?;
     let link = app.store.presign_get(&name, &app.read_link(base)).await?;
     let (width, height) = dimensions.unzip();
@@ -138,6 +144,7 @@ pub async fn url(State(app): State<App>, ServiceBase(base): ServiceBase, key: Ke
         size,
         width,
         height,
+        metadata: custom,
         expires_at: humantime::format_rfc3339_seconds(link.expires_at).to_string(),
     }))
 }
@@ -150,7 +157,6 @@ pub async fn url(State(app): State<App>, ServiceBase(base): ServiceBase, key: Ke
 pub async fn delete(State(app): State<App>, key: KeyPath) -> Result<Json<Deleted>> {
     let name = image(key)?;
     app.verifier.delete(name.key()).await?;
-    app.uploads.reconciler().deleted(&name);
     Ok(Json(Deleted { detail: format!("File '{}' deleted successfully", name.key()) }))
 }
 

@@ -7,12 +7,15 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderName, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use utoipa::ToSchema;
+use utoipa::openapi::schema::Type;
+use utoipa::openapi::{Object, ObjectBuilder};
 
 use super::ServiceBase;
 use crate::error::{Error, Result};
@@ -21,13 +24,18 @@ use crate::ingest::{BodyKind, IncomingImage};
 use crate::policy::Policy;
 use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
+use crate::server::middleware::authority::KeyName;
 use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
 use crate::server::request::started::Started;
-use crate::store::{ImageKey, ObjectName};
+use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, PresignOptions};
+use crate::upload::fixed::{FixedKey, check_same};
+use crate::upload::idempotency::{IdempotencyKey, IdempotencyScope};
 use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
 use crate::upload::writer::AdmittedUpload;
 use crate::upload::{Stored, UploadWriter};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A stored image: the response of every upload method.
 #[derive(Debug, Serialize, ToSchema)]
@@ -56,6 +64,21 @@ pub struct StoredImage {
     /// no such checksum of the object.
     #[schema(required, examples("crc64nvme:eOogX3OeWNc="))]
     pub checksum: Option<String>,
+    /// What the grant's issuer wanted to be kept with the image.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false, schema_with = metadata_schema)]
+    pub metadata: CustomMetadata,
+}
+
+/// The schema of an image's custom metadata.
+pub fn metadata_schema() -> Object {
+    ObjectBuilder::new()
+        .description(Some(
+            "What the grant's issuer wanted to be kept with the image, by name. Left out if there is none.",
+        ))
+        .additional_properties(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .examples([serde_json::json!({ "owner": "7" })])
+        .build()
 }
 
 /// A form with one file, in the field `file`. Other fields are ignored.
@@ -75,7 +98,16 @@ pub struct RawImage(pub ());
 ///
 /// The service streams the body into the store. The image becomes readable only after the whole request was received
 /// and is valid. For images larger than `max_stream_size` of `GET /limits`, use `POST /uploads`.
+///
+/// If the response to a request with an `Idempotency-Key` was lost, send the same request again: the image is stored once,
+/// and the response is the same. Other bytes under the same value are rejected with 422 `idempotency_key_reused`. After a
+/// `DELETE` of the image the value can be used again.
 #[utoipa::path(post, path = "/upload-image", tag = IMAGES, operation_id = "upload_image",
+    params(("Idempotency-Key" = Option<String>, Header,
+        pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$"#,
+        example = "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
+        description = "A value of the client's own for this image: a string in quotes (RFC 8941), best a UUID. Without its \
+            quotes it is taken, too.")),
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
         (status = 200, description = "The image was stored.", body = StoredImage, headers(
@@ -93,10 +125,33 @@ pub struct RawImage(pub ());
 pub async fn upload(State(app): State<App>, ServiceBase(base): ServiceBase, request: Request) -> Result<Response> {
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let invocation = extensions.get::<Invocation>();
-    let policy = Invocation::policy(invocation, &app.policy);
+    let scope = extensions.get().map(|KeyName(_, key_hash)| IdempotencyScope { key_hash: *key_hash, jti: None });
+    let terms = Terms {
+        policy: Invocation::policy(invocation, &app.policy),
+        key: fixed_key(None, scope, &headers)?,
+        metadata: CustomMetadata::new(),
+    };
     let timed_out = extensions.get::<DeadlineFlag>().cloned().unwrap_or_default();
-    let stored = store(&app, policy, &headers, base.clone(), body, timed_out).await;
+    let stored = store(&app, &terms, &headers, base.clone(), body, timed_out).await;
     stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation, error))
+}
+
+/// The conditions of an upload, besides its bytes.
+struct Terms {
+    policy: Arc<Policy>,
+    key: Option<FixedKey>,
+    metadata: CustomMetadata,
+}
+
+/// Returns what fixes the image's key. The key of a grant takes precedence over an Idempotency-Key.
+fn fixed_key(key: Option<ImageKey>, scope: Option<IdempotencyScope>, headers: &HeaderMap) -> Result<Option<FixedKey>> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let value = values.next().map(|value| IdempotencyKey::parse(value.as_bytes())).transpose()?;
+    if values.next().is_some() {
+        return Err(Error::InvalidRequest("Send only one Idempotency-Key".to_owned()));
+    }
+    let derived = || value.map(|value| FixedKey::Idempotent(value.image_id(&scope.unwrap_or_default())));
+    Ok(key.map(FixedKey::Image).or_else(derived))
 }
 
 /// Returns the response with the image's URL. If the request has no valid host, the URL is relative to the request.
@@ -106,10 +161,10 @@ fn located(image: StoredImage, base: Option<&str>) -> Response {
     ([(header::LOCATION, location)], etag, Json(image)).into_response()
 }
 
-/// Stores the image and returns when it is durable. Nothing is awaited after that, so it cannot be cancelled any more.
+/// Stores the image of a request.
 async fn store(
     app: &App,
-    policy: Arc<Policy>,
+    terms: &Terms,
     headers: &HeaderMap,
     base: Option<String>,
     body: Body,
@@ -117,21 +172,31 @@ async fn store(
 ) -> Result<StoredImage> {
     // The head is checked first: an invalid request reserves nothing, and gets its own error if the budget is full.
     check_encoding(headers)?;
-    let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
+    let policy = &terms.policy;
+    let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), policy)?;
     let (method, length) = (upload_method(&kind), content_length(headers));
-    kind.check_length(length.unwrap_or_default(), &policy)?;
+    kind.check_length(length.unwrap_or_default(), policy)?;
     let watch = UploadTimer::new(&app.metrics, method, timed_out);
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
     let mut admitted = app.uploads.admit(length).await?;
     // This removes only axum's wrapper: the reader recognises the transport's errors by their type.
     let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(kind, body, policy, admitted.head()).await?;
+    let mut image = IncomingImage::open(kind, body, Arc::clone(policy), admitted.head()).await?;
+    let link = app.read_link(base);
     loop {
-        match send(app, &watch, &mut image, admitted, base.clone()).await? {
-            ControlFlow::Break(stored) => {
-                watch.stored(stored.size);
-                return Ok(stored);
+        let target = Target::new(&image, terms)?;
+        let work = send(app, &target, &mut image, admitted, &link);
+        match watch.run(work).await.map_err(|error| target.explain(error))? {
+            ControlFlow::Break(outcome) => {
+                if outcome.name != target.name {
+                    record_field(field::S3_KEY, outcome.name.key().as_str());
+                }
+                record_field(field::SIZE, outcome.stored.size);
+                if outcome.is_new {
+                    watch.stored(outcome.stored.size);
+                }
+                return Ok(answer(image.info(), outcome));
             }
             ControlFlow::Continue(reservation) => admitted = reservation,
         }
@@ -139,32 +204,93 @@ async fn store(
     }
 }
 
-/// Stores the image. If another file of the form replaces it, nothing of it is stored and its reservation is returned.
+/// The name under which an image is stored, and its metadata.
+struct Target {
+    name: ObjectName,
+    /// What fixed the name. `None` if it was drawn at random.
+    fixed: Option<FixedKey>,
+    metadata: Metadata,
+}
+
+impl Target {
+    fn new(image: &IncomingImage, terms: &Terms) -> Result<Self> {
+        let info = image.info();
+        record_field(field::CONTENT_TYPE, info.format.content_type());
+        let s3_key = match &terms.key {
+            Some(fixed) => fixed.of(info.format, &terms.policy)?,
+            None => ImageKey::random(image.extension()),
+        };
+        record_field(field::S3_KEY, s3_key.as_str());
+        let metadata = Metadata::verified(info, terms.metadata.clone());
+        Ok(Target { name: ObjectName::Image(s3_key), fixed: terms.key.clone(), metadata })
+    }
+
+    /// Returns the error as the client gets it.
+    fn explain(&self, error: Error) -> Error {
+        match &self.fixed {
+            Some(fixed) => fixed.explain(error),
+            None => error,
+        }
+    }
+}
+
+/// A stored image.
+struct Outcome {
+    name: ObjectName,
+    stored: Stored,
+    url: String,
+    metadata: CustomMetadata,
+    /// Whether this request has created it, as far as that is known.
+    is_new: bool,
+}
+
+/// Stores the image, or finds that it exists already. If another file of the form replaces it, nothing of it is stored and its
+/// reservation is returned.
 async fn send(
     app: &App,
-    watch: &UploadTimer,
+    target: &Target,
     image: &mut IncomingImage,
     admitted: AdmittedUpload,
-    base: Option<String>,
-) -> Result<ControlFlow<StoredImage, AdmittedUpload>> {
-    let info = image.info();
-    let name = ObjectName::Image(ImageKey::random(image.extension()));
-    record_field(field::S3_KEY, name.key().as_str());
-    record_field(field::CONTENT_TYPE, info.format.content_type());
-
-    let mut uploader = app.uploads.start(name.clone(), info.into(), admitted);
-    let work = async {
-        pump(image, &mut uploader).await?;
-        if image.is_replaced() {
-            return Ok(ControlFlow::Continue(uploader.restart().await));
-        }
-        let link = app.store.presign_get(&name, &app.read_link(base)).await?;
-        Ok(ControlFlow::Break((uploader.finish().await?, link)))
+    link: &PresignOptions,
+) -> Result<ControlFlow<Outcome, AdmittedUpload>> {
+    let Target { name, fixed, metadata } = target;
+    let presigned = async |name: &ObjectName| app.store.presign_get(name, link).await.map(|link| link.url);
+    let existing = match fixed {
+        Some(fixed) => fixed.find(app.store.as_ref(), name.key()).await?,
+        None => None,
     };
-    Ok(watch.run(work).await?.map_break(|(stored, link)| {
-        record_field(field::SIZE, stored.size);
-        answer(&name, info, stored, link.url)
-    }))
+    if let Some(existing) = existing {
+        let stored = digest(image, admitted).await?;
+        if image.is_replaced() {
+            return Ok(ControlFlow::Continue(app.uploads.admit(None).await?));
+        }
+        check_same(app.store.as_ref(), name, &existing, stored).await?;
+        let (url, metadata) = (presigned(name).await?, existing.custom);
+        return Ok(ControlFlow::Break(Outcome { name: name.clone(), stored, url, metadata, is_new: false }));
+    }
+    let mut uploader = match fixed {
+        Some(_) => app.uploads.start_fixed(name.key().clone(), metadata.clone(), admitted),
+        None => app.uploads.start(name.clone(), metadata.clone(), admitted),
+    };
+    pump(image, &mut uploader).await?;
+    if image.is_replaced() {
+        return Ok(ControlFlow::Continue(uploader.restart().await));
+    }
+    let durable = uploader.finish().await?;
+    // If this fails or is dropped, the upload is undone. Nothing is awaited after it.
+    let url = presigned(&durable.name).await?;
+    let name = durable.name.clone();
+    let (stored, metadata) = (durable.acknowledge(), metadata.custom.clone());
+    Ok(ControlFlow::Break(Outcome { name, stored, url, metadata, is_new: true }))
+}
+
+/// Reads the image to its end, to compare it with an image that exists already.
+async fn digest(image: &mut IncomingImage, admitted: AdmittedUpload) -> Result<Stored> {
+    let mut digest = admitted.into_digest();
+    while let Some(chunk) = image.next_chunk().await? {
+        digest.update(&chunk);
+    }
+    Ok(digest.finish())
 }
 
 /// Copies the image to the writer until the whole request was received and is valid, or the store has failed.
@@ -182,15 +308,16 @@ async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<
     }
 }
 
-fn answer(name: &ObjectName, info: ImageInfo, stored: Stored, url: String) -> StoredImage {
+fn answer(info: ImageInfo, outcome: Outcome) -> StoredImage {
     StoredImage {
-        url,
-        s3_key: name.key().to_string(),
+        url: outcome.url,
+        s3_key: outcome.name.key().to_string(),
         content_type: info.format.content_type().to_owned(),
-        size: stored.size,
+        size: outcome.stored.size,
         width: Some(info.width),
         height: Some(info.height),
-        checksum: Some(checksum_text(stored.crc64)),
+        checksum: Some(checksum_text(outcome.stored.crc64)),
+        metadata: outcome.metadata,
     }
 }
 

@@ -8,7 +8,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::errors::{classify, is_attempt_outcome_unknown, is_outcome_unknown};
 use crate::error::BoxError;
@@ -16,7 +16,7 @@ use crate::store::StoreError;
 
 /// Records whether an attempt of one call may have taken effect without a response. `E` is the operation's error type.
 pub(super) struct Attempts<E> {
-    unanswered: Arc<AtomicBool>,
+    unanswered: Arc<AtomicUsize>,
     error: PhantomData<fn() -> E>,
 }
 
@@ -25,8 +25,8 @@ impl<E> Attempts<E> {
         Attempts { unanswered: Arc::default(), error: PhantomData }
     }
 
-    /// Whether the outcome of an attempt is unknown.
-    pub(super) fn unanswered(&self) -> bool {
+    /// Returns the number of attempts whose outcome is unknown.
+    pub(super) fn unanswered(&self) -> usize {
         self.unanswered.load(Ordering::Relaxed)
     }
 }
@@ -40,7 +40,7 @@ where
     pub(super) fn classify(&self, operation: &'static str, error: SdkError<E, HttpResponse>) -> StoreError {
         let last = classify(operation, error);
         let is_unknown = is_outcome_unknown(&last) && !matches!(last, StoreError::Precondition);
-        if self.unanswered() && !is_unknown {
+        if self.unanswered() > 0 && !is_unknown {
             return StoreError::OutcomeUnknown { operation, source: last.into() };
         }
         last
@@ -78,7 +78,7 @@ where
             let code = error.as_operation_error().and_then(|error| error.downcast_ref::<E>()).and_then(E::code);
             let status = context.response().map(|response| response.status().as_u16());
             if is_attempt_outcome_unknown(status, code) {
-                self.unanswered.store(true, Ordering::Relaxed);
+                self.unanswered.fetch_add(1, Ordering::Relaxed);
             }
         }
         Ok(())

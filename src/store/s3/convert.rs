@@ -3,14 +3,18 @@
 use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::types::CompletedPart;
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use crate::store::{Metadata, ObjectInfo, Part};
+use crate::store::{CustomMetadata, Metadata, ObjectInfo, Part};
 
+/// The names of the user metadata, after `x-amz-meta-`.
 const WIDTH: &str = "width";
 const HEIGHT: &str = "height";
+const CRC64: &str = "crc64nvme";
+/// The custom metadata: the base64url of its JSON, because a header's value is ASCII and its name without case.
+const CUSTOM: &str = "image-store";
 
 /// Encodes a CRC64NVME as S3 does: its eight bytes in big-endian order, in base64.
 ///
@@ -33,9 +37,25 @@ fn sha256_from_base64(text: &str) -> Option<[u8; 32]> {
     STANDARD.decode(text).ok()?.try_into().ok()
 }
 
-pub(super) fn user_metadata(metadata: &Metadata) -> Option<HashMap<String, String>> {
-    let (width, height) = metadata.dimensions?;
-    Some(HashMap::from([(WIDTH.to_owned(), width.to_string()), (HEIGHT.to_owned(), height.to_string())]))
+/// `crc64` is the whole object's, where it is known beforehand.
+pub(super) fn user_metadata(metadata: &Metadata, crc64: Option<u64>) -> HashMap<String, String> {
+    let dimensions =
+        metadata.dimensions.map(|(width, height)| [(WIDTH, width.to_string()), (HEIGHT, height.to_string())]);
+    let crc64 = crc64.map(|crc64| (CRC64, crc64_to_base64(crc64)));
+    let named = dimensions.into_iter().flatten().chain(crc64).map(|(name, value)| (name.to_owned(), value));
+    named.chain(custom_metadata(&metadata.custom)).collect()
+}
+
+/// The one header of the custom metadata, if there is any.
+pub(super) fn custom_metadata(custom: &CustomMetadata) -> Option<(String, String)> {
+    let json = serde_json::json!(custom).to_string();
+    (!custom.is_empty()).then(|| (CUSTOM.to_owned(), URL_SAFE_NO_PAD.encode(json)))
+}
+
+/// What is not as this service writes it is none.
+fn custom_from(metadata: Option<&HashMap<String, String>>) -> CustomMetadata {
+    let json = metadata.and_then(|metadata| URL_SAFE_NO_PAD.decode(metadata.get(CUSTOM)?).ok());
+    json.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default()
 }
 
 fn dimensions(metadata: Option<&HashMap<String, String>>) -> Option<(u32, u32)> {
@@ -50,8 +70,10 @@ pub(super) fn object_info(head: &HeadObjectOutput) -> ObjectInfo {
         content_type: head.content_type().map(str::to_owned),
         dimensions: dimensions(head.metadata()),
         crc64: head.checksum_crc64_nvme().and_then(crc64_from_base64),
+        noted_crc64: head.metadata().and_then(|metadata| crc64_from_base64(metadata.get(CRC64)?)),
         sha256: head.checksum_sha256().and_then(sha256_from_base64),
         last_modified: head.last_modified().and_then(|at| SystemTime::try_from(*at).ok()),
+        custom: custom_from(head.metadata()),
         marker: super::marker::marker(head.content_type(), head.metadata()),
     }
 }
@@ -105,12 +127,33 @@ mod tests {
 
     #[test]
     fn dimensions_require_width_and_height() {
-        let metadata = Metadata { content_type: "image/png".to_owned(), dimensions: Some((3, 2)) };
-        let mut map = user_metadata(&metadata).unwrap();
+        let unverified = Metadata::unverified("image/png", CustomMetadata::new());
+        assert!(user_metadata(&unverified, None).is_empty());
+        let mut map = user_metadata(&Metadata { dimensions: Some((3, 2)), ..unverified }, None);
         assert_eq!(dimensions(Some(&map)), Some((3, 2)));
         map.insert("height".to_owned(), "-2".to_owned());
         assert_eq!(dimensions(Some(&map)), None);
         assert_eq!(dimensions(None), None);
+    }
+
+    #[test]
+    fn custom_metadata_survives_any_characters() {
+        let custom = CustomMetadata::from([
+            ("Owner \u{fc}\n".to_owned(), "\u{1f4f7}\0\"".to_owned()),
+            (String::new(), String::new()),
+        ]);
+        let map = user_metadata(&Metadata::unverified("image/png", custom.clone()), Some(1));
+        assert_eq!(map.len(), 2);
+        assert!(
+            map["image-store"].bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)),
+            "{map:?}"
+        );
+        assert_eq!(custom_from(Some(&map)), custom);
+        for foreign in ["", "!", "bnVsbA", "eyJhIjoxfQ"] {
+            let map = HashMap::from([("image-store".to_owned(), foreign.to_owned())]);
+            assert!(custom_from(Some(&map)).is_empty(), "{foreign}");
+        }
+        assert!(custom_from(None).is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use http::header;
 use percent_encoding::utf8_percent_encode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::convert::{length, part_number, sha256_to_base64};
+use super::convert::{custom_metadata, length, part_number, sha256_to_base64};
 use super::errors::{classify, rejected};
 use super::presign_template::{Call, PresignTemplate};
 use super::{RESERVED, S3Store, Sse};
@@ -37,6 +37,7 @@ impl S3Store {
         let call = call
             .content_length(length(conditions.size))
             .content_type(&conditions.content_type)
+            .set_metadata(Some(custom_metadata(&conditions.custom).into_iter().collect()))
             .set_checksum_sha256(conditions.sha256.as_ref().map(sha256_to_base64))
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
@@ -148,8 +149,8 @@ fn whole_seconds(options: &PresignOptions) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::ImageKey;
     use crate::store::s3::{Checksum, S3Options};
+    use crate::store::{CustomMetadata, ImageKey};
 
     async fn store(public_endpoint: Option<&str>, mount: Option<&'static str>) -> S3Store {
         S3Store::connect(S3Options {
@@ -197,7 +198,12 @@ mod tests {
     async fn urls_of_a_mounted_store_begin_with_the_client_s_base() {
         let store = store(None, Some("/_store")).await;
         let name = ObjectName::Image(ImageKey::random("png"));
-        let conditions = PutConditions { size: 1, content_type: "image/png".to_owned(), sha256: None };
+        let conditions = PutConditions {
+            size: 1,
+            content_type: "image/png".to_owned(),
+            sha256: None,
+            custom: CustomMetadata::new(),
+        };
         for base in [Some("http://one.example:8080"), None, Some("https://two.example/images")] {
             let (options, start) = (reached_by(base), format!("{}/_store/b/p/", base.unwrap_or_default()));
             let get = store.get_url(&name, &options).await.unwrap().url;

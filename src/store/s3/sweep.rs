@@ -3,6 +3,7 @@
 
 use aws_sdk_s3::types::{MultipartUpload, Object};
 use std::time::SystemTime;
+use uuid::Uuid;
 
 use super::S3Store;
 use super::errors::classify;
@@ -31,12 +32,23 @@ impl S3Store {
     }
 
     pub(super) async fn list_unverified_objects(&self) -> Result<Vec<Leftover>> {
-        let call = self.client.list_objects_v2().bucket(&self.bucket).prefix(format!("{}{INCOMING}", self.prefix));
+        let found = self.objects(&format!("{}{INCOMING}", self.prefix)).await?;
+        Ok(found.iter().filter_map(|object| self.unverified_object(object)).collect())
+    }
+
+    pub(super) async fn list_images_of(&self, id: Uuid) -> Result<Vec<ImageKey>> {
+        let found = self.objects(&format!("{}{id}.", self.prefix)).await?;
+        let names = found.iter().filter_map(|object| object.key()?.strip_prefix(&self.prefix));
+        Ok(names.filter_map(ImageKey::parse).collect())
+    }
+
+    /// The objects whose keys begin with `prefix` (ListObjectsV2, all pages).
+    async fn objects(&self, prefix: &str) -> Result<Vec<Object>> {
+        let call = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
         let mut pages = call.into_paginator().send();
         let mut found = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| classify("ListObjectsV2", error))?;
-            found.extend(page.contents().iter().filter_map(|object| self.unverified_object(object)));
+            found.extend(page.map_err(|error| classify("ListObjectsV2", error))?.contents.unwrap_or_default());
         }
         Ok(found)
     }

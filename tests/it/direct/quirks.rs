@@ -7,7 +7,7 @@ use image_store::error::{Error, Result};
 use image_store::format::Format;
 use image_store::policy::Policy;
 use image_store::store::reconcile::Reconciler;
-use image_store::store::{ImageKey, Marker, Metadata, ObjectName};
+use image_store::store::{CustomMetadata, ImageKey, Marker, Metadata, ObjectName};
 use image_store::tasks::Tasks;
 use image_store::upload::budget::Budget;
 use sha2::{Digest, Sha256};
@@ -21,7 +21,7 @@ use crate::support::strict::Quirk;
 
 const SIZE: usize = 100_000;
 
-fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
+pub fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
     let policy = Policy {
         formats: vec![Format::Png],
         max_upload_size: 5_000_000_000,
@@ -43,7 +43,7 @@ async fn arrived(quirks: &[Quirk]) -> (Backend, ImageKey) {
 }
 
 async fn replace_incoming(backend: &Backend, key: &ImageKey, bytes: &[u8]) {
-    let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
+    let plain = Metadata::unverified("image/png", CustomMetadata::new());
     let name = ObjectName::Incoming(key.clone());
     backend.store.delete(&name).await.unwrap();
     backend.store.put(&name, &plain, payload(&bytes.to_vec().into())).await.unwrap();
@@ -140,7 +140,7 @@ async fn complete_without_parts_promotes_object_assembled_by_another() {
     let strict = backend.strict_s3();
     strict.take_up(Quirk::PartsHiddenByComplete);
     let (key, bytes) = (ImageKey::random("png"), png(SIZE));
-    let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
+    let plain = Metadata::unverified("image/png", CustomMetadata::new());
     let upload = backend.store.create_upload(&ObjectName::Incoming(key.clone()), &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
     let door = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
@@ -169,7 +169,7 @@ async fn late_complete_does_not_replace_marker_of_abort() {
     let faults = Faults::before(&backend.endpoint).await;
     let (key, bytes) = (ImageKey::random("png"), png(SIZE));
     let (incoming, plain) =
-        (ObjectName::Incoming(key.clone()), Metadata { content_type: "image/png".to_owned(), dimensions: None });
+        (ObjectName::Incoming(key.clone()), Metadata::unverified("image/png", CustomMetadata::new()));
     let upload = backend.store.create_upload(&incoming, &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
     let door = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
@@ -195,7 +195,7 @@ async fn ceph_no_such_key_for_parts_means_no_such_upload() {
     let backend = Backend::strict().await;
     backend.strict_s3().take_up(Quirk::ListPartsNoSuchKey);
     let name = ObjectName::Incoming(ImageKey::random("png"));
-    let plain = Metadata { content_type: "image/png".to_owned(), dimensions: None };
+    let plain = Metadata::unverified("image/png", CustomMetadata::new());
     let upload = backend.store.create_upload(&name, &plain).await.unwrap();
     backend.store.abort_upload(&upload).await.unwrap();
     let listed = backend.store.list_parts(&upload).await;

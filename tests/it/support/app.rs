@@ -126,6 +126,16 @@ impl TestApp {
         url
     }
 
+    /// Starts a service on any store and returns its URL. It runs until the test ends.
+    pub async fn serve(store: Arc<dyn Store>) -> String {
+        let config = Config::new(&Cli::parse_from(["image-store"]).settings).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let app = App::new(config.clone(), store, None);
+        tokio::spawn(http::serve(listener, app, config.server, std::future::pending()));
+        url
+    }
+
     /// Returns the proxy of [`TestApp::behind_faults`].
     pub fn faults(&self) -> &Faults {
         self.faults.as_ref().expect("started behind faults")

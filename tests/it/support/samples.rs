@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use crc_fast::{CrcAlgorithm, checksum};
-use image_store::store::{Content, ImageKey, Metadata, ObjectDigest, ObjectName, Payload, PresignOptions};
+use image_store::store::{
+    Content, CustomMetadata, ImageKey, Metadata, ObjectDigest, ObjectName, Payload, PresignOptions,
+};
 use std::time::Duration;
 
 /// The minimum size of a part in S3, except for the last.
@@ -40,7 +42,7 @@ pub fn incoming() -> ObjectName {
 }
 
 pub fn png() -> Metadata {
-    Metadata { content_type: "image/png".to_owned(), dimensions: Some((640, 480)) }
+    Metadata { dimensions: Some((640, 480)), ..Metadata::unverified("image/png", CustomMetadata::new()) }
 }
 
 pub fn for_a_minute() -> PresignOptions {

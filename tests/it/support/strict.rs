@@ -37,6 +37,10 @@ pub enum Quirk {
     NoSha256,
     /// Garage ignores If-Match on Put.
     NoIfMatch,
+    /// Garage ignores If-None-Match on Put and on Complete.
+    NoIfNoneMatch,
+    /// moto keeps no CRC64NVME of a multipart upload, older stores none at all.
+    NoCrc64,
     /// SeaweedFS lists no parts of an upload while it processes a Complete whose object already exists. Here that lasts
     /// until [`Strict::answer_completes`] is called.
     PartsHiddenByComplete,
@@ -209,7 +213,7 @@ impl State {
     }
 
     fn check_new(&self, key: &str, only_new: bool) -> S3Result<()> {
-        if only_new && self.objects.contains_key(key) {
+        if only_new && !self.has(Quirk::NoIfNoneMatch) && self.objects.contains_key(key) {
             return Err(s3_error!(PreconditionFailed, "At least one of the pre-conditions you specified did not hold"));
         }
         Ok(())
@@ -322,7 +326,8 @@ impl S3 for Bucket {
             metadata: Some(found.metadata.clone()),
             e_tag: Some(ETag::Strong(found.etag.clone())),
             last_modified: Some(found.modified.into()),
-            checksum_crc64nvme: (enabled && found.sha256.is_none()).then(|| crc64(&found.bytes)),
+            checksum_crc64nvme: (enabled && found.sha256.is_none() && !state.has(Quirk::NoCrc64))
+                .then(|| crc64(&found.bytes)),
             checksum_sha256: found.sha256.clone().filter(|_| enabled),
             ..Default::default()
         }))

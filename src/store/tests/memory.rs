@@ -2,23 +2,25 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
+use uuid::Uuid;
 
 use crate::store::{
-    Content, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, PresignOptions,
-    Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
+    Content, CustomMetadata, ImageKey, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload,
+    PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 
 /// A random number generator with a seed (SplitMix64).
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Random(seed.wrapping_mul(0x2545_f491_4f6c_dd1d) ^ 0x9e37_79b9)
     }
 
@@ -30,18 +32,18 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    pub(super) fn one_in(&mut self, many: u64) -> bool {
+    pub(crate) fn one_in(&mut self, many: u64) -> bool {
         self.next().is_multiple_of(many)
     }
 
-    pub(super) fn choose(&mut self, among: &[usize]) -> Option<usize> {
+    pub(crate) fn choose(&mut self, among: &[usize]) -> Option<usize> {
         let at = self.next() as usize;
         (!among.is_empty()).then(|| among[at % among.len()])
     }
 }
 
 /// Decides which answers are lost.
-pub(super) struct Faults(Option<Random>);
+pub(crate) struct Faults(Option<Random>);
 
 /// The fate of a call that changes the store.
 enum Fate {
@@ -55,11 +57,11 @@ enum Fate {
 }
 
 impl Faults {
-    pub(super) fn none() -> Self {
+    pub(crate) fn none() -> Self {
         Faults(None)
     }
 
-    pub(super) fn drawn(seed: u64) -> Self {
+    pub(crate) fn drawn(seed: u64) -> Self {
         Faults(Some(Random::new(seed ^ 0xfa17)))
     }
 
@@ -145,15 +147,15 @@ struct Scheduler {
 }
 
 #[derive(Clone)]
-pub(super) struct Shared(Arc<Mutex<Scheduler>>);
+pub(crate) struct Shared(Arc<Mutex<Scheduler>>);
 
 impl Shared {
-    pub(super) fn new(actors: usize, faults: Faults) -> Self {
+    pub(crate) fn new(actors: usize, faults: Faults) -> Self {
         let (state, next) = (State::default(), vec![None; actors]);
         Shared(Arc::new(Mutex::new(Scheduler { state, next, faults, late: Vec::new(), slow_assembly: false })))
     }
 
-    pub(super) fn assemble_slowly(&self) {
+    pub(crate) fn assemble_slowly(&self) {
         self.lock().slow_assembly = true;
     }
 
@@ -166,35 +168,35 @@ impl Shared {
     }
 
     /// Creates a multipart upload with all its parts. Returns its ID.
-    pub(super) fn lay_parts(&self, name: &ObjectName, bytes: &[u8]) -> String {
+    pub(crate) fn lay_parts(&self, name: &ObjectName, bytes: &[u8]) -> String {
         let parts = BTreeMap::from([(1, bytes.to_vec())]);
         self.lock().state.uploads.insert("plan".to_owned(), Unfinished { name: name.clone(), parts });
         "plan".to_owned()
     }
 
-    pub(super) fn is_waiting(&self, actor: usize) -> bool {
+    pub(crate) fn is_waiting(&self, actor: usize) -> bool {
         self.lock().next[actor].is_some()
     }
 
-    pub(super) fn commute(&self, one: usize, other: usize) -> bool {
+    pub(crate) fn commute(&self, one: usize, other: usize) -> bool {
         let next = &self.lock().next;
         next[one].zip(next[other]).is_some_and(|(one, other)| one.commutes(other))
     }
 
-    pub(super) fn object(&self, name: &ObjectName) -> Option<Vec<u8>> {
+    pub(crate) fn object(&self, name: &ObjectName) -> Option<Vec<u8>> {
         self.lock().state.objects.get(&name.object_key("")).map(|object| object.bytes.clone())
     }
 
-    pub(super) fn open_uploads(&self, name: &ObjectName) -> usize {
+    pub(crate) fn open_uploads(&self, name: &ObjectName) -> usize {
         self.lock().state.uploads.values().filter(|upload| upload.name == *name).count()
     }
 
-    pub(super) fn was_overwritten(&self) -> bool {
+    pub(crate) fn was_overwritten(&self) -> bool {
         self.lock().state.overwritten
     }
 
     /// May apply the effect of a call whose caller has given up.
-    pub(super) fn land_late(&self, random: &mut Random) {
+    pub(crate) fn land_late(&self, random: &mut Random) {
         let mut scheduler = self.lock();
         if !scheduler.late.is_empty() && random.one_in(4) {
             let effect = scheduler.late.remove(0);
@@ -238,22 +240,27 @@ impl State {
 
 /// The store as one actor uses it.
 #[derive(Clone)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     shared: Shared,
     actor: usize,
 }
 
 impl Memory {
-    pub(super) fn new(shared: &Shared, actor: usize) -> Self {
+    pub(crate) fn new(shared: &Shared, actor: usize) -> Self {
         Memory { shared: shared.clone(), actor }
     }
 
     async fn turn(&self, touched: Touched) {
         let mut scheduled = false;
-        poll_fn(|_| {
+        poll_fn(|cx| {
             let next = &mut self.shared.lock().next[self.actor];
             *next = (!scheduled).then_some(touched);
-            if std::mem::replace(&mut scheduled, true) { Poll::Ready(()) } else { Poll::Pending }
+            if std::mem::replace(&mut scheduled, true) {
+                return Poll::Ready(());
+            }
+            // Of several concurrent calls each is polled when its actor's turn has come.
+            cx.waker().wake_by_ref();
+            Poll::Pending
         })
         .await;
     }
@@ -282,7 +289,7 @@ impl Memory {
     }
 
     /// Sends the presigned PUT of a plan, which signs `If-None-Match: *`.
-    pub(super) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+    pub(crate) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.turn(Touched::changing(Touched::object(name))).await;
         let object = Object { bytes: bytes.to_vec(), marker: None };
         self.shared.lock().state.write(name, object, true)
@@ -295,8 +302,7 @@ impl Store for Memory {
         let touched = Touched::object(name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
-        self.change(touched, move |state| state.write(&name, object, true)).await?;
-        Ok(Written { perhaps_again: false })
+        self.change(touched, move |state| state.write(&name, object, true).map(|()| Written::default())).await
     }
 
     async fn create_upload(&self, name: &ObjectName, _: &Metadata) -> Result<Upload> {
@@ -322,7 +328,7 @@ impl Store for Memory {
         .await
     }
 
-    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
+    async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Written> {
         let touched = Touched::uploads(&upload.name) | Touched::object(&upload.name);
         let (upload, numbers) = (upload.clone(), parts.iter().map(|part| part.number).collect::<Vec<_>>());
         let begun = match self.shared.is_assembled_slowly(&upload.name) {
@@ -339,7 +345,7 @@ impl Store for Memory {
             state.write(&upload.name, Object { bytes, marker: None }, true)?;
             state.uploads.remove(&upload.id);
             state.completed.insert(upload.id);
-            Ok(())
+            Ok(Written::default())
         })
         .await
     }
@@ -377,25 +383,36 @@ impl Store for Memory {
                 content_type: None,
                 dimensions: None,
                 crc64: None,
+                noted_crc64: None,
                 sha256: None,
                 last_modified: None,
+                custom: CustomMetadata::new(),
                 marker: object.marker,
             })
         })
         .await
     }
 
+    async fn images_of(&self, _: Uuid) -> Result<Vec<ImageKey>> {
+        unreachable!("every key here is fixed as a whole")
+    }
+
+    fn honours_if_none_match(&self) -> bool {
+        true
+    }
+
     async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes> {
         self.read_state(Touched::object(name), |state| {
             let bytes = state.get_if(name, etag)?.bytes;
-            let end = bytes.len().min(range.end as usize);
+            let end = bytes.len().min(usize::try_from(range.end).unwrap_or(usize::MAX));
             Ok(Bytes::copy_from_slice(&bytes[(range.start as usize).min(end)..end]))
         })
         .await
     }
 
-    async fn stream(&self, _: &ObjectName, _: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
-        unreachable!("no plan in these tests has a SHA-256")
+    async fn stream(&self, name: &ObjectName, etag: &str) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let bytes = self.read(name, 0..u64::MAX, etag).await?;
+        Ok(futures::stream::iter([Ok(bytes)]).boxed())
     }
 
     /// Reads the source when the call begins, and creates the part when it ends.

@@ -1,0 +1,269 @@
+//! Attempts under one fixed key, beside each other in every order of their store calls, over one store in memory.
+//!
+//! Each attempt has a store of its own, as in a process of its own. What must hold is in [`World::check`] and
+//! [`World::check_end`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+use tokio::runtime::{Builder, Runtime};
+
+use super::*;
+use crate::store::tests::memory::{Faults, Memory, Random, Shared};
+use crate::store::{CustomMetadata, ImageKey};
+use crate::upload::fixed::{FixedKey, check_same};
+
+/// What an attempt sends: one payload by PutObject, several as parts.
+type Image = &'static [&'static [u8]];
+
+const SMALL: Image = &[b"small"];
+/// Of the same size.
+const OTHER_SMALL: Image = &[b"other"];
+const PARTS: Image = &[b"first ", b"second"];
+/// Of the same size as [`PARTS`].
+const OTHER_PARTS: Image = &[b"first ", b"SECOND"];
+
+/// Who takes part in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Upload(Image),
+    /// One whose client leaves when everything is sent.
+    Leave(Image),
+    Delete,
+}
+
+struct Actor {
+    role: Role,
+    work: Pin<Box<dyn Future<Output = ()>>>,
+    /// Its client was told of a success.
+    acknowledged: Arc<AtomicBool>,
+    ended: bool,
+}
+
+struct World {
+    shared: Shared,
+    name: ObjectName,
+    actors: Vec<Actor>,
+    schedule: Vec<usize>,
+}
+
+impl World {
+    fn new(roles: &[Role], faults: Faults) -> World {
+        let shared = Shared::new(roles.len(), faults);
+        let key = ImageKey::parse("0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png").unwrap();
+        let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, key.clone()));
+        let name = ObjectName::Image(key.clone());
+        let mut world = World { actors: actors.collect(), shared, name, schedule: Vec::new() };
+        (0..roles.len()).for_each(|id| world.poll(id));
+        world
+    }
+
+    /// To its next call, or to its end.
+    fn poll(&mut self, id: usize) {
+        let actor = &mut self.actors[id];
+        for _ in 0..1_000 {
+            match actor.work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(()) => {
+                    actor.ended = true;
+                    return;
+                }
+                // It pauses before it tries again, and time stands still.
+                Poll::Pending if !self.shared.is_waiting(id) => pass_time(),
+                Poll::Pending => return,
+            }
+        }
+        panic!("it neither calls nor ends: {:?}", self.schedule);
+    }
+
+    fn enabled(&self) -> Vec<usize> {
+        (0..self.actors.len()).filter(|id| !self.actors[*id].ended).collect()
+    }
+
+    fn step(&mut self, id: usize) {
+        self.schedule.push(id);
+        self.poll(id);
+        self.check();
+    }
+
+    fn acknowledged(&self) -> Vec<Image> {
+        let told = self.actors.iter().filter(|actor| actor.acknowledged.load(Ordering::Relaxed));
+        told.filter_map(|actor| if let Role::Upload(image) = actor.role { Some(image) } else { None }).collect()
+    }
+
+    fn has_delete(&self) -> bool {
+        self.actors.iter().any(|actor| actor.role == Role::Delete)
+    }
+
+    /// What holds at every moment.
+    fn check(&self) {
+        let there = self.shared.object(&self.name);
+        let whole = |image: &Image| image.concat();
+        let sent = self.actors.iter().filter_map(|actor| match actor.role {
+            Role::Upload(image) | Role::Leave(image) => Some(whole(&image)),
+            Role::Delete => None,
+        });
+        assert!(there.as_ref().is_none_or(|there| sent.into_iter().any(|sent| sent == *there)), "{:?}", self.schedule);
+        assert!(!self.shared.was_overwritten(), "an image was overwritten: {:?}", self.schedule);
+        if !self.has_delete() {
+            let same = self.acknowledged().iter().all(|image| there.as_ref() == Some(&whole(image)));
+            assert!(same, "an acknowledged image is not there: {:?}", self.schedule);
+        }
+    }
+
+    /// What holds when all have ended and nothing failed.
+    fn check_end(&self) {
+        assert_eq!(self.shared.open_uploads(&self.name), 0, "uploads are left: {:?}", self.schedule);
+        if self.has_delete() {
+            return;
+        }
+        let there = self.shared.object(&self.name).expect("one of them is stored");
+        for Actor { role, acknowledged, .. } in &self.actors {
+            if let Role::Upload(image) = role {
+                let told = acknowledged.load(Ordering::Relaxed);
+                assert_eq!(told, image.concat() == there, "{image:?}: {:?}", self.schedule);
+            }
+        }
+    }
+}
+
+fn actor(store: Memory, role: Role, key: ImageKey) -> Actor {
+    let acknowledged = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&acknowledged);
+    let work = async move {
+        match role {
+            Role::Upload(image) => attempt(store, key, image, true, &told).await,
+            Role::Leave(image) => attempt(store, key, image, false, &told).await,
+            Role::Delete => drop(store.delete(&ObjectName::Image(key)).await),
+        }
+    };
+    Actor { role, work: Box::pin(work), acknowledged, ended: false }
+}
+
+/// What a request with a fixed key does.
+async fn attempt(store: Memory, key: ImageKey, image: Image, stays: bool, told: &AtomicBool) {
+    let payloads: Vec<Payload> = image.iter().map(|bytes| parts::payload((*bytes).into())).collect();
+    let whole = parts::join(payloads.iter().map(|payload| (payload.len, payload.crc64)));
+    let whole = Stored { size: whole.size, crc64: whole.crc64.unwrap() };
+    let name = ObjectName::Image(key.clone());
+    match FixedKey::Image(key.clone()).find(&store, &key).await {
+        Ok(None) => {}
+        Ok(Some(found)) => {
+            let same = check_same(&store, &name, &found, whole).await;
+            return told.store(same.is_ok(), Ordering::Relaxed);
+        }
+        Err(_) => return,
+    }
+    let (commands, receiver) = mpsc::channel(8);
+    let (done, outcome) = oneshot::channel::<UploadResult>();
+    let store: Arc<dyn Store> = Arc::new(store);
+    let task = UploadTask {
+        reconciler: Reconciler::new(Arc::clone(&store)),
+        store,
+        name,
+        ownership: Ownership::Fixed(Turns::default()),
+        metadata: Metadata::unverified("image/png", CustomMetadata::new()),
+        patience: None,
+        files: Arc::new(Semaphore::new(1)),
+    };
+    let request = async move {
+        let last = payloads.len() - 1;
+        for (at, payload) in payloads.into_iter().enumerate() {
+            let message = if at == last { PartMessage::Last(payload) } else { PartMessage::Part(payload) };
+            let _ = commands.send(message).await;
+        }
+        if !stays {
+            return;
+        }
+        if let Ok(Ok(durable)) = outcome.await {
+            assert_eq!(durable.acknowledge(), whole);
+            told.store(true, Ordering::Relaxed);
+        }
+    };
+    futures::join!(task.run(receiver, done), request);
+}
+
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+}
+
+fn in_runtime<T>(work: impl FnOnce() -> T) -> T {
+    RUNTIME.with(|runtime| {
+        let _entered = runtime.enter();
+        work()
+    })
+}
+
+/// Lets timers run out.
+fn pass_time() {
+    RUNTIME.with(|runtime| runtime.block_on(tokio::time::advance(Duration::from_secs(1))));
+}
+
+/// Runs every order of the actors' calls; returns how many runs that were.
+fn explore(roles: &[Role]) -> usize {
+    fn run(roles: &[Role], schedule: &mut Vec<usize>) -> usize {
+        let mut world = World::new(roles, Faults::none());
+        schedule.iter().for_each(|id| world.step(*id));
+        let enabled = world.enabled();
+        if enabled.is_empty() {
+            world.check_end();
+            return 1;
+        }
+        let mut ends = 0;
+        for id in enabled {
+            schedule.push(id);
+            ends += run(roles, schedule);
+            schedule.pop();
+        }
+        ends
+    }
+    in_runtime(|| run(roles, &mut Vec::new()))
+}
+
+#[test]
+fn two_attempts_hold_in_every_order() {
+    use Role::*;
+    let mut runs = 0;
+    for other in [Upload(SMALL), Upload(OTHER_SMALL), Upload(PARTS), Leave(SMALL), Leave(OTHER_SMALL), Delete] {
+        runs += explore(&[Upload(SMALL), other]);
+    }
+    for other in [Upload(PARTS), Upload(OTHER_PARTS), Leave(OTHER_PARTS), Delete] {
+        runs += explore(&[Upload(PARTS), other]);
+    }
+    for other in [SMALL, OTHER_SMALL] {
+        runs += explore(&[Upload(SMALL), Upload(other), Delete]);
+    }
+    assert!(runs > 250, "{runs}");
+}
+
+#[test]
+fn four_attempts_with_lost_answers_hold_in_drawn_orders() {
+    use Role::*;
+    let casts: [&[Role]; 5] = [
+        &[Upload(SMALL), Upload(SMALL), Upload(OTHER_SMALL), Leave(SMALL)],
+        &[Upload(PARTS), Upload(PARTS), Upload(OTHER_PARTS), Leave(OTHER_PARTS)],
+        &[Upload(SMALL), Upload(PARTS), Leave(OTHER_SMALL), Leave(PARTS)],
+        &[Upload(SMALL), Upload(SMALL), Delete, Upload(OTHER_SMALL)],
+        &[Upload(PARTS), Delete, Upload(PARTS), Leave(PARTS)],
+    ];
+    in_runtime(|| {
+        let mut acknowledged = 0;
+        for seed in 0..2_000 {
+            for (faulty, roles) in [false, true].into_iter().flat_map(|faulty| casts.map(|roles| (faulty, roles))) {
+                let mut random = Random::new(seed);
+                let faults = if faulty { Faults::drawn(seed) } else { Faults::none() };
+                let mut world = World::new(roles, faults);
+                while let Some(id) = random.choose(&world.enabled()) {
+                    world.shared.land_late(&mut random);
+                    world.check();
+                    world.step(id);
+                }
+                if !faulty {
+                    world.check_end();
+                }
+                acknowledged += world.acknowledged().len();
+            }
+        }
+        assert!(acknowledged > 10_000, "{acknowledged}");
+    });
+}

@@ -1,0 +1,549 @@
+//! `Idempotency-Key`: every attempt of one upload makes the same one image, whatever was lost, wherever it arrives.
+
+use futures::future::join_all;
+use image_store::store::s3::Checksum;
+use image_store::store::{CustomMetadata, ImageKey, Metadata, ObjectName};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::Value;
+
+use super::support::app::{TestApp, fixture, png, until};
+use super::support::backend::Backend;
+use super::support::faults::{Action, Faults, Operation};
+use super::support::raw::{RawClient, form, head};
+use super::support::samples::payload;
+use super::support::strict::Quirk;
+
+const MIB: usize = 1 << 20;
+const PART: usize = 5 * MIB;
+/// One PutObject, a part that is just full, several parts.
+const SIZES: [usize; 3] = [1_000, PART, 12 * MIB];
+const VALUE: &str = "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"";
+
+/// Uploads a raw body.
+async fn send(base: &str, value: &str, bytes: Vec<u8>) -> (StatusCode, Value) {
+    let post = Client::new().post(format!("{base}/upload-image")).header("content-type", "image/png");
+    answer(post.header("idempotency-key", value).body(bytes).send().await.unwrap()).await
+}
+
+async fn answer(answer: Response) -> (StatusCode, Value) {
+    let status = answer.status();
+    assert_eq!(answer.headers().contains_key("retry-after"), status == StatusCode::SERVICE_UNAVAILABLE);
+    (status, answer.json().await.unwrap())
+}
+
+async fn stored(base: &str, value: &str, bytes: Vec<u8>) -> Value {
+    let (status, image) = send(base, value, bytes).await;
+    assert_eq!(status, 200, "{image}");
+    image
+}
+
+async fn rejected(base: &str, value: &str, bytes: Vec<u8>) -> (u16, String) {
+    let (status, error) = send(base, value, bytes).await;
+    (status.as_u16(), error["code"].as_str().unwrap_or_else(|| panic!("{error}")).to_owned())
+}
+
+fn key(image: &Value) -> &str {
+    image["s3_key"].as_str().unwrap()
+}
+
+/// All that is the same of every answer about one image.
+fn without_url(mut image: Value) -> Value {
+    image.as_object_mut().unwrap().remove("url");
+    image
+}
+
+/// An image of the same size with another last byte.
+fn other(mut bytes: Vec<u8>) -> Vec<u8> {
+    *bytes.last_mut().unwrap() ^= 1;
+    bytes
+}
+
+fn reused() -> (u16, String) {
+    (422, "idempotency_key_reused".to_owned())
+}
+
+fn unknown() -> (u16, String) {
+    (503, "outcome_unknown".to_owned())
+}
+
+async fn read(app: &TestApp, image: &Value) -> Vec<u8> {
+    app.client.get(image["url"].as_str().unwrap()).send().await.unwrap().bytes().await.unwrap().to_vec()
+}
+
+#[tokio::test]
+async fn the_same_bytes_again_are_answered_alike_and_not_sent_again() {
+    let app = TestApp::behind_faults(&[]).await;
+    let faults = app.faults();
+    let writes = || [Operation::Put, Operation::Create, Operation::UploadPart].map(|call| faults.calls(call));
+    let mut keys = Vec::new();
+    for size in SIZES {
+        let value = format!("of {size}");
+        let first = stored(&app.url, &format!("\"{value}\""), png(size)).await;
+        assert_eq!(first["size"], size);
+        assert_eq!(uuid::Uuid::parse_str(&key(&first)[..36]).unwrap().get_version_num(), 8);
+        let before = writes();
+        let again = stored(&app.url, &format!("\"{value}\""), png(size)).await;
+        assert_eq!(without_url(again.clone()), without_url(first.clone()));
+        assert_eq!(read(&app, &again).await, png(size));
+
+        // By a form, and without quotes where that is possible.
+        let part = reqwest::multipart::Part::bytes(png(size)).file_name("another name.png");
+        let form = reqwest::multipart::Form::new().part("file", part);
+        let post = app.client.post(app.at("/upload-image")).header("idempotency-key", format!("\"{value}\""));
+        let (status, by_form) = answer(post.multipart(form).send().await.unwrap()).await;
+        assert_eq!((status.as_u16(), without_url(by_form)), (200, without_url(first.clone())));
+        assert_eq!(writes(), before, "nothing is written again");
+        keys.push(key(&first).to_owned());
+    }
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    app.end(&keys).await;
+}
+
+#[tokio::test]
+async fn other_bytes_are_rejected_and_the_image_stays() {
+    let app = TestApp::start().await;
+    for (at, size) in SIZES.into_iter().enumerate() {
+        let value = format!("{at}");
+        let first = stored(&app.url, &value, png(size)).await;
+        for wrong in [other(png(size)), png(size + 1), fixture("plain.jpg"), fixture("plain.gif")] {
+            assert_eq!(rejected(&app.url, &value, wrong).await, reused());
+        }
+        assert_eq!(rejected(&app.url, &value, b"no image".to_vec()).await.1, "invalid_file_type");
+        assert_eq!(read(&app, &first).await, png(size));
+        assert_eq!(without_url(stored(&app.url, &value, png(size)).await), without_url(first.clone()));
+        assert!(
+            app.client.delete(app.at(&format!("/delete/{}", key(&first)))).send().await.unwrap().status().is_success()
+        );
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn the_extension_follows_the_bytes_and_not_the_file_name() {
+    let app = TestApp::start().await;
+    let mut keys = Vec::new();
+    for name in ["a.jpeg", "b.jpg", "c.jfif", "d"] {
+        let part = reqwest::multipart::Part::bytes(fixture("plain.jpg")).file_name(name);
+        let post = app.client.post(app.at("/upload-image")).header("idempotency-key", VALUE);
+        let (status, image) =
+            answer(post.multipart(reqwest::multipart::Form::new().part("file", part)).send().await.unwrap()).await;
+        assert_eq!(status, 200, "{image}");
+        keys.push(key(&image).to_owned());
+    }
+    assert!(keys[0].ends_with(".jpg") && keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+    app.end(&[&keys[0]]).await;
+}
+
+#[tokio::test]
+async fn a_value_belongs_to_one_api_key() {
+    let app = TestApp::with(&["--api-keys=first,second"]).await;
+    let send = async |api_key: &str, value: &str| {
+        let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
+        let post = post.header("x-api-key", api_key).header("idempotency-key", value);
+        let (status, image) = answer(post.body(fixture("plain.png")).send().await.unwrap()).await;
+        assert_eq!(status, 200, "{image}");
+        key(&image).to_owned()
+    };
+    let first = send("first", VALUE).await;
+    let second = send("second", VALUE).await;
+    assert_ne!(first, second);
+    assert_eq!(send("first", VALUE.trim_matches('"')).await, first);
+    assert_ne!(send("first", "another").await, first);
+    assert_eq!(app.objects().await.len(), 3);
+    let objects = app.objects().await;
+    app.end(&objects.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn what_is_no_value_is_rejected_before_the_body() {
+    let app = TestApp::start().await;
+    for wrong in ["", "\"\"", "\"a", "a b", "a, b", "\"a\"; b=c", &"a".repeat(256)] {
+        let length = fixture("plain.png").len();
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(head(length, &format!("idempotency-key: {wrong}\r\nexpect: 100-continue\r\n"))).await;
+        let answer = client.read_answer().await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("invalid_request"), "{wrong}: {answer}");
+    }
+    let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
+    let post = post.header("idempotency-key", "a").header("idempotency-key", "a").body(fixture("plain.png"));
+    assert_eq!(answer(post.send().await.unwrap()).await.0, 400, "two of them");
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn after_a_delete_the_value_is_free_again() {
+    let app = TestApp::start().await;
+    for size in [1_000, 12 * MIB] {
+        let first = stored(&app.url, VALUE, png(size)).await;
+        let deleted = app.client.delete(app.at(&format!("/delete/{}", key(&first)))).send().await.unwrap();
+        assert_eq!(deleted.status(), 200);
+        let second = stored(&app.url, VALUE, other(png(size))).await;
+        assert_eq!(key(&second), key(&first));
+        assert_eq!(read(&app, &second).await, other(png(size)));
+        assert_eq!(app.client.delete(app.at(&format!("/delete/{}", key(&first)))).send().await.unwrap().status(), 200);
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_at_once_in_two_processes_make_one_image() {
+    let app = TestApp::start().await;
+    let (one, two) = (app.url.clone(), app.another().await);
+    for size in SIZES {
+        let value = format!("of-{size}");
+        let bases = [&one, &two].into_iter().cycle().take(8);
+        let images = join_all(bases.map(|base| stored(base, &value, png(size)))).await;
+        let images: Vec<Value> = images.into_iter().map(without_url).collect();
+        assert!(images.iter().all(|image| *image == images[0]), "{images:?}");
+        assert_eq!(app.objects().await.len(), 1);
+        assert_eq!(
+            app.client.delete(app.at(&format!("/delete/{}", key(&images[0])))).send().await.unwrap().status(),
+            200
+        );
+    }
+    app.end(&[]).await;
+}
+
+/// Uploads eight different images under one value to `bases`: the winner's number and answer.
+async fn race(bases: [&str; 2], size: usize) -> (usize, Value) {
+    let image = |number: usize| {
+        let mut bytes = png(size);
+        bytes[size - 1] = u8::try_from(number).unwrap();
+        bytes
+    };
+    let bases = bases.into_iter().cycle().take(8).enumerate();
+    let answers = join_all(bases.map(|(number, base)| send(base, VALUE, image(number)))).await;
+    let mut winners = Vec::new();
+    for (number, (status, answer)) in answers.into_iter().enumerate() {
+        match status.as_u16() {
+            200 => winners.push((number, answer)),
+            other => assert_eq!((other, answer["code"].as_str().unwrap()), (422, "idempotency_key_reused")),
+        }
+    }
+    assert_eq!(winners.len(), 1, "{winners:?}");
+    winners.pop().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_eight_different_images_at_once_in_two_processes_one_is_stored() {
+    let app = TestApp::start().await;
+    let two = app.another().await;
+    for size in [1_000, 12 * MIB] {
+        let (winner, image) = race([&app.url, &two], size).await;
+        assert_eq!(read(&app, &image).await[size - 1], u8::try_from(winner).unwrap());
+        assert_eq!(app.client.delete(app.at(&format!("/delete/{}", key(&image)))).send().await.unwrap().status(), 200);
+    }
+    app.end(&[]).await;
+}
+
+/// A service on a strict S3 with these quirks, to which no checksums are sent.
+struct OnStrict {
+    backend: Backend,
+    faults: Faults,
+    url: String,
+}
+
+impl OnStrict {
+    async fn start(quirks: &[Quirk]) -> OnStrict {
+        let backend = Backend::strict().await;
+        quirks.iter().for_each(|quirk| backend.strict_s3().take_up(*quirk));
+        let faults = Faults::before(&backend.endpoint).await;
+        let endpoint = faults.endpoint.clone();
+        let store = backend.store_with(|options| {
+            options.endpoint = Some(endpoint);
+            options.checksum = Checksum::None;
+        });
+        let url = TestApp::serve(store.await).await;
+        OnStrict { backend, faults, url }
+    }
+
+    fn bytes(&self, image: &Value) -> Vec<u8> {
+        self.backend.strict_s3().object(&format!("{}{}", self.backend.options.prefix, key(image))).unwrap().bytes
+    }
+
+    async fn delete(&self, image: &Value) {
+        let deleted = Client::new().delete(format!("{}/delete/{}", self.url, key(image))).send().await.unwrap();
+        assert_eq!(deleted.status(), 200);
+    }
+}
+
+/// Garage, for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_one_process_a_store_that_overwrites_makes_no_difference() {
+    let on = OnStrict::start(&[Quirk::NoIfNoneMatch, Quirk::NoCrc64]).await;
+    for size in [1_000, 12 * MIB] {
+        let images = join_all((0..8).map(|_| stored(&on.url, VALUE, png(size)))).await;
+        let images: Vec<Value> = images.into_iter().map(without_url).collect();
+        assert!(images.iter().all(|image| *image == images[0]), "{images:?}");
+        assert_eq!(on.bytes(&images[0]), png(size));
+        on.delete(&images[0]).await;
+
+        let (winner, image) = race([&on.url, &on.url], size).await;
+        assert_eq!(on.bytes(&image)[size - 1], u8::try_from(winner).unwrap(), "what was acknowledged is what is there");
+        on.delete(&image).await;
+    }
+    on.backend.check_clean().await;
+}
+
+#[tokio::test]
+async fn a_store_without_checksums_is_read_where_nothing_else_tells_images_apart() {
+    let on = OnStrict::start(&[Quirk::NoCrc64]).await;
+    for (size, reads) in [(1_000, 0), (12 * MIB, 1)] {
+        let first = stored(&on.url, VALUE, png(size)).await;
+        let before = on.faults.calls(Operation::Get);
+        assert_eq!(without_url(stored(&on.url, VALUE, png(size)).await), without_url(first.clone()));
+        assert_eq!(on.faults.calls(Operation::Get) - before, reads, "of {size} bytes: a single PUT notes its checksum");
+        assert_eq!(rejected(&on.url, VALUE, png(size + 1)).await, reused());
+        assert_eq!(on.faults.calls(Operation::Get) - before, reads, "another size is enough");
+        assert_eq!(rejected(&on.url, VALUE, other(png(size))).await, reused());
+        on.delete(&first).await;
+    }
+    on.backend.check_clean().await;
+}
+
+/// Unknown is never equal: neither what cannot be read, nor what has gone meanwhile.
+#[tokio::test]
+async fn an_image_that_cannot_be_compared_is_not_taken_for_the_same() {
+    let on = OnStrict::start(&[Quirk::NoCrc64]).await;
+    let first = stored(&on.url, VALUE, png(12 * MIB)).await;
+    on.faults.fail_all(Operation::Get, Action::Status(403));
+    assert_eq!(rejected(&on.url, VALUE, png(12 * MIB)).await, unknown());
+    on.faults.heal();
+    assert_eq!(without_url(stored(&on.url, VALUE, png(12 * MIB)).await), without_url(first.clone()));
+    on.delete(&first).await;
+    on.backend.check_clean().await;
+}
+
+const TIMEOUT: &str = "--s3-timeout=300ms";
+
+/// The call that makes the object, by the image's size.
+const MAKING: [(Operation, usize); 2] = [(Operation::Put, 1_000), (Operation::Complete, 12 * MIB)];
+
+#[tokio::test]
+async fn an_answer_that_is_lost_is_looked_for() {
+    for (operation, size) in MAKING {
+        for nth in [1..=1, 1..=usize::MAX] {
+            let app = TestApp::behind_faults(&[TIMEOUT]).await;
+            app.faults().fail(operation, nth, Action::LoseAnswer);
+            let image = stored(&app.url, VALUE, png(size)).await;
+            app.faults().heal();
+            assert_eq!(without_url(stored(&app.url, VALUE, png(size)).await), without_url(image.clone()));
+            app.settled().await;
+            assert_eq!(app.faults().calls(Operation::Delete), 0);
+            app.end(&[key(&image)]).await;
+        }
+    }
+}
+
+/// The store makes the object, and nothing of that can be seen: the next attempt finds it.
+#[tokio::test]
+async fn an_object_that_may_have_been_written_is_never_undone() {
+    for (operation, size) in MAKING {
+        let app = TestApp::behind_faults(&[TIMEOUT]).await;
+        app.faults().fail_all(operation, Action::LoseAnswer);
+        // The first look, before the call, finds nothing there.
+        app.faults().fail(Operation::Head, 2..=usize::MAX, Action::Status(403));
+        assert_eq!(rejected(&app.url, VALUE, png(size)).await, unknown(), "{operation:?}");
+        app.settled().await;
+        assert_eq!(app.faults().calls(Operation::Delete), 0);
+        assert_eq!(app.objects().await.len(), 1);
+        app.faults().heal();
+        let image = stored(&app.url, VALUE, png(size)).await;
+        assert_eq!(rejected(&app.url, VALUE, other(png(size))).await, reused());
+        app.end(&[key(&image)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_call_that_never_arrived_is_made_by_the_next_attempt() {
+    for (operation, size) in MAKING {
+        let app = TestApp::behind_faults(&[TIMEOUT]).await;
+        app.faults().fail_all(operation, Action::Hang);
+        assert_eq!(rejected(&app.url, VALUE, png(size)).await, unknown(), "{operation:?}");
+        app.settled().await;
+        assert!(app.objects().await.is_empty());
+        assert_eq!(app.faults().calls(Operation::Delete), 0);
+        app.faults().heal();
+        let image = stored(&app.url, VALUE, png(size)).await;
+        app.end(&[key(&image)]).await;
+    }
+}
+
+/// What was given up lands after another attempt has succeeded.
+#[tokio::test]
+async fn a_call_that_lands_late_changes_nothing() {
+    for (operation, size) in MAKING {
+        let app = TestApp::behind_faults(&[TIMEOUT]).await;
+        app.faults().fail(operation, 1..=3, Action::Late);
+        assert_eq!(rejected(&app.url, VALUE, png(size)).await, unknown(), "{operation:?}");
+        app.settled().await;
+        let image = stored(&app.url, VALUE, png(size)).await;
+        app.faults().release();
+        assert_eq!(without_url(stored(&app.url, VALUE, png(size)).await), without_url(image.clone()));
+        assert_eq!(app.faults().calls(Operation::Delete), 0);
+        app.end(&[key(&image)]).await;
+    }
+}
+
+/// A Create whose answer was lost may be another attempt's: nothing but the sweep ends it.
+#[tokio::test]
+async fn uploads_with_unknown_ids_are_left_to_the_sweep() {
+    let app = TestApp::behind_faults(&[TIMEOUT]).await;
+    app.faults().fail(Operation::Create, 1..=1, Action::LoseAnswer);
+    let image = stored(&app.url, VALUE, png(12 * MIB)).await;
+    app.faults().heal();
+    app.faults().fail_all(Operation::Create, Action::LoseAnswer);
+    assert_eq!(rejected(&app.url, "another", png(12 * MIB)).await, (500, "storage_failed".to_owned()));
+    app.settled().await;
+    app.app.uploads.reconciler().conclude().await;
+    assert_eq!((app.faults().calls(Operation::ListUploads), app.faults().calls(Operation::Abort)), (0, 0));
+    let left = app.store.unfinished_uploads().await.unwrap();
+    assert_eq!(left.len(), 4, "one of the first upload's, three of the second's: {left:?}");
+    for upload in &left {
+        app.store.remove_leftover(upload).await.unwrap();
+    }
+    assert_eq!(without_url(stored(&app.url, VALUE, png(12 * MIB)).await), without_url(image.clone()));
+    app.end(&[key(&image)]).await;
+}
+
+/// The store says that something is there, or that somebody else writes at the same moment, and there is nothing.
+#[tokio::test]
+async fn a_condition_that_failed_deletes_nothing_and_is_asked_again() {
+    const EXISTS: Action = Action::Answer(412, "<Error><Code>PreconditionFailed</Code></Error>");
+    const CONFLICT: Action = Action::Answer(409, "<Error><Code>ConditionalRequestConflict</Code></Error>");
+    for (operation, size) in MAKING {
+        for action in [EXISTS, CONFLICT] {
+            let app = TestApp::behind_faults(&[TIMEOUT]).await;
+            app.faults().fail_all(operation, action);
+            assert_eq!(rejected(&app.url, VALUE, png(size)).await, unknown(), "{operation:?}");
+            app.settled().await;
+            assert_eq!(app.faults().calls(Operation::Delete), 0);
+            assert!(app.store.unfinished_uploads().await.unwrap().is_empty());
+            app.faults().heal();
+            let image = stored(&app.url, VALUE, png(size)).await;
+            app.end(&[key(&image)]).await;
+        }
+    }
+}
+
+/// Another attempt wins between the look and the write.
+#[tokio::test]
+async fn an_image_that_appears_meanwhile_is_compared() {
+    for (operation, size) in MAKING {
+        let app = TestApp::behind_faults(&[]).await;
+        let second = app.another().await;
+        app.faults().fail(operation, 1..=1, Action::Hold);
+        let (url, bytes) = (app.url.clone(), png(size));
+        let slow = tokio::spawn(async move { send(&url, VALUE, bytes).await });
+        app.faults().wait_for(operation, 1).await;
+        let image = stored(&second, VALUE, png(size)).await;
+        app.faults().release();
+        let (status, same) = slow.await.unwrap();
+        assert_eq!((status.as_u16(), without_url(same)), (200, without_url(image.clone())), "{operation:?}");
+
+        app.faults().heal();
+        app.faults().fail_once(operation, Action::LoseAnswer);
+        assert_eq!(app.client.delete(app.at(&format!("/delete/{}", key(&image)))).send().await.unwrap().status(), 200);
+        let again = stored(&app.url, VALUE, other(png(size))).await;
+        assert_eq!(rejected(&second, VALUE, png(size)).await, reused());
+        app.settled().await;
+        assert_eq!(read(&app, &stored(&app.url, VALUE, other(png(size))).await).await, other(png(size)));
+        app.end(&[key(&again)]).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_half_way_leaves_nothing_and_may_come_back() {
+    let app = TestApp::behind_faults(&[]).await;
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), &format!("idempotency-key: {VALUE}\r\n"))).await;
+    client.send(&body[..7 * MIB]).await;
+    app.faults().wait_for(Operation::UploadPart, 1).await;
+    client.reset();
+    app.settled().await;
+    assert!(app.objects().await.is_empty());
+    assert!(app.store.unfinished_uploads().await.unwrap().is_empty(), "it is aborted");
+    let image = stored(&app.url, VALUE, png(12 * MIB)).await;
+    app.end(&[key(&image)]).await;
+}
+
+/// It left when everything was sent: what the store was told to make stays, and its next attempt is answered from it.
+#[tokio::test]
+async fn an_object_that_was_made_while_its_client_left_stays() {
+    for (operation, size) in MAKING {
+        let app = TestApp::behind_faults(&["--s3-timeout=20s"]).await;
+        app.faults().fail(operation, 1..=1, Action::Hold);
+        let body = form("a.png", &png(size));
+        let mut client = RawClient::connect(app.address()).await;
+        client.send(head(body.len(), &format!("idempotency-key: {VALUE}\r\n"))).await;
+        client.send(&body).await;
+        app.faults().wait_for(operation, 1).await;
+        client.reset();
+        until("the request is over", || app.app.scrape().contains("reason=\"client_gone\"")).await;
+        app.faults().release();
+        app.settled().await;
+        assert_eq!(app.objects().await.len(), 1, "{operation:?}");
+        assert_eq!(app.faults().calls(Operation::Delete), 0);
+        let image = stored(&app.url, VALUE, png(size)).await;
+        assert_eq!(app.faults().calls(operation), 1);
+        app.end(&[key(&image)]).await;
+    }
+}
+
+#[tokio::test]
+async fn what_was_kept_with_the_image_is_answered_again() {
+    let app = TestApp::start().await;
+    let first = stored(&app.url, VALUE, fixture("plain.png")).await;
+    assert_eq!(first.get("metadata"), None);
+    let name = ObjectName::Image(ImageKey::parse(key(&first)).unwrap());
+    app.store.delete(&name).await.unwrap();
+    let custom = CustomMetadata::from([("owner".to_owned(), "J\u{fc}rgen".to_owned())]);
+    let metadata = Metadata { dimensions: Some((16, 12)), ..Metadata::unverified("image/png", custom) };
+    app.store.put(&name, &metadata, payload(&fixture("plain.png").into())).await.unwrap();
+
+    let again = stored(&app.url, VALUE, fixture("plain.png")).await;
+    assert_eq!(again["metadata"], serde_json::json!({ "owner": "J\u{fc}rgen" }));
+    let link = app.client.get(app.at(&format!("/images/{}/url", key(&first)))).send().await.unwrap();
+    assert_eq!(link.json::<Value>().await.unwrap()["metadata"], again["metadata"]);
+    app.end(&[key(&first)]).await;
+}
+
+/// A repeated upload holds no room while it is compared.
+#[tokio::test]
+async fn a_repeated_upload_reserves_nothing_for_its_body() {
+    let app = TestApp::behind_faults(&[]).await;
+    let image = stored(&app.url, VALUE, png(12 * MIB)).await;
+    let looks = app.faults().calls(Operation::Head);
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), &format!("idempotency-key: {VALUE}\r\n"))).await;
+    client.send(&body[..11 * MIB]).await;
+    app.faults().wait_for(Operation::Head, looks + 1).await;
+    until("its room is given back", || app.app.uploads.used() == (0, 0)).await;
+    client.send(&body[11 * MIB..]).await;
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(key(&image)), "{answer}");
+    app.end(&[key(&image)]).await;
+}
+
+#[tokio::test]
+async fn a_small_image_takes_one_list_more_and_a_look_if_nothing_is_known_of_the_store() {
+    let app = TestApp::behind_faults(&[]).await;
+    let image = stored(&app.url, VALUE, fixture("plain.png")).await;
+    let calls = [Operation::ListObjects, Operation::Head, Operation::Put].map(|call| app.faults().calls(call));
+    assert_eq!(calls, [1, 1, 1]);
+    app.end(&[key(&image)]).await;
+
+    // The embedded store, in process, honours If-None-Match.
+    let app = TestApp::start().await;
+    let image = stored(&app.url, VALUE, fixture("plain.png")).await;
+    let metrics = app.app.scrape();
+    let calls = |operation: &str| {
+        let start = format!("image_store_s3_call_duration_seconds_count{{operation=\"{operation}\"");
+        let counted = metrics.lines().filter(|line| line.starts_with(&start));
+        counted.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum::<u64>()
+    };
+    assert_eq!(["ListObjectsV2", "HeadObject", "PutObject"].map(calls), [1, 0, 1], "{metrics}");
+    app.end(&[key(&image)]).await;
+}
