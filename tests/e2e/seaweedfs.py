@@ -10,6 +10,8 @@ import socket
 import subprocess
 import time
 import urllib.parse
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 from service import BINARY, ROOT, service
@@ -146,6 +148,28 @@ def through_the_service(client: Client) -> None:
     assert (names(), unfinished()) == (before, set())
 
 
+def sent_again(client: Client, other: Client) -> None:
+    """One image under one Idempotency-Key, sent eight times at once to two processes."""
+    for size in (len(PLAIN), 11 * MIB + 7):
+        content = png(size)
+        headers = {"Content-Type": "image/png", "Idempotency-Key": f'"{uuid.uuid4()}"'}
+
+        def send(to: Client, content: bytes = content, headers: dict = headers) -> dict:
+            return to.ask("POST", "/upload-image", 200, content=content, headers=headers)
+
+        with ThreadPoolExecutor(8) as pool:
+            images = list(pool.map(send, [client, other] * 4))
+        assert len({image["s3_key"] for image in images}) == 1, images
+        reused = "idempotency_key_reused"
+        client.ask("POST", "/upload-image", 422, reused, content=png(size + 1), headers=headers)
+        client.check_image(send(other), content)
+        client.delete(images[0])
+    # Who came too late is answered before its parts are gone.
+    deadline = time.monotonic() + 10
+    while unfinished():
+        assert time.monotonic() < deadline, unfinished()
+
+
 def in_one_put(client: Client) -> None:
     content = png(5 * MIB)
     plan = client.plan(len(content), "put", sha256=hashlib.sha256(content).hexdigest())
@@ -260,6 +284,7 @@ def check(**settings: str) -> None:
     with service(**settings) as first, service(**settings) as second:
         client, other = Client(first), Client(second)
         through_the_service(client)
+        sent_again(client, other)
         in_one_put(client)
         in_parts(client, other)
         aborted(client)

@@ -314,7 +314,7 @@ async fn an_image_that_cannot_be_compared_is_not_taken_for_the_same() {
     on.backend.check_clean().await;
 }
 
-const TIMEOUT: &str = "--s3-timeout=300ms";
+const TIMEOUT: &str = "--s3-timeout=1s";
 
 /// The call that makes the object, by the image's size.
 const MAKING: [(Operation, usize); 2] = [(Operation::Put, 1_000), (Operation::Complete, 12 * MIB)];
