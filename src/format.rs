@@ -1,6 +1,7 @@
 //! The image formats this service knows: their names, extensions and media types.
 
 use std::fmt;
+use uuid::Uuid;
 
 /// A format the service knows. Which of them it takes is [`crate::policy::Policy`]'s business.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -128,6 +129,16 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// The format that an image's key names by its extension. None if `text` is no key: a hyphenated UUID, a dot and one of
+/// [`Format::extensions`], byte for byte.
+pub fn format_of_key(text: &str) -> Option<Format> {
+    let (id, extension) = text.split_once('.')?;
+    let uuid = Uuid::try_parse(id).ok()?;
+    let (format, known) = Format::from_extension(extension)?;
+    // `try_parse` also takes braces, URNs, no hyphens and upper case; a key is used byte for byte.
+    (uuid.hyphenated().to_string() == id && known == extension).then_some(format)
 }
 
 /// What an image's own header says of it.

@@ -6,7 +6,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
-use crate::format::Format;
+use crate::format::{Format, format_of_key};
 
 /// An image's public name, `<uuid v4>.<extension>`: the `s3_key` of every answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -24,15 +24,16 @@ impl ImageKey {
     ///
     /// Not only the formats allowed today: old objects stay in reach.
     pub fn parse(text: &str) -> Option<Self> {
-        let (id, extension) = text.split_once('.')?;
-        let uuid = Uuid::try_parse(id).ok()?;
-        let (_, known) = Format::from_extension(extension)?;
-        // `try_parse` also takes braces, URNs, no hyphens and upper case; a key is used byte for byte.
-        (uuid.hyphenated().to_string() == id && known == extension).then(|| ImageKey(text.to_owned()))
+        format_of_key(text).map(|_| ImageKey(text.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The format of the extension. The image's own may be another where the key was drawn before its bytes were seen.
+    pub fn format(&self) -> Option<Format> {
+        format_of_key(&self.0)
     }
 
     /// The extension, without its dot.
