@@ -33,6 +33,41 @@ pub use content_type::BodyKind;
 use body::Data;
 use form::Form;
 
+/// A request's body on its way in, before its image was looked for.
+pub struct IncomingBody(BodySource);
+
+enum BodySource {
+    Form(Box<Form>),
+    Raw(Data),
+}
+
+impl IncomingBody {
+    /// A request's body, of this kind. Nothing is read yet.
+    pub fn new<B>(kind: BodyKind, body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let body = Data::new(body);
+        IncomingBody(match kind {
+            BodyKind::Form { boundary } => BodySource::Form(Box::new(Form::new(boundary, body))),
+            BodyKind::Raw => BodySource::Raw(body),
+        })
+    }
+
+    /// The value of a form's field `grant`, if it stands before the file and within the form's first 64 KiB. No more than
+    /// that is read, and hardly any of it kept.
+    ///
+    /// # Errors
+    /// As [`IncomingImage::open`].
+    pub async fn find_grant(&mut self) -> Result<Option<String>> {
+        match &mut self.0 {
+            BodySource::Form(form) => form.find_grant().await,
+            BodySource::Raw(_) => Ok(None),
+        }
+    }
+}
+
 /// One image on its way in: sniffed and checked before the first byte is handed on.
 pub struct IncomingImage {
     source: Source,
@@ -70,7 +105,7 @@ enum SourceKind {
 }
 
 impl IncomingImage {
-    /// Reads a request's body, of this kind, up to where the image's type and dimensions are known and allowed.
+    /// Reads a request's body up to where the image's type and dimensions are known and allowed.
     ///
     /// What came before the chunk that showed them is in `head` then; [`IncomingImage::next_chunk`] goes on behind it.
     /// One chunk is held beside that.
@@ -78,15 +113,10 @@ impl IncomingImage {
     /// # Errors
     ///
     /// An [`Error`] of ours inside the body's own is passed on; any other is [`Error::TruncatedBody`].
-    pub async fn open<B>(kind: BodyKind, body: B, policy: Arc<Policy>, head: &mut impl PrefixBuffer) -> Result<Self>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let body = Data::new(body);
-        let (kind, named) = match kind {
-            BodyKind::Form { boundary } => open_form(boundary, body, &policy).await?,
-            BodyKind::Raw => (SourceKind::Raw(body), None),
+    pub async fn open(body: IncomingBody, policy: Arc<Policy>, head: &mut impl PrefixBuffer) -> Result<Self> {
+        let (kind, named) = match body.0 {
+            BodySource::Form(form) => find_file(form, &policy).await?,
+            BodySource::Raw(body) => (SourceKind::Raw(body), None),
         };
         let mut source = Source { kind, policy, size: 0 };
         let read = source.read_head(head).await;
@@ -122,15 +152,10 @@ impl IncomingImage {
 }
 
 /// Finds the form's file and checks its name before any of its bytes.
-async fn open_form(
-    boundary: String,
-    body: Data,
-    policy: &Policy,
-) -> Result<(SourceKind, Option<(Format, &'static str)>)> {
-    let mut form = Form::new(boundary, body);
+async fn find_file(mut form: Box<Form>, policy: &Policy) -> Result<(SourceKind, Option<(Format, &'static str)>)> {
     let file = form.find_file(policy).await?;
     let named = file.file_name.map(|name| policy.check_name(&name)).transpose()?.flatten();
-    Ok((SourceKind::Form(Box::new(form)), named))
+    Ok((SourceKind::Form(form), named))
 }
 
 /// The name's own extension where the bytes are what it says, else the usual one of what they are.

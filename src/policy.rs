@@ -13,6 +13,10 @@ pub const MAX_SIDE: u64 = 65_535;
 pub struct Policy {
     #[serde(skip)]
     pub formats: Vec<Format>,
+    /// The one format that the bytes may have, where the image's key is fixed beforehand: that of the key's extension. A
+    /// file's name does not decide then, but must still be of one of the `formats`.
+    #[serde(skip)]
+    pub key_format: Option<Format>,
     /// The largest image taken through this process.
     pub max_upload_size: u64,
     /// Width times height; 0 switches both pixel limits off.
@@ -26,6 +30,25 @@ impl Policy {
         self.formats.contains(&format)
     }
 
+    /// Whether an image's bytes may have this format.
+    pub fn allows_bytes(&self, format: Format) -> bool {
+        self.allows(format) && self.key_format.is_none_or(|only| only == format)
+    }
+
+    /// This policy with further limits. None of them allows more.
+    pub fn within(&self, max_size: Option<u64>, formats: Option<&[Format]>, key_format: Option<Format>) -> Policy {
+        let mut limited = self.clone();
+        limited.max_upload_size = max_size.unwrap_or(u64::MAX).min(self.max_upload_size);
+        limited.formats.retain(|format| formats.is_none_or(|formats| formats.contains(format)));
+        limited.key_format = key_format.or(self.key_format);
+        limited
+    }
+
+    /// The formats that bytes may have.
+    pub fn byte_formats(&self) -> impl Iterator<Item = Format> {
+        self.formats.iter().copied().filter(|format| self.allows_bytes(*format))
+    }
+
     /// The error for what is no image of an allowed format; `detected` says what its bytes look like, if they were seen.
     pub fn invalid_type(&self, detected: Option<&'static str>) -> Error {
         Error::InvalidFileType { detected, accepted: self.accepted(), limit: None }
@@ -37,7 +60,7 @@ impl Policy {
     }
 
     fn accepted(&self) -> Vec<&'static str> {
-        self.formats.iter().map(|format| format.name()).collect()
+        self.byte_formats().map(Format::name).collect()
     }
 
     /// Checks a file name's extension, if it has one.
@@ -69,7 +92,7 @@ impl Policy {
 
     /// Checks what an image's header says.
     pub fn check_image(&self, info: ImageInfo) -> Result<ImageInfo> {
-        if !self.allows(info.format) {
+        if !self.allows_bytes(info.format) {
             return Err(self.invalid_type(Some(info.format.name())));
         }
         let (width, height) = (u64::from(info.width), u64::from(info.height));
@@ -81,5 +104,27 @@ impl Policy {
             return Err(too_many(format!("at most {} in all are taken", self.max_pixels)));
         }
         Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_limits_never_allow_more() {
+        let formats = vec![Format::Jpeg, Format::Png];
+        let policy = Policy { formats, key_format: None, max_upload_size: 100, max_pixels: 0, header_scan_limit: 4096 };
+        let limited = policy.within(Some(1000), Some(&[Format::Png, Format::Webp]), None);
+        assert_eq!((limited.max_upload_size, limited.formats), (100, vec![Format::Png]));
+        assert_eq!(policy.within(Some(7), None, None).max_upload_size, 7);
+        let keyed = policy.within(None, None, Some(Format::Jpeg));
+        assert_eq!(keyed.byte_formats().collect::<Vec<_>>(), [Format::Jpeg]);
+        assert!(keyed.check_name("a.png").is_ok() && keyed.check_name("a.webp").is_err());
+        let png = ImageInfo { format: Format::Png, width: 1, height: 1 };
+        let Err(Error::InvalidFileType { detected, accepted, .. }) = keyed.check_image(png) else { panic!("accepted") };
+        assert_eq!((detected, accepted), (Some("png"), vec!["jpeg"]));
+        // A key of a format that is not allowed makes it no allowed one.
+        assert_eq!(policy.within(None, None, Some(Format::Webp)).byte_formats().count(), 0);
     }
 }

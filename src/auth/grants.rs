@@ -44,7 +44,7 @@ pub struct Grant {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
-    aud: String,
+    pub aud: String,
     pub exp: NumericDate,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub max_size: Option<u64>,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::backend::Backend;
 use super::{Outcome, probe, stop_signal};
+use crate::auth::{MIN_GRANTING_KEY, is_readable_by_others};
 use crate::config::{self, Config};
 use crate::server::App;
 use crate::transport;
@@ -24,6 +25,7 @@ const PROBE_DELAY: Duration = Duration::from_secs(1);
 /// # Errors
 /// If the Runtime API cannot be reached.
 pub async fn function(config: Config, backend: &Backend) -> Outcome {
+    warn_of_keys(&config.auth);
     probe::start(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
     transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
@@ -52,6 +54,7 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     if config.auth.keys.is_empty() && !address.ip().is_loopback() {
         tracing::warn!("anybody who reaches this address may upload, read and delete: set API_KEYS or API_KEYS_FILE");
     }
+    warn_of_keys(&config.auth);
     if !backend.is_embedded() {
         probe::start(Arc::clone(&backend.s3), Duration::ZERO);
     }
@@ -60,6 +63,18 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     // Not a reason to call the end unclean: nothing says that anything is there.
     let _ = tokio::time::timeout(LAST_LOOKS, app.uploads.reconciler().conclude()).await;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is wrong with the keys, and no reason not to start.
+fn warn_of_keys(auth: &config::Auth) {
+    for key in auth.keys.iter().filter(|key| key.is_short()) {
+        let name = key.name();
+        tracing::warn!("API_KEYS: {name} has fewer than {MIN_GRANTING_KEY} characters: it cannot sign grants");
+    }
+    if let Some(file) = auth.keys_file.as_deref().filter(|file| is_readable_by_others(file)) {
+        let file = file.display();
+        tracing::warn!("API_KEYS_FILE: others may read {file}, and whoever can may sign grants: chmod 600 it");
+    }
 }
 
 /// Raises the soft limit of open files to the hard one, and returns it. The usual soft limit of 1,024 is for programs that use

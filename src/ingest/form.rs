@@ -22,6 +22,9 @@ const MAX_FIELDS: usize = 64;
 /// Bytes in all fields beside the file, at most.
 const MAX_FIELDS_SIZE: usize = 1024 * 1024;
 
+/// Bytes before the field `grant`, heads of fields included, at most: nothing is reserved for who has shown no right yet.
+const MAX_BEFORE_GRANT: usize = 64 * 1024;
+
 /// Bytes read and dropped behind the closing boundary, so that the connection can be used again.
 const MAX_EPILOGUE: usize = 64 * 1024;
 
@@ -35,6 +38,8 @@ pub(super) struct Form {
     reading: Reading,
     /// Undoes the encoding of the file.
     decoder: Decoder,
+    /// The file's head was read where something else was looked for.
+    found: Option<Disposition>,
     /// What was read of the file to see whether it is one.
     peeked: Bytes,
     /// The file that was found has a name, so that a part without one is no file.
@@ -43,6 +48,8 @@ pub(super) struct Form {
     count: usize,
     names: Vec<String>,
     fields_size: usize,
+    /// Bytes of all parts' headers.
+    headers_size: usize,
 }
 
 /// Whose data come next.
@@ -72,11 +79,46 @@ impl Form {
             feed,
             reading: Reading::Between,
             decoder: Decoder::Identity,
+            found: None,
             peeked: Bytes::new(),
             named: false,
             count: 0,
             names: Vec::new(),
             fields_size: 0,
+            headers_size: 0,
+        }
+    }
+
+    /// Skips to the field `grant` and returns its value. None if the file comes first, or the form ends, or there is more than
+    /// [`MAX_BEFORE_GRANT`] of others: [`Form::find_file`] goes on from there.
+    pub(super) async fn find_grant(&mut self) -> Result<Option<String>> {
+        while let Some(part) = self.next_part().await? {
+            if part.is_file() {
+                self.found = Some(part);
+                return Ok(None);
+            }
+            let is_grant = part.is_grant();
+            match self.value_before_grant(is_grant).await? {
+                Some(value) if is_grant => return Ok(Some(String::from_utf8_lossy(value.trim_ascii()).into_owned())),
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a field to its end, and returns its value if it is `wanted`. None if that goes beyond [`MAX_BEFORE_GRANT`].
+    async fn value_before_grant(&mut self, wanted: bool) -> Result<Option<Vec<u8>>> {
+        let mut value = Vec::new();
+        loop {
+            if self.fields_size + self.headers_size > MAX_BEFORE_GRANT {
+                return Ok(None);
+            }
+            let Some(chunk) = self.chunk().await? else { return Ok(Some(value)) };
+            self.fields_size += chunk.len();
+            if wanted {
+                value.extend_from_slice(&chunk);
+            }
         }
     }
 
@@ -90,7 +132,11 @@ impl Form {
     /// that is no image.
     pub(super) async fn find_file(&mut self, policy: &Policy) -> Result<FilePart> {
         let mut refused = None;
-        while let Some(part) = self.next_part().await? {
+        if self.found.is_none() {
+            // What is left of the field at which the search for a grant was given up.
+            self.skip_field().await?;
+        }
+        while let Some(part) = self.found_or_next_part().await? {
             if !part.is_file() {
                 self.skip_field().await?;
                 continue;
@@ -184,6 +230,14 @@ impl Form {
         Ok(chunk)
     }
 
+    /// The file whose head was read before, else the next part.
+    async fn found_or_next_part(&mut self) -> Result<Option<Disposition>> {
+        match self.found.take() {
+            None => self.next_part().await,
+            found => Ok(found),
+        }
+    }
+
     async fn next_part(&mut self) -> Result<Option<Disposition>> {
         self.feed.expect_headers();
         let (feed, parts) = (&self.feed, &mut self.parts);
@@ -191,7 +245,7 @@ impl Form {
         let Some(part) = next.map_err(|error| self.error_from_body(error))? else {
             return Ok(None);
         };
-        check_headers(&part)?;
+        self.headers_size += headers_size(&part)?;
         self.feed.expect_data();
         self.reading = Reading::Field;
         let disposition = Disposition::of(part.headers());
@@ -270,11 +324,11 @@ fn look_then_feed<T>(
 }
 
 /// The feed bounds them together with the boundary's line; this bounds them alone.
-fn check_headers(part: &Field<'static>) -> Result<()> {
+fn headers_size(part: &Field<'static>) -> Result<usize> {
     // ": " and the line's end.
-    let lines = part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    if lines.sum::<usize>() > HEADER_LIMIT {
+    let size = part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size > HEADER_LIMIT {
         return Err(Error::MalformedForm(format!("a part's headers are longer than {HEADER_LIMIT} bytes")));
     }
-    Ok(())
+    Ok(size)
 }

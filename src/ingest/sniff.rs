@@ -130,7 +130,9 @@ fn out_of_reach(head: &[u8], policy: &Policy, elsewhere: bool) -> Error {
 /// A format that is not allowed need not show its dimensions first.
 fn refuse_early(head: &[u8], policy: &Policy) -> Result<()> {
     match mark(head) {
-        Ok(format) if head.len() >= MARK && !policy.allows(format) => Err(policy.invalid_type(Some(format.name()))),
+        Ok(format) if head.len() >= MARK && !policy.allows_bytes(format) => {
+            Err(policy.invalid_type(Some(format.name())))
+        }
         _ => Ok(()),
     }
 }

@@ -18,7 +18,7 @@ mod headers;
 pub mod policy;
 
 use super::App;
-use super::middleware::authority::API_KEY;
+use super::middleware::authority::{API_KEY, Access};
 use super::response::ErrorBody;
 use super::routes::asset::{self, FRESH};
 use crate::auth::Scope;
@@ -27,6 +27,7 @@ use crate::error::Error;
 /// The tags routes are grouped by.
 pub const IMAGES: &str = "Images";
 pub const DIRECT: &str = "Uploads";
+pub const GRANTS: &str = "Grants";
 pub const SERVICE: &str = "Service";
 
 const BEARER: &str = "bearer";
@@ -44,12 +45,16 @@ const JSON: &str = "application/json";
             list, any path that is none of them is 404 `not_found`, a method a route does not take 405 \
             `method_not_allowed`, a path and query over 8 KiB 414 `uri_too_long`, and a head over 32 KiB 431 \
             `head_too_large`. A head that breaks the rules of HTTP/1.1 is 400 `invalid_request`, and a transfer coding \
-            other than one `chunked` 501 `unsupported_transfer_encoding`."
+            other than one `chunked` 501 `unsupported_transfer_encoding`.\n\n\
+            A grant (`POST /grants`) also travels in the path: `/g/{grant}/` before the path of any route that uploads, \
+            `GET /limits`, and the upload page. Before any other it is 403 `forbidden`."
     ),
     tags(
         (name = IMAGES, description = "Upload through the service, read, delete."),
         (name = DIRECT, description = "Past the service: `POST /uploads` plans, the client PUTs to S3, `complete_url` \
             makes it an image. The links of a plan are used as they are."),
+        (name = GRANTS, description = "The right to upload, for clients without a key: signed by whoever has one, limited, and \
+            over within a day."),
         (name = SERVICE, description = "What the service says of itself."),
     ),
     components(schemas(ErrorBody)),
@@ -60,7 +65,7 @@ struct Shared;
 pub fn start() -> OpenApi {
     let mut document = <Shared as utoipa::OpenApi>::openapi();
     let mut bearer = Http::new(HttpAuthScheme::Bearer);
-    bearer.description = Some("One of the service's API keys, where it has any.".to_owned());
+    bearer.description = Some("One of the service's API keys, where it has any; to upload, also a grant.".to_owned());
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
     let key = ApiKeyValue::with_description(API_KEY.as_str(), "The same keys, where `Authorization` is taken.");
@@ -70,22 +75,30 @@ pub fn start() -> OpenApi {
     document
 }
 
-/// Says that the routes so far want a key with `scope` (any key or this machine, where none is named), in either header; or
-/// take one, where none is `required`.
-pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
+/// Says what the routes so far want: an authority in either header, which may be left off unless `keys` exist, or the link of
+/// a plan.
+pub fn secure(document: &mut OpenApi, access: Access, keys: bool) {
+    let (scope, required) = match access {
+        Access::Open | Access::Anybody => return,
+        Access::Link => return secure_by_link(document),
+        Access::Operator => (None, false),
+        Access::Key(scope) => (Some(scope), keys),
+        Access::Upload | Access::Form => (Some(Scope::Upload), keys),
+    };
     let open = (!required).then(SecurityRequirement::default);
-    let keys = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
-    let security: Vec<_> = open.into_iter().chain(keys).collect();
+    let schemes = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
+    let security: Vec<_> = open.into_iter().chain(schemes).collect();
     for operation in operations(document) {
         operation.security = Some(security.clone());
         let forbidden =
             scope.map_or_else(|| Error::LocalOnly("".into()), |scope| Error::Forbidden { scope: scope.name() });
-        answers::add(&mut operation.responses.responses, [Error::Unauthorized, forbidden]);
+        let errors = [Error::Unauthorized, answers::invalid_grant(), Error::ExpiredGrant, forbidden];
+        answers::add(&mut operation.responses.responses, errors);
     }
 }
 
 /// Says that a plan's link is the permission for the routes so far.
-pub fn secure_by_link(document: &mut OpenApi) {
+fn secure_by_link(document: &mut OpenApi) {
     for operation in operations(document) {
         operation.security = Some(vec![SecurityRequirement::new(PLAN, [""; 0])]);
     }

@@ -12,14 +12,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::middleware::access_log::observe_request;
-use super::middleware::authority::{self, Guard};
-use super::middleware::{cors, deadline, headers};
+use super::middleware::authority::{self, Access, Guard};
+use super::middleware::{cors, deadline, headers, path_grant};
 use super::request::{self, Rejected};
 use super::response::respond;
-use super::routes::{direct, docs, images, page, system, upload};
+use super::routes::{direct, docs, grants, images, page, system, upload};
 use super::{App, openapi};
-use crate::auth::{Keys, Scope};
-use crate::config;
+use crate::auth::Scope;
 use crate::error::Error;
 
 /// Bytes of a request's path and query. The longest that anybody is given, a plan's link, is well below 1 KiB.
@@ -28,20 +27,36 @@ const MAX_URI: usize = 8 << 10;
 impl App {
     /// Every route, with what holds for all of them around it.
     pub fn router(&self) -> Router {
-        let config::Auth { keys, public_read, .. } = &self.config.auth;
-        let reading = if *public_read { reading() } else { guarded(reading(), keys, Scope::Read) };
+        let read = if self.config.auth.public_read { Access::Open } else { Access::Key(Scope::Read) };
         let (routes, description) = OpenApiRouter::with_openapi(openapi::start())
-            .merge(guarded(uploading(), keys, Scope::Upload))
-            .merge(linked())
-            .merge(reading)
-            .merge(guarded(deleting(), keys, Scope::Delete))
-            .merge(local_or_keyed(operating(), keys))
-            .merge(open())
+            .merge(self.guarded(uploading(), Access::Form))
+            .merge(self.guarded(planning(), Access::Upload))
+            .merge(self.guarded(linked(), Access::Link))
+            .merge(self.guarded(granting(), Access::Key(Scope::Upload)))
+            .merge(self.guarded(reading(), read))
+            .merge(self.guarded(deleting(), Access::Key(Scope::Delete)))
+            .merge(self.guarded(operating(), Access::Operator))
+            .merge(self.guarded(limits(), Access::Anybody))
+            .merge(self.guarded(open(), Access::Open))
             .split_for_parts();
-        let routes = routes.merge(pages()).layer(Extension(openapi::finish(description, self)));
+        let documents = documents().route_layer(from_fn_with_state(self.guard(Access::Open), authority::check));
+        let routes = routes.merge(page()).merge(documents).layer(Extension(openapi::finish(description, self)));
         let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
+        let store_routes = store_routes.layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let store_routes = store_routes.layer(CatchPanicLayer::custom(panicked));
-        self.around(routes).merge(self.observed(store_routes))
+        path_grant::before(self.around(routes).merge(self.observed(store_routes)))
+    }
+
+    fn guard(&self, access: Access) -> Guard {
+        Guard { authorities: self.authorities.clone(), access }
+    }
+
+    /// Puts `routes` behind `access`, also in their description.
+    ///
+    /// Answers that no handler gives (404, 405) and CORS preflights need no authority.
+    fn guarded(&self, mut routes: OpenApiRouter<App>, access: Access) -> OpenApiRouter<App> {
+        openapi::secure(routes.get_openapi_mut(), access, !self.config.auth.keys.is_empty());
+        routes.route_layer(from_fn_with_state(self.guard(access), authority::check))
     }
 
     /// `routes` with what holds for all of them; from the inside out.
@@ -66,33 +81,17 @@ impl App {
     }
 }
 
-/// Puts `routes` behind `scope`, also in their description; leaves them open where there are no keys at all.
-///
-/// Answers that no handler gives (404, 405) and CORS preflights need no key.
-fn guarded(mut routes: OpenApiRouter<App>, keys: &Keys, scope: Scope) -> OpenApiRouter<App> {
-    openapi::secure(routes.get_openapi_mut(), Some(scope), !keys.is_empty());
-    if keys.is_empty() {
-        return routes;
-    }
-    let guard = Guard { keys: keys.clone(), scope };
-    routes.route_layer(from_fn_with_state(guard, authority::check))
-}
-
-/// Puts `routes` behind any key whatever its scope, except for who asks on this machine itself.
-///
-/// Also where there are no keys: what they tell is the operator's business.
-fn local_or_keyed(mut routes: OpenApiRouter<App>, keys: &Keys) -> OpenApiRouter<App> {
-    openapi::secure(routes.get_openapi_mut(), None, false);
-    routes.route_layer(from_fn_with_state(keys.clone(), authority::check_local_or_keyed))
-}
-
 /// What anybody may ask.
 fn open() -> OpenApiRouter<App> {
     OpenApiRouter::default()
-        .routes(routes!(system::limits))
         .routes(routes!(system::healthz))
         .routes(routes!(system::readyz))
         .routes(routes!(openapi::openapi))
+}
+
+/// What anybody may ask, and who has a grant is told its own.
+fn limits() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(system::limits))
 }
 
 /// What only who runs the service may ask.
@@ -101,15 +100,20 @@ fn operating() -> OpenApiRouter<App> {
 }
 
 fn uploading() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(upload::upload)).routes(routes!(direct::plan))
+    OpenApiRouter::default().routes(routes!(upload::upload))
+}
+
+fn planning() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(direct::plan))
+}
+
+fn granting() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(grants::grant))
 }
 
 /// What a plan's links are for: they are the permission.
 fn linked() -> OpenApiRouter<App> {
-    let routes = OpenApiRouter::default().routes(routes!(direct::status, direct::abort));
-    let mut routes = routes.routes(routes!(direct::complete));
-    openapi::secure_by_link(routes.get_openapi_mut());
-    routes
+    OpenApiRouter::default().routes(routes!(direct::status, direct::abort)).routes(routes!(direct::complete))
 }
 
 fn deleting() -> OpenApiRouter<App> {
@@ -120,13 +124,17 @@ fn reading() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(images::redirect, images::head)).routes(routes!(images::url))
 }
 
-/// For people, and no part of the API's description.
-fn pages() -> Router<App> {
+/// For people, and no part of the API's description. The page comes also with a grant in its path that has ended: it says so.
+fn page() -> Router<App> {
     Router::new()
         .route("/", get(page::index))
+        .route(path_grant::WITHOUT_SLASH, get(page::add_slash))
         .route("/assets/{file}", get(page::asset))
-        .route("/docs", get(docs::index))
-        .route("/docs/{file}", get(docs::asset))
+}
+
+/// The API's description as pages.
+fn documents() -> Router<App> {
+    Router::new().route("/docs", get(docs::index)).route("/docs/{file}", get(docs::asset))
 }
 
 /// Answers what the transport rejects, so that such an answer is like any other.

@@ -133,7 +133,8 @@ async fn every_field_has_a_text_and_an_example() {
 /// Whether a field has an example, or needs none: what it is made of has them, its values are listed, it is a file.
 fn is_shown(said: &Value) -> bool {
     let listed = ["examples", "enum", "$ref"].iter().any(|key| said.get(key).is_some());
-    listed || said["format"] == "binary" || said.get("items").is_some_and(is_shown)
+    let made_of = ["items", "additionalProperties"].iter().filter_map(|key| said.get(key));
+    listed || said["format"] == "binary" || made_of.into_iter().any(is_shown)
 }
 
 /// An object's schema, or those it is made of.

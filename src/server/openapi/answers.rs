@@ -89,8 +89,24 @@ answers! {
         | Error::Verifying
         | Error::NotFound
         | Error::Storage(_),
+    /// Of `POST /grants`.
+    Grant:
+        Error::InvalidRequest(_)
+        | Error::InvalidFileType { .. }
+        | Error::KeyTooShort
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::NotJson,
+    /// Of `GET /limits`.
+    Limits: Error::Unauthorized | Error::InvalidGrant(_) | Error::ExpiredGrant,
     /// Of `GET /readyz`.
     Ready: Error::NotReady { .. },
+}
+
+/// A grant that is refused.
+pub fn invalid_grant() -> Error {
+    Error::InvalidGrant("its signature is wrong".into())
 }
 
 /// Adds errors to what a route answers; those of one status become examples of one response.

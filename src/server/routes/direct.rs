@@ -7,6 +7,7 @@ use axum::{Extension, Json};
 use http::request::Parts;
 use http::{StatusCode, header};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Duration;
 use utoipa::ToSchema;
 
@@ -22,7 +23,7 @@ use crate::error::{Error, Result};
 use crate::server::App;
 use crate::server::json::JsonBody;
 use crate::server::middleware::access_log::{field, record_field};
-use crate::server::middleware::authority::KeyName;
+use crate::server::middleware::authority::Authority;
 use crate::server::middleware::deadline::Deadline;
 use crate::server::openapi::{DIRECT, answers};
 use crate::server::response::respond;
@@ -133,15 +134,14 @@ impl FromRequestParts<App> for PlanFromLink {
 pub async fn plan(
     State(app): State<App>,
     base: ServiceBase,
-    key: Option<Extension<KeyName>>,
+    authority: Authority,
     JsonBody(wish): JsonBody<UploadRequest>,
 ) -> Result<(StatusCode, Json<UploadPlan>)> {
-    let draft = wish.check(&app.policy)?;
+    let draft = wish.check(&authority.limit(Arc::clone(&app.policy)), authority.image_key())?;
     record_field(field::S3_KEY, draft.key.as_str());
     record_field(field::SIZE, draft.size);
     let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft).await?;
-    let kid = key.as_ref().map(|Extension(KeyName(name))| name.as_str());
-    let token = app.tokens.sign_plan(pending.plan.claims(), kid)?;
+    let token = app.tokens.sign_plan(pending.plan.claims(), authority.key_name())?;
     let links = pending.plan.links(app.config.public_url.as_deref(), &token);
     let options = upload_link(&app, base);
     let answer = presign::sign(app.store.as_ref(), &pending.plan, &options, links).await.map_err(Error::from)?;

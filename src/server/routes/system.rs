@@ -5,13 +5,17 @@ use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use http::header;
 use serde::Serialize;
+use std::sync::Arc;
 use utoipa::ToSchema;
 
+use crate::direct::presign;
 use crate::error::{Error, Result};
 use crate::policy::MAX_SIDE;
 use crate::server::App;
+use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{SERVICE, answers};
 use crate::server::request::Invocation;
+use crate::store::ImageKey;
 
 /// What a client may send, and how.
 #[derive(Debug, Serialize, ToSchema)]
@@ -39,6 +43,14 @@ pub struct Limits {
     /// How an image may come in.
     #[schema(examples("form"))]
     pub doors: Vec<&'static str>,
+    /// Of a grant: when it ends, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime, examples("2026-11-22T12:15:00Z"))]
+    pub expires_at: Option<String>,
+    /// Of a grant for exactly one image: the key that it will have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ImageKey, required = false)]
+    pub s3_key: Option<String>,
 }
 
 /// An image format that is taken.
@@ -63,13 +75,19 @@ pub struct Health {
     pub status: &'static str,
 }
 
-/// The sizes, formats and doors in force, so that a client can choose.
+/// The sizes, formats and doors in force, so that a client can choose; with a grant those of the grant.
 #[utoipa::path(get, path = "/limits", tag = SERVICE,
-    responses((status = 200, description = "The limits.", body = Limits)))]
-pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocation>>) -> Json<Limits> {
-    let policy = &app.policy;
+    responses((status = 200, description = "The limits.", body = Limits), answers::Limits))]
+pub async fn limits(
+    State(app): State<App>,
+    authority: Option<Authority>,
+    invocation: Option<Extension<Invocation>>,
+) -> Json<Limits> {
+    let authority = authority.unwrap_or(Authority::Open);
+    let policy = &authority.limit(Arc::clone(&app.policy));
     let streams = Invocation::policy(invocation.as_deref(), policy);
-    let formats = policy.formats.iter().map(|format| FormatLimits {
+    let grant = authority.grant();
+    let formats = policy.byte_formats().map(|format| FormatLimits {
         name: format.name(),
         content_type: format.content_type(),
         extensions: format.file_extensions().collect(),
@@ -83,6 +101,8 @@ pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocat
         header_scan_limit: policy.header_scan_limit,
         formats: formats.collect(),
         doors: vec!["form", "raw", "put", "multipart"],
+        expires_at: grant.map(|grant| presign::rfc3339(grant.expires_at)),
+        s3_key: grant.and_then(|grant| grant.key.clone()),
     })
 }
 

@@ -15,10 +15,12 @@ use utoipa::ToSchema;
 use super::ServiceBase;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
-use crate::ingest::{BodyKind, IncomingImage};
+use crate::ingest::{BodyKind, IncomingBody, IncomingImage};
 use crate::policy::Policy;
 use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
+use crate::server::middleware::authority::Authority;
+use crate::server::middleware::path_grant::PathGrant;
 use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
 use crate::server::request::started::Started;
@@ -57,9 +59,12 @@ pub struct StoredImage {
     pub checksum: Option<String>,
 }
 
-/// A form with one file. It may have other fields, which are ignored.
+/// A form with one file. Other fields than these are ignored.
 #[derive(ToSchema)]
 pub struct UploadForm {
+    /// A grant, if the request has no other authority. It must stand before `file`, within the form's first 64 KiB.
+    #[schema(required = false, nullable = false, examples("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"))]
+    pub grant: Option<String>,
     /// The image. Its name's extension, where it has one, must be of a format that is taken.
     #[schema(value_type = String, format = Binary)]
     pub file: (),
@@ -93,61 +98,95 @@ pub async fn upload(
     State(app): State<App>,
     ServiceBase(base): ServiceBase,
     headers: HeaderMap,
+    authority: Option<Authority>,
+    path_grant: Option<Extension<PathGrant>>,
     invocation: Option<Extension<Invocation>>,
     timed_out: Option<Extension<DeadlineFlag>>,
     body: Body,
 ) -> Result<Response> {
     let policy = Invocation::policy(invocation.as_deref(), &app.policy);
+    let request = UploadRequest { headers, base, authority, policy };
     let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
-    let stored = store(&app, policy, &headers, base, body, timed_out).await;
-    let public_url = app.config.public_url.as_deref();
-    stored.map(|image| located(image, public_url)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+    let stored = store(&app, request, body, timed_out).await;
+    // Relative to the request, without a grant in its path: a proxy may have put a prefix before that.
+    let root = app.config.public_url.as_deref().unwrap_or(if path_grant.is_some() { "../.." } else { "." });
+    stored.map(|image| located(image, root)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
 }
 
-/// The answer, with where the image is. Without a base that is relative to the request: a proxy may have put a prefix before
-/// its path.
-fn located(image: StoredImage, base: Option<&str>) -> Response {
-    let location = format!("{}/images/{}", base.unwrap_or("."), image.s3_key);
+/// The answer, with where the image is: behind `root`.
+fn located(image: StoredImage, root: &str) -> Response {
+    let location = format!("{root}/images/{}", image.s3_key);
     let etag = image.checksum.as_ref().map(|checksum| [(header::ETAG, format!("\"{checksum}\""))]);
     ([(header::LOCATION, location)], etag, Json(image)).into_response()
 }
 
-/// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
-async fn store(
-    app: &App,
-    policy: Arc<Policy>,
-    headers: &HeaderMap,
+/// What a request to upload says besides its body.
+struct UploadRequest {
+    headers: HeaderMap,
     base: Option<String>,
-    body: Body,
-    timed_out: DeadlineFlag,
-) -> Result<StoredImage> {
+    /// None where the form must bring it.
+    authority: Option<Authority>,
+    /// Without the authority's limits.
+    policy: Arc<Policy>,
+}
+
+impl UploadRequest {
+    /// The policy with the authority's limits.
+    fn limits(&self) -> Arc<Policy> {
+        let policy = Arc::clone(&self.policy);
+        self.authority.as_ref().map_or(Arc::clone(&policy), |authority| authority.limit(policy))
+    }
+
+    /// Takes the grant that a form brings, if no other authority counts.
+    async fn take_form_grant(&mut self, app: &App, body: &mut IncomingBody) -> Result<()> {
+        if !matches!(self.authority, None | Some(Authority::Open)) {
+            return Ok(());
+        }
+        if let Some(token) = body.find_grant().await? {
+            self.authority = Some(app.authorities.of_field(&token)?);
+        }
+        if self.authority.is_none() { Err(Error::FormUnauthorized) } else { Ok(()) }
+    }
+}
+
+/// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
+async fn store(app: &App, mut request: UploadRequest, body: Body, timed_out: DeadlineFlag) -> Result<StoredImage> {
     // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
-    check_encoding(headers)?;
-    let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), &policy)?;
-    let (door, length) = (door(&kind), content_length(headers));
-    refuse_too_large(&policy, door, length)?;
+    check_encoding(&request.headers)?;
+    let kind = BodyKind::of(request.headers.get(header::CONTENT_TYPE), &request.limits())?;
+    let (door, length) = (door(&kind), content_length(&request.headers));
+    refuse_too_large(&request.limits(), door, length)?;
     let watch = UploadTimer::new(&app.metrics, door, timed_out);
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
-    let mut opening = app.uploads.admit(length).await?;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
-    let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(kind, body, policy, opening.head()).await?;
+    let mut body = IncomingBody::new(kind, body.map_err(axum::Error::into_inner));
+    request.take_form_grant(app, &mut body).await?;
+    let policy = request.limits();
+    refuse_too_large(&policy, door, length)?;
+    let mut opening = app.uploads.admit(length).await?;
+    let mut image = IncomingImage::open(body, policy, opening.head()).await?;
     let info = image.info();
-    let name = ObjectName::Image(ImageKey::random(image.extension()));
+    let name = ObjectName::Image(image_key(request.authority.as_ref(), &image));
     record_field(field::S3_KEY, name.key().as_str());
     record_field(field::CONTENT_TYPE, info.format.content_type());
 
     let mut uploader = app.uploads.start(name.clone(), info.into(), opening);
     let work = async {
         pump(&mut image, &mut uploader).await?;
-        let link = app.store.presign_get(&name, &app.read_link(base)).await.map_err(Error::from)?;
+        let link = app.store.presign_get(&name, &app.read_link(request.base)).await.map_err(Error::from)?;
         Ok((uploader.finish().await?, link))
     };
     let (stored, link) = watch.run(work).await?;
     watch.stored(stored.size);
     record_field(field::SIZE, stored.size);
     Ok(answer(&name, info, stored, link.url))
+}
+
+/// The key that the grant is for, else a fresh one that follows the bytes.
+fn image_key(authority: Option<&Authority>, image: &IncomingImage) -> ImageKey {
+    let fixed = authority.and_then(Authority::image_key);
+    fixed.unwrap_or_else(|| ImageKey::random(image.extension()))
 }
 
 /// Moves the image over, until its request has proved right to its end or the store has failed for good.

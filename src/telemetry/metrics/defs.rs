@@ -82,6 +82,12 @@ pub const REFUSALS: Metric = counter(
     &["code", "detected"],
     "Errors answered, by code; `detected`: what the bytes of an `invalid_file_type` are (else `-`)",
 );
+pub const GRANTS: Metric = counter(
+    "image_store_grants_total",
+    &["outcome"],
+    "Requests with a grant: `used`, or why it was refused: `malformed`, `signature`, `key` (removed, or may not upload), \
+     `expired`, `not_yet`, `lifetime` (over 24 h), `claims`, `route` (not for uploads)",
+);
 pub const CONNECTIONS: Metric = gauge("image_store_connections_open", &[], "Connections open (0 on Lambda)");
 
 pub const UPLOAD_DURATION: Metric = histogram(
@@ -131,10 +137,11 @@ pub const BUILD_INFO: Metric = gauge("image_store_build_info", &["version"], "1,
 pub const START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "When the service was started, in seconds since 1970");
 
-pub const METRICS: [Metric; 15] = [
+pub const METRICS: [Metric; 16] = [
     REQUESTS,
     RECEIVED,
     REFUSALS,
+    GRANTS,
     CONNECTIONS,
     UPLOAD_DURATION,
     UPLOAD_SIZE,
