@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::grant::GrantOptions;
 #[cfg(feature = "client")]
 use crate::commands::upload::UploadOptions;
 use crate::config::Settings;
@@ -35,6 +36,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Sign a grant: the right to upload, for a client that is to have no key; prints the grant, or with --url a link
+    Grant(GrantOptions),
     /// Upload images to a running service, through it or straight to its S3; prints a line of JSON for each
     #[cfg(feature = "client")]
     Upload(UploadOptions),

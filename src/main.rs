@@ -20,7 +20,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "doctor")]
         Command::Doctor { json } => Ok(Task::Doctor { json }),
         Command::Healthcheck => return exit(healthcheck(&cli.settings)),
-        // None of the settings is the client's.
+        // None of the settings is for these two.
+        Command::Grant(options) => return exit(commands::grant::grant(&options)),
         #[cfg(feature = "client")]
         Command::Upload(options) => return exit(upload(&options)),
     };
