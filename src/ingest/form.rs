@@ -99,7 +99,10 @@ impl Form {
             }
             let is_grant = part.is_grant();
             match self.value_before_grant(is_grant).await? {
-                Some(value) if is_grant => return Ok(Some(String::from_utf8_lossy(value.trim_ascii()).into_owned())),
+                // One that is empty is an input that was left so.
+                Some(value) if is_grant && !value.trim_ascii().is_empty() => {
+                    return Ok(Some(String::from_utf8_lossy(value.trim_ascii()).into_owned()));
+                }
                 Some(_) => {}
                 None => return Ok(None),
             }

@@ -121,7 +121,7 @@ async fn one_authority_counts_and_must_be_right() {
         (posted(&app, "/upload-image", with_field(&right)).header("x-api-key", "wrong"), "unauthorized"),
         (posted(&app, "/upload-image", with_field(&wrong)), "invalid_token"),
         (posted(&app, "/upload-image", with_field(&expired())), "expired_token"),
-        (posted(&app, "/upload-image", with_field("")), "invalid_token"),
+        (posted(&app, "/upload-image", with_field("")), "unauthorized"),
         // An API key is not taken from a field.
         (posted(&app, "/upload-image", with_field(API_KEY)), "invalid_token"),
     ] {

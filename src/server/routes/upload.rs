@@ -1,14 +1,16 @@
 //! `POST /upload-image`: a form or a raw body, streamed into the store.
 
+use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::request::Parts;
 use http::{HeaderMap, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
+use std::convert::Infallible;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
@@ -63,7 +65,8 @@ pub struct StoredImage {
 #[derive(ToSchema)]
 pub struct UploadForm {
     /// A grant, if the request has no other authority. It must stand before `file`, within the form's first 64 KiB.
-    #[schema(required = false, nullable = false, examples("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"))]
+    // The example is what /docs would send.
+    #[schema(required = false, nullable = false, examples(""))]
     pub grant: Option<String>,
     /// The image. Its name's extension, where it has one, must be of a format that is taken.
     #[schema(value_type = String, format = Binary)]
@@ -94,23 +97,10 @@ pub struct RawImage(pub ());
         )),
         answers::Upload,
     ))]
-pub async fn upload(
-    State(app): State<App>,
-    ServiceBase(base): ServiceBase,
-    headers: HeaderMap,
-    authority: Option<Authority>,
-    path_grant: Option<Extension<PathGrant>>,
-    invocation: Option<Extension<Invocation>>,
-    timed_out: Option<Extension<DeadlineFlag>>,
-    body: Body,
-) -> Result<Response> {
-    let policy = Invocation::policy(invocation.as_deref(), &app.policy);
-    let request = UploadRequest { headers, base, authority, policy };
-    let timed_out = timed_out.map(|Extension(it)| it).unwrap_or_default();
-    let stored = store(&app, request, body, timed_out).await;
-    // Relative to the request, without a grant in its path: a proxy may have put a prefix before that.
-    let root = app.config.public_url.as_deref().unwrap_or(if path_grant.is_some() { "../.." } else { "." });
-    stored.map(|image| located(image, root)).map_err(|error| Invocation::explain(invocation.as_deref(), error))
+pub async fn upload(State(app): State<App>, request: UploadRequest, body: Body) -> Result<Response> {
+    let (invocation, root) = (request.invocation.clone(), request.root(&app));
+    let stored = store(&app, request, body).await;
+    stored.map(|image| located(image, &root)).map_err(|error| Invocation::explain(invocation.as_ref(), error))
 }
 
 /// The answer, with where the image is: behind `root`.
@@ -121,20 +111,52 @@ fn located(image: StoredImage, root: &str) -> Response {
 }
 
 /// What a request to upload says besides its body.
-struct UploadRequest {
+pub struct UploadRequest {
     headers: HeaderMap,
     base: Option<String>,
     /// None where the form must bring it.
     authority: Option<Authority>,
     /// Without the authority's limits.
     policy: Arc<Policy>,
+    /// A grant came in the path.
+    granted_by_path: bool,
+    invocation: Option<Invocation>,
+    timed_out: DeadlineFlag,
+}
+
+impl FromRequestParts<App> for UploadRequest {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let ServiceBase(base) = ServiceBase::from_request_parts(parts, app).await?;
+        let invocation: Option<&Invocation> = parts.extensions.get();
+        Ok(UploadRequest {
+            base,
+            authority: parts.extensions.get().cloned(),
+            policy: Invocation::policy(invocation, &app.policy),
+            granted_by_path: parts.extensions.get::<PathGrant>().is_some(),
+            invocation: invocation.cloned(),
+            timed_out: parts.extensions.get().cloned().unwrap_or_default(),
+            headers: std::mem::take(&mut parts.headers),
+        })
+    }
 }
 
 impl UploadRequest {
+    /// Where the service's paths begin: absolute, or relative to the request and without a grant in its path. A proxy may have
+    /// put a prefix before that.
+    fn root(&self, app: &App) -> String {
+        let relative = if self.granted_by_path { "../.." } else { "." };
+        app.config.public_url.as_deref().unwrap_or(relative).to_owned()
+    }
+
     /// The policy with the authority's limits.
     fn limits(&self) -> Arc<Policy> {
         let policy = Arc::clone(&self.policy);
-        self.authority.as_ref().map_or(Arc::clone(&policy), |authority| authority.limit(policy))
+        match &self.authority {
+            Some(authority) => authority.limit(policy),
+            None => policy,
+        }
     }
 
     /// Takes the grant that a form brings, if no other authority counts.
@@ -150,13 +172,13 @@ impl UploadRequest {
 }
 
 /// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
-async fn store(app: &App, mut request: UploadRequest, body: Body, timed_out: DeadlineFlag) -> Result<StoredImage> {
+async fn store(app: &App, mut request: UploadRequest, body: Body) -> Result<StoredImage> {
     // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
     check_encoding(&request.headers)?;
     let kind = BodyKind::of(request.headers.get(header::CONTENT_TYPE), &request.limits())?;
     let (door, length) = (door(&kind), content_length(&request.headers));
     refuse_too_large(&request.limits(), door, length)?;
-    let watch = UploadTimer::new(&app.metrics, door, timed_out);
+    let watch = UploadTimer::new(&app.metrics, door, request.timed_out.clone());
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
     // Only the box axum put around it goes: the reader tells the transport's own errors by their type.
