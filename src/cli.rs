@@ -37,7 +37,7 @@ pub enum Command {
         json: bool,
     },
     /// Sign a grant: the right to upload, for a client that is to have no key; prints the grant, or with --url a link
-    Grant(GrantOptions),
+    Grant(Box<GrantOptions>),
     /// Upload images to a running service, through it or straight to its S3; prints a line of JSON for each
     #[cfg(feature = "client")]
     Upload(UploadOptions),

@@ -513,3 +513,23 @@ async fn the_command_signs_grants_without_the_service() {
     }
     end(app, &[image]).await;
 }
+
+#[cfg(feature = "client")]
+#[tokio::test]
+async fn the_client_uploads_with_a_grant_as_its_key_and_behind_one() {
+    let app = TestApp::with(&[KEYS]).await;
+    let grant = plain();
+    let (bare, behind) = (app.url.clone(), app.at(&format!("/g/{grant}/")));
+    let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/plain.png");
+    let mut images = Vec::new();
+    for way in ["--stream", "--direct"] {
+        for arguments in [vec!["--url", &bare, "--api-key", &grant], vec!["--url", &behind]] {
+            let mut command = tokio::process::Command::from(binary());
+            command.env_remove("IMAGE_STORE_API_KEY").args(["upload", way, image]).args(arguments);
+            let output = command.output().await.unwrap();
+            assert!(output.status.success(), "{way}: {output:?}");
+            images.push(serde_json::from_slice(&output.stdout).unwrap());
+        }
+    }
+    end(app, &images).await;
+}

@@ -97,7 +97,7 @@ pub struct RawImage(pub ());
         )),
         answers::Upload,
     ))]
-pub async fn upload(State(app): State<App>, request: UploadRequest, body: Body) -> Result<Response> {
+pub async fn upload(State(app): State<App>, request: UploadHead, body: Body) -> Result<Response> {
     let (invocation, root) = (request.invocation.clone(), request.root(&app));
     let stored = store(&app, request, body).await;
     stored.map(|image| located(image, &root)).map_err(|error| Invocation::explain(invocation.as_ref(), error))
@@ -111,7 +111,7 @@ fn located(image: StoredImage, root: &str) -> Response {
 }
 
 /// What a request to upload says besides its body.
-pub struct UploadRequest {
+pub struct UploadHead {
     headers: HeaderMap,
     base: Option<String>,
     /// None where the form must bring it.
@@ -124,13 +124,13 @@ pub struct UploadRequest {
     timed_out: DeadlineFlag,
 }
 
-impl FromRequestParts<App> for UploadRequest {
+impl FromRequestParts<App> for UploadHead {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
         let ServiceBase(base) = ServiceBase::from_request_parts(parts, app).await?;
         let invocation: Option<&Invocation> = parts.extensions.get();
-        Ok(UploadRequest {
+        Ok(UploadHead {
             base,
             authority: parts.extensions.get().cloned(),
             policy: Invocation::policy(invocation, &app.policy),
@@ -142,7 +142,7 @@ impl FromRequestParts<App> for UploadRequest {
     }
 }
 
-impl UploadRequest {
+impl UploadHead {
     /// Where the service's paths begin: absolute, or relative to the request and without a grant in its path. A proxy may have
     /// put a prefix before that.
     fn root(&self, app: &App) -> String {
@@ -172,7 +172,7 @@ impl UploadRequest {
 }
 
 /// Returns when the image is durable. Nothing is awaited after that: a request that ends then has been answered.
-async fn store(app: &App, mut request: UploadRequest, body: Body) -> Result<StoredImage> {
+async fn store(app: &App, mut request: UploadHead, body: Body) -> Result<StoredImage> {
     // All that the head shows comes first: what is wrong takes no room, and is told so also where there is none.
     check_encoding(&request.headers)?;
     let kind = BodyKind::of(request.headers.get(header::CONTENT_TYPE), &request.limits())?;
