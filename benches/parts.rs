@@ -6,7 +6,7 @@ use futures::stream;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use image_store::format::Format;
-use image_store::ingest::{BodyKind, IncomingImage};
+use image_store::ingest::{BodyKind, IncomingBody, IncomingImage};
 use image_store::policy::Policy;
 use image_store::upload::budget::{Budget, Reservation};
 use image_store::upload::parts::PartCutter;
@@ -51,6 +51,7 @@ const CHUNKS: [usize; 2] = [8 << 10, 64 << 10];
 fn policy() -> Arc<Policy> {
     Arc::new(Policy {
         formats: vec![Format::Png],
+        key_format: None,
         max_upload_size: 5_000_000_000,
         max_pixels: 0,
         header_scan_limit: 1 << 20,
@@ -65,7 +66,7 @@ async fn open(chunks: Vec<Bytes>, head: &mut PartCutter) -> IncomingImage {
     let body = StreamBody::new(stream::iter(chunks.into_iter().map(|chunk| Ok::<_, Infallible>(Frame::data(chunk)))));
     let content_type = form::content_type().parse().expect("a header");
     let kind = BodyKind::of(Some(&content_type), &policy()).expect("a form");
-    IncomingImage::open(kind, body, policy(), head).await.expect("an image")
+    IncomingImage::open(IncomingBody::new(kind, body), policy(), head).await.expect("an image")
 }
 
 /// Reads the image to its end and returns its size.

@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::grant::GrantOptions;
 #[cfg(feature = "client")]
 use crate::commands::upload::UploadOptions;
 use crate::config::Settings;
@@ -37,6 +38,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Sign a grant, which allows a client without an API key to upload; prints the grant, or with --url a link
+    Grant(Box<GrantOptions>),
     /// Upload images to a running service, through it or directly to its S3; prints one line of JSON per file
     #[cfg(feature = "client")]
     Upload(UploadOptions),

@@ -7,6 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub mod backend;
 #[cfg(feature = "doctor")]
 pub mod doctor;
+pub mod grant;
 pub mod healthcheck;
 pub mod probe;
 pub mod serve;

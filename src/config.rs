@@ -12,7 +12,7 @@ mod settings;
 mod trusted_proxies;
 
 pub use descriptors::Descriptors;
-pub use parse::duration;
+pub use parse::{absolute_url, duration, size};
 pub use settings::Settings;
 pub use trusted_proxies::TrustedProxies;
 
@@ -23,7 +23,7 @@ use crate::policy::Policy;
 use crate::store::limits::{MAX_OBJECT_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE};
 use crate::store::s3::{Checksum, Sse};
 use crate::telemetry;
-use parse::{absolute_url, formats, number, origins, prefix, size};
+use parse::{formats, number, origins, prefix};
 
 /// Bytes.
 const MIN_TOKEN_SECRET: usize = 32;
@@ -133,6 +133,8 @@ pub struct Direct {
 #[derive(Clone, Debug)]
 pub struct Auth {
     pub keys: Keys,
+    /// The file from which some of the keys were read.
+    pub keys_file: Option<PathBuf>,
     /// Whether images can be read without a key.
     pub public_read: bool,
     /// Signs the links of plans. If it is not set, the secret is derived from the keys.
@@ -345,6 +347,7 @@ impl Auth {
                 problems.0.extend(errors);
                 Keys::default()
             }),
+            keys_file: settings.api_keys_file.clone(),
             public_read: problems.take("PUBLIC_READ", parse::boolean(&settings.public_read)),
             token_secret: problems.take("TOKEN_SECRET", token_secret(settings.token_secret.as_ref())),
         }
@@ -385,6 +388,7 @@ fn read_policy(settings: &Settings, part_size: usize, problems: &mut Problems) -
     let formats: Vec<Format> = problems.take("ALLOWED_FORMATS", formats(&settings.allowed_formats));
     Policy {
         formats,
+        key_format: None,
         max_upload_size: problems.take("MAX_UPLOAD_SIZE", size(&settings.max_upload_size, 1..=MAX_OBJECT_SIZE)),
         max_pixels: problems.take("MAX_PIXELS", number(&settings.max_pixels)),
         header_scan_limit: scan,

@@ -54,11 +54,26 @@ pub enum Error {
     BelowMinRate { min_rate: u64 },
     #[error("An API key is required; send it as Authorization: Bearer <key> or X-API-Key: <key>")]
     Unauthorized,
+    /// Of a form whose authority was to come in its field `grant`.
+    #[error(
+        "Send an API key or a grant as Authorization: Bearer <it>, or the grant in a form field named 'grant' that stands \
+         before the field 'file', within the form's first 64 KiB"
+    )]
+    FormUnauthorized,
     /// Its source is what the operators may do about it.
     #[error("Only the operators of the service have access to this route")]
     LocalOnly(#[source] BoxError),
     #[error("The API key does not have the scope {scope}; use a key that has it")]
     Forbidden { scope: &'static str },
+    #[error("A grant is good for uploads only; this wants an API key")]
+    GrantForbidden,
+    #[error("This API key is too short to sign grants: use one of at least 16 characters")]
+    KeyTooShort,
+    /// Its source says what is wrong with it.
+    #[error("This grant is not valid: {0}")]
+    InvalidGrant(#[source] BoxError),
+    #[error("This grant has expired: ask for another where you got it")]
+    ExpiredGrant,
     /// A plan's link that was altered or made up, or whose API key is gone. Its source is for the log.
     #[error("The link is invalid; use the links from the answer to POST /uploads unchanged")]
     InvalidToken(#[source] Option<BoxError>),
@@ -192,10 +207,11 @@ impl Error {
             Error::TooManyPixels { .. } => "too_many_pixels",
             Error::TruncatedBody(_) => "truncated_body",
             Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => "client_too_slow",
-            Error::Unauthorized => "unauthorized",
-            Error::Forbidden { .. } | Error::LocalOnly(_) => "forbidden",
-            Error::InvalidToken(_) => "invalid_token",
-            Error::ExpiredToken => "expired_token",
+            Error::Unauthorized | Error::FormUnauthorized => "unauthorized",
+            Error::Forbidden { .. } | Error::LocalOnly(_) | Error::GrantForbidden => "forbidden",
+            Error::KeyTooShort => "key_too_short",
+            Error::InvalidToken(_) | Error::InvalidGrant(_) => "invalid_token",
+            Error::ExpiredToken | Error::ExpiredGrant => "expired_token",
             Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => "not_found",
             Error::MethodNotAllowed => "method_not_allowed",
             Error::HeadTooLarge { .. } => "head_too_large",
@@ -235,8 +251,13 @@ impl Error {
             Error::ClientTooSlow { seconds: 30 },
             Error::BelowMinRate { min_rate: 1024 },
             Error::Unauthorized,
+            Error::FormUnauthorized,
             Error::LocalOnly("".into()),
             Error::Forbidden { scope: "upload" },
+            Error::GrantForbidden,
+            Error::KeyTooShort,
+            Error::InvalidGrant("its signature is wrong".into()),
+            Error::ExpiredGrant,
             Error::InvalidToken(None),
             Error::ExpiredToken,
             Error::NotFound,
@@ -281,8 +302,15 @@ impl Error {
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
             Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => StatusCode::REQUEST_TIMEOUT,
-            Error::Unauthorized | Error::InvalidToken(_) | Error::ExpiredToken => StatusCode::UNAUTHORIZED,
-            Error::Forbidden { .. } | Error::LocalOnly(_) => StatusCode::FORBIDDEN,
+            Error::Unauthorized
+            | Error::FormUnauthorized
+            | Error::InvalidToken(_)
+            | Error::ExpiredToken
+            | Error::InvalidGrant(_)
+            | Error::ExpiredGrant => StatusCode::UNAUTHORIZED,
+            Error::Forbidden { .. } | Error::LocalOnly(_) | Error::GrantForbidden | Error::KeyTooShort => {
+                StatusCode::FORBIDDEN
+            }
             Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => StatusCode::NOT_FOUND,
             Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
             Error::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,

@@ -1,6 +1,7 @@
 //! The image formats that this service supports: their names, extensions and media types.
 
 use std::fmt;
+use uuid::Uuid;
 
 /// A supported image format. [`crate::policy::Policy`] defines which of them are allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -129,6 +130,16 @@ impl fmt::Display for Format {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
+}
+
+/// Returns the format that an image's key names by its extension. `None` if `text` is not a key: a hyphenated UUID, a dot and
+/// one of [`Format::extensions`], byte for byte.
+pub fn format_of_key(text: &str) -> Option<Format> {
+    let (id, extension) = text.split_once('.')?;
+    let uuid = Uuid::try_parse(id).ok()?;
+    let (format, known) = Format::from_extension(extension)?;
+    // `try_parse` also accepts braces, URNs, missing hyphens and upper case, but keys are compared byte for byte.
+    (uuid.hyphenated().to_string() == id && known == extension).then_some(format)
 }
 
 /// The type and dimensions of an image, from its header.

@@ -33,6 +33,46 @@ pub use content_type::BodyKind;
 use body::BodyStream;
 use form::{FilePart, Form};
 
+/// A request's body, before its image was looked for.
+pub struct IncomingBody(BodySource);
+
+enum BodySource {
+    Form {
+        form: Box<Form>,
+        /// Minimum length of the body in bytes.
+        length: u64,
+    },
+    Raw(BodyStream),
+}
+
+impl IncomingBody {
+    /// Wraps a request's body of this kind. Reads nothing yet.
+    pub fn new<B>(kind: BodyKind, body: B) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let length = body.size_hint().lower();
+        let body = BodyStream::new(body);
+        IncomingBody(match kind {
+            BodyKind::Form { boundary } => BodySource::Form { form: Box::new(Form::new(boundary, body)), length },
+            BodyKind::Raw => BodySource::Raw(body),
+        })
+    }
+
+    /// Returns the value of a form's field `grant`, if it precedes the file and is within the form's first 64 KiB. No more
+    /// than that is read, and hardly any of it is kept.
+    ///
+    /// # Errors
+    /// Returns the errors of [`IncomingImage::open`].
+    pub async fn find_grant(&mut self) -> Result<Option<String>> {
+        match &mut self.0 {
+            BodySource::Form { form, .. } => form.find_grant().await,
+            BodySource::Raw(_) => Ok(None),
+        }
+    }
+}
+
 /// An image that is being received. Its type and dimensions are checked before any of its bytes are returned.
 pub struct IncomingImage {
     source: Source,
@@ -71,7 +111,7 @@ enum SourceKind {
 }
 
 impl IncomingImage {
-    /// Reads a request's body of this kind until the image's type and dimensions are known and allowed.
+    /// Reads a request's body until the image's type and dimensions are known and allowed.
     ///
     /// Afterwards `head` contains the bytes before the chunk with which they became known.
     /// [`IncomingImage::next_chunk`] returns the bytes after those in `head`. One chunk is held in addition to `head`.
@@ -80,23 +120,16 @@ impl IncomingImage {
     ///
     /// Returns the error of the check that failed. If reading the body fails, returns the [`Error`] that the body's
     /// error contains, or [`Error::TruncatedBody`] if it contains none.
-    pub async fn open<B>(kind: BodyKind, body: B, policy: Arc<Policy>, head: &mut impl PrefixBuffer) -> Result<Self>
-    where
-        B: Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
-        let length = body.size_hint().lower();
-        let body = BodyStream::new(body);
-        match kind {
-            BodyKind::Form { boundary } => {
-                let mut form = Box::new(Form::new(boundary, body));
+    pub async fn open(body: IncomingBody, policy: Arc<Policy>, head: &mut impl PrefixBuffer) -> Result<Self> {
+        match body.0 {
+            BodySource::Form { mut form, length } => {
                 let file = form.find_file(&policy).await?;
                 if !form.is_encoded() {
                     content_type::check_form_length(length, &policy)?;
                 }
                 Self::of_form(form, file, policy, head).await
             }
-            BodyKind::Raw => Self::read(SourceKind::Raw(body), None, policy, head).await,
+            BodySource::Raw(body) => Self::read(SourceKind::Raw(body), None, policy, head).await,
         }
     }
 

@@ -21,7 +21,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "doctor")]
         Command::Doctor { json } => Ok(Task::Doctor { json }),
         Command::Healthcheck => return exit(healthcheck(&cli.settings)),
-        // The client uses none of the settings.
+        // These two use none of the settings.
+        Command::Grant(options) => return exit(commands::grant::grant(&options)),
         #[cfg(feature = "client")]
         Command::Upload(options) => return exit(upload(&options)),
     };

@@ -14,6 +14,10 @@ pub const MAX_SIDE: u64 = 65_535;
 pub struct Policy {
     #[serde(skip)]
     pub formats: Vec<Format>,
+    /// The only format that the bytes may have, if the image's key is fixed beforehand: that of the key's extension. The file's
+    /// name must still be of one of the `formats`.
+    #[serde(skip)]
+    pub key_format: Option<Format>,
     /// Maximum size of an image that is uploaded through this process.
     pub max_upload_size: u64,
     /// Maximum of width times height. 0 disables both pixel limits.
@@ -25,6 +29,25 @@ pub struct Policy {
 impl Policy {
     pub fn allows(&self, format: Format) -> bool {
         self.formats.contains(&format)
+    }
+
+    /// Whether an image's bytes may have this format.
+    pub fn allows_bytes(&self, format: Format) -> bool {
+        self.allows(format) && self.key_format.is_none_or(|only| only == format)
+    }
+
+    /// Returns this policy with further limits. None of them allows more than this policy.
+    pub fn within(&self, max_size: Option<u64>, formats: Option<&[Format]>, key_format: Option<Format>) -> Policy {
+        let mut limited = self.clone();
+        limited.max_upload_size = max_size.unwrap_or(u64::MAX).min(self.max_upload_size);
+        limited.formats.retain(|format| formats.is_none_or(|formats| formats.contains(format)));
+        limited.key_format = key_format.or(self.key_format);
+        limited
+    }
+
+    /// Returns the formats that an image's bytes may have.
+    pub fn byte_formats(&self) -> impl Iterator<Item = Format> {
+        self.formats.iter().copied().filter(|format| self.allows_bytes(*format))
     }
 
     /// Returns the error for a file that is not an image of an allowed format. `detected` is the file type that was
@@ -39,7 +62,7 @@ impl Policy {
     }
 
     fn accepted(&self) -> Vec<&'static str> {
-        self.formats.iter().map(|format| format.name()).collect()
+        self.byte_formats().map(Format::name).collect()
     }
 
     /// Checks a file name's extension, if it has one.
@@ -71,7 +94,7 @@ impl Policy {
 
     /// Checks an image's type and dimensions.
     pub fn check_image(&self, info: ImageInfo) -> Result<ImageInfo> {
-        if !self.allows(info.format) {
+        if !self.allows_bytes(info.format) {
             return Err(self.invalid_type(Some(info.format.name())));
         }
         let (width, height) = (u64::from(info.width), u64::from(info.height));
@@ -83,5 +106,27 @@ impl Policy {
             return Err(too_many(format!("at most {} pixels in total are allowed", self.max_pixels)));
         }
         Ok(info)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn further_limits_never_allow_more() {
+        let formats = vec![Format::Jpeg, Format::Png];
+        let policy = Policy { formats, key_format: None, max_upload_size: 100, max_pixels: 0, header_scan_limit: 4096 };
+        let limited = policy.within(Some(1000), Some(&[Format::Png, Format::Webp]), None);
+        assert_eq!((limited.max_upload_size, limited.formats), (100, vec![Format::Png]));
+        assert_eq!(policy.within(Some(7), None, None).max_upload_size, 7);
+        let keyed = policy.within(None, None, Some(Format::Jpeg));
+        assert_eq!(keyed.byte_formats().collect::<Vec<_>>(), [Format::Jpeg]);
+        assert!(keyed.check_name("a.png").is_ok() && keyed.check_name("a.webp").is_err());
+        let png = ImageInfo { format: Format::Png, width: 1, height: 1 };
+        let Err(Error::InvalidFileType { detected, accepted, .. }) = keyed.check_image(png) else { panic!("accepted") };
+        assert_eq!((detected, accepted), (Some("png"), vec!["jpeg"]));
+        // A key of a format that is not allowed makes it no allowed one.
+        assert_eq!(policy.within(None, None, Some(Format::Webp)).byte_formats().count(), 0);
     }
 }

@@ -1,11 +1,13 @@
-// The API key: asked for when the service wants one, kept for this tab.
+// The API key: asked for when the service wants one, kept for this tab. A page with a grant needs none.
+
+import { granted } from "./grant.js";
 
 const NAME = "image-store.api-key";
 const form = document.getElementById("key-form");
 const field = document.getElementById("key");
 
 export function get() {
-  return sessionStorage.getItem(NAME);
+  return granted ? null : sessionStorage.getItem(NAME);
 }
 
 export function headers() {
@@ -15,7 +17,7 @@ export function headers() {
 
 /** Shows the field. Moves the focus there only the first time: several uploads may be refused at once. */
 export function ask() {
-  if (!form.hidden) return;
+  if (granted || !form.hidden) return;
   form.hidden = false;
   field.focus();
 }

@@ -1,5 +1,6 @@
 // The service's own API: requests with the key, answers as JSON, refusals in its words.
 
+import { granted, root } from "./grant.js";
 import { ConnectionLost } from "./retry.js";
 import * as key from "./api-key.js";
 
@@ -52,19 +53,20 @@ export function refusal(status, body, retryAfter) {
   return new Refusal(status, body, Number(retryAfter) || 0);
 }
 
-/** What every request to the service says: the key, and where the page found the service, so that its links lead there. */
+/** The headers of every request to the service: the key, and the address of the service, at which its links begin. */
 export function headers() {
-  return { ...key.headers(), "X-Base-URL": new URL(".", document.baseURI).href };
+  return { ...key.headers(), "X-Base-URL": root };
 }
 
-/** A link of the service's: it starts at the service's own address, wherever a proxy has put that. */
+/** A route as the page names it goes with the page's grant; a link of the service starts at the service's own address. */
 function at(reference) {
-  return new URL(reference.replace(/^\/+/, ""), document.baseURI);
+  const base = reference.startsWith("/") ? root : document.baseURI;
+  return new URL(reference.replace(/^\/+/, ""), base);
 }
 
-/** Sends a request; returns its status, body and Retry-After. */
-export async function call(method, path, { json, signal, keepalive } = {}) {
-  const sent = headers();
+/** Sends a request, with the key unless it is `open` to anybody; returns its status, body, Retry-After and Date. */
+export async function call(method, path, { json, signal, keepalive, open } = {}) {
+  const sent = open ? {} : headers();
   if (json !== undefined) sent["Content-Type"] = "application/json";
   let response, text;
   try {
@@ -79,14 +81,14 @@ export async function call(method, path, { json, signal, keepalive } = {}) {
   const body = parse(text);
   if (!response.ok) throw refusal(response.status, body, retryAfter);
   if (response.status !== 204 && (body === null || typeof body !== "object")) throw new NotTheService(response.status);
-  return { status: response.status, body, retryAfter: Number(retryAfter) || 0 };
+  const date = Date.parse(response.headers.get("Date") ?? "") || Date.now();
+  return { status: response.status, body, retryAfter: Number(retryAfter) || 0, date };
 }
 
 /** The stable address of an image, where anybody may read it there; else the link that was signed for an hour or so. */
 export async function link(image) {
-  const path = `images/${image.s3_key}`;
-  const stable = new URL(path, document.baseURI).href;
-  if (!key.get()) return stable;
-  const open = await fetch(path, { method: "HEAD" }).then((answer) => answer.ok, () => false);
+  const stable = new URL(`images/${image.s3_key}`, root).href;
+  if (!key.get() && !granted) return stable;
+  const open = await fetch(stable, { method: "HEAD" }).then((answer) => answer.ok, () => false);
   return open ? stable : image.url;
 }

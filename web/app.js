@@ -2,6 +2,7 @@
 
 import { call } from "./api.js";
 import { Card } from "./card.js";
+import { close, granted, reason, root, showEnd } from "./grant.js";
 import { pause } from "./retry.js";
 import { intake } from "./file-input.js";
 import * as key from "./api-key.js";
@@ -18,28 +19,44 @@ const summary = document.getElementById("summary");
 const uploads = new Set();
 const limits = askLimits();
 
-/** What the service takes. Asked until it is known: without it no upload method can be chosen. */
+/** The limits of the service, or of the grant. Requested until they are known, because the upload method depends on them. */
 async function askLimits() {
   const never = new AbortController().signal;
   for (;;) {
     try {
-      return (await call("GET", "limits")).body;
-    } catch {
+      const { body, date } = await call("GET", "limits", { open: true });
+      return { ...body, date };
+    } catch (problem) {
+      if (granted && problem.status === 401) {
+        close(reason(problem.code));
+        return null;
+      }
       document.getElementById("limits").textContent = "The service does not answer. Trying again…";
       await pause(2000, never, "online");
     }
   }
 }
 
-function showLimits({ formats, max_upload_size: largest }) {
+function showLimits(known) {
+  if (!known) return;
+  const { formats, max_upload_size: largest, s3_key: one, expires_at: ends, date } = known;
   const names = formats.map((format) => format.name.toUpperCase());
-  document.getElementById("limits").textContent = `${names.join(", ")} up to ${size(largest).replace(".0", "")}`;
+  const number = one ? "One image: " : "";
+  document.getElementById("limits").textContent = `${number}${names.join(", ")} up to ${size(largest).replace(".0", "")}`;
   const types = formats.flatMap((format) => [format.content_type, ...format.extensions.map((name) => `.${name}`)]);
-  document.getElementById("files").accept = types.join(",");
+  const files = document.getElementById("files");
+  files.accept = types.join(",");
+  files.multiple = !one;
+  if (!ends) return;
+  showEnd(ends, date, () => {
+    known.ended = true;
+    close(reason("expired_token"));
+  });
 }
 
 async function take(files) {
   const known = await limits;
+  if (!known || known.ended) return;
   for (const file of files) {
     const upload = new Upload(file, known);
     const card = new Card(upload, {
@@ -92,5 +109,6 @@ addEventListener("beforeunload", (event) => {
   if ([...uploads].some((upload) => upload.active)) event.preventDefault();
 });
 
+document.querySelector(".foot a").href = `${root}docs`;
 intake(take);
 limits.then(showLimits);

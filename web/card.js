@@ -1,5 +1,6 @@
 // How an upload looks: one card in the list.
 
+import { granted } from "./grant.js";
 import { describe, size } from "./pace.js";
 import { thumbnail } from "./thumbnail.js";
 
@@ -72,7 +73,8 @@ export class Card {
     const { state, url, problem, file } = this.#upload;
     const had = this.element.contains(document.activeElement) ? document.activeElement : null;
     this.element.dataset.state = state;
-    const offered = ACTIONS[state];
+    // A grant is good for uploads only.
+    const offered = ACTIONS[state].filter((action) => action !== "delete" || !granted);
     for (const [action, button] of this.#buttons) button.hidden = !offered.includes(action);
     this.#parts.bar.hidden = !this.#upload.active;
     this.#parts.link.hidden = state !== "done";

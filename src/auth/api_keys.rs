@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
@@ -10,6 +11,9 @@ use subtle::ConstantTimeEq;
 const BARE: &str = "API_KEYS";
 const FILE: &str = "API_KEYS_FILE";
 const LONGEST_NAME: usize = 64;
+
+/// Characters that a key must have to sign grants: a token lets whoever holds it try keys offline.
+pub const MIN_GRANTING_KEY: usize = 16;
 
 /// A setting that is never shown.
 #[derive(Clone)]
@@ -57,7 +61,8 @@ impl Scope {
     }
 }
 
-type Hash = [u8; 32];
+/// SHA-256 of an API key.
+pub type Hash = [u8; 32];
 
 /// A key: its name, what it may do, and what recognizes it.
 #[derive(Clone)]
@@ -65,6 +70,8 @@ pub struct Key {
     name: String,
     hash: Hash,
     scopes: Vec<Scope>,
+    /// It has fewer than [`MIN_GRANTING_KEY`] characters. Never of a key of which only the hash is known.
+    short: bool,
 }
 
 impl Key {
@@ -72,13 +79,17 @@ impl Key {
         &self.name
     }
 
-    /// The key's SHA-256, which recognizes it.
-    pub fn hash(&self) -> [u8; 32] {
-        self.hash
-    }
-
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.contains(&scope)
+    }
+
+    pub fn hash(&self) -> &Hash {
+        &self.hash
+    }
+
+    /// Whether the key is known to be too short to sign grants.
+    pub fn is_short(&self) -> bool {
+        self.short
     }
 
     fn fingerprint(&self) -> String {
@@ -119,9 +130,17 @@ impl Keys {
         self.0.is_empty()
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Key> {
+        self.0.iter()
+    }
+
+    pub fn named(&self, name: &str) -> Option<&Key> {
+        self.iter().find(|key| key.name == name)
+    }
+
     /// What tells the key of that name from every other, and does not give it away: the beginning of its hash's hash.
     pub(super) fn fingerprint(&self, name: &str) -> Option<String> {
-        self.0.iter().find(|key| key.name == name).map(Key::fingerprint)
+        self.named(name).map(Key::fingerprint)
     }
 
     pub(super) fn by_fingerprint(&self, fingerprint: &str) -> Option<&Key> {
@@ -142,8 +161,13 @@ impl Keys {
     }
 }
 
-fn hash(secret: &[u8]) -> Hash {
+pub(super) fn hash(secret: &[u8]) -> Hash {
     Sha256::digest(secret).into()
+}
+
+/// Whether other users of this machine may read a file: the hashes in it sign grants.
+pub fn is_readable_by_others(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o044 != 0)
 }
 
 #[derive(Default)]
@@ -158,7 +182,8 @@ impl Reader {
         for (number, secret) in (1..).zip(secrets) {
             if secret.bytes().all(|byte| byte.is_ascii_graphic()) {
                 let scopes = Scope::ALL.to_vec();
-                self.add(BARE, Key { name: format!("key-{number}"), hash: hash(secret.as_bytes()), scopes });
+                let (name, short) = (format!("key-{number}"), secret.len() < MIN_GRANTING_KEY);
+                self.add(BARE, Key { name, hash: hash(secret.as_bytes()), scopes, short });
             } else {
                 self.problems.push(format!("{BARE}: key {number} has a character that no header can carry"));
             }
@@ -214,7 +239,7 @@ fn line_of(line: &str) -> Result<Key, &'static str> {
     let hash = from_hex(hex).ok_or("the SHA-256 is not 64 hex digits (printf %s \"$KEY\" | sha256sum)")?;
     let scopes: Option<Vec<Scope>> = scopes.split(',').map(Scope::parse).collect();
     let scopes = scopes.ok_or("the scopes are upload, delete and read, comma-separated")?;
-    Ok(Key { name: name.to_owned(), hash, scopes })
+    Ok(Key { name: name.to_owned(), hash, scopes, short: false })
 }
 
 fn from_hex(text: &str) -> Option<Hash> {
@@ -276,6 +301,23 @@ mod tests {
         assert_eq!(read("", "# none yet\n").unwrap_err(), ["API_KEYS_FILE: holds no key"]);
         let missing = Keys::read(None, Some(Path::new("there/is/none"))).unwrap_err();
         assert!(missing[0].starts_with("API_KEYS_FILE: there/is/none cannot be read"), "{missing:?}");
+    }
+
+    #[test]
+    fn a_key_that_is_known_to_be_short_says_so() {
+        let keys = read("fifteen-letters,sixteen--letters", &format!("ci {ABC} upload")).unwrap();
+        let short: Vec<&str> = keys.iter().filter(|key| key.is_short()).map(Key::name).collect();
+        assert_eq!(short, ["key-1"], "of the key in the file only the hash is known");
+    }
+
+    #[test]
+    fn a_file_that_others_may_read_is_seen() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for (mode, others) in [(0o600, false), (0o700, false), (0o640, true), (0o604, true), (0o611, false)] {
+            std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(is_readable_by_others(file.path()), others, "{mode:o}");
+        }
+        assert!(!is_readable_by_others(Path::new("there/is/none")));
     }
 
     #[test]

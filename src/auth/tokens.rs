@@ -1,17 +1,16 @@
-//! Signed tokens (JSON Web Tokens, RFC 7519; HS256 only): made and checked here and nowhere else.
+//! Plan tokens: what the links of direct uploads carry, as JSON Web Tokens.
 //!
 //! A plan token carries a direct upload that was begun. Nothing is stored: whoever holds the token may go on with exactly
 //! that upload until it expires, without an API key, and a token that anything was changed in is worth nothing.
 
 use hkdf::Hkdf;
-use jsonwebtoken::errors::ErrorKind;
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, encode};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::api_keys::{Keys, Scope, Secret};
+use super::jwt::{self, Flaw, OPEN_SECRET};
 use crate::error::{BoxError, Error, Result};
 
 /// How long a plan's links work: what is older is swept.
@@ -21,10 +20,6 @@ pub const PLAN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 const PLAN_AUDIENCE: &str = "image-store/plan";
 /// Separates the derived secret from whatever else may be derived of the same keys (RFC 5869, 3.2).
 const SECRET_INFO: &[u8] = b"image-store token secret";
-/// Signs tokens while there are no keys and no secret, when everybody may upload anyway. Refused as soon as keys exist,
-/// because then another secret is derived.
-const OPEN_SECRET: &[u8] = b"image-store without keys: this protects nothing";
-
 /// A direct upload that was begun, as its links carry it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,9 +60,7 @@ pub struct Tokens(Arc<Inner>);
 
 struct Inner {
     keys: Keys,
-    sign: EncodingKey,
-    check: DecodingKey,
-    validation: Validation,
+    secret: Vec<u8>,
 }
 
 impl Tokens {
@@ -79,21 +72,15 @@ impl Tokens {
             None if keys.is_empty() => OPEN_SECRET.to_vec(),
             None => derived(&keys),
         };
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_audience(&[PLAN_AUDIENCE]);
-        validation.set_required_spec_claims(&["exp", "aud"]);
-        validation.leeway = 0;
-        let (sign, check) = (EncodingKey::from_secret(&secret), DecodingKey::from_secret(&secret));
-        Tokens(Arc::new(Inner { keys, sign, check, validation }))
+        Tokens(Arc::new(Inner { keys, secret }))
     }
 
     /// A token for a plan that was made with the API key named `kid`, good for [`PLAN_LIFETIME`].
     pub fn sign_plan(&self, plan: PlanClaims, kid: Option<&str>) -> Result<String> {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| Error::Internal(error.into()))?;
-        let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
         let key = kid.and_then(|kid| self.0.keys.fingerprint(kid));
         let claims = Claims { aud: PLAN_AUDIENCE.to_owned(), exp: (now + PLAN_LIFETIME).as_secs(), key, plan };
-        encode(&header, &claims, &self.0.sign).map_err(|error| Error::Internal(error.into()))
+        jwt::sign(&claims, &self.0.secret, kid).map_err(|error| Error::Internal(error.into()))
     }
 
     /// The plan that a token carries, and the name of the API key that it was made with.
@@ -101,9 +88,10 @@ impl Tokens {
     /// # Errors
     /// 401 `expired_token`, or `invalid_token`: also if that key is gone or has lost the scope `upload`.
     pub fn read_plan(&self, token: &str) -> Result<(PlanClaims, Option<String>)> {
-        let token = decode::<Claims>(token, &self.0.check, &self.0.validation).map_err(refusal)?;
+        let read = jwt::read(token, &self.0.secret, PLAN_AUDIENCE, Duration::ZERO);
+        let Claims { key, plan, .. } = read.map_err(refusal)?;
         let gone = || Error::InvalidToken(Some("its API key is gone, or has lost the scope upload".into()));
-        let kid = match token.claims.key {
+        let kid = match key {
             None if self.0.keys.is_empty() => None,
             None => return Err(gone()),
             Some(key) => {
@@ -111,14 +99,14 @@ impl Tokens {
                 Some(key.name().to_owned())
             }
         };
-        Ok((token.claims.plan, kid))
+        Ok((plan, kid))
     }
 }
 
-fn refusal(error: jsonwebtoken::errors::Error) -> Error {
-    match error.kind() {
-        ErrorKind::ExpiredSignature => Error::ExpiredToken,
-        _ => Error::InvalidToken(Some(BoxError::from(error))),
+fn refusal(flaw: Flaw) -> Error {
+    match flaw {
+        Flaw::Expired => Error::ExpiredToken,
+        flaw => Error::InvalidToken(Some(BoxError::from(flaw))),
     }
 }
 
@@ -135,6 +123,7 @@ fn derived(keys: &Keys) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
     use serde_json::json;
 
     fn keys(bare: &str) -> Keys {

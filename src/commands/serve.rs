@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::backend::Backend;
 use super::probe::Probe;
 use super::{Outcome, probe, stop_signal};
+use crate::auth::{MIN_GRANTING_KEY, is_readable_by_others};
 use crate::config::{self, Config};
 use crate::server::App;
 use crate::transport;
@@ -27,6 +28,7 @@ const PROBE_DELAY: Duration = Duration::from_secs(1);
 /// # Errors
 /// Returns an error if the Runtime API cannot be reached.
 pub async fn function(config: Config, backend: &Backend) -> Outcome {
+    warn_of_keys(&config.auth);
     probe::look(Arc::clone(&backend.s3), PROBE_DELAY);
     let app = App::new(config, Arc::clone(&backend.store), None);
     transport::lambda::serve(app).await.map_err(|error| -> Box<dyn Error> { error })?;
@@ -58,6 +60,7 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
              set API_KEYS or API_KEYS_FILE"
         );
     }
+    warn_of_keys(&config.auth);
     let probe = (!backend.is_embedded()).then(|| probe::start(Arc::clone(&backend.s3)));
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
     let clean = transport::http::serve(listener, app.clone(), server, stop_signal()?).await;
@@ -65,6 +68,18 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     let last_checks = tokio::time::timeout(RECONCILE_TIMEOUT, app.uploads.reconciler().conclude());
     let _ = tokio::join!(last_checks, OptionFuture::from(probe.map(Probe::end)));
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Warns of weak or readable API keys. The service starts nevertheless.
+fn warn_of_keys(auth: &config::Auth) {
+    for key in auth.keys.iter().filter(|key| key.is_short()) {
+        let name = key.name();
+        tracing::warn!("API_KEYS: {name} has fewer than {MIN_GRANTING_KEY} characters, so it cannot sign grants");
+    }
+    if let Some(file) = auth.keys_file.as_deref().filter(|file| is_readable_by_others(file)) {
+        let file = file.display();
+        tracing::warn!("API_KEYS_FILE: other users can read {file}, and with it sign grants; run chmod 600 on it");
+    }
 }
 
 /// Raises the soft limit of open files to the hard limit, and returns it. The usual soft limit of 1,024 exists for

@@ -26,7 +26,15 @@ impl PendingPlan {
     }
 }
 
-/// Turns a draft into a plan, by its size. Of a plan in parts `custom` is kept with the upload from now on.
+/// The conditions of a plan that come from its authority.
+pub struct PlanTerms {
+    /// Metadata of the image. It is stored with the upload of a plan in parts.
+    pub custom: CustomMetadata,
+    /// Whether the key was fixed beforehand, so that other clients may upload under it too.
+    pub is_fixed_key: bool,
+}
+
+/// Creates a plan for the request, by its size.
 ///
 /// The process waits for `tasks` before it exits.
 pub async fn create(
@@ -35,7 +43,7 @@ pub async fn create(
     tasks: &Tasks,
     config: &Config,
     draft: ValidatedRequest,
-    custom: CustomMetadata,
+    terms: PlanTerms,
 ) -> Result<PendingPlan> {
     let put_max = config.direct.put_max;
     let ValidatedRequest { key, size, format, sha256 } = draft;
@@ -47,12 +55,15 @@ pub async fn create(
             "sha256 is supported for files of up to {put_max} bytes only, because S3 cannot check it for parts; omit it"
         )));
     }
-    let metadata = Metadata::unverified(format.content_type(), custom);
+    let metadata = Metadata::unverified(format.content_type(), terms.custom);
     if !tasks.has_room() {
         return Err(Error::OverCapacity(None));
     }
     let name = ObjectName::Incoming(key.clone());
-    let creating = Creating::of_random_name(store, tasks, reconciler, name, metadata);
+    let creating = match terms.is_fixed_key {
+        true => Creating::of_fixed_name(store, tasks, name, metadata),
+        false => Creating::of_random_name(store, tasks, reconciler, name, metadata),
+    };
     let (created, upload) = creating.await?;
     let upload_id = created.id;
     let part_size = part_size(size, config.upload.part_size as u64);

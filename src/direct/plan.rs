@@ -74,25 +74,31 @@ pub struct ValidatedRequest {
 }
 
 impl UploadRequest {
-    /// Checks the wish by the policy and gives it a fresh key.
-    pub fn check(&self, policy: &Policy) -> Result<ValidatedRequest> {
-        let named = policy.check_name(&self.filename)?;
-        let declared = self.content_type.as_deref().filter(|declared| !declared.is_empty());
-        let declared = declared.map(|declared| declared_format(declared, policy)).transpose()?;
-        let extension = named.map(|(_, extension)| extension);
-        let format = declared.or(named.map(|(format, _)| format)).ok_or_else(|| policy.invalid_type(None))?;
+    /// Checks the wish by the policy and gives it a key: a fresh one, unless it is `fixed`.
+    pub fn check(&self, policy: &Policy, fixed: Option<ImageKey>) -> Result<ValidatedRequest> {
+        let (drawn, format) = draw_key(Some(&self.filename), self.content_type.as_deref(), policy)?;
         if self.size == 0 {
             return Err(Error::InvalidRequest("size must be at least 1 byte".to_owned()));
         }
         policy.check_size(self.size)?;
-        let key = ImageKey::random(extension.unwrap_or(format.extensions()[0]));
-        Ok(ValidatedRequest {
-            key,
-            size: self.size,
-            format,
-            sha256: self.sha256.as_deref().map(parse_sha256).transpose()?,
-        })
+        let sha256 = self.sha256.as_deref().map(parse_sha256).transpose()?;
+        Ok(ValidatedRequest { key: fixed.unwrap_or(drawn), size: self.size, format, sha256 })
     }
+}
+
+/// Returns a random key for an image of this file name and declared type, and the declared format.
+///
+/// The key's extension is the name's, if it has one, otherwise the declared format's. If no type is declared, a policy for
+/// one key determines the format.
+pub fn draw_key(filename: Option<&str>, content_type: Option<&str>, policy: &Policy) -> Result<(ImageKey, Format)> {
+    let named = filename.map(|name| policy.check_name(name)).transpose()?.flatten();
+    let declared = content_type.filter(|declared| !declared.is_empty());
+    let declared = declared.map(|declared| declared_format(declared, policy)).transpose()?;
+    let implied = || policy.byte_formats().find(|format| policy.key_format == Some(*format));
+    let format = declared.or_else(implied).or(named.map(|(format, _)| format));
+    let format = format.filter(|format| policy.allows_bytes(*format)).ok_or_else(|| policy.invalid_type(None))?;
+    let extension = named.map_or(format.extensions()[0], |(_, extension)| extension);
+    Ok((ImageKey::random(extension), format))
 }
 
 /// Deserializes an integer. JSON has one type of number, so `5.0` is an integer too.
@@ -106,7 +112,7 @@ fn whole<'de, D: Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
 
 fn declared_format(content_type: &str, policy: &Policy) -> Result<Format> {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let format = Format::from_content_type(essence).filter(|format| policy.allows(*format));
+    let format = Format::from_content_type(essence).filter(|format| policy.allows_bytes(*format));
     format.ok_or_else(|| policy.invalid_type(None))
 }
 
@@ -286,6 +292,7 @@ mod tests {
     fn policy() -> Policy {
         Policy {
             formats: vec![Format::Jpeg, Format::Png],
+            key_format: None,
             max_upload_size: 5_000_000_000,
             max_pixels: 0,
             header_scan_limit: 1 << 20,
@@ -333,7 +340,7 @@ mod tests {
     fn file_name_and_declared_type_must_both_be_allowed() {
         let policy = policy();
         let ok = |wish: UploadRequest| {
-            wish.check(&policy).map(|draft| (draft.key.extension().to_owned(), draft.format)).unwrap()
+            wish.check(&policy, None).map(|draft| (draft.key.extension().to_owned(), draft.format)).unwrap()
         };
         assert_eq!(ok(wish("a.JPEG", None, 1)), ("jpeg".to_owned(), Format::Jpeg));
         assert_eq!(ok(wish("a.png", Some("image/jpeg"), 1)), ("png".to_owned(), Format::Jpeg));
@@ -346,10 +353,27 @@ mod tests {
             wish("a", None, 1),
             wish("a", Some(""), 1),
         ] {
-            assert_eq!(bad.check(&policy).unwrap_err().code(), "invalid_file_type", "{bad:?}");
+            assert_eq!(bad.check(&policy, None).unwrap_err().code(), "invalid_file_type", "{bad:?}");
         }
-        assert_eq!(wish("a.png", None, 0).check(&policy).unwrap_err().code(), "invalid_request");
-        assert_eq!(wish("a.png", None, 5_000_000_001).check(&policy).unwrap_err().code(), "payload_too_large");
+        assert_eq!(wish("a.png", None, 0).check(&policy, None).unwrap_err().code(), "invalid_request");
+        assert_eq!(wish("a.png", None, 5_000_000_001).check(&policy, None).unwrap_err().code(), "payload_too_large");
+    }
+
+    #[test]
+    fn a_plan_for_a_fixed_key_is_of_the_key_s_format() {
+        let key = ImageKey::random("jpg");
+        let policy = policy().within(None, None, key.format());
+        let planned = |wish: UploadRequest| wish.check(&policy, Some(key.clone()));
+        for right in [("a.jpg", None), ("a.png", None), ("a", None), ("a.png", Some("image/jpeg")), ("", Some(""))] {
+            let planned = planned(wish(right.0, right.1, 1)).unwrap();
+            assert_eq!((&planned.key, planned.format), (&key, Format::Jpeg), "{right:?}");
+        }
+        for wrong in [("a.jpg", Some("image/png")), ("a.svg", None), ("a.gif", Some("image/jpeg"))] {
+            let Err(Error::InvalidFileType { accepted, .. }) = planned(wish(wrong.0, wrong.1, 1)) else {
+                panic!("{wrong:?}")
+            };
+            assert_eq!(accepted, ["jpeg"], "{wrong:?}");
+        }
     }
 
     #[test]

@@ -186,6 +186,7 @@ impl World {
 fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
     let policy = Policy {
         formats: vec![Format::Png],
+        key_format: None,
         max_upload_size: 1 << 30,
         max_pixels: 1 << 28,
         header_scan_limit: 1 << 20,

@@ -131,8 +131,10 @@ impl Verifier {
 
     /// Reads until the dimensions are found, within the same limits as other uploads.
     async fn sniff(&self, incoming: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<ImageInfo> {
-        self.policy.check_size(source.size)?;
-        let mut search = Search::new(source.size, &self.policy)?;
+        // The key was drawn before the bytes were seen, and its extension says what they are.
+        let policy = self.policy.within(None, None, incoming.key().format());
+        policy.check_size(source.size)?;
+        let mut search = Search::new(source.size, &policy)?;
         let mut charged = Vec::new();
         let mut free = Search::HEAD;
         loop {

@@ -17,7 +17,7 @@ const FORM_ALLOWANCE: u64 = 2 << 20;
 const LONGEST_ENCODING: u64 = 4;
 
 /// How a body carries its image.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyKind {
     Form {
         boundary: String,

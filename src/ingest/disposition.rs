@@ -11,6 +11,9 @@ use super::params;
 /// The name of the field that contains the image.
 pub(super) const FILE: &str = "file";
 
+/// The field that may contain a grant.
+const GRANT: &str = "grant";
+
 /// The name and the file name of a part.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Disposition {
@@ -28,6 +31,11 @@ impl Disposition {
     /// Whether the part has the name of the field that contains the image.
     pub(super) fn is_file(&self) -> bool {
         self.name.as_deref() == Some(FILE)
+    }
+
+    /// Whether the part has the name of the field that may hold a grant.
+    pub(super) fn is_grant(&self) -> bool {
+        self.name.as_deref() == Some(GRANT)
     }
 
     fn parse(header: &str) -> Self {

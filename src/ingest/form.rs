@@ -23,6 +23,10 @@ const MAX_FIELDS: usize = 64;
 /// Maximum number of bytes in all fields besides the file.
 const MAX_FIELDS_SIZE: usize = 1024 * 1024;
 
+/// Maximum number of bytes before the field `grant`, including the headers of fields. Nothing is reserved for a client that
+/// has not been authorized yet.
+const MAX_BEFORE_GRANT: usize = 64 * 1024;
+
 /// Maximum number of bytes after the closing boundary that are read and dropped so that the connection can be reused.
 const MAX_EPILOGUE: usize = 64 * 1024;
 
@@ -36,6 +40,8 @@ pub(super) struct Form {
     reading: Reading,
     /// Decodes the file's Content-Transfer-Encoding.
     decoder: Decoder,
+    /// The part with the file, if its headers were read while a grant was looked for.
+    found: Option<Disposition>,
     /// The bytes of the file that were read to detect whether it is an image.
     peeked: Bytes,
     /// Whether the file has a file name. Parts without one are then not files.
@@ -46,6 +52,8 @@ pub(super) struct Form {
     count: usize,
     names: Vec<String>,
     fields_size: usize,
+    /// Bytes of all parts' headers.
+    headers_size: usize,
 }
 
 /// The part whose data come next.
@@ -75,12 +83,50 @@ impl Form {
             input,
             reading: Reading::Between,
             decoder: Decoder::Identity,
+            found: None,
             peeked: Bytes::new(),
             named: false,
             replacement: None,
             count: 0,
             names: Vec::new(),
             fields_size: 0,
+            headers_size: 0,
+        }
+    }
+
+    /// Skips to the field `grant` and returns its value. None if the file comes first, or the form ends, or there is more than
+    /// [`MAX_BEFORE_GRANT`] of others: [`Form::find_file`] goes on from there.
+    pub(super) async fn find_grant(&mut self) -> Result<Option<String>> {
+        while let Some(part) = self.next_part().await? {
+            if part.is_file() {
+                self.found = Some(part);
+                return Ok(None);
+            }
+            let is_grant = part.is_grant();
+            match self.value_before_grant(is_grant).await? {
+                // One that is empty is an input that was left so.
+                Some(value) if is_grant && !value.trim_ascii().is_empty() => {
+                    return Ok(Some(String::from_utf8_lossy(value.trim_ascii()).into_owned()));
+                }
+                Some(_) => {}
+                None => return Ok(None),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a field to its end, and returns its value if it is `wanted`. None if that goes beyond [`MAX_BEFORE_GRANT`].
+    async fn value_before_grant(&mut self, wanted: bool) -> Result<Option<Vec<u8>>> {
+        let mut value = Vec::new();
+        loop {
+            if self.fields_size + self.headers_size > MAX_BEFORE_GRANT {
+                return Ok(None);
+            }
+            let Some(chunk) = self.chunk().await? else { return Ok(Some(value)) };
+            self.fields_size += chunk.len();
+            if wanted {
+                value.extend_from_slice(&chunk);
+            }
         }
     }
 
@@ -95,7 +141,11 @@ impl Form {
     /// a file name that is not an image.
     pub(super) async fn find_file(&mut self, policy: &Policy) -> Result<FilePart> {
         let mut rejected = None;
-        while let Some(part) = self.next_part().await? {
+        if self.found.is_none() {
+            // The rest of the field at which the search for a grant ended.
+            self.skip_field().await?;
+        }
+        while let Some(part) = self.found_or_next_part().await? {
             if !part.is_file() {
                 self.skip_field().await?;
                 continue;
@@ -211,6 +261,14 @@ impl Form {
         Ok(chunk)
     }
 
+    /// The file whose head was read before, else the next part.
+    async fn found_or_next_part(&mut self) -> Result<Option<Disposition>> {
+        match self.found.take() {
+            None => self.next_part().await,
+            found => Ok(found),
+        }
+    }
+
     async fn next_part(&mut self) -> Result<Option<Disposition>> {
         self.input.expect_headers();
         let (input, parts) = (&self.input, &mut self.parts);
@@ -218,7 +276,7 @@ impl Form {
         let Some(part) = next.map_err(|error| self.error_from_body(error))? else {
             return Ok(None);
         };
-        check_headers(&part)?;
+        self.headers_size += headers_size(&part)?;
         self.input.expect_data();
         self.reading = Reading::Field;
         let disposition = Disposition::of(part.headers());
@@ -297,12 +355,12 @@ fn poll_with_input<T>(
     }
 }
 
-/// Limits the size of a part's headers. [`MulterInput`] limits it only together with the boundary's line.
-fn check_headers(part: &Field<'static>) -> Result<()> {
+/// Returns the size of a part's headers, and limits it. [`MulterInput`] limits it only together with the boundary's line.
+fn headers_size(part: &Field<'static>) -> Result<usize> {
     // ": " and the line's end.
-    let lines = part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
-    if lines.sum::<usize>() > HEADER_LIMIT {
+    let size = part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if size > HEADER_LIMIT {
         return Err(Error::MalformedForm(format!("the headers of a part exceed the limit of {HEADER_LIMIT} bytes")));
     }
-    Ok(())
+    Ok(size)
 }

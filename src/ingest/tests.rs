@@ -16,7 +16,7 @@ const MIB: usize = 1 << 20;
 
 pub(crate) fn policy() -> Policy {
     let formats = vec![Format::Jpeg, Format::Png, Format::Gif, Format::Bmp, Format::Webp];
-    Policy { formats, max_upload_size: 200_000, max_pixels: 1 << 28, header_scan_limit: 1 << 20 }
+    Policy { formats, key_format: None, max_upload_size: 200_000, max_pixels: 1 << 28, header_scan_limit: 1 << 20 }
 }
 
 /// The image that was read from a request: its bytes, info and extension.
@@ -81,9 +81,13 @@ impl PrefixBuffer for Part {
 
 async fn read_body(content_type: &str, body: TestBody, policy: Policy) -> Result<Read> {
     let header = HeaderValue::from_bytes(content_type.as_bytes()).unwrap();
-    let mut head = Part::default();
     let kind = BodyKind::of(Some(&header), &policy)?;
-    let mut image = IncomingImage::open(kind, body, Arc::new(policy), &mut head).await?;
+    read_incoming(IncomingBody::new(kind, body), policy).await
+}
+
+async fn read_incoming(incoming: IncomingBody, policy: Policy) -> Result<Read> {
+    let mut head = Part::default();
+    let mut image = IncomingImage::open(incoming, Arc::new(policy), &mut head).await?;
     loop {
         let mut bytes = head.0;
         while let Some(chunk) = image.next_chunk().await? {
@@ -244,7 +248,8 @@ async fn second_file_is_rejected_after_the_first() {
     for size in [1, 8192] {
         let body = body(cut(&form(&parts), size), Arc::default());
         let mut head = Part::default();
-        let mut image = IncomingImage::open(form_kind(), body, Arc::new(policy()), &mut head).await.unwrap();
+        let mut image =
+            IncomingImage::open(IncomingBody::new(form_kind(), body), Arc::new(policy()), &mut head).await.unwrap();
         let mut bytes = head.0;
         let error = loop {
             match image.next_chunk().await {
@@ -443,7 +448,11 @@ async fn too_many_pixels_are_rejected() {
 fn incoming_image_and_its_futures_are_send() {
     fn sendable<T: Send>(_: T) {}
     let mut head = Part::default();
-    sendable(IncomingImage::open(form_kind(), body(vec![], Arc::default()), Arc::new(policy()), &mut head));
+    sendable(IncomingImage::open(
+        IncomingBody::new(form_kind(), body(vec![], Arc::default())),
+        Arc::new(policy()),
+        &mut head,
+    ));
     sendable(|mut image: IncomingImage| sendable(async move { image.next_chunk().await }));
 }
 
@@ -458,7 +467,7 @@ fn dropped_next_chunk_future_loses_no_data() {
     let mut head = Part::default();
     let mut image = block_on(async {
         let body = body(cut(&whole, 5), Arc::default());
-        IncomingImage::open(form_kind(), body, Arc::new(policy()), &mut head).await.unwrap()
+        IncomingImage::open(IncomingBody::new(form_kind(), body), Arc::new(policy()), &mut head).await.unwrap()
     });
     let (mut bytes, mut dropped) = (head.0, 0);
     loop {

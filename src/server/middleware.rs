@@ -5,3 +5,4 @@ pub mod authority;
 pub mod cors;
 pub mod deadline;
 pub mod headers;
+pub mod path_grant;

@@ -18,7 +18,7 @@ mod headers;
 pub mod policy;
 
 use super::App;
-use super::middleware::authority::API_KEY;
+use super::middleware::authority::{API_KEY, Access};
 use super::response::ErrorBody;
 use super::routes::asset::{self, FRESH};
 use crate::auth::Scope;
@@ -27,6 +27,7 @@ use crate::error::Error;
 /// The tags that group the routes.
 pub const IMAGES: &str = "Images";
 pub const DIRECT: &str = "Uploads";
+pub const GRANTS: &str = "Grants";
 pub const SERVICE: &str = "Service";
 
 const BEARER: &str = "bearer";
@@ -48,13 +49,17 @@ const JSON: &str = "application/json";
             `invalid_request`. A transfer coding other than a single `chunked` returns 501 \
             `unsupported_transfer_encoding`.\n\nA client can send the URL at which it reaches the service in the \
             header `X-Base-URL`, for example `https://example.com/images`. The links in the response then start with \
-            that URL, unless `PUBLIC_URL` is configured."
+            that URL, unless `PUBLIC_URL` is configured.\n\nA grant (`POST /grants`) can also be sent in the path: \
+            `/g/{grant}/` before the path of an upload route, of `GET /limits` and of the upload page. Before any other \
+            path it returns 403 `forbidden`."
     ),
     tags(
         (name = IMAGES, description = "Upload images through the service, read them, delete them."),
         (name = DIRECT, description = "Direct uploads: `POST /uploads` returns a plan with presigned URLs, the client \
             PUTs the bytes to S3, and a POST to `complete_url` verifies and stores the image. Use the links of a plan \
             unchanged."),
+        (name = GRANTS, description = "The right to upload, for clients without an API key. Grants are signed with an API \
+            key, have limits, and expire within a day."),
         (name = SERVICE, description = "The service itself: limits, health, metrics and this document."),
     ),
     components(schemas(ErrorBody)),
@@ -65,7 +70,7 @@ struct Shared;
 pub fn start() -> OpenApi {
     let mut document = <Shared as utoipa::OpenApi>::openapi();
     let mut bearer = Http::new(HttpAuthScheme::Bearer);
-    bearer.description = Some("One of the service's API keys, if it has any.".to_owned());
+    bearer.description = Some("One of the service's API keys, if it has any. For uploads also a grant.".to_owned());
     let components = document.components.get_or_insert_default();
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
     let key = ApiKeyValue::with_description(API_KEY.as_str(), "The same keys, if `Authorization` is used by a proxy.");
@@ -75,17 +80,24 @@ pub fn start() -> OpenApi {
     document
 }
 
-/// Documents that the routes so far require a key with `scope`, in either header. If `scope` is `None`, they require
-/// any key or a local client. If `required` is `false`, the key is optional.
-pub fn secure(document: &mut OpenApi, scope: Option<Scope>, required: bool) {
+/// Documents which authority the routes so far require. It is optional unless `keys` are configured.
+pub fn secure(document: &mut OpenApi, access: Access, keys: bool) {
+    let (scope, required) = match access {
+        Access::Open | Access::Anybody => return,
+        Access::Link => return secure_by_link(document),
+        Access::Operator => (None, false),
+        Access::Key(scope) => (Some(scope), keys),
+        Access::Upload | Access::Form => (Some(Scope::Upload), keys),
+    };
     let open = (!required).then(SecurityRequirement::default);
-    let keys = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
-    let security: Vec<_> = open.into_iter().chain(keys).collect();
+    let schemes = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
+    let security: Vec<_> = open.into_iter().chain(schemes).collect();
     for operation in operations(document) {
         operation.security = Some(security.clone());
         let forbidden =
             scope.map_or_else(|| Error::LocalOnly("".into()), |scope| Error::Forbidden { scope: scope.name() });
-        answers::add(&mut operation.responses.responses, [Error::Unauthorized, forbidden]);
+        let errors = [Error::Unauthorized, answers::invalid_grant(), Error::ExpiredGrant, forbidden];
+        answers::add(&mut operation.responses.responses, errors);
     }
 }
 
@@ -101,7 +113,7 @@ pub fn repeat(document: &mut OpenApi, path: &str, other: &str, operation_id: &st
 }
 
 /// Documents that a plan's link authorizes the routes so far.
-pub fn secure_by_link(document: &mut OpenApi) {
+fn secure_by_link(document: &mut OpenApi) {
     for operation in operations(document) {
         operation.security = Some(vec![SecurityRequirement::new(PLAN, [""; 0])]);
     }

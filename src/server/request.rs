@@ -164,11 +164,19 @@ fn lambda_facts(headers: &HeaderMap, authority: Option<String>) -> RequestFacts 
     RequestFacts { client: nearest.address, scheme, authority, prefix: String::new(), stated_base: None }
 }
 
+/// Returns the path without a grant at its end (`/g/{grant}/`), which a client that was given such an address may send.
+fn without_grant(path: &str) -> &str {
+    let segments = path.trim_end_matches('/').rsplit_once('/').and_then(|(rest, _)| rest.strip_suffix("/g"));
+    segments.unwrap_or(path)
+}
+
 fn stated_base(headers: &HeaderMap) -> Option<String> {
     let uri: Uri = headers.get(X_BASE_URL)?.to_str().ok()?.parse().ok()?;
     let (scheme, authority) = (Scheme::parse(uri.scheme_str()?)?, uri.authority()?.as_str());
     let is_base = host::is_valid(authority) && uri.query().is_none();
-    is_base.then(|| Some(format!("{}://{authority}{}", scheme.name(), path_prefix(uri.path())?))).flatten()
+    is_base
+        .then(|| Some(format!("{}://{authority}{}", scheme.name(), path_prefix(without_grant(uri.path()))?)))
+        .flatten()
 }
 
 /// Returns a path without its trailing slashes. `None` if a URL cannot contain it unchanged.

@@ -12,14 +12,13 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::middleware::access_log::observe_request;
-use super::middleware::authority::{self, Guard};
-use super::middleware::{cors, deadline, headers};
+use super::middleware::authority::{self, Access, Guard};
+use super::middleware::{cors, deadline, headers, path_grant};
 use super::request::{self, Rejected};
 use super::response::respond;
-use super::routes::{direct, docs, images, page, system, upload};
+use super::routes::{direct, docs, grants, images, page, system, upload};
 use super::{App, openapi};
-use crate::auth::{Keys, Scope};
-use crate::config;
+use crate::auth::Scope;
 use crate::error::Error;
 
 /// Maximum size of a request's path and query, in bytes. The longest URL of the service, a plan's link, is below 1 KiB.
@@ -28,20 +27,36 @@ const MAX_URI: usize = 8 << 10;
 impl App {
     /// Returns the router with all routes, inside the layers that apply to all of them.
     pub fn router(&self) -> Router {
-        let config::Auth { keys, public_read, .. } = &self.config.auth;
-        let reading = if *public_read { reading() } else { guarded(reading(), keys, Scope::Read) };
+        let read = if self.config.auth.public_read { Access::Open } else { Access::Key(Scope::Read) };
         let (routes, description) = OpenApiRouter::with_openapi(openapi::start())
-            .merge(guarded(uploading(), keys, Scope::Upload))
-            .merge(linked())
-            .merge(reading)
-            .merge(guarded(deleting(), keys, Scope::Delete))
-            .merge(local_or_keyed(operating(), keys))
-            .merge(open())
+            .merge(self.guarded(uploading(), Access::Form))
+            .merge(self.guarded(planning(), Access::Upload))
+            .merge(self.guarded(linked(), Access::Link))
+            .merge(self.guarded(granting(), Access::Key(Scope::Upload)))
+            .merge(self.guarded(reading(), read))
+            .merge(self.guarded(deleting(), Access::Key(Scope::Delete)))
+            .merge(self.guarded(operating(), Access::Operator))
+            .merge(self.guarded(limits(), Access::Anybody))
+            .merge(self.guarded(open(), Access::Open))
             .split_for_parts();
-        let routes = routes.merge(pages()).layer(Extension(openapi::finish(description, self)));
+        let documents = documents().route_layer(from_fn_with_state(self.guard(Access::Open), authority::check));
+        let routes = routes.merge(page()).merge(documents).layer(Extension(openapi::finish(description, self)));
         let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
+        let store_routes = store_routes.layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let store_routes = store_routes.layer(CatchPanicLayer::custom(panicked));
-        self.around(routes).merge(self.observed(store_routes))
+        path_grant::before(self.around(routes).merge(self.observed(store_routes)))
+    }
+
+    fn guard(&self, access: Access) -> Guard {
+        Guard { authorities: self.authorities.clone(), access }
+    }
+
+    /// Puts `routes` behind `access`, also in their description.
+    ///
+    /// Answers that no handler gives (404, 405) and CORS preflights need no authority.
+    fn guarded(&self, mut routes: OpenApiRouter<App>, access: Access) -> OpenApiRouter<App> {
+        openapi::secure(routes.get_openapi_mut(), access, !self.config.auth.keys.is_empty());
+        routes.route_layer(from_fn_with_state(self.guard(access), authority::check))
     }
 
     /// Adds the layers that apply to all of `routes`, from the innermost to the outermost one.
@@ -66,33 +81,17 @@ impl App {
     }
 }
 
-/// Requires a key with `scope` for `routes`, and documents that. If no API keys are configured, the routes are open.
-///
-/// Responses that no handler generates (404, 405) and CORS preflights require no key.
-fn guarded(mut routes: OpenApiRouter<App>, keys: &Keys, scope: Scope) -> OpenApiRouter<App> {
-    openapi::secure(routes.get_openapi_mut(), Some(scope), !keys.is_empty());
-    if keys.is_empty() {
-        return routes;
-    }
-    let guard = Guard { keys: keys.clone(), scope };
-    routes.route_layer(from_fn_with_state(guard, authority::check))
-}
-
-/// Requires any API key, with any scope, for `routes`, except for clients on this machine.
-///
-/// This also applies if no API keys are configured, because these routes are for operators only.
-fn local_or_keyed(mut routes: OpenApiRouter<App>, keys: &Keys) -> OpenApiRouter<App> {
-    openapi::secure(routes.get_openapi_mut(), None, false);
-    routes.route_layer(from_fn_with_state(keys.clone(), authority::check_local_or_keyed))
-}
-
 /// Returns the routes that are open to everyone.
 fn open() -> OpenApiRouter<App> {
     OpenApiRouter::default()
-        .routes(routes!(system::limits))
         .routes(routes!(system::healthz))
         .routes(routes!(system::readyz))
         .routes(routes!(openapi::openapi))
+}
+
+/// Returns the route that is open to everyone, and answers with the limits of a grant if there is one.
+fn limits() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(system::limits))
 }
 
 /// Returns the routes for operators.
@@ -101,18 +100,23 @@ fn operating() -> OpenApiRouter<App> {
 }
 
 fn uploading() -> OpenApiRouter<App> {
-    let routes = OpenApiRouter::default().routes(routes!(upload::upload)).route("/images", post(upload::upload));
-    let mut routes = routes.routes(routes!(direct::plan));
+    let routes = OpenApiRouter::default().routes(routes!(upload::upload));
+    let mut routes = routes.route("/images", post(upload::upload));
     openapi::repeat(routes.get_openapi_mut(), "/upload-image", "/images", "create_image");
     routes
 }
 
+fn planning() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(direct::plan))
+}
+
+fn granting() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(grants::grant))
+}
+
 /// Returns the routes of a plan's links. The link itself authorizes the request.
 fn linked() -> OpenApiRouter<App> {
-    let routes = OpenApiRouter::default().routes(routes!(direct::status, direct::abort));
-    let mut routes = routes.routes(routes!(direct::complete));
-    openapi::secure_by_link(routes.get_openapi_mut());
-    routes
+    OpenApiRouter::default().routes(routes!(direct::status, direct::abort)).routes(routes!(direct::complete))
 }
 
 fn deleting() -> OpenApiRouter<App> {
@@ -126,13 +130,18 @@ fn reading() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(images::redirect, images::head)).routes(routes!(images::url))
 }
 
-/// Returns the pages for browsers. They are not part of the API documentation.
-fn pages() -> Router<App> {
+/// Returns the upload page, which is not part of the API documentation. It is also served under a grant that has expired,
+/// because it reports that.
+fn page() -> Router<App> {
     Router::new()
         .route("/", get(page::index))
+        .route(path_grant::WITHOUT_SLASH, get(page::add_slash))
         .route("/assets/{file}", get(page::asset))
-        .route("/docs", get(docs::index))
-        .route("/docs/{file}", get(docs::asset))
+}
+
+/// The API's description as pages.
+fn documents() -> Router<App> {
+    Router::new().route("/docs", get(docs::index)).route("/docs/{file}", get(docs::asset))
 }
 
 /// Responds to requests that the transport has rejected, so that these responses are like all others.

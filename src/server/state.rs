@@ -4,6 +4,7 @@ use axum::Router;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::middleware::authority::Authorities;
 use super::readiness::Readiness;
 use crate::auth::tokens::Tokens;
 use crate::config::Config;
@@ -27,6 +28,7 @@ pub struct App {
     pub verifier: Verifier,
     pub promotions: Promotions,
     pub tokens: Tokens,
+    pub authorities: Authorities,
     pub readiness: Readiness,
     pub metrics: Metrics,
     draining: Arc<AtomicBool>,
@@ -53,6 +55,7 @@ impl App {
             policy,
             uploads,
             tokens,
+            authorities: Authorities::new(config.auth.keys.clone(), metrics.clone()),
             config: Arc::new(config),
             readiness,
             store,

@@ -6,7 +6,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
-use crate::format::Format;
+use crate::format::{Format, format_of_key};
 
 /// An image's public name, `<uuid>.<extension>`: the `s3_key` of every answer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,15 +35,16 @@ impl ImageKey {
     ///
     /// The extension need not be of a format that is allowed now, so that older objects stay accessible.
     pub fn parse(text: &str) -> Option<Self> {
-        let (id, extension) = text.split_once('.')?;
-        let uuid = Uuid::try_parse(id).ok()?;
-        let (_, known) = Format::from_extension(extension)?;
-        // `try_parse` also accepts braces, URNs, missing hyphens and upper case, but keys are compared byte for byte.
-        (uuid.hyphenated().to_string() == id && known == extension).then(|| ImageKey(text.to_owned()))
+        format_of_key(text).map(|_| ImageKey(text.to_owned()))
     }
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Returns the format of the extension. The image can have another format if the key was drawn before its bytes were seen.
+    pub fn format(&self) -> Option<Format> {
+        format_of_key(&self.0)
     }
 
     /// Returns the extension without its dot.

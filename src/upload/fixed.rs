@@ -96,7 +96,13 @@ mod tests {
 
     #[test]
     fn a_key_takes_its_own_format_only() {
-        let policy = Policy { formats: Format::ALL.to_vec(), max_upload_size: 1, max_pixels: 1, header_scan_limit: 1 };
+        let policy = Policy {
+            formats: Format::ALL.to_vec(),
+            max_upload_size: 1,
+            max_pixels: 1,
+            header_scan_limit: 1,
+            key_format: None,
+        };
         let id = Uuid::new_v4();
         for (extension, format) in [("jpg", Format::Jpeg), ("jpeg", Format::Jpeg), ("heif", Format::Heic)] {
             let key = ImageKey::derived(id, extension);

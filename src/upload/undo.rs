@@ -122,6 +122,13 @@ impl Creating {
         Creating::by(store, tasks, call.boxed())
     }
 
+    /// Prepares the call for a name that was fixed beforehand: other uploads of it are left alone, because they may be those of
+    /// another client. The sweep removes an upload whose creation got no answer.
+    pub fn of_fixed_name(store: &Arc<dyn Store>, tasks: &Tasks, name: ObjectName, metadata: Metadata) -> Self {
+        let creates = Arc::clone(store);
+        Creating::by(store, tasks, async move { creates.create_upload(&name, &metadata).await }.boxed())
+    }
+
     fn by(store: &Arc<dyn Store>, tasks: &Tasks, call: BoxFuture<'static, Result<Upload, StoreError>>) -> Self {
         Creating { store: Arc::clone(store), tasks: tasks.clone(), runtime: Handle::current(), call: Some(call) }
     }

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { after, before } from "node:test";
 import { fixture, pageTest, sameBytes, start, stop } from "./support.js";
 
-before(start);
+before(() => start());
 after(stop);
 
 /** Opens the docs with the page's link, and expands an operation. */

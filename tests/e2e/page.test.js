@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { after, before } from "node:test";
 import { MIB, fixture, pageTest, prefixed, sameBytes, start, stop, until } from "./support.js";
 
-before(start);
+before(() => start());
 after(stop);
 
 pageTest("a small file is uploaded as a form", {}, async (desk) => {

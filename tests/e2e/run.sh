@@ -9,4 +9,4 @@ if [ ! -x /usr/bin/chromium ]; then
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
 fi
 npm ci --no-audit --no-fund
-node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js docs.test.js
+node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js grants.test.js docs.test.js

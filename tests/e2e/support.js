@@ -35,9 +35,9 @@ const MARKER = "application/x-image-store-marker";
 
 /** A running service with the embedded S3 in a temporary folder. */
 class Service {
-  static async start() {
+  static async start(settings) {
     const folder = await mkdtemp(path.join(tmpdir(), "image-store-e2e-"));
-    const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0" };
+    const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0", ...settings };
     const child = spawn(BIN, { env, stdio: ["ignore", "pipe", "pipe"] });
     let log = "";
     child.stderr.on("data", (text) => (log += text));
@@ -101,10 +101,10 @@ export function fixture(name) {
 
 let service, browser;
 
-/** Starts the service and the browser; for `before`. */
-export async function start() {
+/** Starts the service, with `settings` in its environment, and the browser; for `before`. */
+export async function start(settings = {}) {
   await mkdir(PICTURES, { recursive: true });
-  [service, browser] = await Promise.all([Service.start(), chromium.launch(BROWSER)]);
+  [service, browser] = await Promise.all([Service.start(settings), chromium.launch(BROWSER)]);
 }
 
 /** Stops the service and the browser; for `after`. */

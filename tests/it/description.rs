@@ -134,7 +134,8 @@ async fn every_field_has_a_description_and_an_example() {
 /// Returns whether a field has an example or needs none: its items have one, its values are listed, or it is a file.
 fn is_shown(described: &Value) -> bool {
     let listed = ["examples", "enum", "$ref"].iter().any(|key| described.get(key).is_some());
-    listed || described["format"] == "binary" || described.get("items").is_some_and(is_shown)
+    let contents = ["items", "additionalProperties"].iter().filter_map(|key| described.get(key));
+    listed || described["format"] == "binary" || contents.into_iter().any(is_shown)
 }
 
 /// Returns the schema of an object, or the schemas it is composed of.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 mod concurrent;
+mod grants;
 mod promotions;
 
 use super::hardening::HEADERS;
@@ -129,7 +130,11 @@ fn form(file: &[u8]) -> Vec<u8> {
 
 /// Builds an upload event with a body in base64, as it should be.
 fn post(shape: &str, body: &[u8]) -> Value {
-    let mut event = request(shape, "POST", "/upload-image");
+    post_to(shape, "/upload-image", body)
+}
+
+fn post_to(shape: &str, path: &str, body: &[u8]) -> Value {
+    let mut event = request(shape, "POST", path);
     set_header(&mut event, "content-type", &format!("multipart/form-data; boundary={BOUNDARY}"));
     set_header(&mut event, "content-length", &body.len().to_string());
     event["body"] = STANDARD.encode(body).into();

@@ -1,6 +1,7 @@
 //! The integration tests, one binary: the real SDK over real sockets against several S3s.
 
 mod auth;
+mod authority;
 #[cfg(feature = "client")]
 mod cli_upload;
 mod contract;
@@ -11,6 +12,7 @@ mod docs;
 mod doctor;
 mod embedded;
 mod environment;
+mod grants;
 mod hardening;
 mod idempotency;
 mod imports;

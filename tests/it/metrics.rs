@@ -48,6 +48,12 @@ async fn all_upload_methods(app: &TestApp) -> Vec<String> {
     completed(app, &planned).await;
     completed(app, &planned).await;
     assert_eq!(abort(app, &plan(app, 5_000).await).await.status(), 204);
+    let granted = app.client.post(app.at("/grants")).json(&serde_json::json!({})).send().await.unwrap();
+    let granted: serde_json::Value = granted.json().await.unwrap();
+    let grant = granted["grant"].as_str().unwrap();
+    for (token, status) in [(grant.to_owned(), 200), (format!("{grant}x"), 401)] {
+        assert_eq!(app.client.get(app.at("/limits")).bearer_auth(token).send().await.unwrap().status(), status);
+    }
     assert_eq!(app.upload("a.png", b"%PDF-1.7 and on".to_vec()).await.status(), 400);
     assert_eq!(app.client.get(app.at("/no/such")).send().await.unwrap().status(), 404);
     vec![form, raw, planned.key().to_owned()]
@@ -84,6 +90,8 @@ async fn every_metric_of_the_table_is_exported_and_counts() {
         (r#"image_store_http_requests_total{route="-",method="GET",status="404"}"#, 1.0),
         (r#"image_store_refusals_total{code="invalid_file_type",detected="pdf"}"#, 1.0),
         (r#"image_store_refusals_total{code="not_found",detected="-"}"#, 1.0),
+        (r#"image_store_grants_total{outcome="used"}"#, 1.0),
+        (r#"image_store_grants_total{outcome="signature"}"#, 1.0),
         (r#"image_store_refusals_total{code="storage_failed",detected="-"}"#, 1.0),
         (r#"image_store_upload_duration_seconds_count{method="form"}"#, 1.0),
         (r#"image_store_upload_duration_seconds_count{method="raw"}"#, 1.0),

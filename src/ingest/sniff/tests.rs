@@ -403,7 +403,13 @@ fn detected_name_does_not_depend_on_the_prefix_length() {
 }
 
 pub(crate) fn policy(formats: &[Format], header_scan_limit: usize) -> Policy {
-    Policy { formats: formats.to_vec(), max_upload_size: 1 << 20, max_pixels: 1 << 28, header_scan_limit }
+    Policy {
+        formats: formats.to_vec(),
+        key_format: None,
+        max_upload_size: 1 << 20,
+        max_pixels: 1 << 28,
+        header_scan_limit,
+    }
 }
 
 #[test]

@@ -213,3 +213,59 @@ async fn wrong_boundary_is_reported() {
     let long = [&body[..], &vec![b' '; 100_000]].concat();
     assert_malformed(read("multipart/form-data; boundary=YY", &long).await, "'--YY'");
 }
+
+/// What is found of a grant in `body`, what the form's image then comes to, and how much was read by then.
+async fn granted(body: &[u8]) -> (Option<String>, usize, Result<Read>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let mut incoming = IncomingBody::new(form_kind(), super::body(cut(body, 1000), taken.clone()));
+    let grant = incoming.find_grant().await.unwrap();
+    let before = taken.load(Ordering::Relaxed);
+    (grant, before, read_incoming(incoming, policy()).await)
+}
+
+fn text(name: &str, value: &[u8]) -> Vec<u8> {
+    part(&format!("form-data; name=\"{name}\""), value)
+}
+
+fn image() -> Vec<u8> {
+    part("form-data; name=\"file\"; filename=\"a.jpg\"", JPEG)
+}
+
+#[tokio::test]
+async fn a_grant_is_found_before_the_file_only() {
+    for (parts, expected) in [
+        (vec![text("grant", b" a.b.c\r\n"), image()], Some("a.b.c")),
+        (vec![text("user", b"7"), text("grant", b"a.b.c"), text("more", b"x"), image()], Some("a.b.c")),
+        (vec![text("grant", b"first"), text("grant", b"second"), image()], Some("first")),
+        (vec![text("grant", b""), image()], None),
+        (vec![text("grant", b" "), text("grant", b"a.b.c"), image()], Some("a.b.c")),
+        (vec![image(), text("grant", b"a.b.c")], None),
+        (vec![text("Grant", b"a.b.c"), image()], None),
+        (vec![image()], None),
+    ] {
+        let (grant, _, read) = granted(&form(&parts)).await;
+        assert_eq!(grant.as_deref(), expected);
+        assert_jpeg(read, "jpg");
+    }
+    let (grant, _, read) = granted(&form(&[text("user", b"7")])).await;
+    assert!(grant.is_none() && matches!(read, Err(Error::NoFile { .. })), "{read:?}");
+}
+
+#[tokio::test]
+async fn the_search_for_a_grant_ends_after_64_kib_and_the_form_goes_on_there() {
+    let long = vec![b'x'; 100 << 10];
+    let many = || (0..60).map(|nth| text(&format!("{}{nth}", "n".repeat(2000)), b""));
+    for parts in [
+        vec![text("user", &long), text("grant", b"a.b.c"), image()],
+        vec![text("grant", &long), image()],
+        many().chain([text("grant", b"a.b.c"), image()]).collect(),
+    ] {
+        let (grant, taken, read) = granted(&form(&parts)).await;
+        assert_eq!(grant, None);
+        assert!(taken <= (64 << 10) + 3000, "{taken}");
+        assert_jpeg(read, "jpg");
+    }
+    let (grant, _, read) = granted(&form(&[text("user", &long[..63 << 10]), text("grant", b"a.b.c"), image()])).await;
+    assert_eq!(grant.as_deref(), Some("a.b.c"));
+    assert_jpeg(read, "jpg");
+}

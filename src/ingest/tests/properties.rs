@@ -37,7 +37,7 @@ async fn most_held(chunks: Chunks, start: usize) -> Result<usize> {
     let taken = Arc::new(AtomicUsize::new(0));
     let body = ready_body(chunks, taken.clone());
     let mut head = Part::default();
-    let mut image = IncomingImage::open(form_kind(), body, Arc::new(policy()), &mut head).await?;
+    let mut image = IncomingImage::open(IncomingBody::new(form_kind(), body), Arc::new(policy()), &mut head).await?;
     let (mut done, mut most) = (start + head.0.len(), 0);
     while let Some(chunk) = image.next_chunk().await? {
         done += chunk.len();

@@ -23,6 +23,8 @@ pub mod field {
     pub const CONTENT_TYPE: &str = "content_type";
     /// The name of the API key of the request, never the key itself.
     pub const API_KEY_NAME: &str = "api_key_name";
+    /// The name of the key that signed the grant a request was sent with, never the grant. Empty without keys.
+    pub const GRANTED_BY: &str = "granted_by";
 }
 
 /// Adds a field to the log line of the current request.
@@ -69,6 +71,7 @@ fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceCo
         content_type = Empty,
         size = Empty,
         api_key_name = Empty,
+        granted_by = Empty,
         lambda_request_id = Empty,
         trace_id = Empty,
         span_id = Empty,

@@ -61,6 +61,7 @@ answers! {
         | Error::BelowMinRate { .. }
         | Error::PayloadTooLarge { .. }
         | Error::NotJson
+        | Error::AlreadyExists
         | Error::Storage(_),
     /// Errors of `status_url`.
     PlanFromLink:
@@ -93,8 +94,24 @@ answers! {
         | Error::Verifying
         | Error::NotFound
         | Error::Storage(_),
+    /// Errors of `POST /grants`.
+    Grant:
+        Error::InvalidRequest(_)
+        | Error::InvalidFileType { .. }
+        | Error::KeyTooShort
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::NotJson,
+    /// Errors of `GET /limits`.
+    Limits: Error::Unauthorized | Error::InvalidGrant(_) | Error::ExpiredGrant,
     /// Errors of `GET /readyz`.
     Ready: Error::NotReady { .. },
+}
+
+/// Returns an example of a rejected grant.
+pub fn invalid_grant() -> Error {
+    Error::InvalidGrant("its signature is wrong".into())
 }
 
 /// Adds errors to the responses of a route. Errors with the same status become examples of one response.

@@ -7,13 +7,14 @@ use axum::{Extension, Json};
 use http::request::Parts;
 use http::{StatusCode, header};
 use serde::Serialize;
+use std::sync::Arc;
 use std::time::Duration;
 use utoipa::ToSchema;
 
 use super::ServiceBase;
 use super::images::KeyInPath;
 use super::upload::{StoredImage, checksum_text};
-use crate::direct::create::create;
+use crate::direct::create::{PlanTerms, create};
 use crate::direct::plan::{UploadLinks, UploadRequest, compare};
 use crate::direct::presign::{self, UploadPart, UploadPlan};
 use crate::direct::promote::over;
@@ -22,12 +23,12 @@ use crate::error::{Error, Result};
 use crate::server::App;
 use crate::server::json::JsonBody;
 use crate::server::middleware::access_log::{field, record_field};
-use crate::server::middleware::authority::KeyName;
+use crate::server::middleware::authority::Authority;
 use crate::server::middleware::deadline::Deadline;
 use crate::server::openapi::{DIRECT, answers};
 use crate::server::response::respond;
 use crate::store::s3::Sse;
-use crate::store::{CustomMetadata, ImageKey, ObjectInfo, ObjectName, Part, PresignOptions, StoreError, Upload};
+use crate::store::{ImageKey, ObjectInfo, ObjectName, Part, PresignOptions, StoreError, Upload};
 
 /// The `Retry-After` of a response with the state `verifying`, in seconds.
 const RETRY_AFTER: u32 = 2;
@@ -134,16 +135,19 @@ impl FromRequestParts<App> for PlanFromLink {
 pub async fn plan(
     State(app): State<App>,
     base: ServiceBase,
-    key: Option<Extension<KeyName>>,
+    authority: Authority,
     JsonBody(request): JsonBody<UploadRequest>,
 ) -> Result<(StatusCode, Json<UploadPlan>)> {
-    let (draft, custom) = (request.check(&app.policy)?, CustomMetadata::new());
+    let draft = request.check(&authority.limit(Arc::clone(&app.policy)), authority.image_key())?;
+    let (custom, is_fixed_key) = (authority.metadata(), authority.image_key().is_some());
     record_field(field::S3_KEY, draft.key.as_str());
     record_field(field::SIZE, draft.size);
-    let pending =
-        create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft, custom.clone()).await?;
-    let kid = key.as_ref().map(|Extension(KeyName(name, _))| name.as_str());
-    let token = app.tokens.sign_plan(pending.plan.claims(), kid)?;
+    if is_fixed_key && exists(&app, &ObjectName::Image(draft.key.clone())).await? {
+        return Err(Error::AlreadyExists);
+    }
+    let terms = PlanTerms { custom: custom.clone(), is_fixed_key };
+    let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft, terms).await?;
+    let token = app.tokens.sign_plan(pending.plan.claims(), authority.key_name())?;
     let links = pending.plan.links(app.config.public_url.as_deref(), &token);
     let options = upload_link(&app, base);
     let answer = presign::sign(app.store.as_ref(), &pending.plan, custom, &options, links).await;

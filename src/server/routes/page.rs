@@ -1,15 +1,17 @@
 //! `/`: the upload page, and `/assets/{file}`: its files. All of them are embedded in the binary.
 
+use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, Uri, header};
+use http::{HeaderMap, StatusCode, Uri, header};
 use std::sync::LazyLock;
 
 use super::ServiceBase;
 use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::server::App;
+use crate::server::middleware::path_grant::PathGrant;
 use crate::store::{ImageKey, ObjectName};
 
 /// The HTML of the page.
@@ -38,6 +40,7 @@ static ASSETS: &[Asset] = assets! {
     "direct.js": JS,
     "form.js": JS,
     "file-input.js": JS,
+    "grant.js": JS,
     "api-key.js": JS,
     "pace.js": JS,
     "thumbnail.js": JS,
@@ -50,6 +53,12 @@ static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
 /// `GET /`.
 pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
     answer(&app, base, INDEX).await
+}
+
+/// Handles `GET /g/{grant}`: the page has the same address with a trailing slash, because its links are relative.
+pub async fn add_slash(grant: Option<Extension<PathGrant>>) -> Result<Response> {
+    let Extension(PathGrant(token)) = grant.ok_or(Error::NoRoute)?;
+    Ok((StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("{token}/"))]).into_response())
 }
 
 /// Returns a page that may send requests to this service and its store only.

@@ -5,13 +5,17 @@ use axum::response::IntoResponse;
 use axum::{Extension, Json};
 use http::header;
 use serde::Serialize;
+use std::sync::Arc;
 use utoipa::ToSchema;
 
+use crate::direct::presign;
 use crate::error::{Error, Result};
 use crate::policy::MAX_SIDE;
 use crate::server::App;
+use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{SERVICE, answers};
 use crate::server::request::Invocation;
+use crate::store::ImageKey;
 
 /// The limits that apply to uploads, and the upload methods.
 #[derive(Debug, Serialize, ToSchema)]
@@ -42,6 +46,14 @@ pub struct Limits {
     /// and `multipart` (one presigned PUT or several parts, planned by `POST /uploads`).
     #[schema(examples("form"))]
     pub upload_methods: Vec<&'static str>,
+    /// With a grant: when it expires (RFC 3339, UTC).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, format = DateTime, examples("2026-11-22T12:15:00Z"))]
+    pub expires_at: Option<String>,
+    /// With a grant for exactly one image: the key of that image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ImageKey, required = false)]
+    pub s3_key: Option<String>,
 }
 
 /// An accepted image format.
@@ -66,13 +78,20 @@ pub struct Health {
     pub status: &'static str,
 }
 
-/// Returns the size limits, the accepted formats and the upload methods, so that a client can choose among them.
+/// Returns the size limits, the accepted formats and the upload methods, so that a client can choose among them. With a grant
+/// these are the limits of the grant.
 #[utoipa::path(get, path = "/limits", tag = SERVICE,
-    responses((status = 200, description = "The limits.", body = Limits)))]
-pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocation>>) -> Json<Limits> {
-    let policy = &app.policy;
+    responses((status = 200, description = "The limits.", body = Limits), answers::Limits))]
+pub async fn limits(
+    State(app): State<App>,
+    authority: Option<Authority>,
+    invocation: Option<Extension<Invocation>>,
+) -> Json<Limits> {
+    let authority = authority.unwrap_or(Authority::Open);
+    let policy = &authority.limit(Arc::clone(&app.policy));
     let streams = Invocation::policy(invocation.as_deref(), policy);
-    let formats = policy.formats.iter().map(|format| FormatLimits {
+    let grant = authority.grant();
+    let formats = policy.byte_formats().map(|format| FormatLimits {
         name: format.name(),
         content_type: format.content_type(),
         extensions: format.file_extensions().collect(),
@@ -86,6 +105,8 @@ pub async fn limits(State(app): State<App>, invocation: Option<Extension<Invocat
         header_scan_limit: policy.header_scan_limit,
         formats: formats.collect(),
         upload_methods: vec!["form", "raw", "put", "multipart"],
+        expires_at: grant.map(|grant| presign::rfc3339(grant.expires_at)),
+        s3_key: grant.and_then(|grant| grant.key.clone()),
     })
 }
 

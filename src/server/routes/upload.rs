@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, header};
 use http_body_util::BodyExt;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use utoipa::ToSchema;
@@ -20,17 +21,17 @@ use utoipa::openapi::{Object, ObjectBuilder};
 use super::ServiceBase;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
-use crate::ingest::{BodyKind, IncomingImage};
+use crate::ingest::{BodyKind, IncomingBody, IncomingImage};
 use crate::policy::Policy;
 use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
-use crate::server::middleware::authority::KeyName;
+use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
 use crate::server::request::started::Started;
 use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, PresignOptions};
 use crate::upload::fixed::{FixedKey, check_same};
-use crate::upload::idempotency::{IdempotencyKey, IdempotencyScope};
+use crate::upload::idempotency::IdempotencyKey;
 use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
 use crate::upload::writer::AdmittedUpload;
 use crate::upload::{Stored, UploadWriter};
@@ -74,16 +75,20 @@ pub struct StoredImage {
 pub fn metadata_schema() -> Object {
     ObjectBuilder::new()
         .description(Some(
-            "What the grant's issuer wanted to be kept with the image, by name. Left out if there is none.",
+            "The metadata that the issuer of the grant has attached to the image, by name. Absent if empty.",
         ))
         .additional_properties(Some(ObjectBuilder::new().schema_type(Type::String)))
         .examples([serde_json::json!({ "owner": "7" })])
         .build()
 }
 
-/// A form with one file, in the field `file`. Other fields are ignored.
+/// A form with one file, in the field `file`. Fields other than these are ignored.
 #[derive(ToSchema)]
 pub struct UploadForm {
+    /// A grant, if the request has no other authority. It must precede `file`, within the form's first 64 KiB.
+    // The example is what /docs would send.
+    #[schema(required = false, nullable = false, examples(""))]
+    pub grant: Option<String>,
     /// The image. If its file name has an extension, it must be one of an accepted format.
     #[schema(value_type = String, format = Binary)]
     pub file: (),
@@ -122,36 +127,10 @@ pub struct RawImage(pub ());
         )),
         answers::Upload,
     ))]
-pub async fn upload(State(app): State<App>, ServiceBase(base): ServiceBase, request: Request) -> Result<Response> {
-    let (Parts { headers, extensions, .. }, body) = request.into_parts();
-    let invocation = extensions.get::<Invocation>();
-    let scope = extensions.get().map(|KeyName(_, key_hash)| IdempotencyScope { key_hash: *key_hash, jti: None });
-    let terms = Terms {
-        policy: Invocation::policy(invocation, &app.policy),
-        key: fixed_key(None, scope, &headers)?,
-        metadata: CustomMetadata::new(),
-    };
-    let timed_out = extensions.get::<DeadlineFlag>().cloned().unwrap_or_default();
-    let stored = store(&app, &terms, &headers, base.clone(), body, timed_out).await;
-    stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation, error))
-}
-
-/// The conditions of an upload, besides its bytes.
-struct Terms {
-    policy: Arc<Policy>,
-    key: Option<FixedKey>,
-    metadata: CustomMetadata,
-}
-
-/// Returns what fixes the image's key. The key of a grant takes precedence over an Idempotency-Key.
-fn fixed_key(key: Option<ImageKey>, scope: Option<IdempotencyScope>, headers: &HeaderMap) -> Result<Option<FixedKey>> {
-    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
-    let value = values.next().map(|value| IdempotencyKey::parse(value.as_bytes())).transpose()?;
-    if values.next().is_some() {
-        return Err(Error::InvalidRequest("Send only one Idempotency-Key".to_owned()));
-    }
-    let derived = || value.map(|value| FixedKey::Idempotent(value.image_id(&scope.unwrap_or_default())));
-    Ok(key.map(FixedKey::Image).or_else(derived))
+pub async fn upload(State(app): State<App>, request: UploadHead, body: Body) -> Result<Response> {
+    let (invocation, base) = (request.invocation.clone(), request.base.clone());
+    let stored = store(&app, request, body).await;
+    stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation.as_ref(), error))
 }
 
 /// Returns the response with the image's URL. If the request has no valid host, the URL is relative to the request.
@@ -161,31 +140,108 @@ fn located(image: StoredImage, base: Option<&str>) -> Response {
     ([(header::LOCATION, location)], etag, Json(image)).into_response()
 }
 
-/// Stores the image of a request.
-async fn store(
-    app: &App,
-    terms: &Terms,
-    headers: &HeaderMap,
+/// The head of an upload request.
+pub struct UploadHead {
+    headers: HeaderMap,
     base: Option<String>,
-    body: Body,
+    /// `None` if the form must contain it.
+    authority: Option<Authority>,
+    /// The policy without the limits of the authority.
+    policy: Arc<Policy>,
+    invocation: Option<Invocation>,
     timed_out: DeadlineFlag,
-) -> Result<StoredImage> {
+}
+
+impl FromRequestParts<App> for UploadHead {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let ServiceBase(base) = ServiceBase::from_request_parts(parts, app).await?;
+        let invocation: Option<&Invocation> = parts.extensions.get();
+        Ok(UploadHead {
+            base,
+            authority: parts.extensions.get().cloned(),
+            policy: Invocation::policy(invocation, &app.policy),
+            invocation: invocation.cloned(),
+            timed_out: parts.extensions.get().cloned().unwrap_or_default(),
+            headers: std::mem::take(&mut parts.headers),
+        })
+    }
+}
+
+impl UploadHead {
+    /// Returns the policy with the limits of the authority.
+    fn limits(&self) -> Arc<Policy> {
+        let policy = Arc::clone(&self.policy);
+        match &self.authority {
+            Some(authority) => authority.limit(policy),
+            None => policy,
+        }
+    }
+
+    /// Reads the grant in the form if the request has no other authority.
+    async fn take_form_grant(&mut self, app: &App, body: &mut IncomingBody) -> Result<()> {
+        if !matches!(self.authority, None | Some(Authority::Open)) {
+            return Ok(());
+        }
+        if let Some(token) = body.find_grant().await? {
+            self.authority = Some(app.authorities.of_field(&token)?);
+        }
+        if self.authority.is_none() { Err(Error::FormUnauthorized) } else { Ok(()) }
+    }
+}
+
+/// The conditions of an upload, besides its bytes.
+struct Terms {
+    policy: Arc<Policy>,
+    key: Option<FixedKey>,
+    metadata: CustomMetadata,
+}
+
+impl Terms {
+    fn new(request: &UploadHead) -> Result<Self> {
+        let authority = request.authority.as_ref();
+        Ok(Terms {
+            policy: request.limits(),
+            key: fixed_key(authority, &request.headers)?,
+            metadata: authority.map(Authority::metadata).unwrap_or_default(),
+        })
+    }
+}
+
+/// Returns what fixes the image's key. The key of a grant takes precedence over an Idempotency-Key.
+fn fixed_key(authority: Option<&Authority>, headers: &HeaderMap) -> Result<Option<FixedKey>> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let value = values.next().map(|value| IdempotencyKey::parse(value.as_bytes())).transpose()?;
+    if values.next().is_some() {
+        return Err(Error::InvalidRequest("Send only one Idempotency-Key".to_owned()));
+    }
+    let scope = || authority.map(Authority::idempotency_scope).unwrap_or_default();
+    let derived = || value.map(|value| FixedKey::Idempotent(value.image_id(&scope())));
+    Ok(authority.and_then(Authority::image_key).map(FixedKey::Image).or_else(derived))
+}
+
+/// Stores the image of a request.
+async fn store(app: &App, mut request: UploadHead, body: Body) -> Result<StoredImage> {
     // The head is checked first: an invalid request reserves nothing, and gets its own error if the budget is full.
-    check_encoding(headers)?;
-    let policy = &terms.policy;
-    let kind = BodyKind::of(headers.get(header::CONTENT_TYPE), policy)?;
-    let (method, length) = (upload_method(&kind), content_length(headers));
-    kind.check_length(length.unwrap_or_default(), policy)?;
-    let watch = UploadTimer::new(&app.metrics, method, timed_out);
+    check_encoding(&request.headers)?;
+    let kind = BodyKind::of(request.headers.get(header::CONTENT_TYPE), &request.limits())?;
+    let (method, length) = (upload_method(&kind), content_length(&request.headers));
+    kind.check_length(length.unwrap_or_default(), &request.limits())?;
+    fixed_key(request.authority.as_ref(), &request.headers)?;
+    let watch = UploadTimer::new(&app.metrics, method, request.timed_out.clone());
     app.uploads.check_capacity(length)?;
     let body = Started::wait(body).await;
-    let mut admitted = app.uploads.admit(length).await?;
     // This removes only axum's wrapper: the reader recognises the transport's errors by their type.
-    let body = body.map_err(axum::Error::into_inner);
-    let mut image = IncomingImage::open(kind, body, Arc::clone(policy), admitted.head()).await?;
-    let link = app.read_link(base);
+    let mut body = IncomingBody::new(kind.clone(), body.map_err(axum::Error::into_inner));
+    request.take_form_grant(app, &mut body).await?;
+    let terms = Terms::new(&request)?;
+    kind.check_length(length.unwrap_or_default(), &terms.policy)?;
+    let mut admitted = app.uploads.admit(length).await?;
+    let mut image = IncomingImage::open(body, Arc::clone(&terms.policy), admitted.head()).await?;
+    let link = app.read_link(request.base);
     loop {
-        let target = Target::new(&image, terms)?;
+        let target = Target::new(&image, &terms)?;
         let work = send(app, &target, &mut image, admitted, &link);
         match watch.run(work).await.map_err(|error| target.explain(error))? {
             ControlFlow::Break(outcome) => {

@@ -82,6 +82,12 @@ pub const REFUSALS: Metric = counter(
     &["code", "detected"],
     "Error answers by `code`; `detected`: the detected type of an `invalid_file_type` (otherwise `-`)",
 );
+pub const GRANTS: Metric = counter(
+    "image_store_grants_total",
+    &["outcome"],
+    "Requests with a grant: `used`, or the reason for the rejection: `malformed`, `signature`, `key` (removed, or without the \
+     scope `upload`), `expired`, `not_yet`, `lifetime` (over 24 h), `claims`, `route` (not for uploads)",
+);
 pub const CONNECTIONS: Metric = gauge("image_store_connections_open", &[], "Open connections (0 on Lambda)");
 
 pub const UPLOAD_DURATION: Metric = histogram(
@@ -137,10 +143,11 @@ pub const BUILD_INFO: Metric =
 pub const START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "Start time of the service, in seconds since 1970");
 
-pub const METRICS: [Metric; 15] = [
+pub const METRICS: [Metric; 16] = [
     REQUESTS,
     RECEIVED,
     REFUSALS,
+    GRANTS,
     CONNECTIONS,
     UPLOAD_DURATION,
     UPLOAD_SIZE,

@@ -178,6 +178,40 @@ async fn refused_plans_and_links() {
 }
 
 #[tokio::test]
+async fn grants() {
+    let app = TestApp::with(&["--api-keys=long-enough-to-sign,short"]).await;
+    let checked = Checked::new(&app).await;
+    const GRANT: (Method, &str) = (Method::POST, "/grants");
+    let ask = |key: &str, body: Value| {
+        let key = key.to_owned();
+        move |request: RequestBuilder| request.bearer_auth(key).json(&body)
+    };
+    let one = json!({ "filename": "a.png", "metadata": { "user": "7" }, "formats": ["png"], "max_size": 5 });
+    for (key, body, status) in [
+        ("long-enough-to-sign", json!({}), 201),
+        ("long-enough-to-sign", one.clone(), 201),
+        ("long-enough-to-sign", json!({ "expires_in": 0 }), 400),
+        ("long-enough-to-sign", json!({ "filename": "a.svg" }), 400),
+        ("short", json!({}), 403),
+        ("wrong", json!({}), 401),
+        ("eyJ.wrong.token", json!({}), 401),
+    ] {
+        checked.ask(GRANT, "/grants", status, ask(key, body)).await;
+    }
+    checked.ask(GRANT, "/grants", 415, |request| request.bearer_auth("long-enough-to-sign").body("{}")).await;
+    let granted = checked.ask(GRANT, "/grants", 201, ask("long-enough-to-sign", one)).await;
+    let token = granted["grant"].as_str().unwrap();
+    checked.ask(GRANT, "/grants", 403, ask(token, json!({}))).await;
+    let limits = checked.ask((Method::GET, "/limits"), "/limits", 200, |request| request.bearer_auth(token)).await;
+    assert_eq!((&limits["s3_key"], &limits["expires_at"]), (&granted["s3_key"], &granted["expires_at"]));
+    for wrong in [token, "long-enough-to-sign"] {
+        let wrong = format!("{wrong}x");
+        checked.ask((Method::GET, "/limits"), "/limits", 401, |request| request.bearer_auth(wrong)).await;
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
 async fn the_service_itself() {
     let app = TestApp::start().await;
     let checked = Checked::new(&app).await;
@@ -208,7 +242,7 @@ async fn without_a_key() {
         checked.ask((method, template), &path, status, as_is).await;
         refused += usize::from(status == 401);
     }
-    assert_eq!(refused, 11);
+    assert_eq!(refused, 12);
     app.end(&[]).await;
 }
 

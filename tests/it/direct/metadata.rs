@@ -3,7 +3,7 @@
 use clap::Parser;
 use image_store::cli::Cli;
 use image_store::config::Config;
-use image_store::direct::create::create;
+use image_store::direct::create::{PlanTerms, create};
 use image_store::direct::plan::{Expected, UploadRequest};
 use image_store::direct::presign::{UploadTarget, sign};
 use image_store::store::reconcile::Reconciler;
@@ -55,9 +55,10 @@ async fn custom_metadata_goes_from_the_plan_to_the_image() {
             let (store, tasks) = (backend.store.clone(), Tasks::default());
             let wish: UploadRequest =
                 serde_json::from_value(serde_json::json!({ "filename": "a.png", "size": size })).unwrap();
-            let draft = wish.check(&config.policy).unwrap();
+            let draft = wish.check(&config.policy, None).unwrap();
             let reconciler = Reconciler::new(store.clone());
-            let pending = create(&store, &reconciler, &tasks, &config, draft, custom()).await.unwrap();
+            let terms = PlanTerms { custom: custom(), is_fixed_key: false };
+            let pending = create(&store, &reconciler, &tasks, &config, draft, terms).await.unwrap();
             let plan = pending.plan.clone();
             let signed = sign(store.as_ref(), &plan, custom(), &for_a_minute(), plan.links(None, "token")).await;
             pending.acknowledged();

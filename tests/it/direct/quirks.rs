@@ -24,6 +24,7 @@ const SIZE: usize = 100_000;
 pub fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
     let policy = Policy {
         formats: vec![Format::Png],
+        key_format: None,
         max_upload_size: 5_000_000_000,
         max_pixels: 1 << 28,
         header_scan_limit: 1 << 20,

@@ -123,15 +123,19 @@ async fn jpeg_with_late_dimensions_is_accepted() {
 }
 
 #[tokio::test]
-async fn content_type_is_detected_and_extension_is_kept() {
+async fn bytes_must_have_the_format_of_the_key() {
     let app = TestApp::start().await;
     let bytes = fixture("plain.jpg");
     let plan = plan_for(&app, json!({ "filename": "a.png", "content_type": "image/png", "size": bytes.len() })).await;
-    put(&app, &plan, &bytes).await;
-    let image = completed(&app, &plan).await;
-    assert_eq!(image["content_type"], "image/jpeg");
     assert!(plan.key().ends_with(".png"));
-    check_image(&app, &image, &bytes).await;
+    put(&app, &plan, &bytes).await;
+    let refused = refusal(complete(&app, &plan).await, 400, "invalid_file_type").await;
+    assert_eq!((&refused["detected"], &refused["accepted"]), (&json!("jpeg"), &json!(["png"])));
+    // Both extensions of a format are one.
+    let plan = plan_for(&app, json!({ "filename": "a.JPEG", "size": bytes.len() })).await;
+    assert!(plan.key().ends_with(".jpeg"));
+    put(&app, &plan, &bytes).await;
+    assert_eq!(completed(&app, &plan).await["content_type"], "image/jpeg");
     app.end(&[plan.key()]).await;
 }
 

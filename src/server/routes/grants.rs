@@ -1,0 +1,134 @@
+//! `POST /grants`: the right to upload, for a client that is to have no key.
+
+use axum::Json;
+use axum::extract::State;
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use utoipa::ToSchema;
+
+use crate::auth::grants::{Claims, DEFAULT_LIFETIME, MAX_LIFETIME};
+use crate::direct::plan::draw_key;
+use crate::direct::presign::rfc3339;
+use crate::error::{Error, Result};
+use crate::format::Format;
+use crate::policy::Policy;
+use crate::server::App;
+use crate::server::json::JsonBody;
+use crate::server::middleware::access_log::{field, record_field};
+use crate::server::middleware::authority::Authority;
+use crate::server::openapi::{GRANTS, answers};
+use crate::store::ImageKey;
+
+/// What a grant is to be good for. Everything may be left off.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "an object with expires_in, max_size, formats, filename, content_type and metadata, all of them optional"
+)]
+pub struct GrantRequest {
+    /// Seconds until it ends: 900 unless it is set, at most a day.
+    #[schema(minimum = 1, maximum = 86_400, examples(900))]
+    pub expires_in: Option<u64>,
+    /// The largest image, in bytes, below the service's own limit.
+    #[schema(minimum = 1, examples(10_000_000))]
+    pub max_size: Option<u64>,
+    /// The formats of images, of those that the service takes.
+    #[schema(min_items = 1, examples("jpeg"))]
+    pub formats: Option<Vec<String>>,
+    /// The name of the one file that it is for: with it, or with a `content_type`, the image's key is drawn now.
+    #[schema(examples("photo.png"))]
+    pub filename: Option<String>,
+    /// The media type of the one file that it is for.
+    #[schema(examples("image/png"))]
+    pub content_type: Option<String>,
+    /// Kept with every image that comes by it, and given back with it: at most 1 KiB of JSON.
+    #[schema(examples("4711"))]
+    pub metadata: Option<BTreeMap<String, String>>,
+}
+
+/// A grant.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Grant)]
+pub struct NewGrant {
+    /// To be sent as `Authorization: Bearer`, as a form's field `grant` before `file`, or in the path.
+    #[schema(examples("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"))]
+    pub grant: String,
+    /// The upload page with this grant; every route that uploads lies behind it, too.
+    #[schema(format = "uri-reference", examples("/g/eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl/"))]
+    pub url: String,
+    /// When it ends, RFC 3339.
+    #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
+    pub expires_at: String,
+    /// The key that the image will have, of a grant for exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = ImageKey, required = false)]
+    pub s3_key: Option<String>,
+}
+
+/// Signs a grant with the API key of the request.
+///
+/// Nothing is stored: any backend can sign one itself, with the SHA-256 of its key and any library for JSON Web Tokens.
+#[utoipa::path(post, path = "/grants", tag = GRANTS, operation_id = "create_grant", request_body = GrantRequest,
+    responses((status = 201, description = "The grant.", body = NewGrant), answers::Grant))]
+pub async fn grant(
+    State(app): State<App>,
+    authority: Authority,
+    JsonBody(request): JsonBody<GrantRequest>,
+) -> Result<(StatusCode, Json<NewGrant>)> {
+    let claims = request.claims(&app.policy)?;
+    let (token, grant) = app.authorities.grants().mint(claims, authority.key_name().unwrap_or_default())?;
+    if let Some(key) = &grant.key {
+        record_field(field::S3_KEY, key.as_str());
+    }
+    let answer = NewGrant {
+        url: format!("{}/g/{token}/", app.config.public_url.as_deref().unwrap_or_default()),
+        grant: token,
+        expires_at: rfc3339(grant.expires_at),
+        s3_key: grant.key,
+    };
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+impl GrantRequest {
+    fn claims(self, policy: &Policy) -> Result<Claims> {
+        let lifetime = self.expires_in.map_or(DEFAULT_LIFETIME, Duration::from_secs);
+        if lifetime.is_zero() || lifetime > MAX_LIFETIME {
+            let most = MAX_LIFETIME.as_secs();
+            return Err(Error::InvalidRequest(format!("expires_in must be between 1 and {most} seconds")));
+        }
+        if self.max_size == Some(0) {
+            return Err(Error::InvalidRequest("max_size must be at least 1 byte".to_owned()));
+        }
+        let formats = self.formats.as_deref().map(|names| accepted(names, policy)).transpose()?;
+        let key = self.draw_key(&policy.within(None, formats.as_deref(), None))?;
+        Ok(Claims {
+            max_size: self.max_size,
+            formats: formats.map(|formats| formats.into_iter().map(|format| format.name().to_owned()).collect()),
+            key: key.map(|key| key.to_string()),
+            metadata: self.metadata.unwrap_or_default(),
+            ..Claims::lasting(lifetime)
+        })
+    }
+
+    /// The key of the one image that the grant is for, by the rule for plans.
+    fn draw_key(&self, policy: &Policy) -> Result<Option<ImageKey>> {
+        if self.filename.is_none() && self.content_type.is_none() {
+            return Ok(None);
+        }
+        draw_key(self.filename.as_deref(), self.content_type.as_deref(), policy).map(|(key, _)| Some(key))
+    }
+}
+
+/// The formats of these names, of which at least one must be taken here.
+fn accepted(names: &[String], policy: &Policy) -> Result<Vec<Format>> {
+    let known = |name: &String| {
+        let format = Format::from_extension(name).map(|(format, _)| format);
+        format.ok_or_else(|| Error::InvalidRequest(format!("formats: '{name}' is not a known image format")))
+    };
+    let mut formats: Vec<Format> = names.iter().map(known).collect::<Result<_>>()?;
+    formats.sort_unstable();
+    formats.dedup();
+    if formats.iter().any(|format| policy.allows(*format)) { Ok(formats) } else { Err(policy.invalid_type(None)) }
+}

@@ -1,0 +1,278 @@
+//! Every route under every kind of authority: who is let in, who is not, and what each is told.
+
+use image_store::auth::grants::{Claims, DEFAULT_LIFETIME, sign_offline};
+use reqwest::{Method, RequestBuilder};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::time::Duration;
+use tempfile::NamedTempFile;
+
+use crate::support::app::TestApp;
+
+const NOBODY: &str = "00000000-0000-4000-8000-000000000000.png";
+
+/// What a request brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Who {
+    Nobody,
+    /// An API key by its scope, or one that is none.
+    Key(&'static str),
+    /// A grant in the header.
+    Grant(Grant),
+    /// A grant in the path.
+    Path(Grant),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Grant {
+    Plain,
+    Keyed,
+    Expired,
+    Forged,
+}
+
+/// The columns of the table.
+const COLUMNS: [Who; 13] = [
+    Who::Nobody,
+    Who::Key("upload"),
+    Who::Key("delete"),
+    Who::Key("read"),
+    Who::Key("wrong"),
+    Who::Grant(Grant::Plain),
+    Who::Grant(Grant::Keyed),
+    Who::Grant(Grant::Expired),
+    Who::Grant(Grant::Forged),
+    Who::Path(Grant::Plain),
+    Who::Path(Grant::Keyed),
+    Who::Path(Grant::Expired),
+    Who::Path(Grant::Forged),
+];
+
+/// The statuses of a route, in the order of [`COLUMNS`].
+type Row = [u16; COLUMNS.len()];
+
+/// What is let in by an API key of one scope: `ok` for it.
+const fn key(ok: u16, upload: bool, delete: bool, read: bool) -> Row {
+    [401, pick(upload, ok), pick(delete, ok), pick(read, ok), 401, 403, 403, 401, 401, 403, 403, 401, 401]
+}
+
+const fn pick(let_in: bool, ok: u16) -> u16 {
+    if let_in { ok } else { 403 }
+}
+
+/// What uploads: an API key with that scope, or a grant.
+const fn upload(ok: u16) -> Row {
+    [401, ok, 403, 403, 401, ok, ok, 401, 401, ok, ok, 401, 401]
+}
+
+/// What wants nothing, and is no part of uploading.
+const fn open(ok: u16) -> Row {
+    [ok, ok, ok, ok, ok, ok, ok, ok, ok, 403, 403, 401, 401]
+}
+
+/// What the link decides; a grant in the path must be right all the same.
+const fn link(ok: u16) -> Row {
+    [ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, 401, 401]
+}
+
+/// The page: it is the same for everybody, and says itself that a grant has ended.
+const fn page(ok: u16) -> Row {
+    [ok; COLUMNS.len()]
+}
+
+/// `{plan}` stands for the token of a plan for `{s3_key}`. A request has no body, so that whoever may upload or plan is told
+/// 415.
+fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
+    let (status, complete, abort) = ("/uploads/{s3_key}", "/uploads/{s3_key}/complete", "/uploads/{s3_key}");
+    vec![
+        ("POST", "/upload-image", "", upload(415)),
+        ("POST", "/uploads", "", upload(415)),
+        ("POST", "/grants", "", key(415, true, false, false)),
+        ("GET", status, "?plan={plan}", link(200)),
+        ("POST", complete, "?plan={plan}", link(404)),
+        ("DELETE", abort, "?plan={plan}", link(204)),
+        ("GET", status, "?plan={plan}x", link(401)),
+        ("POST", complete, "?plan={plan}x", link(401)),
+        ("DELETE", abort, "?plan={plan}x", link(401)),
+        // A grant is no plan.
+        ("GET", status, "?plan={grant}", link(401)),
+        ("GET", "/images/{s3_key}", "", key(404, false, false, true)),
+        ("HEAD", "/images/{s3_key}", "", key(404, false, false, true)),
+        ("GET", "/images/{s3_key}/url", "", key(404, false, false, true)),
+        ("DELETE", "/delete/{s3_key}", "", key(404, false, true, false)),
+        ("GET", "/metrics", "", key(200, true, true, true)),
+        ("GET", "/limits", "", [200, 200, 200, 200, 401, 200, 200, 401, 401, 200, 200, 401, 401]),
+        ("GET", "/healthz", "", open(200)),
+        ("GET", "/readyz", "", open(200)),
+        ("GET", "/openapi.json", "", open(200)),
+        ("GET", "/docs", "", open(200)),
+        ("GET", "/docs/start.js", "", open(200)),
+        ("GET", "/", "", page(200)),
+        ("GET", "/assets/app.js", "", page(200)),
+        ("GET", "/no-such-route", "", page(404)),
+    ]
+}
+
+/// Keys, one a scope, and everything signed with them.
+struct World {
+    app: TestApp,
+    plan: Value,
+    _keys: NamedTempFile,
+}
+
+impl World {
+    async fn new() -> World {
+        let mut keys = NamedTempFile::new().unwrap();
+        for scope in ["upload", "delete", "read"] {
+            writeln!(keys, "{scope}er {} {scope}", sha256(&format!("the-{scope}-key"))).unwrap();
+        }
+        let app = TestApp::with(&[&format!("--api-keys-file={}", keys.path().display())]).await;
+        let wish = json!({ "filename": "a.png", "size": 1 });
+        let planned = app.client.post(app.at("/uploads")).bearer_auth("the-upload-key").json(&wish);
+        let plan = planned.send().await.unwrap().json().await.unwrap();
+        World { app, plan, _keys: keys }
+    }
+
+    fn grant(&self, grant: Grant) -> String {
+        let mut claims = Claims::lasting(DEFAULT_LIFETIME);
+        let mut key = "the-upload-key";
+        match grant {
+            Grant::Plain => {}
+            Grant::Keyed => claims.key = Some(NOBODY.to_owned()),
+            Grant::Expired => {
+                claims.exp = (std::time::SystemTime::now() - Duration::from_secs(120)).into();
+            }
+            Grant::Forged => key = "the-read-key",
+        }
+        sign_offline(&claims, key, None).unwrap()
+    }
+
+    fn request(&self, method: &str, template: &str, query: &str, who: Who) -> RequestBuilder {
+        let token = self.plan["status_url"].as_str().unwrap().split_once("?plan=").unwrap().1;
+        let plans = template.starts_with("/uploads/");
+        let key = if plans { self.plan["s3_key"].as_str().unwrap() } else { NOBODY };
+        let query = query.replace("{plan}", token).replace("{grant}", &self.grant(Grant::Plain));
+        let prefix = if let Who::Path(grant) = who { format!("/g/{}", self.grant(grant)) } else { String::new() };
+        let path = format!("{prefix}{}{query}", template.replace("{s3_key}", key));
+        let request = self.app.client.request(method.parse().unwrap(), self.app.at(&path));
+        // From elsewhere, so that /metrics is not asked for on this machine.
+        let request = request.header("via", "1.1 proxy");
+        match who {
+            Who::Nobody | Who::Path(_) => request,
+            Who::Key(scope) => request.bearer_auth(format!("the-{scope}-key")),
+            Who::Grant(grant) => request.bearer_auth(self.grant(grant)),
+        }
+    }
+}
+
+fn sha256(text: &str) -> String {
+    use sha2::{Digest, Sha256};
+    Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The codes that go with a status that says no.
+fn codes(status: u16, who: Who) -> &'static [&'static str] {
+    match (status, who) {
+        (401, Who::Grant(Grant::Expired) | Who::Path(Grant::Expired)) => &["expired_token", "invalid_token"],
+        (401, Who::Nobody | Who::Key(_)) => &["unauthorized", "invalid_token"],
+        (401, _) => &["invalid_token"],
+        (403, _) => &["forbidden"],
+        _ => &[],
+    }
+}
+
+#[tokio::test]
+async fn every_route_lets_in_whom_it_is_for() {
+    let world = World::new().await;
+    for (method, template, query, row) in table() {
+        for (who, expected) in COLUMNS.into_iter().zip(row) {
+            let answer = world.request(method, template, query, who).send().await.unwrap();
+            let (status, cache) = (answer.status().as_u16(), answer.headers()["cache-control"].clone());
+            let referrer = answer.headers()["referrer-policy"].clone();
+            let body = answer.text().await.unwrap();
+            let name = format!("{method} {template}{query} by {who:?}");
+            assert_eq!(status, expected, "{name}: {body}");
+            let codes = codes(status, who);
+            if method != "HEAD" && !codes.is_empty() {
+                let body: Value = serde_json::from_str(&body).unwrap();
+                assert!(codes.contains(&body["code"].as_str().unwrap()), "{name}: {body}");
+            }
+            if matches!(who, Who::Path(_)) {
+                assert_eq!((cache.as_bytes(), referrer.as_bytes()), (&b"no-store"[..], &b"no-referrer"[..]), "{name}");
+            }
+        }
+    }
+    world.app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn a_key_may_come_in_its_own_header_too() {
+    let world = World::new().await;
+    for (method, template, query, row) in table() {
+        for (who, expected) in COLUMNS.into_iter().zip(row) {
+            let Who::Key(scope) = who else { continue };
+            let request = world.request(method, template, query, Who::Nobody);
+            let answer = request.header("x-api-key", format!("the-{scope}-key")).send().await.unwrap();
+            assert_eq!(answer.status().as_u16(), expected, "{method} {template} by {who:?}");
+        }
+    }
+    world.app.end(&[]).await;
+}
+
+/// A route that is added must be added to the table: those of the description, and those that the router names besides.
+#[tokio::test]
+async fn the_table_has_every_route() {
+    let world = World::new().await;
+    let answer = world.app.client.get(world.app.at("/openapi.json")).send().await.unwrap();
+    let description: Value = answer.json().await.unwrap();
+    let described = description["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
+        item.as_object().unwrap().keys().map(|method| (method.to_uppercase(), path.clone())).collect::<Vec<_>>()
+    });
+    let router = include_str!("../../src/server/router.rs").split("#[cfg(test)]").next().unwrap();
+    let named = router.split(".route(\"").skip(1).map(|rest| {
+        let path = rest.split('"').next().unwrap();
+        ("GET".to_owned(), path.to_owned())
+    });
+    let tested: BTreeSet<(String, String)> = table()
+        .into_iter()
+        .map(|(method, path, ..)| {
+            let path = path.replace("/docs/start.js", "/docs/{file}").replace("/assets/app.js", "/assets/{file}");
+            (method.to_owned(), path)
+        })
+        .collect();
+    let routes: BTreeSet<_> = described.chain(named).collect();
+    assert!(routes.len() >= 19, "{routes:?}");
+    let missing: Vec<_> = routes.difference(&tested).collect();
+    assert!(missing.is_empty(), "not in the table: {missing:?}");
+    world.app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn without_keys_everybody_may_do_everything_and_a_grant_is_still_one() {
+    let app = TestApp::start().await;
+    let answer = app.client.post(app.at("/grants")).json(&json!({})).send().await.unwrap();
+    let granted: Value = answer.json().await.unwrap();
+    let right = granted["grant"].as_str().unwrap();
+    let wrong = sign_offline(&Claims::lasting(DEFAULT_LIFETIME), "a key that is long enough", None).unwrap();
+    for (method, path, open, granted) in [
+        (Method::POST, "/upload-image", 415, 415),
+        (Method::POST, "/uploads", 415, 415),
+        (Method::POST, "/grants", 415, 403),
+        (Method::GET, "/images/x", 404, 403),
+        (Method::DELETE, "/delete/x", 404, 403),
+        (Method::GET, "/limits", 200, 200),
+    ] {
+        for (token, expected) in [(None, open), (Some("no-token"), open), (Some(right), granted), (Some(&*wrong), 401)]
+        {
+            let request = app.client.request(method.clone(), app.at(path));
+            let request = if let Some(token) = token { request.bearer_auth(token) } else { request };
+            assert_eq!(request.send().await.unwrap().status().as_u16(), expected, "{method} {path} {token:?}");
+        }
+        for (token, expected) in [(right, granted), (&wrong, 401)] {
+            let request = app.client.request(method.clone(), app.at(&format!("/g/{token}{path}")));
+            assert_eq!(request.send().await.unwrap().status().as_u16(), expected, "{method} {path} in the path");
+        }
+    }
+    app.end(&[]).await;
+}
