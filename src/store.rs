@@ -141,14 +141,14 @@ impl ObjectInfo {
     }
 }
 
-/// An object that a call was to create, and that exists now.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Written {
-    /// The object that was found after a call whose answer did not say whether it had created it. It has the size that was
-    /// sent and, if both are known, the checksum. `None` if the store confirmed the call.
-    pub found: Option<Box<ObjectInfo>>,
-    /// Whether an earlier attempt whose answer was lost may still write the same bytes, if the object is deleted before.
-    pub perhaps_again: bool,
+/// How an object came to exist that a call was to create.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// The store confirmed the call.
+    Now,
+    /// It was found after a call whose answer did not say whether it had created the object. It has the size that was sent
+    /// and, if both are known, the checksum.
+    Found(Box<ObjectInfo>),
 }
 
 /// The reason why no object can be uploaded under a name in `incoming/` any more. Only the text of an error depends on
@@ -284,6 +284,8 @@ pub trait Store: Send + Sync + 'static {
     /// If the answer leaves the outcome open (it was lost, or the object exists), the object is checked first. If it
     /// has the same size and checksum, the call succeeds. Returns [`StoreError::Precondition`] if another object
     /// exists.
+    ///
+    /// An attempt whose outcome is unknown is not repeated: it could take effect after the object was deleted.
     async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written>;
 
     /// Creates a multipart upload (CreateMultipartUpload).

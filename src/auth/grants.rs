@@ -3,6 +3,7 @@
 //! A grant is signed with the SHA-256 of an API key that has the scope `upload` (32 raw bytes). Nothing is stored: a grant
 //! ends with its `exp`, or when its key is removed. Every claim that is not known is rejected: a limit that is misspelt must
 //! not be no limit.
+use uuid::Uuid;
 
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
@@ -152,7 +153,7 @@ impl Claims {
             nbf: None,
             iss: None,
             sub: None,
-            jti: None,
+            jti: Some(Uuid::new_v4().to_string()),
         }
     }
 

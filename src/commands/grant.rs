@@ -81,6 +81,7 @@ pub fn grant(options: &GrantOptions) -> Outcome {
 
 impl GrantOptions {
     fn claims(&self) -> Claims {
+        let claims = Claims::lasting(self.expires_in);
         Claims {
             max_size: self.max_size,
             formats: self.formats.clone(),
@@ -89,8 +90,8 @@ impl GrantOptions {
             nbf: self.not_before.map(|wait| (SystemTime::now() + wait).into()),
             iss: self.issuer.clone(),
             sub: self.subject.clone(),
-            jti: self.jti.clone(),
-            ..Claims::lasting(self.expires_in)
+            jti: self.jti.clone().or(claims.jti),
+            ..claims
         }
     }
 }

@@ -174,6 +174,7 @@ impl Verifier {
         // The answer to Complete is not sufficient: some stores answer 200 to both Complete and Abort, and keep
         // nothing.
         match (self.store.find(image).await?, completed) {
+            (Some(image), Err(_)) if !may_be_of(&image, &checked.source) => Err(Error::AlreadyExists),
             (Some(image), completed) => {
                 self.close(incoming, &Marker::Spent, checked.source.etag.as_deref().unwrap_or_default()).await;
                 Ok(Some(Verified { image, new: completed.is_ok() }))
@@ -205,8 +206,11 @@ impl Verifier {
             return Err(Error::AlreadyComplete);
         }
         let incoming = ObjectName::Incoming(key.clone());
-        if let Some(ObjectInfo { marker: None, etag: Some(etag), .. }) = self.store.find(&incoming).await? {
-            self.close(&incoming, &Marker::Spent, &etag).await;
+        if let Some(arrived @ ObjectInfo { marker: None, .. }) = self.store.find(&incoming).await? {
+            self.close(&incoming, &Marker::Spent, arrived.etag.as_deref().unwrap_or_default()).await;
+            if !may_be_of(&image, &arrived) {
+                return Err(Error::AlreadyExists);
+            }
         }
         Ok(Some(Verified { image, new: false }))
     }
@@ -271,4 +275,11 @@ pub fn over(marker: &Marker) -> Error {
 
 fn withdrawn() -> Error {
     Error::UploadOver { reason: "The upload was aborted, or its image was deleted".to_owned() }
+}
+
+/// Whether the image may have been made of this object, as far as both are known. Under a key that was fixed beforehand
+/// another client may have stored another image.
+fn may_be_of(image: &ObjectInfo, source: &ObjectInfo) -> bool {
+    let crc64 = image.known_crc64().zip(source.known_crc64());
+    image.size == source.size && crc64.is_none_or(|(image, source)| image == source)
 }

@@ -167,7 +167,7 @@ fn lambda_facts(headers: &HeaderMap, authority: Option<String>) -> RequestFacts 
 /// Returns the path without a grant at its end (`/g/{grant}/`), which a client that was given such an address may send.
 fn without_grant(path: &str) -> &str {
     let segments = path.trim_end_matches('/').rsplit_once('/').and_then(|(rest, _)| rest.strip_suffix("/g"));
-    segments.unwrap_or(path)
+    segments.map_or(path, |rest| if rest.is_empty() { "/" } else { rest })
 }
 
 fn stated_base(headers: &HeaderMap) -> Option<String> {

@@ -7,6 +7,7 @@
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
+use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload};
 use bytes::{Bytes, BytesMut};
@@ -19,7 +20,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use uuid::Uuid;
 
-use self::attempts::Attempts;
+use self::attempts::{Attempts, UnknownOutcome};
 use self::copy::CopyFacts;
 pub use self::copy::{CopyProtection, TriedCopy};
 use self::credentials::CurrentCredentials;
@@ -123,8 +124,7 @@ impl S3Store {
         aws_sdk_s3::Config::builder().timeout_config(timeouts(self.attempt_timeout * SLOW_CALL_FACTOR))
     }
 
-    /// What came of it, and whether an attempt's outcome is unknown.
-    async fn send_put(&self, name: &ObjectName, metadata: &Metadata, body: &Payload) -> (Result<()>, usize) {
+    async fn send_put(&self, name: &ObjectName, metadata: &Metadata, body: &Payload) -> Result<()> {
         let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
         let call = call
             .content_type(&metadata.content_type)
@@ -135,9 +135,9 @@ impl S3Store {
             .set_checksum_crc64_nvme(self.crc64(body.crc64))
             .if_none_match("*")
             .body(body::retryable(body));
-        let attempts = Attempts::watch();
-        let sent = call.customize().disable_payload_signing().interceptor(attempts.clone()).send().await;
-        (sent.map(drop).map_err(|error| attempts.classify("PutObject", error)), attempts.unanswered())
+        let once = aws_sdk_s3::Config::builder().retry_classifier(UnknownOutcome::<PutObjectError>::never_retried());
+        let sent = call.customize().disable_payload_signing().config_override(once).send().await;
+        sent.map(drop).map_err(|error| classify("PutObject", error))
     }
 
     async fn send_create(&self, name: &ObjectName, metadata: &Metadata) -> Result<CreatedUpload> {
@@ -157,7 +157,7 @@ impl S3Store {
         let no_id =
             || StoreError::OutcomeUnknown { operation: "CreateMultipartUpload", source: "no upload id in it".into() };
         let id = created.upload_id.ok_or_else(no_id)?;
-        Ok(CreatedUpload { upload: Upload { name: name.clone(), id }, perhaps_others: attempts.unanswered() > 0 })
+        Ok(CreatedUpload { upload: Upload { name: name.clone(), id }, perhaps_others: attempts.unanswered() })
     }
 
     async fn send_complete(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<()> {
@@ -214,14 +214,9 @@ async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
 impl Store for S3Store {
     async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
         let whole = ObjectDigest { size: body.len, crc64: Some(body.crc64) };
-        let (sent, unanswered) = self.send_put(name, metadata, &body).await;
-        match sent {
-            Err(error) if is_outcome_unknown(&error) => {
-                let found = self.look(name, whole, error).await?;
-                // One of the attempts without an answer has written the object.
-                Ok(Written { found: Some(found), perhaps_again: unanswered > 1 })
-            }
-            done => done.map(|()| Written { found: None, perhaps_again: unanswered > 0 }),
+        match self.send_put(name, metadata, &body).await {
+            Err(error) if is_outcome_unknown(&error) => self.look(name, whole, error).await.map(Written::Found),
+            done => done.map(|()| Written::Now),
         }
     }
 
@@ -258,9 +253,9 @@ impl Store for S3Store {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(s3_key = %upload.name.key(), error, "an upload that was not needed is left to the sweep");
                 }
-                Ok(Written { found: Some(found), perhaps_again: false })
+                Ok(Written::Found(found))
             }
-            done => done.map(|()| Written::default()).map_err(of_upload),
+            done => done.map(|()| Written::Now).map_err(of_upload),
         }
     }
 

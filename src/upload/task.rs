@@ -61,8 +61,9 @@ impl DurableUpload {
     }
 }
 
-/// Number of names that are tried for one object.
-const MAX_NAMES: usize = 3;
+/// Maximum number of attempts of a PutObject, and the delay before the second one, which doubles.
+const MAX_ATTEMPTS: usize = 3;
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Whose the name is that an upload goes to.
 pub(super) enum Ownership {
@@ -206,28 +207,45 @@ impl UploadTask {
 
     /// Writes the only part as an object.
     ///
-    /// If an attempt got no answer and a later one has written the object, the first one may still arrive, and write the object
-    /// again after its client has deleted it through any process. Such a name is given up, and another one is drawn.
+    /// An attempt whose outcome is unknown may still arrive, even after its client has deleted the object through another
+    /// process. So no name gets a second attempt: another name is drawn, and the first one is watched. Under a key that was
+    /// fixed beforehand the attempt is repeated, because it writes the same bytes.
     async fn put(
         &mut self,
         only: Payload,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        for _ in 0..MAX_NAMES {
-            let (result, leftover) = self.put_under_name(only.clone(), done).await;
-            let is_written_late = result.is_ok() && matches!(leftover, Cleanup::LateObject(_));
-            if !is_written_late || matches!(self.ownership, Ownership::Fixed(_)) {
+        let mut delay = RETRY_DELAY;
+        for attempt in 1..MAX_ATTEMPTS {
+            let (result, leftover) = self.put_once(only.clone(), done).await;
+            let is_unknown =
+                matches!(result, Err(Interruption::Failed(_))) && matches!(leftover, Cleanup::LateObject(_));
+            if !is_unknown || done.is_closed() {
+                let result = if attempt > 1 { self.after_unknown_attempts(result) } else { result };
                 return (result, leftover);
             }
-            self.clean_up(leftover).await;
-            self.name = ObjectName::Image(self.name.key().redrawn());
+            if matches!(self.ownership, Ownership::Drawn) {
+                self.reconciler.watch(LateEffect::Object(self.name.clone()));
+                self.name = ObjectName::Image(self.name.key().redrawn());
+            }
+            tokio::time::sleep(delay).await;
+            delay *= 2;
         }
-        let lost = "attempts without an answer under every name";
-        let error = StoreError::OutcomeUnknown { operation: "PutObject", source: lost.into() };
-        (Err(error.into()), Cleanup::Nothing)
+        let (result, leftover) = self.put_once(only, done).await;
+        (self.after_unknown_attempts(result), leftover)
     }
 
-    async fn put_under_name(
+    /// Under a fixed key, the failure of the last attempt does not say what the earlier ones have done.
+    fn after_unknown_attempts(&self, result: Result<Stored, Interruption>) -> Result<Stored, Interruption> {
+        match (&self.ownership, result) {
+            (Ownership::Fixed(_), Err(Interruption::Failed(Error::Storage(source)))) => {
+                Err(Error::OutcomeUnknown(source).into())
+            }
+            (_, result) => result,
+        }
+    }
+
+    async fn put_once(
         &self,
         only: Payload,
         done: &mut oneshot::Sender<UploadResult>,
@@ -263,13 +281,8 @@ impl UploadTask {
             _ => None,
         };
         match call.await {
-            Ok(Written { found, perhaps_again }) => {
-                let result = match found {
-                    Some(found) => self.compare(&found, whole).await,
-                    None => Ok(whole),
-                };
-                (result, if perhaps_again { Cleanup::LateObject(None) } else { Cleanup::Object(None) })
-            }
+            Ok(Written::Now) => (Ok(whole), Cleanup::Object(None)),
+            Ok(Written::Found(found)) => (self.compare(&found, whole).await, Cleanup::Object(None)),
             Err(error) => {
                 let leftover = Cleanup::after(&error, upload.cloned());
                 (self.settle(error, whole).await, leftover)
@@ -324,11 +337,23 @@ impl UploadTask {
         let sent = self.send_parts(&upload, first, commands, done).await;
         let reviewed = sent.and_then(|(sent, taken)| Ok((review(&sent, &taken)?, taken)));
         match reviewed {
-            Err(stop) => (Err(stop), Cleanup::Upload(upload)),
+            Err(stop) => (Err(self.explain_ended_upload(stop)), Cleanup::Upload(upload)),
             Ok((whole, taken)) => {
                 let stored = Stored { size: whole.size, crc64: whole.crc64.unwrap_or_default() };
                 self.make(stored, Some(&upload), self.store.complete_upload(&upload, &taken, whole)).await
             }
+        }
+    }
+
+    /// Another client may end the uploads of a fixed key, by aborting its own direct upload. The client can try again.
+    fn explain_ended_upload(&self, stop: Interruption) -> Interruption {
+        match (&self.ownership, stop) {
+            (Ownership::Fixed(_), Interruption::Failed(Error::Storage(source)))
+                if matches!(source.downcast_ref(), Some(StoreError::NoSuchUpload)) =>
+            {
+                Error::OutcomeUnknown(source).into()
+            }
+            (_, stop) => stop,
         }
     }
 

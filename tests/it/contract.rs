@@ -119,7 +119,7 @@ async fn custom_metadata_is_returned(backend: &Backend) {
         backend.store.delete(name).await.unwrap();
     }
     let noted = backend.store.put(&by_put, &png(), payload(&bytes)).await.unwrap();
-    assert_eq!(noted, Written::default());
+    assert_eq!(noted, Written::Now);
     let found = backend.store.head(&by_put).await.unwrap();
     assert_eq!((found.noted_crc64, found.custom.len()), (Some(crc64(&bytes)), 0));
     backend.store.delete(&by_put).await.unwrap();

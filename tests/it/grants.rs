@@ -220,7 +220,7 @@ async fn the_grant_s_limits_hold_by_every_way_in() {
 async fn what_is_too_large_for_a_grant_is_never_asked_for() {
     let app = TestApp::with(&[KEYS]).await;
     let bytes = form("a.png", &png(5 * MIB));
-    let small = sign(|claims| claims.max_size = Some(1 << 20));
+    let small = sign(|claims| claims.max_size = Some(1 << 18));
     for (grant, status) in [(small, "413"), (expired(), "401"), (format!("{}x", plain()), "401")] {
         let mut client = RawClient::connect(app.address()).await;
         client.send(head(bytes.len(), &format!("expect: 100-continue\r\nauthorization: Bearer {grant}\r\n"))).await;
@@ -451,7 +451,7 @@ async fn keys_that_cannot_or_should_not_sign_are_named_at_start_up() {
         process.terminate();
         let (_, log) = process.end().await;
         assert_eq!(log.contains("key-1 has fewer than 16 characters"), short, "{log}");
-        assert_eq!(log.contains("API_KEYS_FILE: others may read"), readable, "{log}");
+        assert_eq!(log.contains("API_KEYS_FILE: other users can read"), readable, "{log}");
         assert!(!log.contains("fifteen-letters"), "{log}");
     }
 }

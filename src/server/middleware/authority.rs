@@ -72,7 +72,10 @@ impl Authority {
         match self {
             Authority::Open => IdempotencyScope::default(),
             Authority::Key { hash, .. } => IdempotencyScope { key_hash: *hash, jti: None },
-            Authority::Grant(grant, hash) => IdempotencyScope { key_hash: *hash, jti: grant.jti.clone() },
+            Authority::Grant(grant, hash) => {
+                // Never the scope of the API key itself.
+                IdempotencyScope { key_hash: *hash, jti: Some(grant.jti.clone().unwrap_or_default()) }
+            }
         }
     }
 

@@ -61,6 +61,7 @@ answers! {
         | Error::BelowMinRate { .. }
         | Error::PayloadTooLarge { .. }
         | Error::NotJson
+        | Error::UploadOver { .. }
         | Error::AlreadyExists
         | Error::Storage(_),
     /// Errors of `status_url`.
@@ -73,6 +74,7 @@ answers! {
     /// Errors of `complete_url`.
     Complete:
         Error::InvalidToken(_)
+        | Error::AlreadyExists
         | Error::ExpiredToken
         | Error::UploadOver { .. }
         | Error::AlreadyComplete

@@ -142,8 +142,8 @@ pub async fn plan(
     let (custom, is_fixed_key) = (authority.metadata(), authority.image_key().is_some());
     record_field(field::S3_KEY, draft.key.as_str());
     record_field(field::SIZE, draft.size);
-    if is_fixed_key && exists(&app, &ObjectName::Image(draft.key.clone())).await? {
-        return Err(Error::AlreadyExists);
+    if is_fixed_key {
+        check_unused(&app, &draft.key).await?;
     }
     let terms = PlanTerms { custom: custom.clone(), is_fixed_key };
     let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft, terms).await?;
@@ -286,6 +286,15 @@ pub async fn abort(
     let aborted = tokio::time::timeout(wait(&app, deadline), app.promotions.abort(plan)).await;
     let aborted = aborted.map_err(|_| Error::Verifying.into_response())?;
     aborted.map(|()| StatusCode::NO_CONTENT).map_err(respond)
+}
+
+/// Checks that a key that was fixed beforehand can still be used for a direct upload.
+async fn check_unused(app: &App, key: &ImageKey) -> Result<()> {
+    if exists(app, &ObjectName::Image(key.clone())).await? {
+        return Err(Error::AlreadyExists);
+    }
+    let incoming = app.store.find(&ObjectName::Incoming(key.clone())).await?;
+    incoming.and_then(|incoming| incoming.marker).map_or(Ok(()), |marker| Err(over(&marker)))
 }
 
 async fn exists(app: &App, name: &ObjectName) -> Result<bool> {

@@ -55,10 +55,11 @@ pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
     answer(&app, base, INDEX).await
 }
 
-/// Handles `GET /g/{grant}`: the page has the same address with a trailing slash, because its links are relative.
+/// Handles `GET /g/{grant}`: the page has the same address with a trailing slash, because its links are relative. `./`
+/// keeps the token from being read as a scheme or an authority.
 pub async fn add_slash(grant: Option<Extension<PathGrant>>) -> Result<Response> {
     let Extension(PathGrant(token)) = grant.ok_or(Error::NoRoute)?;
-    Ok((StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("{token}/"))]).into_response())
+    Ok((StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("./{token}/"))]).into_response())
 }
 
 /// Returns a page that may send requests to this service and its store only.

@@ -334,7 +334,10 @@ async fn send(
     }
     let durable = uploader.finish().await?;
     // If this fails or is dropped, the upload is undone. Nothing is awaited after it.
-    let url = presigned(&durable.name).await?;
+    let url = match (presigned(&durable.name).await, fixed) {
+        (Err(error), Some(_)) => return Err(Error::OutcomeUnknown(error.into())),
+        (url, _) => url?,
+    };
     let name = durable.name.clone();
     let (stored, metadata) = (durable.acknowledge(), metadata.custom.clone());
     Ok(ControlFlow::Break(Outcome { name, stored, url, metadata, is_new: true }))

@@ -2,13 +2,14 @@
 //! earlier attempt whose response was lost may still have taken effect, whatever the last attempt returned.
 
 use aws_sdk_s3::config::http::HttpResponse;
-use aws_sdk_s3::config::interceptors::FinalizerInterceptorContextRef;
+use aws_sdk_s3::config::interceptors::{FinalizerInterceptorContextRef, InterceptorContext};
+use aws_sdk_s3::config::retry::{ClassifyRetry, RetryAction};
 use aws_sdk_s3::config::{ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::errors::{classify, is_attempt_outcome_unknown, is_outcome_unknown};
 use crate::error::BoxError;
@@ -16,7 +17,7 @@ use crate::store::StoreError;
 
 /// Records whether an attempt of one call may have taken effect without a response. `E` is the operation's error type.
 pub(super) struct Attempts<E> {
-    unanswered: Arc<AtomicUsize>,
+    unanswered: Arc<AtomicBool>,
     error: PhantomData<fn() -> E>,
 }
 
@@ -25,8 +26,8 @@ impl<E> Attempts<E> {
         Attempts { unanswered: Arc::default(), error: PhantomData }
     }
 
-    /// Returns the number of attempts whose outcome is unknown.
-    pub(super) fn unanswered(&self) -> usize {
+    /// Whether the outcome of an attempt is unknown.
+    pub(super) fn unanswered(&self) -> bool {
         self.unanswered.load(Ordering::Relaxed)
     }
 }
@@ -40,7 +41,7 @@ where
     pub(super) fn classify(&self, operation: &'static str, error: SdkError<E, HttpResponse>) -> StoreError {
         let last = classify(operation, error);
         let is_unknown = is_outcome_unknown(&last) && !matches!(last, StoreError::Precondition);
-        if self.unanswered() > 0 && !is_unknown {
+        if self.unanswered() && !is_unknown {
             return StoreError::OutcomeUnknown { operation, source: last.into() };
         }
         last
@@ -75,12 +76,45 @@ where
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         if let Some(Err(error)) = context.output_or_error() {
-            let code = error.as_operation_error().and_then(|error| error.downcast_ref::<E>()).and_then(E::code);
-            let status = context.response().map(|response| response.status().as_u16());
-            if is_attempt_outcome_unknown(status, code) {
-                self.unanswered.fetch_add(1, Ordering::Relaxed);
+            let error = error.as_operation_error().and_then(|error| error.downcast_ref::<E>());
+            if is_unknown(error, context.response()) {
+                self.unanswered.store(true, Ordering::Relaxed);
             }
         }
         Ok(())
     }
+}
+
+/// Prevents the SDK from repeating an attempt whose outcome is unknown. `E` is the operation's error type.
+#[derive(Debug)]
+pub(super) struct UnknownOutcome<E>(PhantomData<fn() -> E>);
+
+impl<E> UnknownOutcome<E> {
+    pub(super) fn never_retried() -> Self {
+        UnknownOutcome(PhantomData)
+    }
+}
+
+impl<E> ClassifyRetry for UnknownOutcome<E>
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let Some(Err(error)) = context.output_or_error() else { return RetryAction::NoActionIndicated };
+        let error = error.as_operation_error().and_then(|error| error.downcast_ref::<E>());
+        match is_unknown(error, context.response()) {
+            true => RetryAction::RetryForbidden,
+            false => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "UnknownOutcome"
+    }
+}
+
+/// Whether a failed attempt may have taken effect.
+fn is_unknown<E: ProvideErrorMetadata>(error: Option<&E>, response: Option<&HttpResponse>) -> bool {
+    let code = error.and_then(E::code);
+    is_attempt_outcome_unknown(response.map(|response| response.status().as_u16()), code)
 }

@@ -302,7 +302,7 @@ impl Store for Memory {
         let touched = Touched::object(name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
-        self.change(touched, move |state| state.write(&name, object, true).map(|()| Written::default())).await
+        self.change(touched, move |state| state.write(&name, object, true).map(|()| Written::Now)).await
     }
 
     async fn create_upload(&self, name: &ObjectName, _: &Metadata) -> Result<Upload> {
@@ -345,7 +345,7 @@ impl Store for Memory {
             state.write(&upload.name, Object { bytes, marker: None }, true)?;
             state.uploads.remove(&upload.id);
             state.completed.insert(upload.id);
-            Ok(Written::default())
+            Ok(Written::Now)
         })
         .await
     }
