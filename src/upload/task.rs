@@ -343,7 +343,7 @@ impl UploadTask {
         }
     }
 
-    /// Returns the parts that were sent and the parts that the store confirmed, in order. Parts in flight are dropped on
+    /// Returns the parts that were sent and the parts that the store confirmed, in order. Drops parts in flight on
     /// error.
     async fn send_parts(
         &self,
