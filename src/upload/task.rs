@@ -334,8 +334,8 @@ impl UploadTask {
         }
     }
 
-    /// The reconciler aborts all other multipart uploads with this name. It is not used under a fixed key, where they may
-    /// belong to other attempts.
+    /// The reconciler aborts all other multipart uploads with this name. It is not used under a fixed key, where they
+    /// may belong to other attempts.
     async fn create_upload(&self) -> Result<Upload, StoreError> {
         match self.ownership {
             Ownership::Drawn => self.reconciler.create_upload(&self.name, &self.metadata).await,
