@@ -54,27 +54,27 @@ pub enum Error {
     BelowMinRate { min_rate: u64 },
     #[error("An API key is required; send it as Authorization: Bearer <key> or X-API-Key: <key>")]
     Unauthorized,
-    /// Of a form whose authority was to come in its field `grant`.
+    /// A form without a credential in a header and without a field `grant`.
     #[error(
-        "Send an API key or a grant as Authorization: Bearer <it>, or the grant in a form field named 'grant' that stands \
-         before the field 'file', within the form's first 64 KiB"
+        "An API key or a grant is required; send it as Authorization: Bearer <key or grant>, or send the grant in a \
+         form field named 'grant' before the field 'file', within the first 64 KiB of the form"
     )]
     FormUnauthorized,
-    /// Its source is what the operators may do about it.
+    /// The source tells operators what to do. It is only logged.
     #[error("Only the operators of the service have access to this route")]
     LocalOnly(#[source] BoxError),
     #[error("The API key does not have the scope {scope}; use a key that has it")]
     Forbidden { scope: &'static str },
-    #[error("A grant is good for uploads only; this wants an API key")]
+    #[error("A grant only allows uploads; use an API key for this route")]
     GrantForbidden,
-    #[error("This API key is too short to sign grants: use one of at least 16 characters")]
+    #[error("The API key is too short to sign grants; use a key of at least 16 characters")]
     KeyTooShort,
-    /// Its source says what is wrong with it.
-    #[error("This grant is not valid: {0}")]
+    /// The source is the reason.
+    #[error("The grant is invalid: {0}")]
     InvalidGrant(#[source] BoxError),
-    #[error("This grant has expired: ask for another where you got it")]
+    #[error("The grant has expired; request a new one from its issuer")]
     ExpiredGrant,
-    /// A plan's link that was altered or made up, or whose API key is gone. Its source is for the log.
+    /// The link of a plan that was changed or forged, or whose API key was removed. The source is only logged.
     #[error("The link is invalid; use the links from the answer to POST /uploads unchanged")]
     InvalidToken(#[source] Option<BoxError>),
     #[error("The link has expired; create a new plan with POST /uploads")]
@@ -144,16 +144,16 @@ pub enum Error {
     PartsUnexpected { parts: Vec<u32> },
     #[error("The upload is already complete; DELETE /delete/{{s3_key}} removes the image")]
     AlreadyComplete,
-    /// Under a key that was fixed beforehand.
+    /// Only for uploads whose key a grant fixes.
     #[error(
-        "Another image is stored under this key already; DELETE /delete/{{s3_key}} removes it, and a grant for another key \
-         stores this one"
+        "Another image is already stored under this key; remove it with DELETE /delete/{{s3_key}}, or use a grant for \
+         another key"
     )]
     AlreadyExists,
-    #[error("This Idempotency-Key belongs to another image; send every image with an Idempotency-Key of its own")]
+    #[error("The Idempotency-Key was already used for another image; send every image with its own Idempotency-Key")]
     IdempotencyKeyReused,
-    /// Under a key that was fixed beforehand, so that the same request finds out.
-    #[error("The image may have been stored; send the same request again: it is stored once")]
+    /// Only for uploads whose key a grant or an Idempotency-Key fixes, so that the same request finds the image.
+    #[error("The image may have been stored; send the same request again; the image is stored only once")]
     OutcomeUnknown(#[source] BoxError),
     #[error("The upload is being verified; ask again")]
     Verifying,
@@ -256,7 +256,7 @@ impl Error {
             Error::Forbidden { scope: "upload" },
             Error::GrantForbidden,
             Error::KeyTooShort,
-            Error::InvalidGrant("its signature is wrong".into()),
+            Error::InvalidGrant("its signature is invalid".into()),
             Error::ExpiredGrant,
             Error::InvalidToken(None),
             Error::ExpiredToken,

@@ -1,4 +1,4 @@
-// The API key: asked for when the service wants one, kept for this tab. A page with a grant needs none.
+// The API key: requested when the service requires one, and stored for this tab. A page with a grant needs no key.
 
 import { granted } from "./grant.js";
 
@@ -15,7 +15,7 @@ export function headers() {
   return key ? { "X-API-Key": key } : {};
 }
 
-/** Shows the field. Moves the focus there only the first time: several uploads may be refused at once. */
+/** Shows the field. Moves the focus there only once, because several uploads may be rejected at the same time. */
 export function ask() {
   if (granted || !form.hidden) return;
   form.hidden = false;

@@ -1,10 +1,10 @@
-// The service's own API: requests with the key, answers as JSON, refusals in its words.
+// The client of the service's API: requests with the API key, responses as JSON, errors with the service's texts.
 
 import { granted, root } from "./grant.js";
 import { ConnectionLost } from "./retry.js";
 import * as key from "./api-key.js";
 
-/** A request that was answered with no. The message is for people. */
+/** A request that the service rejected. The message is shown to people. */
 export class Refusal extends Error {
   constructor(status, body, retryAfter) {
     super(words(status, body));
@@ -13,31 +13,31 @@ export class Refusal extends Error {
     this.retryAfter = retryAfter;
   }
 
-  /** Whether the same request may be answered otherwise a little later. */
+  /** Whether the same request may succeed later. */
   get passes() {
-    return FOR_NOW.includes(this.status);
+    return TEMPORARY.includes(this.status);
   }
 }
 
-/** Something else answered: a proxy, another application. Sending the same again would bring the same. */
+/** The response is not from the service, but from a proxy or another application. A retry would not help. */
 export class NotTheService extends Error {
   constructor(status) {
-    const why = status === 413 ? "A proxy does not let a file of this size through" : "Is the address of this page right";
-    super(`The answer (status ${status}) is not the service's. ${why}${status === 413 ? "." : "?"}`);
+    const why = status === 413 ? "A proxy may limit the size of requests" : "Check the address of this page";
+    super(`The response (status ${status}) is not the service's. ${why}.`);
   }
 }
 
-// What a proxy answers for a service that is not there for the moment.
-const FOR_NOW = [408, 429, 500, 502, 503, 504];
+// Statuses of temporary errors, including those that proxies return while the service is unavailable.
+const TEMPORARY = [408, 429, 500, 502, 503, 504];
 
 function words(status, body) {
-  const detail = typeof body?.detail === "string" ? body.detail : `The server answered ${status}.`;
+  const detail = typeof body?.detail === "string" ? body.detail : `The server returned status ${status}.`;
   const seen = body?.detected && !body.limit ? `: this looks like ${body.detected}` : "";
   const hint = typeof body?.hint === "string" ? `. ${body.hint}` : "";
   return seen || hint ? `${detail}${seen}${hint}.` : detail;
 }
 
-/** Reads an answer's text; what is no JSON (a proxy's page, say) is no body. */
+/** Parses the text of a response. Returns null if it is not JSON, as with a proxy's error page. */
 export function parse(text) {
   try {
     return JSON.parse(text);
@@ -46,25 +46,25 @@ export function parse(text) {
   }
 }
 
-/** What an answer without success is; and the key field is shown if a key was missing. */
+/** Returns the error for an unsuccessful response. Shows the key field if an API key is required. */
 export function refusal(status, body, retryAfter) {
-  if (typeof body?.code !== "string" && !FOR_NOW.includes(status)) return new NotTheService(status);
+  if (typeof body?.code !== "string" && !TEMPORARY.includes(status)) return new NotTheService(status);
   if (body?.code === "unauthorized") key.ask();
   return new Refusal(status, body, Number(retryAfter) || 0);
 }
 
-/** The headers of every request to the service: the key, and the address of the service, at which its links begin. */
+/** The headers of every request to the service: the API key, and the base URL for the links in its responses. */
 export function headers() {
   return { ...key.headers(), "X-Base-URL": root };
 }
 
-/** A route as the page names it goes with the page's grant; a link of the service starts at the service's own address. */
+/** Resolves a route relative to the page, which includes its grant, and a link of the service relative to its root. */
 function at(reference) {
   const base = reference.startsWith("/") ? root : document.baseURI;
   return new URL(reference.replace(/^\/+/, ""), base);
 }
 
-/** Sends a request, with the key unless it is `open` to anybody; returns its status, body, Retry-After and Date. */
+/** Sends a request, with the API key unless the route is `open`. Returns the status, body, Retry-After and Date. */
 export async function call(method, path, { json, signal, keepalive, open } = {}) {
   const sent = open ? {} : headers();
   if (json !== undefined) sent["Content-Type"] = "application/json";
@@ -85,7 +85,7 @@ export async function call(method, path, { json, signal, keepalive, open } = {})
   return { status: response.status, body, retryAfter: Number(retryAfter) || 0, date };
 }
 
-/** The stable address of an image, where anybody may read it there; else the link that was signed for an hour or so. */
+/** Returns the permanent URL of an image if it can be read without a key, otherwise the presigned URL. */
 export async function link(image) {
   const stable = new URL(`images/${image.s3_key}`, root).href;
   if (!key.get() && !granted) return stable;

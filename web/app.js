@@ -1,4 +1,4 @@
-// The page: files come in, wait for their turn, and become cards.
+// The page: adds files, queues their uploads, and shows each of them as a card.
 
 import { call } from "./api.js";
 import { Card } from "./card.js";
@@ -9,7 +9,7 @@ import * as key from "./api-key.js";
 import { size } from "./pace.js";
 import { Upload } from "./upload.js";
 
-// Browsers open six connections to a host: two files, the larger ones in four parts each, keep them busy.
+// Browsers open six connections per host. Two files use them all, because large files are sent in four parts at once.
 const AT_ONCE = 2;
 
 const main = document.getElementById("main");
@@ -31,7 +31,7 @@ async function askLimits() {
         close(reason(problem.code));
         return null;
       }
-      document.getElementById("limits").textContent = "The service does not answer. Trying again…";
+      document.getElementById("limits").textContent = "The service does not respond. Retrying…";
       await pause(2000, never, "online");
     }
   }
@@ -73,7 +73,7 @@ async function take(files) {
 function remove(upload, card) {
   uploads.delete(upload);
   upload.forget();
-  // The focus goes to the neighbour, or back to where images come in.
+  // The focus moves to the neighbouring card, or to the button for choosing images.
   const neighbour = card.element.nextElementSibling ?? card.element.previousElementSibling;
   card.element.remove();
   const target = neighbour?.querySelector("[data-do]:not([hidden])") ?? document.getElementById("pick");
@@ -81,13 +81,13 @@ function remove(upload, card) {
   target.focus();
 }
 
-/** Starts what may start, and says how it stands. */
+/** Starts queued uploads, and updates the summary. */
 function next() {
   const all = [...uploads];
   const waiting = all.filter((upload) => upload.state === "queued");
   const running = all.filter((upload) => upload.active).length - waiting.length;
   for (const upload of waiting.slice(0, Math.max(0, AT_ONCE - running))) {
-    // Starting one comes back here by its event, and may have started the next already.
+    // Starting an upload fires an event that calls this function again, which may have started the next one already.
     if (upload.state === "queued") upload.run();
   }
 
@@ -95,7 +95,7 @@ function next() {
   section.hidden = all.length === 0;
   const count = (state) => all.filter((upload) => upload.state === state).length;
   const active = all.filter((upload) => upload.active).length;
-  const said = [[active, "under way"], [count("done"), "done"], [count("failed"), "failed"]];
+  const said = [[active, "in progress"], [count("done"), "done"], [count("failed"), "failed"]];
   summary.textContent = said.filter(([number]) => number > 0).map(([number, what]) => `${number} ${what}`).join(" · ");
 }
 

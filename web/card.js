@@ -1,4 +1,4 @@
-// How an upload looks: one card in the list.
+// The card of an upload in the list.
 
 import { granted } from "./grant.js";
 import { describe, size } from "./pace.js";
@@ -7,7 +7,7 @@ import { thumbnail } from "./thumbnail.js";
 const template = document.getElementById("card");
 const announcer = document.getElementById("announce");
 
-/** Which actions a state offers, the likeliest first: the focus goes there when its button goes. */
+/** The actions in each state, the most likely first. It receives the focus when the focused button disappears. */
 const ACTIONS = {
   queued: ["cancel"],
   sending: ["cancel"],
@@ -20,11 +20,11 @@ const ACTIONS = {
   deleted: ["remove"],
 };
 
-/** Told to people who do not see the page. Progress is not: it would never be silent. */
+/** Announced to screen readers. Progress is not announced, because it changes continuously. */
 const NEWS = {
-  waiting: "the connection was lost; it goes on by itself",
+  waiting: "connection lost; the upload will resume automatically",
   done: "uploaded",
-  canceled: "canceled",
+  canceled: "cancelled",
   deleted: "deleted",
 };
 
@@ -36,7 +36,7 @@ export class Card {
   #painting = false;
   #deleting = false;
 
-  /** `handlers` holds `retry` and `remove`: what concerns more than this card. */
+  /** `handlers` contains `retry` and `remove`, which also affect the rest of the page. */
   constructor(upload, handlers) {
     this.#upload = upload;
     this.element = template.content.firstElementChild.cloneNode(true);
@@ -73,7 +73,7 @@ export class Card {
     const { state, url, problem, file } = this.#upload;
     const had = this.element.contains(document.activeElement) ? document.activeElement : null;
     this.element.dataset.state = state;
-    // A grant is good for uploads only.
+    // A grant only allows uploads.
     const offered = ACTIONS[state].filter((action) => action !== "delete" || !granted);
     for (const [action, button] of this.#buttons) button.hidden = !offered.includes(action);
     this.#parts.bar.hidden = !this.#upload.active;
@@ -82,7 +82,7 @@ export class Card {
       this.#parts.url.value = url;
       this.#buttons.get("open").href = url;
     }
-    // A focus that was on a button that is gone would start over at the top of the page.
+    // If the focused button disappears, the focus would move to the top of the page.
     if (had && had.closest("[hidden]")) this.#buttons.get(offered[0])?.focus();
     this.#paint();
     const news = state === "failed" ? `failed. ${problem.message}` : NEWS[state];
@@ -101,7 +101,7 @@ export class Card {
   #paint() {
     const { file, sent, state } = this.#upload;
     this.#parts.state.textContent = this.#sentence();
-    // Without a value the bar is a busy one.
+    // Without a value, the progress bar is indeterminate.
     if (state === "verifying") this.#parts.bar.removeAttribute("value");
     else this.#parts.bar.value = file.size > 0 ? sent / file.size : 0;
   }
@@ -110,14 +110,14 @@ export class Card {
     const { state, file, sent, pace, image, problem, left } = this.#upload;
     const amount = describe(sent, file.size, pace.speed);
     switch (state) {
-      case "queued": return `${size(file.size)} · waiting for its turn`;
+      case "queued": return `${size(file.size)} · queued`;
       case "sending": return amount;
-      case "waiting": return `${size(sent)} of ${size(file.size)} · connection lost, it goes on by itself`;
-      case "verifying": return `${size(file.size)} · sent, being checked`;
+      case "waiting": return `${size(sent)} of ${size(file.size)} · connection lost, will resume automatically`;
+      case "verifying": return `${size(file.size)} · sent, verifying`;
       case "done": return done(image);
       case "failed": return problem.message;
-      case "canceling": return "Canceling…";
-      case "canceled": return left ?? "Canceled. Nothing was kept.";
+      case "canceling": return "Cancelling…";
+      case "canceled": return left ?? "Cancelled. Nothing was stored.";
       default: return "Deleted.";
     }
   }
@@ -125,14 +125,14 @@ export class Card {
   async #copy() {
     const button = this.#buttons.get("copy");
     const copied = await copy(this.#parts.url);
-    announce(copied ? "Link copied" : "The link is selected: copy it with your keyboard");
+    announce(copied ? "Link copied" : "The link is selected; copy it with the keyboard");
     if (!copied) return;
     button.textContent = "Copied";
     setTimeout(() => (button.textContent = "Copy link"), 2000);
   }
 
   async #delete() {
-    // Not `disabled`: that would take the focus away from the button.
+    // Not `disabled`, because the button would lose the focus.
     if (this.#deleting) return;
     this.#deleting = true;
     try {
@@ -152,7 +152,7 @@ function done({ width, height, size: bytes, content_type: type }) {
   return `${pixels}${format} · ${size(bytes)}`;
 }
 
-/** The clipboard is there for secure origins only; an old way works everywhere else. */
+/** The Clipboard API requires a secure origin. The deprecated command works on all others. */
 async function copy(field) {
   try {
     await navigator.clipboard.writeText(field.value);
@@ -165,6 +165,6 @@ async function copy(field) {
 }
 
 function announce(text) {
-  // The same text again is news, too: a changed node is what is read out.
+  // A new node is announced even if the text is the same.
   announcer.replaceChildren(text);
 }

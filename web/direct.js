@@ -1,19 +1,19 @@
-// Direct uploads: a plan from the service, the bytes straight to the store, and a resume where a connection broke.
+// Direct uploads: requests a plan from the service, sends the file to the store, and resumes after lost connections.
 
 import { NotTheService, call } from "./api.js";
 import { ConnectionLost, pause, reconnected } from "./retry.js";
 import { send } from "./xhr.js";
 
 const PARALLEL = 4;
-// Failures in a row that brought nothing forward.
+// Maximum number of consecutive failures without progress.
 const FAILURES = 6;
 
-/** The store did not take what was sent. */
+/** The store rejected a request. */
 class StoreRefusal extends Error {
   constructor(status, text) {
     const message = /<Message>([^<]+)<\/Message>/.exec(text)?.[1];
-    super(`The store did not take it: ${message ?? `it answered ${status}`}.`);
-    // 403: the URL has ended, which a fresh one cures.
+    super(`The store rejected the upload: ${message ?? `status ${status}`}.`);
+    // 403: the URL has expired, and a new one is required.
     this.passes = status === 403 || status === 408 || status === 429 || status >= 500;
     this.ended = status === 403;
   }
@@ -22,7 +22,7 @@ class StoreRefusal extends Error {
 export class DirectUpload {
   #file;
   #plan = null;
-  // What is to be sent, as { number, start, end, url, headers }; and how much of each has left.
+  // The pieces to send, as { number, start, end, url, headers }, and the number of bytes sent of each.
   #pieces = [];
   #sent = new Map();
   #stored = 0;
@@ -31,13 +31,13 @@ export class DirectUpload {
     this.#file = file;
   }
 
-  /** Sends what the store does not have yet; resolves with the stored image. Call again to go on after a failure. */
+  /** Sends what the store does not have yet. Resolves with the stored image. Call it again to resume after a failure. */
   async run({ signal, onSent, onWaiting, onSending, onVerifying }) {
     let failures = 0;
     for (;;) {
       const before = this.#stored;
       try {
-        await (this.#plan ? this.#ask(signal) : this.#begin(signal));
+        await (this.#plan ? this.#updateStatus(signal) : this.#createPlan(signal));
         onSending();
         onSent(this.#progress());
         await this.#sendPieces(signal, onSent);
@@ -53,16 +53,16 @@ export class DirectUpload {
     }
   }
 
-  /** What can be said if `abort` fails: a plan that could not be aborted is swept by the service. */
-  uncertain = "Canceled. What was sent is removed within a day.";
+  /** The message if `abort` fails. The sweep removes uploads that could not be aborted. */
+  uncertain = "Cancelled. The data that was sent will be removed within a day.";
 
-  /** Leaves nothing at the store. Resolves with the image if it was stored already, else with null. */
+  /** Removes everything from the store. Resolves with the image if it was stored already, otherwise with null. */
   async abort() {
     const plan = this.#plan;
     this.#plan = null;
     while (plan) {
       try {
-        // Also while the page is closed.
+        // Completes even if the page is being closed.
         await call("DELETE", plan.abort_url, { keepalive: true });
         return null;
       } catch (problem) {
@@ -76,31 +76,31 @@ export class DirectUpload {
 
   #recovers(problem) {
     if (problem instanceof ConnectionLost) return true;
-    // Only a multipart plan gets fresh URLs by asking; a single PUT wants a new plan.
+    // New URLs can be requested for a multipart plan only. A single PUT requires a new plan.
     const ended = problem.ended && this.#plan?.kind === "put";
     const gone = ["not_found", "expired_token", "invalid_token"].includes(problem.code) && this.#plan;
     if (ended || gone) this.#plan = null;
     return problem.passes || gone || problem.code === "parts_missing";
   }
 
-  async #begin(signal) {
+  async #createPlan(signal) {
     const { name, type, size } = this.#file;
-    const wish = { filename: name, size, ...(type && { content_type: type }) };
-    const { status, body } = await call("POST", "uploads", { json: wish, signal });
+    const request = { filename: name, size, ...(type && { content_type: type }) };
+    const { status, body } = await call("POST", "uploads", { json: request, signal });
     if (!body.complete_url) throw new NotTheService(status);
     this.#plan = body;
     const whole = { part_number: 1, size, url: body.url, headers: body.headers };
-    this.#want(body.kind === "put" ? [whole] : body.parts);
+    this.#setPieces(body.kind === "put" ? [whole] : body.parts);
   }
 
-  /** Asks what has arrived: what had left when a connection broke may be there. */
-  async #ask(signal) {
+  /** Requests the status, because data may have arrived although the connection was lost. */
+  async #updateStatus(signal) {
     const { body } = await call("GET", this.#plan.status_url, { signal });
-    if (body.parts) this.#want(body.parts);
-    else if (body.state !== "waiting") this.#want([]);
+    if (body.parts) this.#setPieces(body.parts);
+    else if (body.state !== "waiting") this.#setPieces([]);
   }
 
-  #want(parts) {
+  #setPieces(parts) {
     let start = 0;
     const all = parts.map(({ part_number: number, size, url, headers }) => {
       const piece = { number, start, end: start + size, url, headers };
@@ -118,7 +118,7 @@ export class DirectUpload {
     return sent;
   }
 
-  /** A few at once. One that fails does not stop the others' current pieces: what arrives need not be sent again. */
+  /** Sends pieces concurrently. A failure does not stop other pieces in flight, so that they need not be sent again. */
   async #sendPieces(signal, onSent) {
     let problem = null;
     const worker = async () => {
@@ -144,7 +144,7 @@ export class DirectUpload {
       onSent(this.#progress());
     };
     const { status, text } = await send("PUT", url, { headers, body, signal, onSent: progress });
-    // 412: it is there already, from a try whose answer was lost.
+    // 412: the object exists already, from an attempt whose response was lost.
     if (status !== 200 && status !== 412) throw new StoreRefusal(status, text);
     this.#sent.delete(number);
     this.#stored += end - start;

@@ -1,6 +1,6 @@
-// How files come in: dropped anywhere on the page, picked, pasted.
+// Adding files: by drag and drop anywhere on the page, with the file picker, or by pasting.
 
-/** Calls `take` with every list of files that comes in. */
+/** Calls `take` with every list of files that is added. */
 export function intake(take) {
   const picker = document.getElementById("files");
   document.getElementById("pick").addEventListener("click", () => picker.click());
@@ -22,7 +22,7 @@ export function intake(take) {
 
 function drops(take) {
   const root = document.documentElement;
-  // Entering a child comes before leaving its parent, so these are counted.
+  // Counted, because a child is entered before its parent is left.
   let inside = 0;
   const hasFiles = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
   const show = () => root.classList.toggle("dragging", inside > 0);
@@ -51,7 +51,7 @@ function drops(take) {
   });
 }
 
-/** What was dropped, without folders: those look like files that cannot be read. */
+/** Returns the dropped files without folders, which look like files that cannot be read. */
 function files(data) {
   const items = [...data.items].filter((item) => item.kind === "file" && !item.webkitGetAsEntry?.()?.isDirectory);
   return items.map((item) => item.getAsFile());

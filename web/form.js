@@ -1,31 +1,31 @@
-// The form: one request through the service, for files where a second one is not worth it.
+// Form uploads: one request through the service, for small files.
 
 import { NotTheService, headers, parse, refusal } from "./api.js";
 import { ConnectionLost, reconnected } from "./retry.js";
 import { send } from "./xhr.js";
 
 const FAILURES = 5;
-// A gateway's answers when it has lost the service's own, and the service's when it has no room.
-const SENT_AGAIN = [502, 503, 504];
+// Statuses of gateways that lost the service's response, and of the service when it is at capacity.
+const RETRYABLE = [502, 503, 504];
 
 export class FormUpload {
   #file;
   #sentAll = false;
-  // The same for every attempt: the service stores the image once, however often the form arrives.
+  // The same for every attempt, so that the service stores the image only once.
   #idempotencyKey = `"${randomHex(16)}"`;
 
   constructor(file) {
     this.#file = file;
   }
 
-  /** Sends the file; resolves with the stored image. Call again to go on after a failure. */
+  /** Sends the file. Resolves with the stored image. Call it again to retry after a failure. */
   async run({ signal, onSent, onWaiting, onSending, onVerifying }) {
     for (let failures = 1; ; failures += 1) {
       onSending();
       try {
         return await this.#send(signal, onSent, onVerifying);
       } catch (problem) {
-        const again = problem instanceof ConnectionLost || SENT_AGAIN.includes(problem.status);
+        const again = problem instanceof ConnectionLost || RETRYABLE.includes(problem.status);
         if (!again || failures > FAILURES) throw problem;
         onWaiting();
         await reconnected(failures, signal, problem.retryAfter);
@@ -36,11 +36,13 @@ export class FormUpload {
   async #send(signal, onSent, onVerifying) {
     const body = new FormData();
     body.append("file", this.#file, this.#file.name);
-    // The form is a little longer than its file.
+    // The form is slightly larger than the file.
     const progress = (bytes) => {
       onSent(Math.min(bytes, this.#file.size));
-      this.#sentAll = bytes >= this.#file.size;
-      if (this.#sentAll) onVerifying();
+      const sentAll = bytes >= this.#file.size;
+      // An earlier attempt that was sent in full may be stored.
+      this.#sentAll ||= sentAll;
+      if (sentAll) onVerifying();
     };
     const sent = { ...headers(), "Idempotency-Key": this.#idempotencyKey };
     const answer = await send("POST", "upload-image", { headers: sent, body, signal, onSent: progress });
@@ -50,12 +52,12 @@ export class FormUpload {
     return image;
   }
 
-  /** What can be said if `abort` fails. */
-  uncertain = "Canceled, but it may have been stored already.";
+  /** The message if `abort` fails. */
+  uncertain = "Cancelled, but the image may already have been stored.";
 
-  /** Nothing to undo: the service forgets a form whose client leaves before its end. */
+  /** Nothing to undo, because the service discards an incomplete form when the client disconnects. */
   async abort() {
-    if (this.#sentAll) throw new Error("the form had been sent in full");
+    if (this.#sentAll) throw new Error("the form was already sent completely");
     return null;
   }
 }

@@ -1,37 +1,37 @@
-// A grant in the page's address (/g/{grant}/): the right to upload, with limits of its own and an end, in place of a key.
+// A grant in the URL of the page (/g/{grant}/): it allows uploads without an API key, within limits, until it expires.
 
-/** Whether the page was opened by the link of a grant. */
+/** Whether the URL of the page contains a grant. */
 export const granted = /\/g\/[^/]+\/$/.test(location.pathname);
 
-/** Where the service begins. Without the grant: what has a permission of its own, as the links of a plan have, outlives it. */
+/** The base URL of the service, without the grant. The links of a plan stay valid after the grant has expired. */
 export const root = new URL(granted ? "../../" : "./", document.baseURI).href;
 
-// A timer takes no longer delay; no grant lives half as long.
-const LONGEST = 2 ** 31 - 1;
+// The maximum delay of a timer. It is much longer than the lifetime of a grant.
+const MAX_DELAY = 2 ** 31 - 1;
 
-/** Shows until when the link works, and calls `then` when it does not any more. `now` is the service's clock. */
+/** Shows when the link expires, and calls `then` at that time. `now` is the time of the service's clock. */
 export function showEnd(ends, now, then) {
   const end = new Date(ends);
   const left = end.getTime() - now;
   const time = { hour: "2-digit", minute: "2-digit" };
   const day = end.toDateString() === new Date().toDateString() ? {} : { weekday: "long" };
   const line = document.getElementById("grant");
-  line.textContent = `This link works until ${end.toLocaleString([], { ...day, ...time })}.`;
+  line.textContent = `This link is valid until ${end.toLocaleString([], { ...day, ...time })}.`;
   line.hidden = false;
-  setTimeout(then, Math.min(Math.max(left, 0), LONGEST));
+  setTimeout(then, Math.min(Math.max(left, 0), MAX_DELAY));
 }
 
-/** Says that the link is good for nothing more, and why. What is under way goes on. */
+/** Shows that the link is no longer valid, and why. Uploads in progress continue. */
 export function close(words) {
   document.getElementById("drop").classList.add("closed");
   document.querySelector(".drop-title").textContent = words;
   for (const element of document.querySelectorAll(".drop-more, #pick, #limits")) element.hidden = true;
   const line = document.getElementById("grant");
-  line.textContent = "Nothing more can be sent with it. Ask whoever gave it to you for another one.";
+  line.textContent = "It can no longer be used to upload images. Ask the person who sent it for a new link.";
   line.hidden = false;
 }
 
-/** Why a link is refused, for people who have never heard of grants. */
+/** Why a link is rejected, without the term "grant", which users do not know. */
 export function reason(code) {
-  return code === "expired_token" ? "This link has ended" : "This link does not work";
+  return code === "expired_token" ? "This link has expired" : "This link is invalid";
 }

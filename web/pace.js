@@ -1,7 +1,7 @@
-// How fast it goes, and how long it still takes; numbers as people read them.
+// Upload speed and remaining time, and the formatting of numbers for people.
 
 const WINDOW = 5000;
-// Before this much time has passed, a speed is a guess.
+// Milliseconds before a speed can be measured.
 const SETTLE = 400;
 
 /** Speed over the last few seconds. */
@@ -13,14 +13,14 @@ export class Pace {
     while (this.#samples.length > 2 && now - this.#samples[1].now > WINDOW) this.#samples.shift();
   }
 
-  /** Bytes a second, or null while that cannot be said. */
+  /** Bytes per second, or null if it is not known yet. */
   get speed() {
     const [first, last] = [this.#samples[0], this.#samples.at(-1)];
     if (!first || last.now - first.now < SETTLE || last.bytes <= first.bytes) return null;
     return ((last.bytes - first.bytes) / (last.now - first.now)) * 1000;
   }
 
-  /** After a pause, what was before it says nothing. */
+  /** Discards the samples, which are meaningless after a pause. */
   reset() {
     this.#samples = [];
   }
@@ -35,7 +35,7 @@ export function size(bytes) {
     unit += 1;
   }
   const digits = unit === 0 || value >= 99.95 ? 0 : 1;
-  // A number and its unit stay on one line.
+  // No line break between a number and its unit.
   return `${value.toFixed(digits)}\u00a0${units[unit]}`;
 }
 

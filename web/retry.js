@@ -1,13 +1,13 @@
-// Connections that break, and when to try again.
+// Lost connections, and delays before retries.
 
-/** The request's effect is unknown: no answer came. */
+/** No response was received, so the effect of the request is unknown. */
 export class ConnectionLost extends Error {
   constructor() {
     super("The connection was lost.");
   }
 }
 
-/** Resolves after `ms`, or as soon as `event` fires on the window; rejects when `signal`, if there is one, aborts. */
+/** Resolves after `ms`, or as soon as `event` fires on the window. Rejects when the optional `signal` aborts. */
 export function pause(ms, signal, event) {
   return new Promise((resolve, reject) => {
     const timer = ms === null ? null : setTimeout(done, ms);
@@ -28,7 +28,7 @@ export function pause(ms, signal, event) {
   });
 }
 
-/** Waits until it makes sense to try again: at once after coming back online, else longer each time. */
+/** Waits before a retry: until the browser is online again, or with exponential backoff. */
 export async function reconnected(failures, signal, atLeast = 0) {
   if (!navigator.onLine) return pause(null, signal, "online");
   const seconds = Math.max(atLeast, Math.min(30, 2 ** (failures - 1)));

@@ -1,12 +1,12 @@
-// A small picture of a file that is still here.
+// Thumbnails of local files.
 
 const SIDE = 144;
-// A browser decodes the whole image to shrink it; larger files keep the placeholder.
+// A browser decodes the whole image to shrink it. Larger files keep the placeholder.
 const LARGEST = 40_000_000;
-// One at a time: decoded images are many times the size of their files.
+// One at a time, because decoded images are many times larger than their files.
 let last = Promise.resolve();
 
-/** Resolves with a canvas, or null where the browser cannot show the file. */
+/** Resolves with a canvas, or with null if the browser cannot decode the file. */
 export function thumbnail(file) {
   if (file.size > LARGEST) return Promise.resolve(null);
   last = last.then(() => draw(file)).catch(() => null);

@@ -1,11 +1,11 @@
-// One file on its way: its state, what may be done in it, and its upload method.
+// The upload of one file: its state, its actions and its upload method.
 
 import { call, link } from "./api.js";
 import { DirectUpload } from "./direct.js";
 import { FormUpload } from "./form.js";
 import { Pace } from "./pace.js";
 
-// Above this a lost connection costs more than the two requests more that a direct upload needs.
+// Above this size, a lost connection costs more than the two additional requests of a direct upload.
 const DIRECT_ABOVE = 8 << 20;
 
 /** States: queued, sending, waiting (for a connection), verifying, done, failed, canceling, canceled, deleted. */
@@ -15,7 +15,7 @@ export class Upload extends EventTarget {
   image = null;
   url = null;
   problem = null;
-  // Of a canceled one: what may be left of it, in words; null if nothing is.
+  // After cancelling: a message about what may remain, or null if nothing remains.
   left = null;
   pace = new Pace();
   #method;
@@ -36,7 +36,7 @@ export class Upload extends EventTarget {
 
   async run() {
     const { signal } = this.#control;
-    // An upload that was canceled stays so, whatever its last request says.
+    // A cancelled upload stays cancelled, regardless of the response to its last request.
     const become = (state) => signal.aborted || this.#become(state);
     become("sending");
     try {
@@ -59,13 +59,13 @@ export class Upload extends EventTarget {
   async cancel() {
     this.#control.abort();
     const method = this.#method;
-    // A retry starts over, while requests of the old method may still be ending.
+    // A retry starts from the beginning, while requests of the old method may still be in flight.
     this.#method = this.#newMethod();
     this.#become("canceling");
     this.left = null;
     try {
       const image = await method.abort();
-      // It was faster: what is stored is shown, and can be deleted.
+      // The upload was completed first. The image is shown, and can be deleted.
       if (image) return await this.#show(image);
     } catch {
       this.left = method.uncertain;
@@ -79,7 +79,7 @@ export class Upload extends EventTarget {
     this.#become("done");
   }
 
-  /** Back in the queue. A method that failed goes on where it was. */
+  /** Returns the upload to the queue. A failed method resumes where it stopped. */
   retry() {
     this.#control = new AbortController();
     this.problem = null;
@@ -87,7 +87,7 @@ export class Upload extends EventTarget {
     this.#become("queued");
   }
 
-  /** Gives up what a failed upload left at the store. */
+  /** Removes what a failed upload left in the store. */
   async forget() {
     if (this.state === "failed") await this.#method.abort().catch(() => {});
   }
@@ -96,7 +96,7 @@ export class Upload extends EventTarget {
     try {
       await call("DELETE", `delete/${this.image.s3_key}`);
     } catch (problem) {
-      // Somebody was faster: that is as good.
+      // The image is already deleted.
       if (problem.status !== 404) throw problem;
     }
     this.#become("deleted");

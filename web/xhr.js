@@ -1,13 +1,13 @@
-// One request with a large body. XMLHttpRequest, because fetch does not say how much has been sent.
+// A request with a large body. Uses XMLHttpRequest, because fetch does not report upload progress.
 
 import { ConnectionLost } from "./retry.js";
 
-// A connection may be dead without a word; while it is alive, bytes leave more often than this.
+// Milliseconds without progress after which a connection is considered lost.
 const STALL = 45_000;
-// The browser sets these itself, and says so loudly when a script tries.
+// The browser sets these itself, and logs an error if a script does.
 const FORBIDDEN = new Set(["content-length", "host"]);
 
-/** Resolves with status, text and a reader of headers, whatever the status. */
+/** Resolves with the status, the text and a function that reads headers, regardless of the status. */
 export function send(method, url, { headers = {}, body, signal, onSent }) {
   return new Promise((resolve, reject) => {
     if (signal.aborted) return reject(signal.reason);
@@ -35,12 +35,12 @@ export function send(method, url, { headers = {}, body, signal, onSent }) {
       onSent(event.loaded);
     };
     request.upload.onload = () => {
-      // From here on the server works; it has its own limits.
+      // The body was sent completely. The server has its own time limits.
       clearTimeout(watchdog);
     };
     request.onerror = () => end(reject, new ConnectionLost());
     request.onload = () => {
-      // Headers only when asked for: the store shows few of them, and the browser complains of a look at any other.
+      // Headers are read on demand, because the store exposes only a few and the browser logs an error for all others.
       const header = (name) => request.getResponseHeader(name);
       end(resolve, { status: request.status, text: request.responseText, header });
     };

@@ -1,4 +1,4 @@
-//! The keys: read once, kept hashed, compared in constant time.
+//! API keys: read once at startup, stored as hashes, and compared in constant time.
 
 use sha2::{Digest, Sha256};
 use std::fmt;
@@ -7,15 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
-/// What the setting that lists keys in the open is called, and the one that names a file of hashed ones.
+/// The setting that lists keys in plain text, and the setting that names a file of hashed keys.
 const BARE: &str = "API_KEYS";
 const FILE: &str = "API_KEYS_FILE";
 const LONGEST_NAME: usize = 64;
 
-/// Characters that a key must have to sign grants: a token lets whoever holds it try keys offline.
+/// Minimum number of characters of an API key that may sign grants. Anyone who has a grant can guess its key offline.
 pub const MIN_GRANTING_KEY: usize = 16;
 
-/// A setting that is never shown.
+/// A secret setting. `Debug` does not print it.
 #[derive(Clone)]
 pub struct Secret(String);
 
@@ -37,7 +37,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What a key may be used for.
+/// A permission of an API key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
     Upload,
@@ -64,13 +64,13 @@ impl Scope {
 /// SHA-256 of an API key.
 pub type Hash = [u8; 32];
 
-/// A key: its name, what it may do, and what recognizes it.
+/// An API key: its name, its hash and its scopes.
 #[derive(Clone)]
 pub struct Key {
     name: String,
     hash: Hash,
     scopes: Vec<Scope>,
-    /// It has fewer than [`MIN_GRANTING_KEY`] characters. Never of a key of which only the hash is known.
+    /// Whether the key has fewer than [`MIN_GRANTING_KEY`] characters. Always false if only the hash is known.
     short: bool,
 }
 
@@ -87,7 +87,7 @@ impl Key {
         &self.hash
     }
 
-    /// Whether the key is known to be too short to sign grants.
+    /// Returns whether the key is known to be too short to sign grants.
     pub fn is_short(&self) -> bool {
         self.short
     }
@@ -103,15 +103,16 @@ impl fmt::Debug for Key {
     }
 }
 
-/// Every key there is. None: nothing asks for one.
+/// All API keys. If there are none, requests need no key.
 #[derive(Clone, Debug, Default)]
 pub struct Keys(Arc<[Key]>);
 
 impl Keys {
-    /// `bare`: keys with every scope, comma-separated. `file`: a line for each, `name sha256-hex scopes`.
+    /// Reads the API keys. `bare` contains keys with every scope, comma-separated. `file` contains one line per key:
+    /// `name sha256-hex scopes`.
     ///
     /// # Errors
-    /// One line for each thing that is wrong. None holds a key, or what may be one in the wrong place.
+    /// Returns one line per problem. No line contains a key, or text that may be a key in the wrong place.
     pub fn read(bare: Option<&Secret>, file: Option<&Path>) -> Result<Keys, Vec<String>> {
         let mut reader = Reader::default();
         if let Some(Secret(text)) = bare {
@@ -138,7 +139,7 @@ impl Keys {
         self.iter().find(|key| key.name == name)
     }
 
-    /// What tells the key of that name from every other, and does not give it away: the beginning of its hash's hash.
+    /// Returns a value that identifies the key with this name without revealing it: the start of the hash of its hash.
     pub(super) fn fingerprint(&self, name: &str) -> Option<String> {
         self.named(name).map(Key::fingerprint)
     }
@@ -147,14 +148,14 @@ impl Keys {
         self.0.iter().find(|key| key.fingerprint() == fingerprint)
     }
 
-    /// What recognizes each key, in an order of their own.
+    /// Returns the hashes of all keys, in an order that does not depend on the configuration.
     pub(super) fn sorted_hashes(&self) -> Vec<Hash> {
         let mut hashes: Vec<Hash> = self.0.iter().map(|key| key.hash).collect();
         hashes.sort_unstable();
         hashes
     }
 
-    /// The key a client sent. Takes as long for a wrong one as for any.
+    /// Returns the key that a client sent. Takes the same time for valid and invalid keys.
     pub fn find(&self, secret: &[u8]) -> Option<&Key> {
         let hash = hash(secret);
         self.0.iter().fold(None, |found, key| if bool::from(key.hash.ct_eq(&hash)) { Some(key) } else { found })
@@ -165,7 +166,7 @@ pub(super) fn hash(secret: &[u8]) -> Hash {
     Sha256::digest(secret).into()
 }
 
-/// Whether other users of this machine may read a file: the hashes in it sign grants.
+/// Returns whether other users of this machine may read the file. The hashes in it can sign grants.
 pub fn is_readable_by_others(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|file| file.permissions().mode() & 0o044 != 0)
 }
@@ -185,7 +186,7 @@ impl Reader {
                 let (name, short) = (format!("key-{number}"), secret.len() < MIN_GRANTING_KEY);
                 self.add(BARE, Key { name, hash: hash(secret.as_bytes()), scopes, short });
             } else {
-                self.problems.push(format!("{BARE}: key {number} has a character that no header can carry"));
+                self.problems.push(format!("{BARE}: key {number} has a character that is not allowed in headers"));
             }
         }
         self.expect_some(BARE);
@@ -204,20 +205,20 @@ impl Reader {
             }
         }
         if self.keys.len() + self.problems.len() == before {
-            self.problems.push(format!("{FILE}: holds no key"));
+            self.problems.push(format!("{FILE}: contains no key"));
         }
     }
 
-    /// Whoever sets a list wants protection, and an empty one would switch it off.
+    /// Rejects an empty list, because it would disable the protection that the operator intended.
     fn expect_some(&mut self, setting: &str) {
         if self.keys.is_empty() && self.problems.is_empty() {
-            self.problems.push(format!("{setting}: holds no key"));
+            self.problems.push(format!("{setting}: contains no key"));
         }
     }
 
     fn add(&mut self, place: &str, key: Key) {
         if let Some(other) = self.keys.iter().find(|other| other.name == key.name) {
-            self.problems.push(format!("{place}: there is another key of the name {}", other.name));
+            self.problems.push(format!("{place}: there is another key with the name {}", other.name));
         } else if let Some(other) = self.keys.iter().find(|other| other.hash == key.hash) {
             self.problems.push(format!("{place}: is the same key as {}", other.name));
         } else {
@@ -226,19 +227,19 @@ impl Reader {
     }
 }
 
-/// The problem quotes nothing of the line: it may hold the key itself by mistake.
+/// The error quotes nothing of the line, because the line may contain a key by mistake.
 fn line_of(line: &str) -> Result<Key, &'static str> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let [name, hex, scopes] = fields[..] else {
-        return Err("is not a name, the key's SHA-256 in hex and scopes (comma-separated, no spaces)");
+        return Err("expected a name, the key's SHA-256 in hexadecimal, and scopes (comma-separated, no spaces)");
     };
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if name.len() > LONGEST_NAME || !name.bytes().all(plain) {
-        return Err("the name is longer than 64 letters, digits, -, _ and ., or has others");
+        return Err("the name must have at most 64 characters, which may be letters, digits, -, _ and .");
     }
-    let hash = from_hex(hex).ok_or("the SHA-256 is not 64 hex digits (printf %s \"$KEY\" | sha256sum)")?;
+    let hash = from_hex(hex).ok_or("the SHA-256 must be 64 hexadecimal digits (printf %s \"$KEY\" | sha256sum)")?;
     let scopes: Option<Vec<Scope>> = scopes.split(',').map(Scope::parse).collect();
-    let scopes = scopes.ok_or("the scopes are upload, delete and read, comma-separated")?;
+    let scopes = scopes.ok_or("the scopes must be upload, delete or read, comma-separated")?;
     Ok(Key { name: name.to_owned(), hash, scopes, short: false })
 }
 
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_found_by_their_hash_and_have_their_scopes() {
+    fn keys_are_found_by_hash_with_their_scopes() {
         let keys = read("first, second", &format!("# ours\n\nci {ABC} upload,read\r\n")).unwrap();
         assert_eq!(keys.find(b"second").unwrap().name(), "key-2");
         assert!(Scope::ALL.into_iter().all(|scope| keys.find(b"first").unwrap().may(scope)));
@@ -281,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_line_is_told_and_none_is_quoted() {
+    fn all_invalid_lines_are_reported_without_quoting_them() {
         let file =
             format!("a secret-key upload\nb {ABC} write\nc\nd/e {ABC} read\nf {ABC} read\nf {ABC} read\ng {ABC} read");
         let problems = read("gr\u{fc}n", &file).unwrap_err();
@@ -289,29 +290,30 @@ mod tests {
         let lines = [1, 2, 3, 4, 6, 7].map(|line| format!("API_KEYS_FILE line {line}"));
         assert_eq!(starts.skip(1).collect::<Vec<_>>(), lines, "{problems:#?}");
         assert!(problems[0].starts_with("API_KEYS: key 1 "));
-        let told = problems.join("\n");
-        assert!(!told.contains("secret-key") && !told.contains(ABC) && !told.contains("gr\u{fc}n"), "{told}");
+        let report = problems.join("\n");
+        let leaks = ["secret-key", ABC, "gr\u{fc}n"].into_iter().any(|secret| report.contains(secret));
+        assert!(!leaks, "{report}");
     }
 
     #[test]
-    fn a_list_without_keys_does_not_switch_protection_off() {
-        assert_eq!(read(" , ", "").unwrap_err(), ["API_KEYS: holds no key"]);
+    fn empty_key_list_is_an_error() {
+        assert_eq!(read(" , ", "").unwrap_err(), ["API_KEYS: contains no key"]);
         let nothing = Secret::from(String::new());
-        assert_eq!(Keys::read(Some(&nothing), None).unwrap_err(), ["API_KEYS: holds no key"]);
-        assert_eq!(read("", "# none yet\n").unwrap_err(), ["API_KEYS_FILE: holds no key"]);
+        assert_eq!(Keys::read(Some(&nothing), None).unwrap_err(), ["API_KEYS: contains no key"]);
+        assert_eq!(read("", "# none yet\n").unwrap_err(), ["API_KEYS_FILE: contains no key"]);
         let missing = Keys::read(None, Some(Path::new("there/is/none"))).unwrap_err();
         assert!(missing[0].starts_with("API_KEYS_FILE: there/is/none cannot be read"), "{missing:?}");
     }
 
     #[test]
-    fn a_key_that_is_known_to_be_short_says_so() {
+    fn short_plain_text_keys_are_marked() {
         let keys = read("fifteen-letters,sixteen--letters", &format!("ci {ABC} upload")).unwrap();
         let short: Vec<&str> = keys.iter().filter(|key| key.is_short()).map(Key::name).collect();
-        assert_eq!(short, ["key-1"], "of the key in the file only the hash is known");
+        assert_eq!(short, ["key-1"], "only the hash of the key in the file is known");
     }
 
     #[test]
-    fn a_file_that_others_may_read_is_seen() {
+    fn files_readable_by_others_are_detected() {
         let file = tempfile::NamedTempFile::new().unwrap();
         for (mode, others) in [(0o600, false), (0o700, false), (0o640, true), (0o604, true), (0o611, false)] {
             std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
@@ -321,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_key_and_no_hash() {
+    fn debug_prints_no_key_and_no_hash() {
         let keys = read("first", "").unwrap();
         let shown = format!("{keys:?} {:?}", Secret::from("first".to_owned()));
         assert_eq!(shown, "Keys([Key { name: \"key-1\", scopes: [Upload, Delete, Read], .. }]) (hidden)");

@@ -1,39 +1,39 @@
-//! Grants: the right to upload, as JSON Web Tokens that any holder of an API key makes by itself.
+//! Grants: JSON Web Tokens that allow uploads. Any holder of an API key can sign them without the service.
 //!
-//! A grant is signed with the SHA-256 of an API key that has the scope `upload` (32 raw bytes). Nothing is stored: a grant
-//! ends with its `exp`, or when its key is removed. Every claim that is not known is rejected: a limit that is misspelt must
-//! not be no limit.
-use uuid::Uuid;
+//! A grant is signed with the SHA-256 of an API key that has the scope `upload` (32 raw bytes). Nothing is stored: a
+//! grant expires at its `exp`, or when its key is removed. Unknown claims are rejected, because a misspelt limit must
+//! not be ignored.
 
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
+use uuid::Uuid;
 
 use super::api_keys::{Hash, Key, Keys, Scope, hash};
 use super::jwt::{self, Flaw, OPEN_SECRET};
 use crate::error::{BoxError, Error, Result};
 use crate::format::{Format, format_of_key};
 
-/// What tells a grant from every other kind of token.
+/// The audience of grants. It distinguishes them from all other kinds of tokens.
 const AUDIENCE: &str = "image-store";
-/// How far ahead a grant may end.
+/// Maximum lifetime of a grant.
 pub const MAX_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How long a grant lives unless something else is asked for.
+/// Default lifetime of a grant.
 pub const DEFAULT_LIFETIME: Duration = Duration::from_secs(900);
-/// For the clocks of those that sign.
+/// Tolerance for clock differences between the signer and the service.
 const LEEWAY: Duration = Duration::from_secs(60);
-/// Bytes of the metadata, as JSON.
+/// Maximum size of the metadata in bytes of JSON.
 const MAX_METADATA: usize = 1 << 10;
 
-/// The right to upload, checked: within these limits, until it ends.
+/// A verified grant: it allows uploads within these limits until it expires.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// The name of the API key that signed it; empty without keys.
+    /// The name of the API key that signed it. Empty if no API keys are configured.
     pub issuer: String,
-    /// The `s3_key`, if it is for exactly that image.
+    /// The `s3_key` of the image, if the grant is for exactly one image.
     pub key: Option<String>,
-    /// Bytes.
+    /// Maximum size of an image in bytes.
     pub max_size: Option<u64>,
     pub formats: Option<Vec<Format>>,
     pub metadata: BTreeMap<String, String>,
@@ -41,7 +41,7 @@ pub struct Grant {
     pub jti: Option<String>,
 }
 
-/// What a grant says, signed: its limits and the registered claims (RFC 7519, 4.1).
+/// The claims of a grant: its limits and the registered claims (RFC 7519, 4.1).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
@@ -67,19 +67,19 @@ pub struct Claims {
     pub jti: Option<String>,
 }
 
-/// A claim that is there has a value: `null` is not the same as none.
+/// Rejects `null`, so that a claim is either absent or has a value.
 fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(value: D) -> Result<Option<T>, D::Error> {
     T::deserialize(value).map(Some)
 }
 
-/// Seconds since 1970; a fraction is cut off (RFC 7519, 2).
+/// Seconds since 1970. Fractions are truncated (RFC 7519, 2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct NumericDate(u64);
 
 impl<'de> Deserialize<'de> for NumericDate {
     fn deserialize<D: Deserializer<'de>>(number: D) -> Result<Self, D::Error> {
         let seconds = f64::deserialize(number)?;
-        // Before 1970, and after the year 10000, is no date that anybody means.
+        // A date before 1970 or after the year 9999 is a mistake.
         if !(0.0..253_402_300_800.0).contains(&seconds) {
             return Err(D::Error::custom("a date is out of range"));
         }
@@ -99,19 +99,19 @@ impl NumericDate {
     }
 }
 
-/// Why a grant is not accepted. The text goes after "This grant is not valid: ".
+/// Why a grant is rejected. The text follows "The grant is invalid: ".
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     #[error(transparent)]
     Token(#[from] Flaw),
-    #[error("its kid names no API key that may sign grants")]
+    #[error("its kid is not the name of an API key that may sign grants")]
     Key,
-    #[error("it ends more than 24 hours from now")]
+    #[error("it expires more than 24 hours from now")]
     Lifetime,
 }
 
 impl Refusal {
-    /// One of a few words, for the metrics.
+    /// Returns the reason as a label value for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Refusal::Token(Flaw::Malformed(_)) => "malformed",
@@ -139,7 +139,7 @@ fn claims(problem: impl Into<String>) -> Refusal {
 }
 
 impl Claims {
-    /// Those of a grant without limits that ends after `lifetime`.
+    /// Returns the claims of a grant without limits that expires after `lifetime`.
     pub fn lasting(lifetime: Duration) -> Claims {
         let now = SystemTime::now();
         Claims {
@@ -157,11 +157,11 @@ impl Claims {
         }
     }
 
-    /// The grant that these claims make, which the holder of the key `issuer` has signed.
+    /// Checks the claims and returns the grant. `issuer` is the name of the API key that signed it.
     fn check(self, issuer: &str) -> Result<Grant, Refusal> {
-        // `jsonwebtoken` also takes a list that the audience is in.
+        // `jsonwebtoken` also accepts a list that contains the audience.
         if self.aud != AUDIENCE {
-            return Err(claims("the claim 'aud' names another audience"));
+            return Err(claims("the claim 'aud' is for another audience"));
         }
         let expires_at = self.exp.time();
         if expires_at > SystemTime::now() + MAX_LIFETIME + LEEWAY {
@@ -171,7 +171,7 @@ impl Claims {
             return Err(claims("the claim 'key' is not an s3_key (a UUID, a dot and an image extension)"));
         }
         if !self.metadata.is_empty() && metadata_size(&self.metadata) > MAX_METADATA {
-            return Err(claims(format!("the claim 'metadata' is longer than {MAX_METADATA} bytes of JSON")));
+            return Err(claims(format!("the claim 'metadata' exceeds the limit of {MAX_METADATA} bytes of JSON")));
         }
         Ok(Grant {
             issuer: issuer.to_owned(),
@@ -191,29 +191,32 @@ fn metadata_size(metadata: &BTreeMap<String, String>) -> usize {
 
 fn read_formats(names: &[String]) -> Result<Vec<Format>, Refusal> {
     if names.is_empty() {
-        return Err(claims("the claim 'formats' names none"));
+        return Err(claims("the claim 'formats' is empty"));
     }
     let known = |name: &String| Format::from_extension(name).map(|(format, _)| format);
-    let unknown = |name: &String| claims(format!("the claim 'formats' names an unknown format, '{name}'"));
+    let unknown = |name: &String| claims(format!("the claim 'formats' contains an unknown format, '{name}'"));
     names.iter().map(|name| known(name).ok_or_else(|| unknown(name))).collect()
 }
 
-/// Signs grants, and checks them. Cheap to clone.
+/// Signs and verifies grants. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Grants {
     keys: Keys,
 }
 
 impl Grants {
-    /// `keys` are all there are. Without any, grants are signed with a constant that counts for nothing once there are keys.
+    /// `keys` are all API keys. If there are none, grants are signed with a constant. It is no longer accepted as soon
+    /// as API keys are configured.
     pub fn new(keys: Keys) -> Grants {
         Grants { keys }
     }
 
-    /// Signs a grant with the API key named `issuer`; without keys that is empty. Also returns what it says.
+    /// Signs a grant with the API key named `issuer`, which is empty if no API keys are configured. Returns the token
+    /// and the grant.
     ///
     /// # Errors
-    /// 400 if it would not be accepted, 403 `key_too_short`.
+    /// Returns [`Error::InvalidRequest`] (400) if the service would reject the grant, and [`Error::KeyTooShort`] (403
+    /// `key_too_short`) if the key is too short.
     pub fn mint(&self, claims: Claims, issuer: &str) -> Result<(String, Grant)> {
         let grant = claims.clone().check(issuer).map_err(|refusal| Error::InvalidRequest(refusal.to_string()))?;
         let key = self.keys.named(issuer);
@@ -225,10 +228,10 @@ impl Grants {
         Ok((token, grant))
     }
 
-    /// The grant that a token carries, and the hash of the API key that it is signed with.
+    /// Verifies a token. Returns its grant, and the hash of the API key that signed it.
     ///
     /// # Errors
-    /// Whatever is wrong with it. What its signature proves to be its signer's is named, nothing else.
+    /// Returns [`Refusal`] if the grant is invalid. The text describes claims only if the signature is valid.
     pub fn read(&self, token: &str) -> Result<(Grant, Hash), Refusal> {
         let kid = jwt::kid(token)?;
         if self.keys.is_empty() {
@@ -254,10 +257,10 @@ fn signed_claims(token: &str, secret: &[u8]) -> Result<Claims, Flaw> {
     jwt::read(token, secret, AUDIENCE, LEEWAY)
 }
 
-/// Signs a grant with an API key, without the service. `kid` is the name that the key has there.
+/// Signs a grant with an API key, without the service. `kid` is the name of the key in the service's configuration.
 ///
 /// # Errors
-/// If the service would not accept it.
+/// Returns an error if the service would reject the grant.
 pub fn sign_offline(claims: &Claims, api_key: &str, kid: Option<&str>) -> Result<String, BoxError> {
     claims.clone().check("")?;
     Ok(jwt::sign(claims, &hash(api_key.as_bytes()), kid)?)

@@ -1,5 +1,5 @@
-//! JSON Web Tokens (RFC 7519), HS256 only: signed and read here and nowhere else. What their claims mean is said by
-//! [`super::tokens`] and [`super::grants`].
+//! JSON Web Tokens (RFC 7519), HS256 only. All tokens are signed and verified in this module. [`super::tokens`] and
+//! [`super::grants`] define their claims.
 
 use jsonwebtoken::errors::{Error, ErrorKind};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation, decode, decode_header, encode};
@@ -7,16 +7,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::time::Duration;
 
-/// Signs tokens while there are no keys and no secret, when everybody may upload anyway. Refused as soon as keys exist,
-/// because then other secrets count.
+/// Signs tokens if neither API keys nor a secret are configured. Everybody may upload then anyway. These tokens are
+/// rejected as soon as API keys are configured, because other secrets are used then.
 pub(super) const OPEN_SECRET: &[u8] = b"image-store without keys: this protects nothing";
 
-/// Why a token is not accepted.
+/// Why a token is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum Flaw {
     #[error("it is not a JSON Web Token signed with HS256")]
     Malformed(#[source] Option<Error>),
-    #[error("its signature is wrong")]
+    #[error("its signature is invalid")]
     Signature,
     #[error("it has expired")]
     Expired,
@@ -26,13 +26,14 @@ pub enum Flaw {
     Claims(String),
 }
 
-/// A token with these claims. `kid` names the secret.
+/// Returns a signed token with these claims. `kid` is the name of the secret.
 pub(super) fn sign(claims: &impl Serialize, secret: &[u8], kid: Option<&str>) -> Result<String, Error> {
     let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
     encode(&header, claims, &EncodingKey::from_secret(secret))
 }
 
-/// The claims of a token that is signed with `secret` and meant for `audience`, now. `leeway` is for clocks that differ.
+/// Verifies a token and returns its claims. It must be signed with `secret`, for `audience`, and be valid now. `leeway`
+/// is the tolerance for clock differences.
 pub(super) fn read<C: DeserializeOwned>(
     token: &str,
     secret: &[u8],
@@ -47,10 +48,10 @@ pub(super) fn read<C: DeserializeOwned>(
     decode(token, &DecodingKey::from_secret(secret), &validation).map(|token| token.claims).map_err(flaw)
 }
 
-/// The name of the secret that a token says it is signed with. Nothing proves it yet.
+/// Returns the name of the secret in the token's header. It is not verified yet.
 pub(super) fn kid(token: &str) -> Result<Option<String>, Flaw> {
     let header = decode_header(token).map_err(|error| Flaw::Malformed(Some(error)))?;
-    // RFC 7515, 4.1.11: no extension that must be understood is known here.
+    // RFC 7515, 4.1.11: tokens with critical extensions are rejected, because none is supported.
     if header.alg != Algorithm::HS256 || header.crit.is_some() {
         return Err(Flaw::Malformed(None));
     }
@@ -64,8 +65,8 @@ fn flaw(error: Error) -> Flaw {
         ErrorKind::InvalidSignature => Flaw::Signature,
         ErrorKind::MissingRequiredClaim(claim) => Flaw::Claims(format!("the claim '{claim}' is missing")),
         ErrorKind::InvalidClaimFormat(claim) => Flaw::Claims(format!("the claim '{claim}' has the wrong type")),
-        ErrorKind::InvalidAudience => Flaw::Claims("the claim 'aud' names another audience".to_owned()),
-        // Of the claims: they are read only after the signature has proved right.
+        ErrorKind::InvalidAudience => Flaw::Claims("the claim 'aud' is for another audience".to_owned()),
+        // The claims are parsed only after the signature was verified.
         ErrorKind::Json(problem) => Flaw::Claims(format!("its claims cannot be read: {problem}")),
         _ => Flaw::Malformed(Some(error)),
     }

@@ -1,7 +1,7 @@
-//! Plan tokens: what the links of direct uploads carry, as JSON Web Tokens.
+//! Plan tokens: JSON Web Tokens in the links of direct uploads.
 //!
-//! A plan token carries a direct upload that was begun. Nothing is stored: whoever holds the token may go on with exactly
-//! that upload until it expires, without an API key, and a token that anything was changed in is worth nothing.
+//! A plan token contains a direct upload that was started. Nothing is stored: anyone who has the token may continue
+//! exactly that upload without an API key until the token expires. A token that was changed is rejected.
 
 use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
@@ -13,48 +13,49 @@ use super::api_keys::{Keys, Scope, Secret};
 use super::jwt::{self, Flaw, OPEN_SECRET};
 use crate::error::{BoxError, Error, Result};
 
-/// How long a plan's links work: what is older is swept.
+/// How long a plan's links work. The sweep removes older uploads.
 pub const PLAN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// What tells a plan token from every other kind.
+/// The audience of plan tokens. It distinguishes them from all other kinds of tokens.
 const PLAN_AUDIENCE: &str = "image-store/plan";
-/// Separates the derived secret from whatever else may be derived of the same keys (RFC 5869, 3.2).
+/// Separates the derived secret from other secrets that may be derived from the same keys (RFC 5869, 3.2).
 const SECRET_INFO: &[u8] = b"image-store token secret";
-/// A direct upload that was begun, as its links carry it.
+
+/// A direct upload that was started, as stored in its links.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PlanClaims {
     /// The `s3_key`.
     pub key: String,
-    /// Bytes, exactly.
+    /// Exact size in bytes.
     pub size: u64,
-    /// The media type that was declared.
+    /// The declared media type.
     #[serde(rename = "type")]
     pub content_type: String,
-    /// SHA-256 in hexadecimal, if the plan has one.
+    /// SHA-256 in hexadecimal, if it was declared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
-    /// S3's upload id of a plan in parts.
+    /// The ID of the multipart upload in S3, if the plan is multipart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upload: Option<String>,
-    /// Bytes of every part but the last, of a plan in parts.
+    /// Size in bytes of every part except the last, if the plan is multipart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part_size: Option<u64>,
 }
 
-/// A token's claims: what it carries, and the registered ones (RFC 7519, 4.1).
+/// The claims of a token: the plan and the registered claims (RFC 7519, 4.1).
 #[derive(Serialize, Deserialize)]
 struct Claims {
     aud: String,
     /// Seconds since 1970.
     exp: u64,
-    /// Which key signed, by its [`Keys::fingerprint`]: a name may become another key's.
+    /// The [`Keys::fingerprint`] of the API key. A name is not enough, because another key may get it later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     plan: PlanClaims,
 }
 
-/// Makes and checks tokens. Cheap to clone.
+/// Signs and verifies tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
 
@@ -64,8 +65,8 @@ struct Inner {
 }
 
 impl Tokens {
-    /// `secret` is `TOKEN_SECRET`. Without it the secret is derived from the keys, which no holder of one key can do; a
-    /// key that is added or removed then voids every plan.
+    /// `secret` is `TOKEN_SECRET`. Without it, the secret is derived from all API keys, so that the holder of a single
+    /// key cannot derive it. In that case every plan becomes invalid when a key is added or removed.
     pub fn new(keys: Keys, secret: Option<&Secret>) -> Tokens {
         let secret = match secret {
             Some(secret) => secret.as_bytes().to_vec(),
@@ -75,7 +76,7 @@ impl Tokens {
         Tokens(Arc::new(Inner { keys, secret }))
     }
 
-    /// A token for a plan that was made with the API key named `kid`, good for [`PLAN_LIFETIME`].
+    /// Returns a token for a plan that was created with the API key named `kid`. It is valid for [`PLAN_LIFETIME`].
     pub fn sign_plan(&self, plan: PlanClaims, kid: Option<&str>) -> Result<String> {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| Error::Internal(error.into()))?;
         let key = kid.and_then(|kid| self.0.keys.fingerprint(kid));
@@ -83,14 +84,15 @@ impl Tokens {
         jwt::sign(&claims, &self.0.secret, kid).map_err(|error| Error::Internal(error.into()))
     }
 
-    /// The plan that a token carries, and the name of the API key that it was made with.
+    /// Verifies a token. Returns its plan, and the name of the API key with which the plan was created.
     ///
     /// # Errors
-    /// 401 `expired_token`, or `invalid_token`: also if that key is gone or has lost the scope `upload`.
+    /// Returns [`Error::ExpiredToken`] (401 `expired_token`) or [`Error::InvalidToken`] (401 `invalid_token`). The
+    /// latter is also returned if the key was removed or no longer has the scope `upload`.
     pub fn read_plan(&self, token: &str) -> Result<(PlanClaims, Option<String>)> {
         let read = jwt::read(token, &self.0.secret, PLAN_AUDIENCE, Duration::ZERO);
         let Claims { key, plan, .. } = read.map_err(refusal)?;
-        let gone = || Error::InvalidToken(Some("its API key is gone, or has lost the scope upload".into()));
+        let gone = || Error::InvalidToken(Some("its API key was removed or no longer has the scope upload".into()));
         let kid = match key {
             None if self.0.keys.is_empty() => None,
             None => return Err(gone()),
@@ -110,11 +112,11 @@ fn refusal(flaw: Flaw) -> Error {
     }
 }
 
-/// HKDF-SHA256 (RFC 5869) over the hashes of all keys, in an order that does not depend on the configuration's.
+/// Returns the HKDF-SHA256 (RFC 5869) of the hashes of all keys, in an order that does not depend on the configuration.
 fn derived(keys: &Keys) -> Vec<u8> {
     let mut secret = [0; 32];
     let hkdf = Hkdf::<Sha256>::new(None, &keys.sorted_hashes().concat());
-    // 32 bytes are one block of SHA-256: no length that HKDF could refuse.
+    // This cannot fail: 32 bytes are one block of SHA-256.
     let expanded = hkdf.expand(SECRET_INFO, &mut secret);
     debug_assert!(expanded.is_ok());
     secret.to_vec()
@@ -146,16 +148,16 @@ mod tests {
     }
 
     fn code(read: Result<(PlanClaims, Option<String>)>) -> &'static str {
-        read.map_or_else(|error| error.code(), |_| "taken")
+        read.map_or_else(|error| error.code(), |_| "accepted")
     }
 
-    /// A token as somebody else might make it: signed with `secret`, with these claims and header.
+    /// Returns a token as another program might create it: signed with `secret`, with these claims and header.
     fn forged(secret: &[u8], header: &Header, claims: &serde_json::Value) -> String {
         encode(header, claims, &EncodingKey::from_secret(secret)).unwrap()
     }
 
     #[test]
-    fn a_token_gives_back_its_plan_and_its_key() {
+    fn token_contains_the_plan_and_its_key() {
         for (keys, kid) in [(keys("one,two"), Some("key-2")), (open(), None)] {
             let tokens = Tokens::new(keys, None);
             let token = tokens.sign_plan(plan(), kid).unwrap();
@@ -164,14 +166,14 @@ mod tests {
     }
 
     #[test]
-    fn every_changed_character_voids_a_token() {
+    fn tokens_with_a_changed_character_are_rejected() {
         let tokens = Tokens::new(keys("one"), None);
         let token = tokens.sign_plan(plan(), Some("key-1")).unwrap();
         for at in 0..token.len() {
             let mut other = token.clone().into_bytes();
             other[at] = if other[at] == b'A' { b'B' } else { b'A' };
             let other = String::from_utf8(other).unwrap();
-            // The last character of a base64 text may have bits that stand for nothing.
+            // The last character of a base64 text may have unused bits.
             if at + 1 < token.len() {
                 assert_eq!(code(tokens.read_plan(&other)), "invalid_token", "{at}");
             }
@@ -182,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn tokens_of_other_kinds_and_algorithms_are_refused() {
+    fn tokens_of_other_kinds_and_algorithms_are_rejected() {
         let secret = "a secret of thirty-two bytes and more";
         let tokens = Tokens::new(open(), Some(&Secret::from(secret.to_owned())));
         let hs256 = Header::new(Algorithm::HS256);
         let claims = |aud: &str, exp: u64| json!({"aud": aud, "exp": exp, "plan": plan()});
         let later = jsonwebtoken::get_current_timestamp() + 60;
         let sign = |header: &Header, claims: &serde_json::Value| forged(secret.as_bytes(), header, claims);
-        assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims(PLAN_AUDIENCE, later)))), "taken");
+        assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims(PLAN_AUDIENCE, later)))), "accepted");
         assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims(PLAN_AUDIENCE, later - 120)))), "expired_token");
         assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims("image-store", later)))), "invalid_token");
         let hs512 = Header::new(Algorithm::HS512);
@@ -209,12 +211,12 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_goes_takes_its_plans_along() {
+    fn removing_a_key_invalidates_its_plans() {
         let secret = Secret::from("a secret of thirty-two bytes and more".to_owned());
         let token = Tokens::new(keys("one,two"), Some(&secret)).sign_plan(plan(), Some("key-2")).unwrap();
-        assert_eq!(code(Tokens::new(keys("one,two"), Some(&secret)).read_plan(&token)), "taken");
+        assert_eq!(code(Tokens::new(keys("one,two"), Some(&secret)).read_plan(&token)), "accepted");
         assert_eq!(code(Tokens::new(keys("one"), Some(&secret)).read_plan(&token)), "invalid_token");
-        // A name is a place in the list, and not the key.
+        // A name is only a position in the list. It does not identify the key.
         assert_eq!(code(Tokens::new(keys("one,other"), Some(&secret)).read_plan(&token)), "invalid_token");
         let moved = Tokens::new(keys("two"), Some(&secret)).read_plan(&token).unwrap();
         assert_eq!(moved.1.as_deref(), Some("key-1"));
@@ -224,15 +226,15 @@ mod tests {
         std::fs::write(read_only.path(), format!("key-2 {two} read")).unwrap();
         let read_only = Keys::read(None, Some(read_only.path())).unwrap();
         assert_eq!(code(Tokens::new(read_only, Some(&secret)).read_plan(&token)), "invalid_token");
-        // And one that was made while there were none.
+        // A token that was signed while no keys were configured.
         let token = Tokens::new(open(), Some(&secret)).sign_plan(plan(), None).unwrap();
         assert_eq!(code(Tokens::new(keys("one"), Some(&secret)).read_plan(&token)), "invalid_token");
     }
 
     #[test]
-    fn without_a_secret_the_keys_are_one_whatever_their_order() {
+    fn derived_secret_does_not_depend_on_key_order() {
         let token = Tokens::new(keys("one,two"), None).sign_plan(plan(), Some("key-1")).unwrap();
-        assert_eq!(code(Tokens::new(keys("two,one"), None).read_plan(&token)), "taken");
+        assert_eq!(code(Tokens::new(keys("two,one"), None).read_plan(&token)), "accepted");
         for others in ["one", "one,two,three", "one,other"] {
             assert_eq!(code(Tokens::new(keys(others), None).read_plan(&token)), "invalid_token", "{others}");
         }

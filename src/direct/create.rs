@@ -48,7 +48,10 @@ pub async fn create(
     let put_max = config.direct.put_max;
     let ValidatedRequest { key, size, format, sha256 } = draft;
     if size <= put_max {
-        return Ok(PendingPlan { plan: Plan { key, size, format, door: UploadMethod::Put { sha256 } }, upload: None });
+        return Ok(PendingPlan {
+            plan: Plan { key, size, format, method: UploadMethod::Put { sha256 } },
+            upload: None,
+        });
     }
     if sha256.is_some() {
         return Err(Error::InvalidRequest(format!(
@@ -67,6 +70,6 @@ pub async fn create(
     let (created, upload) = creating.await?;
     let upload_id = created.id;
     let part_size = part_size(size, config.upload.part_size as u64);
-    let plan = Plan { key, size, format, door: UploadMethod::Multipart { upload_id, part_size } };
+    let plan = Plan { key, size, format, method: UploadMethod::Multipart { upload_id, part_size } };
     Ok(PendingPlan { plan, upload: Some(upload) })
 }

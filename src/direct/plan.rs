@@ -48,7 +48,7 @@ pub struct Plan {
     pub size: u64,
     /// The declared format. The format of the bytes is detected later.
     pub format: Format,
-    pub door: UploadMethod,
+    pub method: UploadMethod,
 }
 
 /// How the bytes reach S3.
@@ -177,18 +177,18 @@ impl Plan {
     pub fn from_claims(claims: PlanClaims) -> Result<Plan> {
         let other = || Error::InvalidToken(Some("the plan in the token has an unknown format".into()));
         let sha256 = claims.sha256.as_deref().map(parse_sha256).transpose().map_err(|_| other())?;
-        let door = match (claims.upload, claims.part_size) {
+        let method = match (claims.upload, claims.part_size) {
             (None, None) => UploadMethod::Put { sha256 },
             (Some(upload_id), Some(part_size)) if part_size > 0 => UploadMethod::Multipart { upload_id, part_size },
             _ => return Err(other()),
         };
         let key = ImageKey::parse(&claims.key).ok_or_else(other)?;
         let format = Format::from_content_type(&claims.content_type).ok_or_else(other)?;
-        Ok(Plan { key, size: claims.size, format, door })
+        Ok(Plan { key, size: claims.size, format, method })
     }
 
     pub fn claims(&self) -> PlanClaims {
-        let (sha256, upload, part_size) = match &self.door {
+        let (sha256, upload, part_size) = match &self.method {
             UploadMethod::Put { sha256 } => (sha256.as_ref().map(|sha256| hex(sha256)), None, None),
             UploadMethod::Multipart { upload_id, part_size } => (None, Some(upload_id.clone()), Some(*part_size)),
         };
@@ -208,7 +208,7 @@ impl Plan {
 
     /// Returns the multipart upload and its part size. `None` if the plan is a single PUT.
     pub fn upload(&self) -> Option<(Upload, u64)> {
-        match &self.door {
+        match &self.method {
             UploadMethod::Put { .. } => None,
             UploadMethod::Multipart { upload_id, part_size } => {
                 Some((Upload { name: self.incoming(), id: upload_id.clone() }, *part_size))
@@ -218,7 +218,7 @@ impl Plan {
 
     /// Returns the expected properties of the object under `incoming/`.
     pub fn expected(&self) -> Expected {
-        let sha256 = match self.door {
+        let sha256 = match self.method {
             UploadMethod::Put { sha256 } => sha256,
             UploadMethod::Multipart { .. } => None,
         };
@@ -378,13 +378,13 @@ mod tests {
 
     #[test]
     fn token_contains_the_whole_plan() {
-        let doors = [
+        let methods = [
             UploadMethod::Put { sha256: None },
             UploadMethod::Put { sha256: Some([0xab; 32]) },
             UploadMethod::Multipart { upload_id: "a/b+c=&%".to_owned(), part_size: 5 * MIB },
         ];
-        for door in doors {
-            let plan = Plan { key: ImageKey::random("png"), size: 12 * MIB, format: Format::Jpeg, door };
+        for method in methods {
+            let plan = Plan { key: ImageKey::random("png"), size: 12 * MIB, format: Format::Jpeg, method };
             let claims = serde_json::to_string(&plan.claims()).unwrap();
             assert_eq!(Plan::from_claims(serde_json::from_str(&claims).unwrap()).unwrap(), plan);
         }
@@ -396,7 +396,7 @@ mod tests {
             key: ImageKey::random("png"),
             size: 1,
             format: Format::Png,
-            door: UploadMethod::Put { sha256: None },
+            method: UploadMethod::Put { sha256: None },
         };
         let error_code = |change: fn(&mut PlanClaims)| {
             let mut claims = plan.claims();

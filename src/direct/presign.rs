@@ -15,7 +15,7 @@ pub struct UploadPlan {
     #[schema(value_type = crate::store::ImageKey)]
     pub s3_key: String,
     #[serde(flatten)]
-    pub door: UploadTarget,
+    pub target: UploadTarget,
     /// When the URLs expire (RFC 3339). They may expire earlier: if S3 answers 403, request new URLs.
     #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: String,
@@ -109,16 +109,16 @@ pub async fn sign(
     options: &PresignOptions,
     links: UploadLinks,
 ) -> Result<UploadPlan> {
-    let (door, expires_at) = match &plan.door {
+    let (target, expires_at) = match &plan.method {
         UploadMethod::Put { sha256 } => sign_put(store, plan, *sha256, custom, options).await?,
         UploadMethod::Multipart { upload_id, part_size } => {
             let upload = Upload { name: plan.incoming(), id: upload_id.clone() };
             let (parts, expires_at) = sign_parts(store, plan.size, &upload, *part_size, |_| true, options).await?;
-            let door = UploadTarget::Multipart { upload_id: upload_id.clone(), part_size: *part_size, parts };
-            (door, expires_at)
+            let target = UploadTarget::Multipart { upload_id: upload_id.clone(), part_size: *part_size, parts };
+            (target, expires_at)
         }
     };
-    Ok(UploadPlan { s3_key: plan.key.to_string(), door, expires_at: rfc3339(expires_at), links })
+    Ok(UploadPlan { s3_key: plan.key.to_string(), target, expires_at: rfc3339(expires_at), links })
 }
 
 async fn sign_put(

@@ -82,14 +82,14 @@ impl World {
             shared.assemble_slowly();
         }
         let key = ImageKey::parse("0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png").unwrap();
-        let door = match kind {
+        let method = match kind {
             Kind::Put => UploadMethod::Put { sha256: None },
             Kind::Parts(bytes) | Kind::SlowParts(bytes) => {
                 let upload_id = shared.lay_parts(&ObjectName::Incoming(key.clone()), bytes);
                 UploadMethod::Multipart { upload_id, part_size: IMAGE.len() as u64 }
             }
         };
-        let plan = Plan { key: key.clone(), size: IMAGE.len() as u64, format: Format::Png, door };
+        let plan = Plan { key: key.clone(), size: IMAGE.len() as u64, format: Format::Png, method };
         let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, plan.clone()));
         let mut world = World { actors: actors.collect(), shared, key, put_after_delete: false, schedule: Vec::new() };
         // Runs each actor up to its first call.

@@ -23,8 +23,8 @@ const MAX_FIELDS: usize = 64;
 /// Maximum number of bytes in all fields besides the file.
 const MAX_FIELDS_SIZE: usize = 1024 * 1024;
 
-/// Maximum number of bytes before the field `grant`, including the headers of fields. Nothing is reserved for a client that
-/// has not been authorized yet.
+/// Maximum number of bytes before the field `grant`, including the headers of fields. Nothing is reserved for a client
+/// that has not been authorized yet.
 const MAX_BEFORE_GRANT: usize = 64 * 1024;
 
 /// Maximum number of bytes after the closing boundary that are read and dropped so that the connection can be reused.
@@ -94,8 +94,8 @@ impl Form {
         }
     }
 
-    /// Skips to the field `grant` and returns its value. None if the file comes first, or the form ends, or there is more than
-    /// [`MAX_BEFORE_GRANT`] of others: [`Form::find_file`] goes on from there.
+    /// Skips to the field `grant` and returns its value. Returns `None` if the file comes first, if the form ends, or
+    /// if the other fields exceed [`MAX_BEFORE_GRANT`]. [`Form::find_file`] continues at that position.
     pub(super) async fn find_grant(&mut self) -> Result<Option<String>> {
         while let Some(part) = self.next_part().await? {
             if part.is_file() {
@@ -104,7 +104,7 @@ impl Form {
             }
             let is_grant = part.is_grant();
             match self.value_before_grant(is_grant).await? {
-                // One that is empty is an input that was left so.
+                // An empty field is an input that was left empty.
                 Some(value) if is_grant && !value.trim_ascii().is_empty() => {
                     return Ok(Some(String::from_utf8_lossy(value.trim_ascii()).into_owned()));
                 }
@@ -115,7 +115,8 @@ impl Form {
         Ok(None)
     }
 
-    /// Reads a field to its end, and returns its value if it is `wanted`. None if that goes beyond [`MAX_BEFORE_GRANT`].
+    /// Reads a field to its end, and returns its value, which is empty unless `wanted`. Returns `None` if
+    /// [`MAX_BEFORE_GRANT`] is exceeded.
     async fn value_before_grant(&mut self, wanted: bool) -> Result<Option<Vec<u8>>> {
         let mut value = Vec::new();
         loop {

@@ -1,17 +1,17 @@
-//! What is known of a stream besides its bytes: how many they are, and their CRC64NVME.
+//! The size and the CRC64NVME of a stream.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
-/// What became of an upload.
+/// A stored upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// CRC64NVME of the whole object.
     pub crc64: u64,
 }
 
-/// Size and CRC64NVME of a stream whose bytes are not kept.
+/// Computes the size and the CRC64NVME of a stream whose bytes are not stored.
 #[derive(Debug)]
 pub struct StreamDigest {
     size: u64,
@@ -25,7 +25,7 @@ impl Default for StreamDigest {
 }
 
 impl StreamDigest {
-    /// Goes on after `size` bytes that are in `crc` already.
+    /// Continues after `size` bytes that `crc` already includes.
     pub(super) fn after(size: u64, crc: Digest) -> Self {
         StreamDigest { size, crc }
     }

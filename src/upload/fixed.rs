@@ -1,7 +1,8 @@
-//! Keys that are fixed before an upload's bytes are known: by a grant, or by an Idempotency-Key.
+//! Keys that are fixed before the upload: by a grant or by an Idempotency-Key.
 //!
-//! Such a key makes one image. Whoever sends the same bytes again gets the same image, whoever sends other bytes is rejected,
-//! and nothing that may have been written is undone: it may be another attempt's success.
+//! At most one image is stored under such a key. If the same bytes are sent again, the response is the same image.
+//! Other bytes are rejected. An object that may have been written is never deleted, because another attempt may have
+//! succeeded with it.
 
 use futures::TryStreamExt;
 use uuid::Uuid;
@@ -12,20 +13,20 @@ use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::{ImageKey, ObjectInfo, ObjectName, Store, StoreError};
 
-/// What fixes an upload's key.
+/// The fixed part of an upload's key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FixedKey {
-    /// The whole key: the upload is for exactly that image.
+    /// The whole key, because the upload is for exactly that image.
     Image(ImageKey),
-    /// The key's UUID, made of an Idempotency-Key. The extension follows the bytes.
+    /// The key's UUID, derived from an Idempotency-Key. The extension depends on the detected format.
     Idempotent(Uuid),
 }
 
 impl FixedKey {
-    /// The key for an image of this format.
+    /// Returns the key for an image of this format.
     ///
     /// # Errors
-    /// 400 `invalid_file_type` if the key is one of another format.
+    /// Returns [`Error::InvalidFileType`] (400 `invalid_file_type`) if the key has the extension of another format.
     pub fn of(&self, format: Format, policy: &Policy) -> Result<ImageKey> {
         match self {
             FixedKey::Image(key) => {
@@ -37,24 +38,24 @@ impl FixedKey {
         }
     }
 
-    /// What is there already under `key`, which is [`FixedKey::of`].
+    /// Returns the existing object under `key`, which is the result of [`FixedKey::of`].
     ///
     /// # Errors
-    /// 422 `idempotency_key_reused` if an image of another format is there.
+    /// Returns [`Error::IdempotencyKeyReused`] (422 `idempotency_key_reused`) if an image of another format exists.
     pub async fn find(&self, store: &dyn Store, key: &ImageKey) -> Result<Option<ObjectInfo>> {
         if let FixedKey::Idempotent(id) = self {
-            let there = store.images_of(*id).await.map_err(Error::from)?;
-            if there.is_empty() {
+            let existing = store.images_of(*id).await.map_err(Error::from)?;
+            if existing.is_empty() {
                 return Ok(None);
             }
-            if !there.contains(key) {
+            if !existing.contains(key) {
                 return Err(Error::IdempotencyKeyReused);
             }
         }
         store.find(&ObjectName::Image(key.clone())).await.map_err(Error::from)
     }
 
-    /// What it means to the client that its upload failed like this.
+    /// Converts the error of an upload to the error for the client.
     pub fn explain(&self, error: Error) -> Error {
         match (self, error) {
             (FixedKey::Idempotent(_), Error::AlreadyExists) => Error::IdempotencyKeyReused,
@@ -63,10 +64,11 @@ impl FixedKey {
     }
 }
 
-/// Whether the object that is there, which `found` describes, is the one that was sent.
+/// Checks that the existing object, which `found` describes, has the same content as the upload `sent`.
 ///
 /// # Errors
-/// 409 `already_exists` if it is not, 503 `outcome_unknown` if that cannot be seen now.
+/// Returns [`Error::AlreadyExists`] (409 `already_exists`) if the content differs, and [`Error::OutcomeUnknown`] (503
+/// `outcome_unknown`) if the object cannot be read.
 pub async fn check_same(store: &dyn Store, name: &ObjectName, found: &ObjectInfo, sent: Stored) -> Result<()> {
     if found.size != sent.size {
         return Err(Error::AlreadyExists);
@@ -78,7 +80,7 @@ pub async fn check_same(store: &dyn Store, name: &ObjectName, found: &ObjectInfo
     if crc64 == sent.crc64 { Ok(()) } else { Err(Error::AlreadyExists) }
 }
 
-/// Reads the whole object once, and keeps nothing of it.
+/// Reads the whole object and returns its CRC64NVME.
 async fn read_crc64(store: &dyn Store, name: &ObjectName, found: &ObjectInfo) -> Result<u64, StoreError> {
     let etag = found.etag.as_deref().ok_or(StoreError::Precondition)?;
     let mut chunks = store.stream(name, etag).await?;
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_takes_its_own_format_only() {
+    fn fixed_key_accepts_only_its_own_format() {
         let policy = Policy {
             formats: Format::ALL.to_vec(),
             max_upload_size: 1,
@@ -123,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn other_bytes_under_an_idempotency_key_are_a_reuse_of_it() {
+    fn other_bytes_are_reported_as_idempotency_key_reuse() {
         let explained = |fixed: FixedKey| fixed.explain(Error::AlreadyExists).code();
         assert_eq!(explained(FixedKey::Image(ImageKey::random("png"))), "already_exists");
         assert_eq!(explained(FixedKey::Idempotent(Uuid::new_v4())), "idempotency_key_reused");

@@ -1,6 +1,7 @@
-//! Idempotency keys: a value that a client sends with every attempt of one upload, so that all of them make one image.
+//! Idempotency keys: a client sends the same value with every attempt of an upload, so that only one image is stored.
 //!
-//! Nothing is remembered: the image's UUID is derived from the value, so the store itself knows whether the image is there.
+//! The service keeps no record of the values. The image's UUID is derived from the value, so that the store shows
+//! whether the image exists.
 //!
 //! <https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/>
 
@@ -10,22 +11,22 @@ use uuid::{Builder, Uuid};
 
 use crate::error::{Error, Result};
 
-/// The longest value, in characters.
+/// Maximum length of a value in characters.
 const MAX_LENGTH: usize = 255;
-/// Derives the UUIDs while there are no API keys: then all clients share one space of values.
+/// The HMAC key if no API keys are configured. All clients then share one namespace of values.
 const OPEN_KEY: &[u8; 32] = b"image-store without any API keys";
 
-/// Whose values they are: those of another API key or another grant are others.
+/// The namespace of a value. The same value under another API key or another grant is a different value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IdempotencyScope {
     /// The SHA-256 of the API key.
     pub key_hash: [u8; 32],
-    /// The id of the grant, if the upload is made by one that has an id.
+    /// The ID (`jti`) of the grant, if the upload is authorized by a grant that has one.
     pub jti: Option<String>,
 }
 
 impl Default for IdempotencyScope {
-    /// Of a service without API keys.
+    /// Returns the scope for a service without API keys.
     fn default() -> Self {
         IdempotencyScope { key_hash: *OPEN_KEY, jti: None }
     }
@@ -36,10 +37,10 @@ impl Default for IdempotencyScope {
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// Reads the header's value: a string in quotes (RFC 8941, 3.3.3), or the same without quotes.
+    /// Parses the header's value: a string in quotes (RFC 8941, 3.3.3), or the same without quotes.
     ///
     /// # Errors
-    /// 400 `invalid_request`.
+    /// Returns [`Error::InvalidRequest`] (400 `invalid_request`).
     pub fn parse(value: &[u8]) -> Result<IdempotencyKey> {
         let value = std::str::from_utf8(value).ok().map(str::trim);
         let text = value.and_then(|value| match value.strip_prefix('"') {
@@ -49,18 +50,18 @@ impl IdempotencyKey {
         let text = text.filter(|text| (1..=MAX_LENGTH).contains(&text.len()));
         text.map(IdempotencyKey).ok_or_else(|| {
             Error::InvalidRequest(format!(
-                "Idempotency-Key must be one string of 1 to {MAX_LENGTH} ASCII characters, best a UUID in quotes"
+                "Idempotency-Key must be one string of 1 to {MAX_LENGTH} ASCII characters, ideally a UUID in quotes"
             ))
         })
     }
 
-    /// The UUID of the image that this value is for: version 8 (RFC 9562, 5.8), of an HMAC-SHA256.
+    /// Returns the UUID of the image for this value: a UUID of version 8 (RFC 9562, 5.8) from an HMAC-SHA256.
     pub fn image_id(&self, scope: &IdempotencyScope) -> Uuid {
-        // HMAC takes a key of any length.
+        // HMAC accepts keys of any length.
         let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&scope.key_hash) else { unreachable!() };
         mac.update(self.0.as_bytes());
         if let Some(jti) = &scope.jti {
-            // No value has a zero, so that no value and jti together are those of others.
+            // No value contains a zero byte, so that no two pairs of value and `jti` have the same input.
             mac.update(&[0]);
             mac.update(jti.as_bytes());
         }
@@ -70,7 +71,7 @@ impl IdempotencyKey {
     }
 }
 
-/// What follows the opening quote, up to the closing one at the end.
+/// Returns the text between the opening quote, which was consumed, and the closing quote at the end.
 fn unquoted(rest: &str) -> Option<String> {
     let mut text = String::new();
     let mut characters = rest.chars();
@@ -84,7 +85,8 @@ fn unquoted(rest: &str) -> Option<String> {
     }
 }
 
-/// What a value may have that is not in quotes. A comma would make it a list, and a semicolon begin parameters.
+/// Returns whether a value without quotes may contain `byte`. A comma would separate values, and a semicolon would
+/// start parameters.
 fn is_bare(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b',' | b';')
 }
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_is_read_with_and_without_quotes() {
+    fn value_is_parsed_with_and_without_quotes() {
         for (value, text) in [
             (&br#""8e03978e-40d5-43dd-bc93-6894a57f9324""#[..], "8e03978e-40d5-43dd-bc93-6894a57f9324"),
             (b"8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
@@ -112,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn other_values_are_rejected() {
+    fn invalid_values_are_rejected() {
         for wrong in [
             &b""[..],
             b"  ",
@@ -140,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn the_uuid_depends_on_the_value_the_key_and_the_grant() {
+    fn uuid_depends_on_value_api_key_and_grant() {
         let key = IdempotencyKey::parse(b"\"one\"").unwrap();
         let scope = IdempotencyScope { key_hash: [7; 32], jti: None };
-        // printf one | openssl dgst -sha256 -mac HMAC -macopt hexkey:0707…07, and then the version and the variant.
+        // printf one | openssl dgst -sha256 -mac HMAC -macopt hexkey:0707…07, with the version and the variant set.
         let id = key.image_id(&scope);
         assert_eq!((id.get_version_num(), id.get_variant()), (8, uuid::Variant::RFC4122));
-        assert_eq!(id, IdempotencyKey::parse(b"one").unwrap().image_id(&scope), "quotes are no part of the value");
+        assert_eq!(id, IdempotencyKey::parse(b"one").unwrap().image_id(&scope), "quotes are not part of the value");
         let granted = |jti: &str| IdempotencyScope { jti: Some(jti.to_owned()), ..scope.clone() };
         let others = [
             IdempotencyKey::parse(b"two").unwrap().image_id(&scope),

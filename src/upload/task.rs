@@ -1,22 +1,22 @@
-//! The store's half of an upload: every call to the store is made here, on a task of its own.
+//! The store's half of an upload. All calls to the store are made here, in a separate task.
 //!
-//! hyper drops a request's future when its client goes away, and whatever was started must still be finished or aborted
-//! then. The request going away is what the task sees when its [`super::writer::UploadWriter`] is dropped; it then stops,
-//! aborts and cleans up.
+//! hyper drops a request's future when its client disconnects, but calls that were started must still be finished or
+//! aborted. The task detects the end of the request when its [`super::writer::UploadWriter`] is dropped. It then stops,
+//! aborts the upload and cleans up.
 //!
-//! | what happens | what the task does |
+//! | event | what the task does |
 //! |---|---|
-//! | a part fails for good | drops the other parts, aborts the upload; the request's next call gets the error |
-//! | the request goes away | the same, at once, also while parts are in flight |
-//! | it goes away while the object is being made | lets that finish, then deletes the object nobody was told of |
-//! | aborting fails | tries again a few times; what is left after that is the sweep's and the lifecycle rule's |
-//! | a call's answer is lost | undoes what the call may have done, now and if it appears later ([`Reconciler`]) |
+//! | a part fails permanently | drops the other parts, aborts the upload; the request's next call returns the error |
+//! | the request ends early | the same, immediately, even while parts are in flight |
+//! | the request ends while the object is being created | finishes the call, then deletes the unacknowledged object |
+//! | aborting fails | retries a few times; the sweep and the lifecycle rule remove what remains |
+//! | a call's answer is lost | undoes the possible effect of the call, now and if it appears later ([`Reconciler`]) |
 //!
-//! All of this is so for names that were drawn at random. Under a key that was fixed beforehand an object may be another
-//! attempt's success: it is looked at instead, and never deleted ([`Ownership`]).
+//! This applies to names that were drawn at random. Under a fixed key, the object may belong to another successful
+//! attempt. It is therefore compared, and never deleted ([`Ownership`]).
 //!
-//! On Lambda a request goes away when the invocation's time runs out. There "lets that finish" has an end of its own
-//! (`patience`), so that what comes after it is still done before the process is frozen.
+//! On Lambda, a request ends when the time of its invocation runs out. "Finishes the call" therefore has a time limit
+//! there (`patience`), so that the cleanup is completed before the process is frozen.
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -43,19 +43,19 @@ mod tests;
 /// The result that the task sends to the request.
 pub(super) type UploadResult = Result<DurableUpload, Error>;
 
-/// An upload whose object is durable. If it is dropped before [`DurableUpload::acknowledge`], the upload is undone; under a key
-/// that was fixed beforehand the object stays.
+/// An upload whose object is durable. If this is dropped before [`DurableUpload::acknowledge`], the object is deleted,
+/// except under a fixed key.
 pub struct DurableUpload {
     pub stored: Stored,
-    /// The name of the object. It differs from the first one if that had to be given up.
+    /// The name of the object. It differs from the first name if that one had to be given up.
     pub name: ObjectName,
     acknowledged: oneshot::Sender<()>,
 }
 
 impl DurableUpload {
-    /// Declares that the client gets the answer: the object stays.
+    /// Declares that the client receives the answer, so that the object is kept.
     pub fn acknowledge(self) -> Stored {
-        // The task waits for this. It has ended only if the runtime is shutting down.
+        // The task waits for this message. It has ended only if the runtime is shutting down.
         let _ = self.acknowledged.send(());
         self.stored
     }
@@ -65,19 +65,20 @@ impl DurableUpload {
 const MAX_ATTEMPTS: usize = 3;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Whose the name is that an upload goes to.
+/// Whether other uploads may write to the same name.
 pub(super) enum Ownership {
-    /// Drawn at random for this upload: what appears there is this upload's, and is undone unless its client was told of it.
+    /// Drawn at random for this upload. An object under this name belongs to this upload, and is deleted unless it
+    /// was acknowledged.
     Drawn,
-    /// Fixed beforehand: what appears there may be another attempt's, and whole and checked it is in any case. No object is
-    /// undone, and of uploads only this one's own.
+    /// Fixed by a grant or an Idempotency-Key. An object under this name may belong to another attempt, and is complete
+    /// and verified in any case. Objects are never deleted, and only this task's own multipart upload is aborted.
     Fixed(Turns),
 }
 
-/// What the request hands over.
+/// A message from the request.
 pub(super) enum PartMessage {
     Part(Payload),
-    /// Also the only part, of a file that fits one.
+    /// The last part. It is the only part if the file fits into one.
     Last(Payload),
 }
 
@@ -94,37 +95,37 @@ impl From<Error> for Interruption {
 }
 
 impl From<StoreError> for Interruption {
-    /// Never a 404, whatever the store says: the client asked for nothing that could be missing.
+    /// Never converts to 404, because the client did not request an object that could be missing.
     fn from(error: StoreError) -> Self {
         Interruption::Failed(error.into())
     }
 }
 
-/// What may be in the store when an upload is over, and must go if its client does not hear of a success.
+/// What may remain in the store after an upload, and must be removed unless the upload was acknowledged.
 enum Cleanup {
     Nothing,
-    /// An upload whose id is not known: the answer to creating it was lost.
+    /// A multipart upload with an unknown ID, because the answer to CreateMultipartUpload was lost.
     LateUpload,
     Upload(Upload),
-    /// The object and, where completing failed, perhaps its upload instead.
+    /// The object. If completing failed, its multipart upload may exist instead.
     Object(Option<Upload>),
-    /// The same, also after it was removed: the answer to the call that makes it was lost.
+    /// The same, but the object may appear again after its removal, because an answer was lost.
     LateObject(Option<Upload>),
 }
 
 impl Cleanup {
-    /// Of a call that would have made the object, and failed.
+    /// Returns the cleanup after the call that creates the object failed.
     fn after(error: &StoreError, upload: Option<Upload>) -> Self {
         match error {
-            // Another's object is there. If it were this upload's, an answer would have been lost, and the error another.
+            // Another upload's object exists. This upload's own object would cause another error, after a lost answer.
             StoreError::Precondition => upload.map_or(Cleanup::Nothing, Cleanup::Upload),
             error if is_outcome_unknown(error) => Cleanup::LateObject(upload),
             _ => Cleanup::Object(upload),
         }
     }
 
-    /// The same if the object stays: its client was told of it, or it may be another attempt's. An upload whose id is not
-    /// known may be another attempt's, too.
+    /// Returns the cleanup without the object, for objects that were acknowledged or may belong to another attempt. A
+    /// multipart upload with an unknown ID may belong to another attempt, too.
     fn keeping_the_object(self) -> Self {
         match self {
             Cleanup::Upload(upload) | Cleanup::Object(Some(upload)) | Cleanup::LateObject(Some(upload)) => {
@@ -144,9 +145,9 @@ pub(super) struct UploadTask {
     pub(super) name: ObjectName,
     pub(super) ownership: Ownership,
     pub(super) metadata: Metadata,
-    /// How long a PutObject may go on whose request was given up; none: to its end.
+    /// How long a PutObject may continue after its request has ended. `None`: until it completes.
     pub(super) patience: Option<Duration>,
-    /// Turns at sending parts that are in files.
+    /// Limits the number of parts in files that are sent concurrently.
     pub(super) files: Arc<Semaphore>,
 }
 
@@ -161,8 +162,8 @@ impl UploadTask {
             Some(PartMessage::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
             None => (Err(Interruption::Abandoned), Cleanup::Nothing),
         };
-        // The request sees this, whatever it is about to hand over. It is told first: cleaning up can take long where the
-        // store is what fails.
+        // The request detects this at its next message. It is notified before the cleanup, which can take long if the
+        // store is failing.
         drop(commands);
         let unacknowledged = match result {
             Ok(stored) => {
@@ -184,7 +185,7 @@ impl UploadTask {
         self.clean_up(if undoes_object { leftover } else { leftover.keeping_the_object() }).await;
     }
 
-    /// Removes what is not wanted.
+    /// Removes what must not remain.
     async fn clean_up(&self, leftover: Cleanup) {
         let late = matches!(leftover, Cleanup::LateObject(_));
         let (upload, object) = match leftover {
@@ -258,7 +259,7 @@ impl UploadTask {
         }
     }
 
-    /// Makes the object by `call`, which completes `upload` if there is one, and sees what became of it.
+    /// Creates the object with `call`, which completes `upload` if there is one, and determines the outcome.
     async fn make(
         &self,
         whole: Stored,
@@ -290,7 +291,8 @@ impl UploadTask {
         }
     }
 
-    /// What it means that the call failed that makes the object: under a fixed key another attempt may have made it.
+    /// Determines the outcome after the call that creates the object failed. Under a fixed key, another attempt may
+    /// have created it.
     async fn settle(&self, error: StoreError, whole: Stored) -> Result<Stored, Interruption> {
         if matches!(self.ownership, Ownership::Drawn) || !is_outcome_unknown(&error) {
             return Err(error.into());
@@ -302,7 +304,7 @@ impl UploadTask {
         }
     }
 
-    /// What is found under a name that was drawn at random can only be what was sent.
+    /// Compares the object that was found with the upload. Under a name that was drawn at random it is always the same.
     async fn compare(&self, found: &ObjectInfo, whole: Stored) -> Result<Stored, Interruption> {
         if matches!(self.ownership, Ownership::Fixed(_)) {
             fixed::check_same(self.store.as_ref(), &self.name, found, whole).await?;
@@ -310,7 +312,7 @@ impl UploadTask {
         Ok(whole)
     }
 
-    /// Resolves where a call is not to be waited for any more.
+    /// Resolves when a call must no longer be awaited.
     async fn given_up(&self, done: &mut oneshot::Sender<UploadResult>) {
         done.closed().await;
         match self.patience {
@@ -319,14 +321,14 @@ impl UploadTask {
         }
     }
 
-    /// Sends parts as they come, then completes.
+    /// Sends parts as they arrive, then completes the upload.
     async fn multipart(
         &self,
         first: Payload,
         commands: &mut mpsc::Receiver<PartMessage>,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        // Not raced against the request: an upload whose id nobody heard could not be aborted.
+        // Not cancelled if the request ends, because an upload with an unknown ID could not be aborted.
         let upload = match self.create_upload().await {
             Ok(upload) => upload,
             Err(error) => {
@@ -365,7 +367,8 @@ impl UploadTask {
         }
     }
 
-    /// Returns what was sent and what the store said it took, both in order. Parts in flight are dropped on error.
+    /// Returns the parts that were sent and the parts that the store confirmed, in order. Drops parts in flight on
+    /// error.
     async fn send_parts(
         &self,
         upload: &Upload,
@@ -381,7 +384,7 @@ impl UploadTask {
         while !(last && in_flight.is_empty()) {
             tokio::select! {
                 Some(part) = in_flight.next() => taken.push(part?),
-                // Not more than there are buffers: the request waits for one before it fills the next.
+                // The number of buffers limits this: the request waits for a free buffer before it fills the next part.
                 command = commands.recv(), if !last => {
                     let part = match command {
                         Some(PartMessage::Part(part)) => part,
@@ -411,8 +414,8 @@ impl UploadTask {
         self.store.put(&self.name, &self.metadata, only).await
     }
 
-    /// A part in memory is sent at once. One in a file costs disk while it waits, and a connection and what those hold
-    /// while it is sent.
+    /// Waits for the turn of a part in a file, which needs disk space while it waits, and a connection and its buffers
+    /// while it is sent. A part in memory is sent immediately.
     async fn turn(&self, part: &Payload) -> Option<OwnedSemaphorePermit> {
         match part.content {
             Content::Memory(_) => None,
@@ -423,13 +426,13 @@ impl UploadTask {
 
 type PartFuture<'a> = Pin<Box<dyn Future<Output = Result<Part, StoreError>> + Send + 'a>>;
 
-/// A part as it left here.
+/// A part that was sent.
 struct Sent {
     size: u64,
     crc64: u64,
 }
 
-/// Compares what the store took with what was sent, before anything becomes visible.
+/// Compares the parts that the store confirmed with the parts that were sent, before the object becomes visible.
 fn review(sent: &[Sent], taken: &[Part]) -> Result<ObjectDigest, StoreError> {
     if sent.len() != taken.len() {
         return Err(StoreError::IntegrityMismatch(format!("{} parts sent, {} taken", sent.len(), taken.len())));

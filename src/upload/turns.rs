@@ -1,4 +1,5 @@
-//! Turns at one key: on a store that overwrites, of two uploads under one key the second must see what the first has made.
+//! A lock per image key. On a store without conditional writes, the second of two uploads under one key must find the
+//! object of the first one.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,21 +7,21 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::store::ImageKey;
 
-/// One turn at a time for each key. The clones are one; a key that nobody uses takes no memory.
+/// Grants one turn at a time for each key. Clones share their state. Keys that are not in use take no memory.
 #[derive(Clone, Debug, Default)]
 pub struct Turns(Arc<Mutex<HashMap<ImageKey, Queue>>>);
 
 #[derive(Debug, Default)]
 struct Queue {
     lock: Arc<AsyncMutex<()>>,
-    /// How many hold the turn or wait for it.
+    /// The number of tasks that hold the turn or wait for it.
     users: usize,
 }
 
-/// The turn at one key, until it is dropped.
+/// The turn at one key. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Turn {
-    // Before the place: whoever finds the queue gone begins another one.
+    // Must be dropped before the place: after a queue was removed, the next task creates a new one with another lock.
     _held: OwnedMutexGuard<()>,
     _place: Place,
 }
@@ -33,7 +34,7 @@ struct Place {
 }
 
 impl Turns {
-    /// Waits until nobody else has the turn at this key. May be dropped meanwhile.
+    /// Waits for the turn at this key. Cancel-safe.
     pub async fn take(&self, key: &ImageKey) -> Turn {
         let lock = {
             let mut queues = self.queues();
@@ -68,16 +69,16 @@ mod tests {
     use futures::FutureExt;
 
     #[test]
-    fn one_key_has_one_turn_at_a_time_and_leaves_nothing() {
+    fn turns_at_one_key_are_exclusive_and_leave_no_entry() {
         let turns = Turns::default();
         let (one, other) = (ImageKey::random("png"), ImageKey::random("png"));
-        let first = turns.take(&one).now_or_never().expect("nobody else has it");
-        let _other = turns.take(&other).now_or_never().expect("it is another key's");
+        let first = turns.take(&one).now_or_never().expect("the turn is free");
+        let _other = turns.take(&other).now_or_never().expect("another key has its own turn");
         let (mut second, mut third) = (Box::pin(turns.take(&one)), Box::pin(turns.take(&one)));
         assert!(second.as_mut().now_or_never().is_none() && third.as_mut().now_or_never().is_none());
         drop(second);
         drop(first);
-        let third = third.now_or_never().expect("one that has gone does not keep the turn");
+        let third = third.now_or_never().expect("a cancelled task does not keep the turn");
         assert_eq!(turns.queues().len(), 2);
         drop(third);
         assert_eq!(turns.queues().keys().collect::<Vec<_>>(), [&other]);

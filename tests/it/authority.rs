@@ -1,4 +1,4 @@
-//! Every route under every kind of authority: who is let in, who is not, and what each is told.
+//! Authorization of every route with every kind of credential: which requests are accepted or rejected, and how.
 
 use image_store::auth::grants::{Claims, DEFAULT_LIFETIME, sign_offline};
 use reqwest::{Method, RequestBuilder};
@@ -10,13 +10,13 @@ use tempfile::NamedTempFile;
 
 use crate::support::app::TestApp;
 
-const NOBODY: &str = "00000000-0000-4000-8000-000000000000.png";
+const UNKNOWN_IMAGE: &str = "00000000-0000-4000-8000-000000000000.png";
 
-/// What a request brings.
+/// The credential of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Who {
-    Nobody,
-    /// An API key by its scope, or one that is none.
+enum Credential {
+    None,
+    /// An API key with this scope, or an invalid key.
     Key(&'static str),
     /// A grant in the header.
     Grant(Grant),
@@ -33,56 +33,56 @@ enum Grant {
 }
 
 /// The columns of the table.
-const COLUMNS: [Who; 13] = [
-    Who::Nobody,
-    Who::Key("upload"),
-    Who::Key("delete"),
-    Who::Key("read"),
-    Who::Key("wrong"),
-    Who::Grant(Grant::Plain),
-    Who::Grant(Grant::Keyed),
-    Who::Grant(Grant::Expired),
-    Who::Grant(Grant::Forged),
-    Who::Path(Grant::Plain),
-    Who::Path(Grant::Keyed),
-    Who::Path(Grant::Expired),
-    Who::Path(Grant::Forged),
+const COLUMNS: [Credential; 13] = [
+    Credential::None,
+    Credential::Key("upload"),
+    Credential::Key("delete"),
+    Credential::Key("read"),
+    Credential::Key("wrong"),
+    Credential::Grant(Grant::Plain),
+    Credential::Grant(Grant::Keyed),
+    Credential::Grant(Grant::Expired),
+    Credential::Grant(Grant::Forged),
+    Credential::Path(Grant::Plain),
+    Credential::Path(Grant::Keyed),
+    Credential::Path(Grant::Expired),
+    Credential::Path(Grant::Forged),
 ];
 
 /// The statuses of a route, in the order of [`COLUMNS`].
 type Row = [u16; COLUMNS.len()];
 
-/// What is let in by an API key of one scope: `ok` for it.
+/// A route that requires an API key with one scope. Accepted requests return `ok`.
 const fn key(ok: u16, upload: bool, delete: bool, read: bool) -> Row {
     [401, pick(upload, ok), pick(delete, ok), pick(read, ok), 401, 403, 403, 401, 401, 403, 403, 401, 401]
 }
 
-const fn pick(let_in: bool, ok: u16) -> u16 {
-    if let_in { ok } else { 403 }
+const fn pick(is_allowed: bool, ok: u16) -> u16 {
+    if is_allowed { ok } else { 403 }
 }
 
-/// What uploads: an API key with that scope, or a grant.
+/// A route that requires an API key with the scope `upload`, or a grant.
 const fn upload(ok: u16) -> Row {
     [401, ok, 403, 403, 401, ok, ok, 401, 401, ok, ok, 401, 401]
 }
 
-/// What wants nothing, and is no part of uploading.
+/// A route that requires no credential and does not accept grants in the path.
 const fn open(ok: u16) -> Row {
     [ok, ok, ok, ok, ok, ok, ok, ok, ok, 403, 403, 401, 401]
 }
 
-/// What the link decides; a grant in the path must be right all the same.
+/// A route that the link of a plan authorizes. A grant in the path must be valid, too.
 const fn link(ok: u16) -> Row {
     [ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, 401, 401]
 }
 
-/// The page: it is the same for everybody, and says itself that a grant has ended.
+/// The page. It is the same for every request, and reports an expired grant itself.
 const fn page(ok: u16) -> Row {
     [ok; COLUMNS.len()]
 }
 
-/// `{plan}` stands for the token of a plan for `{s3_key}`. A request has no body, so that whoever may upload or plan is told
-/// 415.
+/// `{plan}` stands for the token of a plan for `{s3_key}`. The requests have no body, so that authorized uploads and
+/// plans are rejected with 415.
 fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
     let (status, complete, abort) = ("/uploads/{s3_key}", "/uploads/{s3_key}/complete", "/uploads/{s3_key}");
     vec![
@@ -96,7 +96,7 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
         ("GET", status, "?plan={plan}x", link(401)),
         ("POST", complete, "?plan={plan}x", link(401)),
         ("DELETE", abort, "?plan={plan}x", link(401)),
-        // A grant is no plan.
+        // A grant is not a plan token.
         ("GET", status, "?plan={grant}", link(401)),
         ("GET", "/images/{s3_key}", "", key(404, false, false, true)),
         ("HEAD", "/images/{s3_key}", "", key(404, false, false, true)),
@@ -116,7 +116,7 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
     ]
 }
 
-/// Keys, one a scope, and everything signed with them.
+/// A service with one API key per scope, and tokens signed with them.
 struct World {
     app: TestApp,
     plan: Value,
@@ -130,8 +130,8 @@ impl World {
             writeln!(keys, "{scope}er {} {scope}", sha256(&format!("the-{scope}-key"))).unwrap();
         }
         let app = TestApp::with(&[&format!("--api-keys-file={}", keys.path().display())]).await;
-        let wish = json!({ "filename": "a.png", "size": 1 });
-        let planned = app.client.post(app.at("/uploads")).bearer_auth("the-upload-key").json(&wish);
+        let request = json!({ "filename": "a.png", "size": 1 });
+        let planned = app.client.post(app.at("/uploads")).bearer_auth("the-upload-key").json(&request);
         let plan = planned.send().await.unwrap().json().await.unwrap();
         World { app, plan, _keys: keys }
     }
@@ -141,7 +141,7 @@ impl World {
         let mut key = "the-upload-key";
         match grant {
             Grant::Plain => {}
-            Grant::Keyed => claims.key = Some(NOBODY.to_owned()),
+            Grant::Keyed => claims.key = Some(UNKNOWN_IMAGE.to_owned()),
             Grant::Expired => {
                 claims.exp = (std::time::SystemTime::now() - Duration::from_secs(120)).into();
             }
@@ -150,20 +150,21 @@ impl World {
         sign_offline(&claims, key, None).unwrap()
     }
 
-    fn request(&self, method: &str, template: &str, query: &str, who: Who) -> RequestBuilder {
+    fn request(&self, method: &str, template: &str, query: &str, credential: Credential) -> RequestBuilder {
         let token = self.plan["status_url"].as_str().unwrap().split_once("?plan=").unwrap().1;
         let plans = template.starts_with("/uploads/");
-        let key = if plans { self.plan["s3_key"].as_str().unwrap() } else { NOBODY };
+        let key = if plans { self.plan["s3_key"].as_str().unwrap() } else { UNKNOWN_IMAGE };
         let query = query.replace("{plan}", token).replace("{grant}", &self.grant(Grant::Plain));
-        let prefix = if let Who::Path(grant) = who { format!("/g/{}", self.grant(grant)) } else { String::new() };
+        let prefix =
+            if let Credential::Path(grant) = credential { format!("/g/{}", self.grant(grant)) } else { String::new() };
         let path = format!("{prefix}{}{query}", template.replace("{s3_key}", key));
         let request = self.app.client.request(method.parse().unwrap(), self.app.at(&path));
-        // From elsewhere, so that /metrics is not asked for on this machine.
+        // As if passed on by a proxy, so that /metrics is not a request from this machine.
         let request = request.header("via", "1.1 proxy");
-        match who {
-            Who::Nobody | Who::Path(_) => request,
-            Who::Key(scope) => request.bearer_auth(format!("the-{scope}-key")),
-            Who::Grant(grant) => request.bearer_auth(self.grant(grant)),
+        match credential {
+            Credential::None | Credential::Path(_) => request,
+            Credential::Key(scope) => request.bearer_auth(format!("the-{scope}-key")),
+            Credential::Grant(grant) => request.bearer_auth(self.grant(grant)),
         }
     }
 }
@@ -173,11 +174,13 @@ fn sha256(text: &str) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The codes that go with a status that says no.
-fn codes(status: u16, who: Who) -> &'static [&'static str] {
-    match (status, who) {
-        (401, Who::Grant(Grant::Expired) | Who::Path(Grant::Expired)) => &["expired_token", "invalid_token"],
-        (401, Who::Nobody | Who::Key(_)) => &["unauthorized", "invalid_token"],
+/// The error codes for the status of a rejected request.
+fn codes(status: u16, credential: Credential) -> &'static [&'static str] {
+    match (status, credential) {
+        (401, Credential::Grant(Grant::Expired) | Credential::Path(Grant::Expired)) => {
+            &["expired_token", "invalid_token"]
+        }
+        (401, Credential::None | Credential::Key(_)) => &["unauthorized", "invalid_token"],
         (401, _) => &["invalid_token"],
         (403, _) => &["forbidden"],
         _ => &[],
@@ -185,22 +188,22 @@ fn codes(status: u16, who: Who) -> &'static [&'static str] {
 }
 
 #[tokio::test]
-async fn every_route_lets_in_whom_it_is_for() {
+async fn every_route_accepts_only_the_right_credentials() {
     let world = World::new().await;
     for (method, template, query, row) in table() {
-        for (who, expected) in COLUMNS.into_iter().zip(row) {
-            let answer = world.request(method, template, query, who).send().await.unwrap();
+        for (credential, expected) in COLUMNS.into_iter().zip(row) {
+            let answer = world.request(method, template, query, credential).send().await.unwrap();
             let (status, cache) = (answer.status().as_u16(), answer.headers()["cache-control"].clone());
             let referrer = answer.headers()["referrer-policy"].clone();
             let body = answer.text().await.unwrap();
-            let name = format!("{method} {template}{query} by {who:?}");
+            let name = format!("{method} {template}{query} by {credential:?}");
             assert_eq!(status, expected, "{name}: {body}");
-            let codes = codes(status, who);
+            let codes = codes(status, credential);
             if method != "HEAD" && !codes.is_empty() {
                 let body: Value = serde_json::from_str(&body).unwrap();
                 assert!(codes.contains(&body["code"].as_str().unwrap()), "{name}: {body}");
             }
-            if matches!(who, Who::Path(_)) {
+            if matches!(credential, Credential::Path(_)) {
                 assert_eq!((cache.as_bytes(), referrer.as_bytes()), (&b"no-store"[..], &b"no-referrer"[..]), "{name}");
             }
         }
@@ -209,22 +212,22 @@ async fn every_route_lets_in_whom_it_is_for() {
 }
 
 #[tokio::test]
-async fn a_key_may_come_in_its_own_header_too() {
+async fn api_key_is_also_accepted_as_x_api_key() {
     let world = World::new().await;
     for (method, template, query, row) in table() {
-        for (who, expected) in COLUMNS.into_iter().zip(row) {
-            let Who::Key(scope) = who else { continue };
-            let request = world.request(method, template, query, Who::Nobody);
+        for (credential, expected) in COLUMNS.into_iter().zip(row) {
+            let Credential::Key(scope) = credential else { continue };
+            let request = world.request(method, template, query, Credential::None);
             let answer = request.header("x-api-key", format!("the-{scope}-key")).send().await.unwrap();
-            assert_eq!(answer.status().as_u16(), expected, "{method} {template} by {who:?}");
+            assert_eq!(answer.status().as_u16(), expected, "{method} {template} by {credential:?}");
         }
     }
     world.app.end(&[]).await;
 }
 
-/// A route that is added must be added to the table: those of the description, and those that the router names besides.
+/// Fails if a route of the API's description or of the router is missing in the table.
 #[tokio::test]
-async fn the_table_has_every_route() {
+async fn table_contains_every_route() {
     let world = World::new().await;
     let answer = world.app.client.get(world.app.at("/openapi.json")).send().await.unwrap();
     let description: Value = answer.json().await.unwrap();
@@ -251,7 +254,7 @@ async fn the_table_has_every_route() {
 }
 
 #[tokio::test]
-async fn without_keys_everybody_may_do_everything_and_a_grant_is_still_one() {
+async fn without_keys_all_requests_are_allowed_and_grants_apply() {
     let app = TestApp::start().await;
     let answer = app.client.post(app.at("/grants")).json(&json!({})).send().await.unwrap();
     let granted: Value = answer.json().await.unwrap();

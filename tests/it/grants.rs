@@ -1,4 +1,4 @@
-//! Grants at work: by header, path and form field, within their limits, minted by the service and by others.
+//! Uploads with grants: in a header, the path and a form field, with limits, created by the service and by others.
 
 use image_store::auth::grants::{Claims, DEFAULT_LIFETIME, sign_offline};
 use reqwest::multipart::{Form, Part};
@@ -17,7 +17,7 @@ const KEYS: &str = "--api-keys=a-key-that-is-long-enough";
 const IMAGE_KEY: &str = "0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png";
 const MIB: usize = 1 << 20;
 
-/// A grant with these claims, as a backend signs it.
+/// Returns a grant with these claims, signed as by a backend.
 fn sign(change: impl FnOnce(&mut Claims)) -> String {
     let mut claims = Claims::lasting(DEFAULT_LIFETIME);
     change(&mut claims);
@@ -55,7 +55,7 @@ async fn body(response: Response, status: u16) -> Value {
     if text.is_empty() { Value::Null } else { serde_json::from_str(&text).unwrap() }
 }
 
-async fn refused(request: RequestBuilder, status: u16, code: &str) -> Value {
+async fn rejected(request: RequestBuilder, status: u16, code: &str) -> Value {
     let body = answer(request, status).await;
     assert_eq!(body["code"], code, "{body}");
     body
@@ -75,7 +75,7 @@ async fn end(app: TestApp, images: &[Value]) {
 }
 
 #[tokio::test]
-async fn a_grant_uploads_by_header_path_and_field() {
+async fn grant_is_accepted_in_header_path_and_form_field() {
     let app = TestApp::with(&[KEYS]).await;
     let grant = plain();
     let in_path = format!("/g/{grant}/upload-image");
@@ -90,7 +90,7 @@ async fn a_grant_uploads_by_header_path_and_field() {
     ] {
         images.push(answer(request, 200).await);
     }
-    // The image's address is outside of the grant's path, and without it.
+    // The URL of the image does not contain the grant.
     let response = posted(&app, &in_path, image_form()).send().await.unwrap();
     let location = response.url().join(response.headers()["location"].to_str().unwrap()).unwrap();
     images.push(body(response, 200).await);
@@ -99,7 +99,7 @@ async fn a_grant_uploads_by_header_path_and_field() {
 }
 
 #[tokio::test]
-async fn one_authority_counts_and_must_be_right() {
+async fn only_the_first_credential_counts_and_must_be_valid() {
     let app = TestApp::with(&[KEYS]).await;
     let (right, wrong) = (plain(), format!("{}x", plain()));
     let with_field =
@@ -122,40 +122,40 @@ async fn one_authority_counts_and_must_be_right() {
         (posted(&app, "/upload-image", with_field(&wrong)), "invalid_token"),
         (posted(&app, "/upload-image", with_field(&expired())), "expired_token"),
         (posted(&app, "/upload-image", with_field("")), "unauthorized"),
-        // An API key is not taken from a field.
+        // An API key is not accepted in a form field.
         (posted(&app, "/upload-image", with_field(API_KEY)), "invalid_token"),
     ] {
-        refused(request, 401, code).await;
+        rejected(request, 401, code).await;
     }
     end(app, &images).await;
 }
 
 #[tokio::test]
-async fn a_field_must_stand_before_the_file_and_within_64_kib() {
+async fn grant_field_must_precede_the_file_within_64_kib() {
     let app = TestApp::with(&[KEYS]).await;
     let late = image_form().text("grant", plain());
     let far = Form::new().text("long", "x".repeat(70_000)).text("grant", plain());
     let far = far.part("file", file("a.png", fixture("plain.png")));
     for form in [late, far, image_form(), Form::new().text("user", "7")] {
-        let refused = refused(posted(&app, "/upload-image", form), 401, "unauthorized").await;
-        let detail = refused["detail"].as_str().unwrap();
+        let rejected = rejected(posted(&app, "/upload-image", form), 401, "unauthorized").await;
+        let detail = rejected["detail"].as_str().unwrap();
         assert!(detail.contains("before the field 'file'") && detail.contains("64 KiB"), "{detail}");
     }
     app.end(&[]).await;
 
-    // Without keys a form needs no grant; one that brings a grant is bound by it.
+    // Without API keys, a form needs no grant. If it contains one, the grant's limits apply.
     let app = TestApp::start().await;
     let far = Form::new().text("long", "x".repeat(70_000)).part("file", file("a.png", fixture("plain.png")));
     let image = answer(posted(&app, "/upload-image", far), 200).await;
     let granted = answer(app.client.post(app.at("/grants")).json(&json!({ "max_size": 10 })), 201).await;
     let bound = Form::new().text("grant", granted["grant"].as_str().unwrap().to_owned());
     let bound = bound.part("file", file("a.png", fixture("plain.png")));
-    refused(posted(&app, "/upload-image", bound), 413, "payload_too_large").await;
+    rejected(posted(&app, "/upload-image", bound), 413, "payload_too_large").await;
     end(app, &[image]).await;
 }
 
 #[tokio::test]
-async fn a_form_without_another_authority_holds_nothing_before_its_grant() {
+async fn nothing_is_reserved_before_the_grant_field_is_read() {
     let app = TestApp::with(&[KEYS, "--public-read=true"]).await;
     let rest = form("a.png", &png(100_000));
     let field = |name: &str, value: &str| {
@@ -169,7 +169,7 @@ async fn a_form_without_another_authority_holds_nothing_before_its_grant() {
     assert_eq!(app.app.uploads.used(), (0, 0));
     client.send(&grant).await;
     client.send(&rest[..50_000]).await;
-    until("room is reserved", || app.app.uploads.used().0 > 0).await;
+    until("memory is reserved", || app.app.uploads.used().0 > 0).await;
     client.send(&rest[50_000..]).await;
     let answer = client.read_to_end().await;
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
@@ -178,7 +178,7 @@ async fn a_form_without_another_authority_holds_nothing_before_its_grant() {
 }
 
 #[tokio::test]
-async fn the_grant_s_limits_hold_by_every_way_in() {
+async fn grant_limits_apply_to_every_upload_method() {
     let app = TestApp::with(&[KEYS, "--direct-put-max=6MiB"]).await;
     let small = sign(|claims| claims.max_size = Some(2_000));
     let jpegs = sign(|claims| claims.formats = Some(vec!["jpg".to_owned(), "gif".to_owned()]));
@@ -191,8 +191,8 @@ async fn the_grant_s_limits_hold_by_every_way_in() {
         app.client.post(app.at("/uploads")).bearer_auth(&small).json(&json!({ "filename": "a.png", "size": 2_001 })),
     ];
     for request in too_large {
-        let refused = refused(request, 413, "payload_too_large").await;
-        assert!(refused["detail"].as_str().unwrap().contains("2000 bytes"), "{refused}");
+        let rejected = rejected(request, 413, "payload_too_large").await;
+        assert!(rejected["detail"].as_str().unwrap().contains("2000 bytes"), "{rejected}");
     }
     let wrong_type = [
         raw(&app, &jpegs, "image/png", fixture("plain.png")),
@@ -204,20 +204,20 @@ async fn the_grant_s_limits_hold_by_every_way_in() {
         app.client.post(app.at(&format!("/g/{jpegs}/uploads"))).json(&json!({ "filename": "a.png", "size": 1 })),
     ];
     for request in wrong_type {
-        let refused = refused(request, 400, "invalid_file_type").await;
-        assert_eq!(refused["accepted"], json!(["jpeg", "gif"]));
+        let rejected = rejected(request, 400, "invalid_file_type").await;
+        assert_eq!(rejected["accepted"], json!(["jpeg", "gif"]));
     }
     let fits = answer(raw(&app, &small, "image/png", png(2_000)), 200).await;
     let jpeg = answer(raw(&app, &jpegs, "image/jpeg", fixture("plain.jpg")), 200).await;
-    // No grant widens what the service takes.
+    // A grant cannot extend the limits of the service.
     let wide = sign(|claims| (claims.max_size, claims.formats) = (Some(u64::MAX), Some(vec!["webp".to_owned()])));
-    let refused = refused(raw(&app, &wide, "image/webp", fixture("lossy.webp")), 400, "invalid_file_type").await;
-    assert_eq!(refused["accepted"], json!([]));
+    let rejected = rejected(raw(&app, &wide, "image/webp", fixture("lossy.webp")), 400, "invalid_file_type").await;
+    assert_eq!(rejected["accepted"], json!([]));
     end(app, &[fits, jpeg]).await;
 }
 
 #[tokio::test]
-async fn what_is_too_large_for_a_grant_is_never_asked_for() {
+async fn upload_exceeding_the_grant_is_rejected_before_its_body() {
     let app = TestApp::with(&[KEYS]).await;
     let bytes = form("a.png", &png(5 * MIB));
     let small = sign(|claims| claims.max_size = Some(1 << 18));
@@ -231,7 +231,7 @@ async fn what_is_too_large_for_a_grant_is_never_asked_for() {
 }
 
 #[tokio::test]
-async fn a_plan_under_a_grant_is_within_it() {
+async fn grant_limits_apply_to_plans() {
     let app = TestApp::with(&[KEYS, "--direct-put-max=6MiB"]).await;
     let plan = async |grant: &str, wish: Value| {
         answer(app.client.post(app.at("/uploads")).bearer_auth(grant).json(&wish), 201).await
@@ -249,7 +249,7 @@ async fn a_plan_under_a_grant_is_within_it() {
     let free = plan(&plain(), wish("a.png", image.len())).await;
     let stored = answer(put(&free, &image).await, 200).await;
 
-    // For exactly its key, whatever the file is called.
+    // For exactly the key of the grant, regardless of the file name.
     let one = plan(&keyed(IMAGE_KEY), wish("a.jpg", image.len())).await;
     assert_eq!((&one["s3_key"], &one["headers"]["content-type"]), (&json!(IMAGE_KEY), &json!("image/png")));
     let fixed = answer(put(&one, &image).await, 200).await;
@@ -257,33 +257,33 @@ async fn a_plan_under_a_grant_is_within_it() {
 
     let jpg = IMAGE_KEY.replace("png", "jpg");
     let other = plan(&keyed(&jpg), wish("a.jpg", image.len())).await;
-    let refused_late = refused(put(&other, &image).await, 400, "invalid_file_type").await;
-    assert_eq!((&refused_late["detected"], &refused_late["accepted"]), (&json!("png"), &json!(["jpeg"])));
+    let rejected_late = rejected(put(&other, &image).await, 400, "invalid_file_type").await;
+    assert_eq!((&rejected_late["detected"], &rejected_late["accepted"]), (&json!("png"), &json!(["jpeg"])));
     let declared = json!({ "filename": "a.jpg", "content_type": "image/png", "size": 1 });
     let request = app.client.post(app.at("/uploads")).bearer_auth(keyed(&jpg)).json(&declared);
-    assert_eq!(refused(request, 400, "invalid_file_type").await["accepted"], json!(["jpeg"]));
+    assert_eq!(rejected(request, 400, "invalid_file_type").await["accepted"], json!(["jpeg"]));
 
-    // The links outlive the grant, and go on without it.
+    // The links are valid without the grant, even after it has expired.
     let large = plan(&plain(), wish("a.png", 7 * MIB)).await;
     assert!(large["parts"].as_array().unwrap().len() > 1);
-    let behind = format!("/g/{}{}", expired(), large["abort_url"].as_str().unwrap());
-    refused(app.client.delete(app.at(&behind)), 401, "expired_token").await;
-    let behind = format!("/g/{}{}", plain(), large["status_url"].as_str().unwrap());
-    assert_eq!(answer(app.client.get(app.at(&behind)), 200).await["state"], "waiting");
+    let in_path = format!("/g/{}{}", expired(), large["abort_url"].as_str().unwrap());
+    rejected(app.client.delete(app.at(&in_path)), 401, "expired_token").await;
+    let in_path = format!("/g/{}{}", plain(), large["status_url"].as_str().unwrap());
+    assert_eq!(answer(app.client.get(app.at(&in_path)), 200).await["state"], "waiting");
     answer(app.client.delete(app.at(large["abort_url"].as_str().unwrap())), 204).await;
     end(app, &[stored, fixed]).await;
 }
 
 #[tokio::test]
-async fn a_keyed_grant_makes_the_image_of_its_key() {
+async fn image_is_stored_under_the_key_of_the_grant() {
     let app = TestApp::with(&[KEYS]).await;
     let grant = keyed(IMAGE_KEY);
-    // The bytes must be of the key's format; the file's name does not decide.
+    // The detected format must match the key. The file name is irrelevant.
     let named_png = Form::new().part("file", file("a.png", fixture("plain.jpg")));
-    let wrong = refused(posted(&app, "/upload-image", named_png).bearer_auth(&grant), 400, "invalid_file_type").await;
+    let wrong = rejected(posted(&app, "/upload-image", named_png).bearer_auth(&grant), 400, "invalid_file_type").await;
     assert_eq!((&wrong["detected"], &wrong["accepted"]), (&json!("jpeg"), &json!(["png"])));
     let named_svg = Form::new().part("file", file("a.svg", fixture("plain.png")));
-    refused(posted(&app, "/upload-image", named_svg).bearer_auth(&grant), 400, "invalid_file_type").await;
+    rejected(posted(&app, "/upload-image", named_svg).bearer_auth(&grant), 400, "invalid_file_type").await;
     let named_jpg = Form::new().part("file", file("a.jpg", fixture("plain.png")));
     let image = answer(posted(&app, "/upload-image", named_jpg).bearer_auth(&grant), 200).await;
     assert_eq!((&image["s3_key"], &image["content_type"]), (&json!(IMAGE_KEY), &json!("image/png")));
@@ -291,7 +291,7 @@ async fn a_keyed_grant_makes_the_image_of_its_key() {
 }
 
 #[tokio::test]
-async fn limits_are_those_of_the_grant() {
+async fn limits_route_returns_the_limits_of_the_grant() {
     let app = TestApp::with(&[KEYS, "--max-upload-size=12MiB"]).await;
     let names = |limits: &Value| -> Vec<String> {
         let formats = limits["formats"].as_array().unwrap().iter();
@@ -320,7 +320,7 @@ async fn limits_are_those_of_the_grant() {
 }
 
 #[tokio::test]
-async fn the_service_mints_grants_for_keys() {
+async fn service_creates_grants_for_api_keys() {
     let app =
         TestApp::with(&["--api-keys=a-key-that-is-long-enough,short", "--public-url=https://images.example/up"]).await;
     let mint = |key: &str, body: Value| app.client.post(app.at("/grants")).bearer_auth(key).json(&body);
@@ -337,15 +337,15 @@ async fn the_service_mints_grants_for_keys() {
     let one = answer(mint(API_KEY, wish), 201).await;
     assert!(one["s3_key"].as_str().unwrap().ends_with(".png"), "{one}");
     let token = one["grant"].as_str().unwrap();
-    refused(raw(&app, token, "image/png", png(901)), 413, "payload_too_large").await;
+    rejected(raw(&app, token, "image/png", png(901)), 413, "payload_too_large").await;
     let image = answer(raw(&app, token, "image/png", fixture("plain.png")), 200).await;
     assert_eq!(image["s3_key"], one["s3_key"]);
     let by_type = answer(mint(API_KEY, json!({ "content_type": "image/jpeg" })), 201).await;
     assert!(by_type["s3_key"].as_str().unwrap().ends_with(".jpg"), "{by_type}");
 
-    refused(mint("short", json!({})), 403, "key_too_short").await;
-    refused(mint(token, json!({})), 403, "forbidden").await;
-    refused(mint("wrong", json!({})), 401, "unauthorized").await;
+    rejected(mint("short", json!({})), 403, "key_too_short").await;
+    rejected(mint(token, json!({})), 403, "forbidden").await;
+    rejected(mint("wrong", json!({})), 401, "unauthorized").await;
     let long = "x".repeat(1100);
     for wrong in [
         json!({ "expires_in": 0 }),
@@ -359,7 +359,7 @@ async fn the_service_mints_grants_for_keys() {
         json!({ "maxsize": 1 }),
         json!([]),
     ] {
-        refused(mint(API_KEY, wrong.clone()), 400, "invalid_request").await;
+        rejected(mint(API_KEY, wrong.clone()), 400, "invalid_request").await;
     }
     for wrong in [
         json!({ "formats": ["webp"] }),
@@ -369,13 +369,13 @@ async fn the_service_mints_grants_for_keys() {
         json!({ "content_type": "image/webp" }),
         json!({ "formats": ["png"], "filename": "a.jpg" }),
     ] {
-        refused(mint(API_KEY, wrong.clone()), 400, "invalid_file_type").await;
+        rejected(mint(API_KEY, wrong.clone()), 400, "invalid_file_type").await;
     }
     end(app, &[plain_image, image]).await;
 }
 
 #[tokio::test]
-async fn the_page_comes_with_a_grant_in_its_path() {
+async fn page_is_served_with_a_grant_in_the_path() {
     let app = TestApp::with(&[KEYS]).await;
     let get = async |path: &str| app.client.get(app.at(path)).send().await.unwrap();
     for grant in [plain(), expired()] {
@@ -397,7 +397,7 @@ async fn the_page_comes_with_a_grant_in_its_path() {
 }
 
 #[tokio::test]
-async fn the_log_names_the_issuer_and_never_the_grant() {
+async fn log_contains_the_issuer_but_never_the_grant() {
     let data = TempDir::new().unwrap();
     let process = Process::start(data.path(), &["--log-format=json", KEYS]);
     let (grant, one, wrong) = (plain(), keyed(IMAGE_KEY), format!("{}x", plain()));
@@ -427,7 +427,7 @@ async fn the_log_names_the_issuer_and_never_the_grant() {
     assert_eq!(spans[3]["granted_by"], "key-1");
     for text in [log, metrics] {
         for token in [&grant, &one, &wrong] {
-            // Not a part of it either: header, claims, signature.
+            // Not even its claims or its signature.
             assert!(token.split('.').skip(1).all(|part| !text.contains(part)), "{text}");
         }
     }
@@ -469,7 +469,7 @@ fn printed(key: Option<&str>, arguments: &[&str]) -> (Option<i32>, String, Strin
 }
 
 #[tokio::test]
-async fn the_command_signs_grants_without_the_service() {
+async fn grant_command_signs_grants_offline() {
     let app = TestApp::with(&[KEYS]).await;
     let (code, token, _) = printed(Some(API_KEY), &[]);
     assert_eq!(code, Some(0));
@@ -507,23 +507,23 @@ async fn the_command_signs_grants_without_the_service() {
         (Some(API_KEY), &["--metadata=x"], 2, "name=value"),
         (Some(API_KEY), &["--url=images.example"], 2, "URL"),
     ] {
-        let (found, printed, told) = printed(key, arguments);
-        assert_eq!((found, printed.as_str()), (Some(code), ""), "{arguments:?}: {told}");
-        assert!(told.contains(said) && !told.contains(API_KEY) && !told.contains("fifteen-letters"), "{told}");
+        let (found, printed, stderr) = printed(key, arguments);
+        assert_eq!((found, printed.as_str()), (Some(code), ""), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(said) && !stderr.contains(API_KEY) && !stderr.contains("fifteen-letters"), "{stderr}");
     }
     end(app, &[image]).await;
 }
 
 #[cfg(feature = "client")]
 #[tokio::test]
-async fn the_client_uploads_with_a_grant_as_its_key_and_behind_one() {
+async fn client_uploads_with_a_grant_as_key_or_in_the_url() {
     let app = TestApp::with(&[KEYS]).await;
     let grant = plain();
-    let (bare, behind) = (app.url.clone(), app.at(&format!("/g/{grant}/")));
+    let (bare, with_grant) = (app.url.clone(), app.at(&format!("/g/{grant}/")));
     let image = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/plain.png");
     let mut images = Vec::new();
     for way in ["--stream", "--direct"] {
-        for arguments in [vec!["--url", &bare, "--api-key", &grant], vec!["--url", &behind]] {
+        for arguments in [vec!["--url", &bare, "--api-key", &grant], vec!["--url", &with_grant]] {
             let mut command = tokio::process::Command::from(binary());
             command.env_remove("IMAGE_STORE_API_KEY").args(["upload", way, image]).args(arguments);
             let output = command.output().await.unwrap();

@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: every attempt of one upload makes the same one image, whatever was lost, wherever it arrives.
+//! `Idempotency-Key`: all attempts of an upload store one image, regardless of lost answers and of the process.
 
 use futures::future::join_all;
 use image_store::store::s3::Checksum;
@@ -15,7 +15,7 @@ use super::support::strict::Quirk;
 
 const MIB: usize = 1 << 20;
 const PART: usize = 5 * MIB;
-/// One PutObject, a part that is just full, several parts.
+/// One PutObject, exactly one full part, and several parts.
 const SIZES: [usize; 3] = [1_000, PART, 12 * MIB];
 const VALUE: &str = "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"";
 
@@ -46,7 +46,7 @@ fn key(image: &Value) -> &str {
     image["s3_key"].as_str().unwrap()
 }
 
-/// All that is the same of every answer about one image.
+/// Removes the URL, the only field that differs between answers about the same image.
 fn without_url(mut image: Value) -> Value {
     image.as_object_mut().unwrap().remove("url");
     image
@@ -71,7 +71,7 @@ async fn read(app: &TestApp, image: &Value) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_same_bytes_again_are_answered_alike_and_not_sent_again() {
+async fn repeated_upload_returns_the_image_without_writing() {
     let app = TestApp::behind_faults(&[]).await;
     let faults = app.faults();
     let writes = || [Operation::Put, Operation::Create, Operation::UploadPart].map(|call| faults.calls(call));
@@ -86,7 +86,7 @@ async fn the_same_bytes_again_are_answered_alike_and_not_sent_again() {
         assert_eq!(without_url(again.clone()), without_url(first.clone()));
         assert_eq!(read(&app, &again).await, png(size));
 
-        // By a form, and without quotes where that is possible.
+        // With a form and another file name.
         let part = reqwest::multipart::Part::bytes(png(size)).file_name("another name.png");
         let form = reqwest::multipart::Form::new().part("file", part);
         let post = app.client.post(app.at("/upload-image")).header("idempotency-key", format!("\"{value}\""));
@@ -100,7 +100,7 @@ async fn the_same_bytes_again_are_answered_alike_and_not_sent_again() {
 }
 
 #[tokio::test]
-async fn other_bytes_are_rejected_and_the_image_stays() {
+async fn other_bytes_are_rejected_and_the_image_remains() {
     let app = TestApp::start().await;
     for (at, size) in SIZES.into_iter().enumerate() {
         let value = format!("{at}");
@@ -119,7 +119,7 @@ async fn other_bytes_are_rejected_and_the_image_stays() {
 }
 
 #[tokio::test]
-async fn the_extension_follows_the_bytes_and_not_the_file_name() {
+async fn extension_depends_on_the_bytes_not_the_file_name() {
     let app = TestApp::start().await;
     let mut keys = Vec::new();
     for name in ["a.jpeg", "b.jpg", "c.jfif", "d"] {
@@ -135,7 +135,7 @@ async fn the_extension_follows_the_bytes_and_not_the_file_name() {
 }
 
 #[tokio::test]
-async fn a_value_belongs_to_one_api_key() {
+async fn values_are_separate_per_api_key() {
     let app = TestApp::with(&["--api-keys=first,second"]).await;
     let send = async |api_key: &str, value: &str| {
         let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
@@ -155,7 +155,7 @@ async fn a_value_belongs_to_one_api_key() {
 }
 
 #[tokio::test]
-async fn what_is_no_value_is_rejected_before_the_body() {
+async fn invalid_value_is_rejected_before_the_body() {
     let app = TestApp::start().await;
     for wrong in ["", "\"\"", "\"a", "a b", "a, b", "\"a\"; b=c", &"a".repeat(256)] {
         let length = fixture("plain.png").len();
@@ -166,12 +166,12 @@ async fn what_is_no_value_is_rejected_before_the_body() {
     }
     let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
     let post = post.header("idempotency-key", "a").header("idempotency-key", "a").body(fixture("plain.png"));
-    assert_eq!(answer(post.send().await.unwrap()).await.0, 400, "two of them");
+    assert_eq!(answer(post.send().await.unwrap()).await.0, 400, "two headers");
     app.end(&[]).await;
 }
 
 #[tokio::test]
-async fn after_a_delete_the_value_is_free_again() {
+async fn value_can_be_used_again_after_a_delete() {
     let app = TestApp::start().await;
     for size in [1_000, 12 * MIB] {
         let first = stored(&app.url, VALUE, png(size)).await;
@@ -186,7 +186,7 @@ async fn after_a_delete_the_value_is_free_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn eight_at_once_in_two_processes_make_one_image() {
+async fn concurrent_attempts_in_two_processes_store_one_image() {
     let app = TestApp::start().await;
     let (one, two) = (app.url.clone(), app.another().await);
     for size in SIZES {
@@ -204,7 +204,7 @@ async fn eight_at_once_in_two_processes_make_one_image() {
     app.end(&[]).await;
 }
 
-/// Uploads eight different images under one value to `bases`: the winner's number and answer.
+/// Uploads eight different images with one value to `bases`. Returns the number and the answer of the winner.
 async fn race(bases: [&str; 2], size: usize) -> (usize, Value) {
     let image = |number: usize| {
         let mut bytes = png(size);
@@ -225,7 +225,7 @@ async fn race(bases: [&str; 2], size: usize) -> (usize, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_eight_different_images_at_once_in_two_processes_one_is_stored() {
+async fn one_of_eight_concurrent_different_images_is_stored() {
     let app = TestApp::start().await;
     let two = app.another().await;
     for size in [1_000, 12 * MIB] {
@@ -236,7 +236,7 @@ async fn of_eight_different_images_at_once_in_two_processes_one_is_stored() {
     app.end(&[]).await;
 }
 
-/// A service on a strict S3 with these quirks, to which no checksums are sent.
+/// A service on a strict S3 with these quirks. No checksums are sent to the store.
 struct OnStrict {
     backend: Backend,
     faults: Faults,
@@ -267,9 +267,9 @@ impl OnStrict {
     }
 }
 
-/// Garage, for one.
+/// Garage is such a store.
 #[tokio::test(flavor = "multi_thread")]
-async fn in_one_process_a_store_that_overwrites_makes_no_difference() {
+async fn one_image_is_stored_without_conditional_writes_in_one_process() {
     let on = OnStrict::start(&[Quirk::NoIfNoneMatch, Quirk::NoCrc64]).await;
     for size in [1_000, 12 * MIB] {
         let images = join_all((0..8).map(|_| stored(&on.url, VALUE, png(size)))).await;
@@ -279,31 +279,35 @@ async fn in_one_process_a_store_that_overwrites_makes_no_difference() {
         on.delete(&images[0]).await;
 
         let (winner, image) = race([&on.url, &on.url], size).await;
-        assert_eq!(on.bytes(&image)[size - 1], u8::try_from(winner).unwrap(), "what was acknowledged is what is there");
+        assert_eq!(
+            on.bytes(&image)[size - 1],
+            u8::try_from(winner).unwrap(),
+            "the acknowledged image is the stored one"
+        );
         on.delete(&image).await;
     }
     on.backend.check_clean().await;
 }
 
 #[tokio::test]
-async fn a_store_without_checksums_is_read_where_nothing_else_tells_images_apart() {
+async fn object_without_checksum_is_read_for_comparison() {
     let on = OnStrict::start(&[Quirk::NoCrc64]).await;
     for (size, reads) in [(1_000, 0), (12 * MIB, 1)] {
         let first = stored(&on.url, VALUE, png(size)).await;
         let before = on.faults.calls(Operation::Get);
         assert_eq!(without_url(stored(&on.url, VALUE, png(size)).await), without_url(first.clone()));
-        assert_eq!(on.faults.calls(Operation::Get) - before, reads, "of {size} bytes: a single PUT notes its checksum");
+        assert_eq!(on.faults.calls(Operation::Get) - before, reads, "{size} bytes: a single PUT stores its checksum");
         assert_eq!(rejected(&on.url, VALUE, png(size + 1)).await, reused());
-        assert_eq!(on.faults.calls(Operation::Get) - before, reads, "another size is enough");
+        assert_eq!(on.faults.calls(Operation::Get) - before, reads, "a different size needs no read");
         assert_eq!(rejected(&on.url, VALUE, other(png(size))).await, reused());
         on.delete(&first).await;
     }
     on.backend.check_clean().await;
 }
 
-/// Unknown is never equal: neither what cannot be read, nor what has gone meanwhile.
+/// An object that cannot be read is never considered equal.
 #[tokio::test]
-async fn an_image_that_cannot_be_compared_is_not_taken_for_the_same() {
+async fn unreadable_image_is_outcome_unknown() {
     let on = OnStrict::start(&[Quirk::NoCrc64]).await;
     let first = stored(&on.url, VALUE, png(12 * MIB)).await;
     on.faults.fail_all(Operation::Get, Action::Status(403));
@@ -316,12 +320,12 @@ async fn an_image_that_cannot_be_compared_is_not_taken_for_the_same() {
 
 const TIMEOUT: &str = "--s3-timeout=1s";
 
-/// The call that makes the object, by the image's size.
-const MAKING: [(Operation, usize); 2] = [(Operation::Put, 1_000), (Operation::Complete, 12 * MIB)];
+/// The call that creates the object, and an image size for which it is used.
+const CREATING_CALLS: [(Operation, usize); 2] = [(Operation::Put, 1_000), (Operation::Complete, 12 * MIB)];
 
 #[tokio::test]
-async fn an_answer_that_is_lost_is_looked_for() {
-    for (operation, size) in MAKING {
+async fn lost_answer_is_resolved_by_reading_the_object() {
+    for (operation, size) in CREATING_CALLS {
         for nth in [1..=1, 1..=usize::MAX] {
             let app = TestApp::behind_faults(&[TIMEOUT]).await;
             app.faults().fail(operation, nth, Action::LoseAnswer);
@@ -335,13 +339,13 @@ async fn an_answer_that_is_lost_is_looked_for() {
     }
 }
 
-/// The store makes the object, and nothing of that can be seen: the next attempt finds it.
+/// The store creates the object, but the service cannot see it. The next attempt finds it.
 #[tokio::test]
-async fn an_object_that_may_have_been_written_is_never_undone() {
-    for (operation, size) in MAKING {
+async fn object_that_may_have_been_written_is_never_deleted() {
+    for (operation, size) in CREATING_CALLS {
         let app = TestApp::behind_faults(&[TIMEOUT]).await;
         app.faults().fail_all(operation, Action::LoseAnswer);
-        // The first look, before the call, finds nothing there.
+        // The first HEAD, before the call, finds no object.
         app.faults().fail(Operation::Head, 2..=usize::MAX, Action::Status(403));
         assert_eq!(rejected(&app.url, VALUE, png(size)).await, unknown(), "{operation:?}");
         app.settled().await;
@@ -355,8 +359,8 @@ async fn an_object_that_may_have_been_written_is_never_undone() {
 }
 
 #[tokio::test]
-async fn a_call_that_never_arrived_is_made_by_the_next_attempt() {
-    for (operation, size) in MAKING {
+async fn next_attempt_succeeds_after_a_call_that_never_arrived() {
+    for (operation, size) in CREATING_CALLS {
         let app = TestApp::behind_faults(&[TIMEOUT]).await;
         app.faults().fail_all(operation, Action::Hang);
         assert_eq!(rejected(&app.url, VALUE, png(size)).await, unknown(), "{operation:?}");
@@ -369,10 +373,10 @@ async fn a_call_that_never_arrived_is_made_by_the_next_attempt() {
     }
 }
 
-/// What was given up lands after another attempt has succeeded.
+/// A call that timed out takes effect after another attempt has succeeded.
 #[tokio::test]
-async fn a_call_that_lands_late_changes_nothing() {
-    for (operation, size) in MAKING {
+async fn late_call_does_not_change_the_image() {
+    for (operation, size) in CREATING_CALLS {
         let app = TestApp::behind_faults(&[TIMEOUT]).await;
         app.faults().fail(operation, 1..=3, Action::Late);
         assert_eq!(rejected(&app.url, VALUE, png(size)).await, unknown(), "{operation:?}");
@@ -385,7 +389,7 @@ async fn a_call_that_lands_late_changes_nothing() {
     }
 }
 
-/// A Create whose answer was lost may be another attempt's: nothing but the sweep ends it.
+/// An upload whose Create got no answer may belong to another attempt, so only the sweep aborts it.
 #[tokio::test]
 async fn uploads_with_unknown_ids_are_left_to_the_sweep() {
     let app = TestApp::behind_faults(&[TIMEOUT]).await;
@@ -398,7 +402,7 @@ async fn uploads_with_unknown_ids_are_left_to_the_sweep() {
     app.app.uploads.reconciler().conclude().await;
     assert_eq!((app.faults().calls(Operation::ListUploads), app.faults().calls(Operation::Abort)), (0, 0));
     let left = app.store.unfinished_uploads().await.unwrap();
-    assert_eq!(left.len(), 4, "one of the first upload's, three of the second's: {left:?}");
+    assert_eq!(left.len(), 4, "one of the first upload, three of the second: {left:?}");
     for upload in &left {
         app.store.remove_leftover(upload).await.unwrap();
     }
@@ -406,12 +410,12 @@ async fn uploads_with_unknown_ids_are_left_to_the_sweep() {
     app.end(&[key(&image)]).await;
 }
 
-/// The store says that something is there, or that somebody else writes at the same moment, and there is nothing.
+/// The store reports an existing object or a concurrent write, but there is no object.
 #[tokio::test]
-async fn a_condition_that_failed_deletes_nothing_and_is_asked_again() {
+async fn false_conflict_deletes_nothing_and_can_be_retried() {
     const EXISTS: Action = Action::Answer(412, "<Error><Code>PreconditionFailed</Code></Error>");
     const CONFLICT: Action = Action::Answer(409, "<Error><Code>ConditionalRequestConflict</Code></Error>");
-    for (operation, size) in MAKING {
+    for (operation, size) in CREATING_CALLS {
         for action in [EXISTS, CONFLICT] {
             let app = TestApp::behind_faults(&[TIMEOUT]).await;
             app.faults().fail_all(operation, action);
@@ -426,10 +430,10 @@ async fn a_condition_that_failed_deletes_nothing_and_is_asked_again() {
     }
 }
 
-/// Another attempt wins between the look and the write.
+/// Another attempt succeeds between the HEAD and the write.
 #[tokio::test]
-async fn an_image_that_appears_meanwhile_is_compared() {
-    for (operation, size) in MAKING {
+async fn image_of_a_concurrent_attempt_is_compared() {
+    for (operation, size) in CREATING_CALLS {
         let app = TestApp::behind_faults(&[]).await;
         let second = app.another().await;
         app.faults().fail(operation, 1..=1, Action::Hold);
@@ -453,7 +457,7 @@ async fn an_image_that_appears_meanwhile_is_compared() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_half_way_leaves_nothing_and_may_come_back() {
+async fn aborted_upload_leaves_nothing_and_can_be_repeated() {
     let app = TestApp::behind_faults(&[]).await;
     let body = form("a.png", &png(12 * MIB));
     let mut client = RawClient::connect(app.address()).await;
@@ -463,15 +467,15 @@ async fn a_client_that_leaves_half_way_leaves_nothing_and_may_come_back() {
     client.reset();
     app.settled().await;
     assert!(app.objects().await.is_empty());
-    assert!(app.store.unfinished_uploads().await.unwrap().is_empty(), "it is aborted");
+    assert!(app.store.unfinished_uploads().await.unwrap().is_empty(), "the upload is aborted");
     let image = stored(&app.url, VALUE, png(12 * MIB)).await;
     app.end(&[key(&image)]).await;
 }
 
-/// It left when everything was sent: what the store was told to make stays, and its next attempt is answered from it.
+/// The client disconnects after everything was sent. The object remains, and the next attempt returns it.
 #[tokio::test]
-async fn an_object_that_was_made_while_its_client_left_stays() {
-    for (operation, size) in MAKING {
+async fn object_remains_if_the_client_disconnects_at_the_end() {
+    for (operation, size) in CREATING_CALLS {
         let app = TestApp::behind_faults(&["--s3-timeout=20s"]).await;
         app.faults().fail(operation, 1..=1, Action::Hold);
         let body = form("a.png", &png(size));
@@ -492,7 +496,7 @@ async fn an_object_that_was_made_while_its_client_left_stays() {
 }
 
 #[tokio::test]
-async fn what_was_kept_with_the_image_is_answered_again() {
+async fn repeated_upload_returns_the_stored_metadata() {
     let app = TestApp::start().await;
     let first = stored(&app.url, VALUE, fixture("plain.png")).await;
     assert_eq!(first.get("metadata"), None);
@@ -509,18 +513,18 @@ async fn what_was_kept_with_the_image_is_answered_again() {
     app.end(&[key(&first)]).await;
 }
 
-/// A repeated upload holds no room while it is compared.
+/// A repeated upload reserves no memory while it is compared.
 #[tokio::test]
-async fn a_repeated_upload_reserves_nothing_for_its_body() {
+async fn repeated_upload_reserves_nothing_for_its_body() {
     let app = TestApp::behind_faults(&[]).await;
     let image = stored(&app.url, VALUE, png(12 * MIB)).await;
-    let looks = app.faults().calls(Operation::Head);
+    let heads = app.faults().calls(Operation::Head);
     let body = form("a.png", &png(12 * MIB));
     let mut client = RawClient::connect(app.address()).await;
     client.send(head(body.len(), &format!("idempotency-key: {VALUE}\r\n"))).await;
     client.send(&body[..11 * MIB]).await;
-    app.faults().wait_for(Operation::Head, looks + 1).await;
-    until("its room is given back", || app.app.uploads.used() == (0, 0)).await;
+    app.faults().wait_for(Operation::Head, heads + 1).await;
+    until("its reservation is released", || app.app.uploads.used() == (0, 0)).await;
     client.send(&body[11 * MIB..]).await;
     let answer = client.read_answer().await;
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(key(&image)), "{answer}");
@@ -528,7 +532,7 @@ async fn a_repeated_upload_reserves_nothing_for_its_body() {
 }
 
 #[tokio::test]
-async fn a_small_image_takes_one_list_more_and_a_look_if_nothing_is_known_of_the_store() {
+async fn small_image_needs_one_list_and_a_head_only_on_unknown_stores() {
     let app = TestApp::behind_faults(&[]).await;
     let image = stored(&app.url, VALUE, fixture("plain.png")).await;
     let calls = [Operation::ListObjects, Operation::Head, Operation::Put].map(|call| app.faults().calls(call));

@@ -1,4 +1,4 @@
-// Swagger UI on this service's own description.
+// Swagger UI for the OpenAPI description of this service.
 
 SwaggerUIBundle({
   url: "openapi.json",

@@ -1,4 +1,4 @@
-//! Grants as others make them: right, and wrong in every way.
+//! Grants as other programs sign them, valid and invalid.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -37,7 +37,7 @@ fn now() -> u64 {
     get_current_timestamp()
 }
 
-/// Claims that are right, and `more`.
+/// Returns valid claims, overridden by `more`.
 fn claims_with(more: &Value) -> Value {
     let mut claims = json!({ "aud": "image-store", "exp": now() + 600 });
     for (name, value) in more.as_object().unwrap() {
@@ -46,18 +46,18 @@ fn claims_with(more: &Value) -> Value {
     claims
 }
 
-/// A token as somebody else makes it.
+/// Returns a token as another program signs it.
 fn token(claims: &Value, key: &str, kid: Option<&str>) -> String {
     let header = Header { kid: kid.map(str::to_owned), ..Header::new(Algorithm::HS256) };
     encode(&header, claims, &EncodingKey::from_secret(&secret(key))).unwrap()
 }
 
 fn reason(keys: &Keys, token: &str) -> &'static str {
-    Grants::new(keys.clone()).read(token).map_or_else(|refusal| refusal.reason(), |_| "taken")
+    Grants::new(keys.clone()).read(token).map_or_else(|refusal| refusal.reason(), |_| "accepted")
 }
 
 #[test]
-fn a_grant_says_what_it_was_signed_with() {
+fn verified_grant_contains_all_signed_claims() {
     let grants = Grants::new(keys(&[ONE, TWO]));
     let claims = claims_with(&json!({
         "max_size": 5, "formats": ["jpg", "PNG"], "key": KEY, "metadata": { "user": "7", "": "ü" },
@@ -81,7 +81,7 @@ fn a_grant_says_what_it_was_signed_with() {
 }
 
 #[test]
-fn what_is_minted_is_accepted() {
+fn minted_grants_are_accepted() {
     for (keys, issuer) in [(keys(&[ONE, TWO]), "key-2"), (Keys::default(), "")] {
         let grants = Grants::new(keys);
         let claims = Claims { max_size: Some(7), key: Some(KEY.to_owned()), ..Claims::lasting(MAX_LIFETIME) };
@@ -95,15 +95,15 @@ fn what_is_minted_is_accepted() {
         }
     }
     let offline = sign_offline(&Claims::lasting(DEFAULT_LIFETIME), &TWO.replace(' ', "-"), Some("key-2")).unwrap();
-    assert_eq!(reason(&keys(&[ONE, TWO]), &offline), "taken");
+    assert_eq!(reason(&keys(&[ONE, TWO]), &offline), "accepted");
     assert!(sign_offline(&Claims::lasting(2 * MAX_LIFETIME), TWO, None).is_err());
 }
 
 #[test]
-fn a_claim_that_is_wrong_or_unknown_voids_a_grant() {
+fn grants_with_invalid_or_unknown_claims_are_rejected() {
     let keys = keys(&[ONE]);
     let long: String = "x".repeat(MAX_METADATA - r#"{"a":""}"#.len());
-    assert_eq!(reason(&keys, &token(&claims_with(&json!({ "metadata": { "a": long } })), ONE, None)), "taken");
+    assert_eq!(reason(&keys, &token(&claims_with(&json!({ "metadata": { "a": long } })), ONE, None)), "accepted");
     for wrong in [
         json!({ "aud": "image-store/plan" }),
         json!({ "aud": "other" }),
@@ -145,18 +145,18 @@ fn a_claim_that_is_wrong_or_unknown_voids_a_grant() {
 }
 
 #[test]
-fn a_grant_lives_for_a_day_at_most() {
+fn grant_lifetime_is_limited_to_24_hours() {
     let keys = keys(&[ONE]);
     let day = MAX_LIFETIME.as_secs();
     for (times, expected) in [
-        (json!({ "exp": now() + day }), "taken"),
-        (json!({ "exp": now() + day + 50 }), "taken"),
+        (json!({ "exp": now() + day }), "accepted"),
+        (json!({ "exp": now() + day + 50 }), "accepted"),
         (json!({ "exp": now() + day + 70 }), "lifetime"),
         (json!({ "exp": now() + 1000 * day }), "lifetime"),
-        (json!({ "exp": now() - 50 }), "taken"),
+        (json!({ "exp": now() - 50 }), "accepted"),
         (json!({ "exp": now() - 70 }), "expired"),
         (json!({ "exp": 0 }), "expired"),
-        (json!({ "nbf": now() + 50 }), "taken"),
+        (json!({ "nbf": now() + 50 }), "accepted"),
         (json!({ "nbf": now() + 70 }), "not_yet"),
         (json!({ "nbf": now() + day, "exp": now() + day }), "not_yet"),
     ] {
@@ -165,7 +165,7 @@ fn a_grant_lives_for_a_day_at_most() {
 }
 
 #[test]
-fn only_hs256_with_the_hash_counts() {
+fn only_hs256_with_the_key_hash_is_accepted() {
     let keys = keys(&[ONE]);
     let claims = claims_with(&json!({}));
     let right = token(&claims, ONE, None);
@@ -179,7 +179,7 @@ fn only_hs256_with_the_hash_counts() {
             assert_eq!(reason(&keys, &format!("{header}.{payload}.{signature}")), "malformed");
         }
     }
-    // As if the hash were a public key: the same HMAC under another algorithm's name.
+    // Algorithm confusion, as if the hash were a public key: the same HMAC with the name of another algorithm.
     for algorithm in ["RS256", "PS256", "ES256", "EdDSA", "HS384", "HS512"] {
         let header = URL_SAFE_NO_PAD.encode(json!({ "alg": algorithm, "typ": "JWT" }).to_string());
         let message = format!("{header}.{payload}");
@@ -187,24 +187,24 @@ fn only_hs256_with_the_hash_counts() {
         let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &by_hash, Algorithm::HS256).unwrap();
         assert_eq!(reason(&keys, &format!("{message}.{signature}")), "malformed", "{algorithm}");
     }
-    // The key itself, or its hash in hexadecimal, where the hash belongs.
+    // Signed with the key itself, or with its hash in hexadecimal, instead of its hash.
     for wrong in [ONE.replace(' ', "-").into_bytes(), hex(&secret(ONE)).into_bytes(), OPEN_SECRET.to_vec()] {
         let forged = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&wrong)).unwrap();
         assert_eq!(reason(&keys, &forged), "signature");
     }
     for other in ["", ".", "..", "a.b.c", &right[..right.len() - 1], &format!("{right}."), payload] {
-        assert_ne!(reason(&keys, other), "taken", "{other}");
+        assert_ne!(reason(&keys, other), "accepted", "{other}");
     }
 }
 
 #[test]
-fn the_kid_names_a_key_that_may_upload() {
+fn kid_must_name_a_key_with_scope_upload() {
     let file = format!("phone {} upload\nreader {} read,delete\n", hex(&secret(ONE)), hex(&secret(TWO)));
     let keys = of_file(&file);
     let claims = claims_with(&json!({}));
     for (key, kid, expected) in [
-        (ONE, Some("phone"), "taken"),
-        (ONE, None, "taken"),
+        (ONE, Some("phone"), "accepted"),
+        (ONE, None, "accepted"),
         (ONE, Some("reader"), "key"),
         (ONE, Some("nobody"), "key"),
         (ONE, Some(""), "key"),
@@ -214,29 +214,29 @@ fn the_kid_names_a_key_that_may_upload() {
     ] {
         assert_eq!(reason(&keys, &token(&claims, key, kid)), expected, "{key} {kid:?}");
     }
-    // No key may upload at all.
+    // No key has the scope `upload`.
     let readers = of_file(&format!("reader {} read\n", hex(&secret(TWO))));
     assert_eq!(reason(&readers, &token(&claims, TWO, None)), "key");
 }
 
 #[test]
-fn a_key_that_goes_takes_its_grants_along() {
+fn removing_a_key_invalidates_its_grants() {
     let claims = claims_with(&json!({}));
     let (named, unnamed) = (token(&claims, TWO, Some("key-2")), token(&claims, TWO, None));
-    assert_eq!(reason(&keys(&[ONE, TWO]), &named), "taken");
+    assert_eq!(reason(&keys(&[ONE, TWO]), &named), "accepted");
     assert_eq!(reason(&keys(&[ONE]), &named), "key");
     assert_eq!(reason(&keys(&[ONE]), &unnamed), "signature");
-    // A name that has become another key's.
+    // Another key has the name now.
     assert_eq!(reason(&keys(&[ONE, "another key, long enough"]), &named), "signature");
-    // One that was signed while there were no keys.
+    // A grant that was signed while no keys were configured.
     let (open, _) = Grants::new(Keys::default()).mint(Claims::lasting(DEFAULT_LIFETIME), "").unwrap();
-    assert_eq!(reason(&Keys::default(), &open), "taken");
+    assert_eq!(reason(&Keys::default(), &open), "accepted");
     assert_eq!(reason(&keys(&[ONE]), &open), "signature");
     assert_eq!(reason(&Keys::default(), &unnamed), "signature");
 }
 
 #[test]
-fn a_key_that_is_too_short_signs_nothing() {
+fn short_keys_cannot_sign_grants() {
     let short = "fifteen-letters";
     let keys = keys(&[ONE, short]);
     let minted = Grants::new(keys.clone()).mint(Claims::lasting(DEFAULT_LIFETIME), "key-2");
@@ -247,7 +247,7 @@ fn a_key_that_is_too_short_signs_nothing() {
 }
 
 #[test]
-fn a_plan_is_no_grant_and_a_grant_no_plan() {
+fn plans_and_grants_are_not_interchangeable() {
     for keys in [keys(&[ONE]), Keys::default()] {
         let (tokens, grants) = (Tokens::new(keys.clone(), None), Grants::new(keys.clone()));
         let kid = (!keys.is_empty()).then_some("key-1");
@@ -260,10 +260,10 @@ fn a_plan_is_no_grant_and_a_grant_no_plan() {
             part_size: None,
         };
         let plan = tokens.sign_plan(plan, kid).unwrap();
-        assert_ne!(reason(&keys, &plan), "taken");
+        assert_ne!(reason(&keys, &plan), "accepted");
         let (grant, _) = grants.mint(Claims::lasting(DEFAULT_LIFETIME), kid.unwrap_or_default()).unwrap();
         assert_eq!(tokens.read_plan(&grant).unwrap_err().code(), "invalid_token");
-        // Even if a plan's claims were signed as a grant is.
+        // Even if the claims of a plan are signed with the secret of a grant.
         let secret = if keys.is_empty() { OPEN_SECRET.to_vec() } else { secret(ONE) };
         let as_plan = json!({ "aud": "image-store/plan", "exp": now() + 60, "plan": {} });
         let forged = encode(&Header::new(Algorithm::HS256), &as_plan, &EncodingKey::from_secret(&secret)).unwrap();

@@ -1,8 +1,9 @@
-//! Who may do what: API keys and grants, checked before a request's body is asked for.
+//! Authorization with API keys and grants. Both are verified before the request's body is read.
 //!
-//! One authority counts: the grant in the path (`/g/{grant}/…`), else `X-API-Key`, else `Authorization: Bearer` (an API key or
-//! a grant), else the field `grant` of a form. If it is wrong, the request is rejected, whatever else it brings. The router
-//! says what each group of routes wants ([`Access`]). The log has the names of keys, and no key and no grant.
+//! Exactly one credential is used, the first of: the grant in the path (`/g/{grant}/…`), `X-API-Key`,
+//! `Authorization: Bearer` (an API key or a grant), and the field `grant` of a form. If it is invalid, the request is
+//! rejected, even if another credential is valid. The router defines what each group of routes requires ([`Access`]).
+//! The log contains the names of API keys, but neither keys nor grants.
 
 use axum::extract::{FromRequestParts, OptionalFromRequestParts, Request, State};
 use axum::middleware::Next;
@@ -25,23 +26,23 @@ use crate::upload::idempotency::IdempotencyScope;
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
-/// What a request may do is because of this. In its extensions once it was checked.
+/// The verified authorization of a request. Stored in the request's extensions.
 #[derive(Clone)]
 pub enum Authority {
-    /// There are no API keys: everybody may do everything.
+    /// No API keys are configured: every request is allowed.
     Open,
-    /// An API key, by its name.
+    /// An API key.
     Key {
         name: String,
-        /// What idempotency keys are bound to.
+        /// The hash of the key. Idempotency keys are bound to it.
         hash: Hash,
     },
-    /// A grant, and the hash of the API key that signed it (without keys, of a constant).
+    /// A grant, and the hash of the API key that signed it, or of a constant if no API keys are configured.
     Grant(Arc<Grant>, Hash),
 }
 
 impl Authority {
-    /// The name of the API key that it comes from. None if there are no keys.
+    /// Returns the name of the API key that was sent or that signed the grant. `None` if no API keys are configured.
     pub fn key_name(&self) -> Option<&str> {
         match self {
             Authority::Open => None,
@@ -57,7 +58,7 @@ impl Authority {
         }
     }
 
-    /// The key of the one image that it is for, if it is for one.
+    /// Returns the key of the image, if the grant is for exactly one image.
     pub fn image_key(&self) -> Option<ImageKey> {
         self.grant()?.key.as_deref().and_then(ImageKey::parse)
     }
@@ -79,7 +80,7 @@ impl Authority {
         }
     }
 
-    /// `policy` with the limits that the authority has.
+    /// Returns `policy` with the limits of the grant applied.
     pub fn limit(&self, policy: Arc<Policy>) -> Arc<Policy> {
         let Some(grant) = self.grant() else { return policy };
         let key_format = self.image_key().and_then(|key| key.format());
@@ -95,7 +96,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Authority {
     }
 }
 
-/// None where a form may still bring one, or nothing is wanted.
+/// `None` if the credential may follow in a form field, or if the route requires none.
 impl<S: Send + Sync> OptionalFromRequestParts<S> for Authority {
     type Rejection = Infallible;
 
@@ -104,7 +105,7 @@ impl<S: Send + Sync> OptionalFromRequestParts<S> for Authority {
     }
 }
 
-/// Finds the authority of requests. Cheap to clone.
+/// Verifies the credentials of requests. Cheap to clone.
 #[derive(Clone)]
 pub struct Authorities {
     keys: Keys,
@@ -117,22 +118,22 @@ impl Authorities {
         Authorities { grants: Grants::new(keys.clone()), keys, metrics }
     }
 
-    /// Signs grants, too.
+    /// Returns the signer and verifier of grants.
     pub fn grants(&self) -> &Grants {
         &self.grants
     }
 
-    /// The authority of a token that came as a form's field.
+    /// Verifies a grant from a form field.
     ///
     /// # Errors
-    /// 401 `invalid_token`, `expired_token`.
+    /// Returns [`Error::InvalidGrant`] (401 `invalid_token`) or [`Error::ExpiredGrant`] (401 `expired_token`).
     pub fn of_field(&self, token: &str) -> Result<Authority> {
         let granted = self.granted(token)?;
         self.count("used");
         Ok(granted)
     }
 
-    /// The authority that a request's head brings, if any. Without keys everybody has one.
+    /// Verifies the credential in the request's head, if there is one. Without API keys, every request is authorized.
     fn of_head(&self, request: &Request) -> Result<Option<Authority>> {
         let found = match request.extensions().get::<PathGrant>() {
             Some(PathGrant(token)) => Some(self.granted(token)?),
@@ -142,7 +143,7 @@ impl Authorities {
     }
 
     fn of_headers(&self, headers: &HeaderMap) -> Result<Option<Authority>> {
-        // First: what is in front of the service may need `Authorization` for itself.
+        // `X-API-Key` takes precedence, because a proxy before the service may use `Authorization` for itself.
         if let Some(secret) = headers.get(API_KEY) {
             return self.of_key(secret.as_bytes());
         }
@@ -155,7 +156,7 @@ impl Authorities {
         }
     }
 
-    /// Where there are no keys, none is wrong.
+    /// Verifies an API key. If no API keys are configured, any key is ignored.
     fn of_key(&self, secret: &[u8]) -> Result<Option<Authority>> {
         match self.keys.find(secret) {
             Some(key) => Ok(Some(known(key))),
@@ -164,7 +165,7 @@ impl Authorities {
         }
     }
 
-    /// Checks a grant. It is in the request's log line from here on, by its issuer and its key.
+    /// Verifies a grant, and records its issuer and its key in the access log entry of the request.
     fn granted(&self, token: &str) -> Result<Authority> {
         let (grant, hash) = self.grants.read(token).inspect_err(|refusal| self.count(refusal.reason()))?;
         record_field(field::GRANTED_BY, grant.issuer.as_str());
@@ -178,7 +179,7 @@ impl Authorities {
         self.metrics.counter(&defs::GRANTS, &[outcome]).increment(1);
     }
 
-    /// Counts the use of a grant, or that it was for something else.
+    /// Counts whether a grant was used, or was rejected because the route does not accept grants.
     fn count_use<T>(&self, authority: Option<&Authority>, admitted: &Result<T>) {
         if matches!(authority, Some(Authority::Grant(..))) {
             self.count(if admitted.is_ok() { "used" } else { "route" });
@@ -186,7 +187,7 @@ impl Authorities {
     }
 }
 
-/// An API key, noted in the request's log line.
+/// Records the name of the API key in the access log entry of the request.
 fn known(key: &Key) -> Authority {
     record_field(field::API_KEY_NAME, key.name());
     Authority::Key { name: key.name().to_owned(), hash: *key.hash() }
@@ -198,38 +199,39 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"Bearer ").then(|| secret.trim_ascii())
 }
 
-/// Whether it has the form of a JSON Web Token (RFC 7515, 7.1): three parts, of which the first is a JSON object.
+/// Returns whether the secret has the form of a JSON Web Token (RFC 7515, 7.1): three parts, of which the first is a
+/// JSON object.
 fn is_token(secret: &[u8]) -> bool {
     secret.starts_with(b"ey") && secret.iter().filter(|byte| **byte == b'.').count() == 2
 }
 
-/// What a group of routes wants.
+/// What a group of routes requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// An API key with this scope.
     Key(Scope),
     /// An API key with the scope `upload`, or a grant.
     Upload,
-    /// The same; but a form may bring its grant itself.
+    /// The same, but the grant may also be a form field.
     Form,
-    /// Nothing. An authority that is there must be right, and its limits hold.
+    /// Nothing. If a credential is sent, it must be valid, and its limits apply.
     Anybody,
-    /// The link of a plan. A grant in the path must be right.
+    /// The link of a plan. If the path contains a grant, the grant must be valid.
     Link,
-    /// Nothing, and no grant in the path is good for it.
+    /// Nothing. Grants in the path are not accepted.
     Open,
     /// Any API key, or a client on this machine.
     Operator,
 }
 
-/// What [`check`] needs.
+/// The state of [`check`].
 #[derive(Clone)]
 pub struct Guard {
     pub authorities: Authorities,
     pub access: Access,
 }
 
-/// Lets in whoever a group of routes is for.
+/// Rejects requests that are not authorized for a group of routes.
 pub async fn check(State(guard): State<Guard>, mut request: Request, next: Next) -> Result<Response> {
     if let Some(authority) = guard.admit(&request)? {
         request.extensions_mut().insert(authority);
@@ -240,12 +242,12 @@ pub async fn check(State(guard): State<Guard>, mut request: Request, next: Next)
 impl Guard {
     fn admit(&self, request: &Request) -> Result<Option<Authority>> {
         let in_path = request.extensions().get::<PathGrant>().is_some();
-        let looks = match self.access {
+        let is_checked = match self.access {
             Access::Link | Access::Open => in_path,
             Access::Operator => in_path || !is_local(request),
             Access::Key(_) | Access::Upload | Access::Form | Access::Anybody => true,
         };
-        if !looks {
+        if !is_checked {
             return Ok(None);
         }
         let found = self.authorities.of_head(request)?;
@@ -283,14 +285,14 @@ fn is_form(headers: &HeaderMap) -> bool {
     essence.trim_ascii().eq_ignore_ascii_case(b"multipart/form-data")
 }
 
-/// For the log: who asks from elsewhere is not told how the service is set up.
-const NO_KEYS: &str = "only this machine is answered while there are no keys: set API_KEYS or API_KEYS_FILE";
+/// Only logged, so that remote clients learn nothing about the configuration.
+const NO_KEYS: &str = "without API keys only this machine has access; set API_KEYS or API_KEYS_FILE";
 
-/// Headers by which a proxy says that the client is another, or a browser that a page asks. So do all `x-forwarded-…`.
+/// Headers that show that a proxy passed the request on, or that a web page sent it. So does every `x-forwarded-…`.
 const FROM_ELSEWHERE: [HeaderName; 4] =
     [header::FORWARDED, header::VIA, header::ORIGIN, HeaderName::from_static("x-real-ip")];
 
-/// Whether the client is on this machine. Only the socket is believed; what the headers say can only be against it.
+/// Returns whether the client is on this machine. Only the socket's address can prove it. Headers can only disprove it.
 fn is_local(request: &Request) -> bool {
     let peer = request.extensions().get::<Peer>();
     peer.is_some_and(|peer| peer.is_loopback()) && !request.headers().keys().any(is_from_elsewhere)
@@ -308,7 +310,7 @@ mod tests {
     use http::HeaderValue;
     use tower::ServiceExt;
 
-    /// What a route behind this machine or a key answers to `peer`.
+    /// Sends a request from `peer` to a route that requires an API key or a client on this machine.
     async fn answered(keys: &str, peer: Option<&str>, headers: &[(&str, &str)]) -> Response {
         let keys = (!keys.is_empty()).then(|| Secret::from(keys.to_owned()));
         let keys = Keys::read(keys.as_ref(), None).unwrap();
@@ -327,26 +329,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn this_machine_needs_no_key_and_every_other_does() {
+    async fn metrics_require_a_key_except_from_this_machine() {
         for keys in ["", "right"] {
             for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
                 assert_eq!(answered(keys, Some(local), &[]).await.status(), 200, "{local}");
             }
             for other in [None, Some("192.0.2.7"), Some("0.0.0.0"), Some("2001:db8::1"), Some("::ffff:192.0.2.7")] {
-                // What a client may write is no proof.
+                // Headers from the client prove nothing.
                 let answer = answered(keys, other, &[("x-forwarded-for", "127.0.0.1"), ("host", "localhost")]).await;
-                let refused = if keys.is_empty() { 403 } else { 401 };
-                assert_eq!(answer.status(), refused, "{other:?}");
-                assert_eq!(answer.headers().contains_key(header::WWW_AUTHENTICATE), refused == 401);
+                let rejected = if keys.is_empty() { 403 } else { 401 };
+                assert_eq!(answer.status(), rejected, "{other:?}");
+                assert_eq!(answer.headers().contains_key(header::WWW_AUTHENTICATE), rejected == 401);
                 let keyed = answered(keys, other, &[("x-api-key", "right")]).await.status();
                 assert_eq!(keyed, if keys.is_empty() { 403 } else { 200 }, "{other:?}");
-                assert_eq!(answered(keys, other, &[("x-api-key", "wrong")]).await.status(), refused, "{other:?}");
+                assert_eq!(answered(keys, other, &[("x-api-key", "wrong")]).await.status(), rejected, "{other:?}");
             }
         }
     }
 
     #[tokio::test]
-    async fn what_a_proxy_on_this_machine_passes_on_and_what_a_page_asks_needs_a_key() {
+    async fn metrics_from_proxies_and_browsers_require_a_key() {
         for header in [
             ("forwarded", "for=192.0.2.7"),
             ("via", "1.1 p"),
@@ -362,7 +364,7 @@ mod tests {
         }
     }
 
-    /// What requests with these headers are let in by; or the code of the error.
+    /// Returns what authorizes a request with these headers, or the code of the error.
     fn authority(authorities: &Authorities, headers: &[(HeaderName, &str)]) -> String {
         let headers = headers.iter().map(|(name, value)| (name.clone(), HeaderValue::from_str(value).unwrap()));
         match authorities.of_headers(&headers.collect()) {
@@ -382,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_comes_in_either_header() {
+    fn api_key_is_read_from_both_headers() {
         let keys = authorities("one,two");
         assert_eq!(authority(&keys, &[(header::AUTHORIZATION, "Bearer one")]), "key-1");
         assert_eq!(authority(&keys, &[(header::AUTHORIZATION, "bearer   two ")]), "key-2");
@@ -397,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn one_header_counts_even_if_the_other_is_better() {
+    fn invalid_credential_is_rejected_despite_a_valid_one() {
         let keys = authorities("sixteen-letters-at-least,two");
         let grant = format!("Bearer {}", granted(&keys, "key-1"));
         fn bearer(value: &str) -> (HeaderName, &str) {
@@ -409,15 +411,15 @@ mod tests {
         assert_eq!(authority(&keys, &[bearer("Bearer two"), key("wrong")]), "unauthorized");
         assert_eq!(authority(&keys, &[bearer(&grant), key("")]), "unauthorized");
         assert_eq!(authority(&keys, &[bearer(&format!("{grant}x"))]), "invalid_token");
-        // A grant is no key.
+        // A grant is not an API key.
         assert_eq!(authority(&keys, &[key(&grant["Bearer ".len()..])]), "unauthorized");
-        // Nor is it looked at whose key looks like a token.
+        // An API key may look like a token.
         let keys = authorities("ey.a.key");
         assert_eq!(authority(&keys, &[bearer("Bearer ey.a.key")]), "key-1");
     }
 
     #[test]
-    fn without_keys_only_what_claims_to_be_a_grant_can_be_wrong() {
+    fn without_keys_only_invalid_grants_are_rejected() {
         let open = authorities("");
         let grant = format!("Bearer {}", granted(&open, ""));
         assert_eq!(authority(&open, &[(header::AUTHORIZATION, &grant)]), "grant of ");

@@ -1,6 +1,6 @@
-//! A grant in the path: `/g/{grant}/…` is the route behind it, asked for with the grant.
+//! A grant in the path: `/g/{grant}/…` is a request for the route after the prefix, authorized by the grant.
 //!
-//! The path is rewritten before a route is looked for, so that no route, log line or metric ever sees the grant.
+//! The path is rewritten before routing, so that no route, log entry or metric ever contains the grant.
 
 use axum::Router;
 use axum::extract::{OriginalUri, Request};
@@ -11,14 +11,14 @@ use http::{HeaderValue, Uri, header};
 
 const PREFIX: &str = "/g/";
 
-/// In the extensions of a request whose path began with a grant: that token, not checked.
+/// The unverified token, in the extensions of a request whose path starts with a grant.
 #[derive(Clone)]
 pub struct PathGrant(pub String);
 
-/// `/g/{grant}` without its slash at the end, which links of the page are relative to.
+/// The route of `/g/{grant}` without a trailing slash. The page's relative links require the slash.
 pub const WITHOUT_SLASH: &str = "/g";
 
-/// Puts the rewriting before `routes`.
+/// Adds the rewriting in front of `routes`.
 pub fn before(routes: Router) -> Router {
     Router::new().fallback_service(routes).layer(from_fn(take_from_path))
 }
@@ -26,7 +26,7 @@ pub fn before(routes: Router) -> Router {
 async fn take_from_path(mut request: Request, next: Next) -> Response {
     let Some((token, uri)) = split(request.uri()) else { return next.run(request).await };
     *request.uri_mut() = uri;
-    // The router around this one has put it there.
+    // The outer router added it, with the grant.
     request.extensions_mut().remove::<OriginalUri>();
     request.extensions_mut().insert(PathGrant(token));
     let mut response = next.run(request).await;
@@ -36,7 +36,7 @@ async fn take_from_path(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// The grant that a path begins with, and the address without it.
+/// Returns the grant at the start of the path, and the URI without it.
 fn split(uri: &Uri) -> Option<(String, Uri)> {
     let path = uri.path().strip_prefix(PREFIX)?;
     let (token, rest) = path.find('/').map_or((path, WITHOUT_SLASH), |end| path.split_at(end));
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_split_into_a_grant_and_a_route() {
+    fn path_is_split_into_grant_and_route() {
         let split = |uri: &str| split(&uri.parse().unwrap()).map(|(token, uri)| (token, uri.to_string()));
         let is = |token: &str, uri: &str| Some((token.to_owned(), uri.to_owned()));
         assert_eq!(split("/g/a.b.c/upload-image"), is("a.b.c", "/upload-image"));

@@ -113,7 +113,7 @@ answers! {
 
 /// Returns an example of a rejected grant.
 pub fn invalid_grant() -> Error {
-    Error::InvalidGrant("its signature is wrong".into())
+    Error::InvalidGrant("its signature is invalid".into())
 }
 
 /// Adds errors to the responses of a route. Errors with the same status become examples of one response.

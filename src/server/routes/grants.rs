@@ -1,4 +1,4 @@
-//! `POST /grants`: the right to upload, for a client that is to have no key.
+//! `POST /grants`: creates a grant, which allows a client without an API key to upload.
 
 use axum::Json;
 use axum::extract::State;
@@ -21,29 +21,29 @@ use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{GRANTS, answers};
 use crate::store::ImageKey;
 
-/// What a grant is to be good for. Everything may be left off.
+/// The limits of a grant. All fields are optional.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(
     deny_unknown_fields,
-    expecting = "an object with expires_in, max_size, formats, filename, content_type and metadata, all of them optional"
+    expecting = "an object with expires_in, max_size, formats, filename, content_type and metadata, all optional"
 )]
 pub struct GrantRequest {
-    /// Seconds until it ends: 900 unless it is set, at most a day.
+    /// Seconds until the grant expires. The default is 900, the maximum is one day.
     #[schema(minimum = 1, maximum = 86_400, examples(900))]
     pub expires_in: Option<u64>,
-    /// The largest image, in bytes, below the service's own limit.
+    /// Maximum size of an image in bytes. The service's own limit still applies.
     #[schema(minimum = 1, examples(10_000_000))]
     pub max_size: Option<u64>,
-    /// The formats of images, of those that the service takes.
+    /// The allowed image formats. Formats that the service does not accept are ignored.
     #[schema(min_items = 1, examples("jpeg"))]
     pub formats: Option<Vec<String>>,
-    /// The name of the one file that it is for: with it, or with a `content_type`, the image's key is drawn now.
+    /// The name of the only file that the grant allows. With this or `content_type`, the image's key is drawn now.
     #[schema(examples("photo.png"))]
     pub filename: Option<String>,
-    /// The media type of the one file that it is for.
+    /// The media type of the only file that the grant allows.
     #[schema(examples("image/png"))]
     pub content_type: Option<String>,
-    /// Kept with every image that comes by it, and given back with it: at most 1 KiB of JSON.
+    /// Stored with every image that is uploaded with the grant, and returned with it. At most 1 KiB of JSON.
     #[schema(examples("4711"))]
     pub metadata: Option<BTreeMap<String, String>>,
 }
@@ -52,16 +52,16 @@ pub struct GrantRequest {
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Grant)]
 pub struct NewGrant {
-    /// To be sent as `Authorization: Bearer`, as a form's field `grant` before `file`, or in the path.
+    /// The token. Send it as `Authorization: Bearer`, as a form field `grant` before `file`, or in the path.
     #[schema(examples("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"))]
     pub grant: String,
-    /// The upload page with this grant; every route that uploads lies behind it, too.
+    /// The URL of the upload page with this grant. It is also the base URL of all upload routes with this grant.
     #[schema(format = "uri-reference", examples("/g/eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl/"))]
     pub url: String,
-    /// When it ends, RFC 3339.
+    /// When the grant expires (RFC 3339).
     #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: String,
-    /// The key that the image will have, of a grant for exactly one.
+    /// The key of the image, if the grant is for exactly one image.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = ImageKey, required = false)]
     pub s3_key: Option<String>,
@@ -69,7 +69,8 @@ pub struct NewGrant {
 
 /// Signs a grant with the API key of the request.
 ///
-/// Nothing is stored: any backend can sign one itself, with the SHA-256 of its key and any library for JSON Web Tokens.
+/// Nothing is stored. A backend can also sign grants itself, with the SHA-256 of its API key and any JSON Web Token
+/// library.
 #[utoipa::path(post, path = "/grants", tag = GRANTS, operation_id = "create_grant", request_body = GrantRequest,
     responses((status = 201, description = "The grant.", body = NewGrant), answers::Grant))]
 pub async fn grant(
@@ -112,7 +113,7 @@ impl GrantRequest {
         })
     }
 
-    /// The key of the one image that the grant is for, by the rule for plans.
+    /// Draws the image's key, if the grant is for exactly one image. The rule is the same as for plans.
     fn draw_key(&self, policy: &Policy) -> Result<Option<ImageKey>> {
         if self.filename.is_none() && self.content_type.is_none() {
             return Ok(None);
@@ -121,7 +122,7 @@ impl GrantRequest {
     }
 }
 
-/// The formats of these names, of which at least one must be taken here.
+/// Returns the formats with these names. The service must accept at least one of them.
 fn accepted(names: &[String], policy: &Policy) -> Result<Vec<Format>> {
     let known = |name: &String| {
         let format = Format::from_extension(name).map(|(format, _)| format);

@@ -45,7 +45,7 @@ impl Random {
 /// Decides which answers are lost.
 pub(crate) struct Faults(Option<Random>);
 
-/// The fate of a call that changes the store.
+/// What happens to a call that changes the store.
 enum Fate {
     Answered,
     /// The call takes effect, but its answer is lost.
@@ -258,16 +258,16 @@ impl Memory {
             if std::mem::replace(&mut scheduled, true) {
                 return Poll::Ready(());
             }
-            // Of several concurrent calls each is polled when its actor's turn has come.
+            // An actor may have several concurrent calls. Each of them must be polled when the actor is scheduled.
             cx.waker().wake_by_ref();
             Poll::Pending
         })
         .await;
     }
 
-    async fn read_state<T>(&self, read: u8, look: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+    async fn read_state<T>(&self, read: u8, read_from: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
         self.turn(Touched::reading(read)).await;
-        look(&mut self.shared.lock().state)
+        read_from(&mut self.shared.lock().state)
     }
 
     async fn change<T>(&self, changed: u8, change: impl FnOnce(&mut State) -> Result<T> + Send + 'static) -> Result<T> {
@@ -394,7 +394,7 @@ impl Store for Memory {
     }
 
     async fn images_of(&self, _: Uuid) -> Result<Vec<ImageKey>> {
-        unreachable!("every key here is fixed as a whole")
+        unreachable!("the tests fix whole keys only")
     }
 
     fn honours_if_none_match(&self) -> bool {

@@ -1,7 +1,7 @@
-//! Attempts under one fixed key, beside each other in every order of their store calls, over one store in memory.
+//! Concurrent attempts under one fixed key, in every order of their store calls, on one in-memory store.
 //!
-//! Each attempt has a store of its own, as in a process of its own. What must hold is in [`World::check`] and
-//! [`World::check_end`].
+//! Each attempt has its own store handle, as if it ran in its own process. [`World::check`] and [`World::check_end`]
+//! contain the invariants.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,21 +14,21 @@ use crate::store::tests::memory::{Faults, Memory, Random, Shared};
 use crate::store::{CustomMetadata, ImageKey};
 use crate::upload::fixed::{FixedKey, check_same};
 
-/// What an attempt sends: one payload by PutObject, several as parts.
+/// The payloads of an attempt: one is sent with PutObject, several are sent as parts.
 type Image = &'static [&'static [u8]];
 
 const SMALL: Image = &[b"small"];
-/// Of the same size.
+/// The same size as [`SMALL`].
 const OTHER_SMALL: Image = &[b"other"];
 const PARTS: Image = &[b"first ", b"second"];
-/// Of the same size as [`PARTS`].
+/// The same size as [`PARTS`].
 const OTHER_PARTS: Image = &[b"first ", b"SECOND"];
 
-/// Who takes part in a run.
+/// What an actor does in a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Upload(Image),
-    /// One whose client leaves when everything is sent.
+    /// An upload whose client disconnects after everything was sent.
     Leave(Image),
     Delete,
 }
@@ -36,7 +36,7 @@ enum Role {
 struct Actor {
     role: Role,
     work: Pin<Box<dyn Future<Output = ()>>>,
-    /// Its client was told of a success.
+    /// Whether the upload was acknowledged to the client.
     acknowledged: Arc<AtomicBool>,
     ended: bool,
 }
@@ -59,7 +59,7 @@ impl World {
         world
     }
 
-    /// To its next call, or to its end.
+    /// Runs an actor until its next call or its end.
     fn poll(&mut self, id: usize) {
         let actor = &mut self.actors[id];
         for _ in 0..1_000 {
@@ -68,12 +68,12 @@ impl World {
                     actor.ended = true;
                     return;
                 }
-                // It pauses before it tries again, and time stands still.
+                // It waits before a retry, and the clock is paused.
                 Poll::Pending if !self.shared.is_waiting(id) => pass_time(),
                 Poll::Pending => return,
             }
         }
-        panic!("it neither calls nor ends: {:?}", self.schedule);
+        panic!("the actor neither makes a call nor ends: {:?}", self.schedule);
     }
 
     fn enabled(&self) -> Vec<usize> {
@@ -87,41 +87,42 @@ impl World {
     }
 
     fn acknowledged(&self) -> Vec<Image> {
-        let told = self.actors.iter().filter(|actor| actor.acknowledged.load(Ordering::Relaxed));
-        told.filter_map(|actor| if let Role::Upload(image) = actor.role { Some(image) } else { None }).collect()
+        let successful = self.actors.iter().filter(|actor| actor.acknowledged.load(Ordering::Relaxed));
+        successful.filter_map(|actor| if let Role::Upload(image) = actor.role { Some(image) } else { None }).collect()
     }
 
     fn has_delete(&self) -> bool {
         self.actors.iter().any(|actor| actor.role == Role::Delete)
     }
 
-    /// What holds at every moment.
+    /// Checks the invariants that hold after every call.
     fn check(&self) {
-        let there = self.shared.object(&self.name);
+        let stored = self.shared.object(&self.name);
         let whole = |image: &Image| image.concat();
         let sent = self.actors.iter().filter_map(|actor| match actor.role {
             Role::Upload(image) | Role::Leave(image) => Some(whole(&image)),
             Role::Delete => None,
         });
-        assert!(there.as_ref().is_none_or(|there| sent.into_iter().any(|sent| sent == *there)), "{:?}", self.schedule);
+        let was_sent = stored.as_ref().is_none_or(|stored| sent.into_iter().any(|sent| sent == *stored));
+        assert!(was_sent, "{:?}", self.schedule);
         assert!(!self.shared.was_overwritten(), "an image was overwritten: {:?}", self.schedule);
         if !self.has_delete() {
-            let same = self.acknowledged().iter().all(|image| there.as_ref() == Some(&whole(image)));
-            assert!(same, "an acknowledged image is not there: {:?}", self.schedule);
+            let same = self.acknowledged().iter().all(|image| stored.as_ref() == Some(&whole(image)));
+            assert!(same, "an acknowledged image is missing: {:?}", self.schedule);
         }
     }
 
-    /// What holds when all have ended and nothing failed.
+    /// Checks the invariants that hold after all actors have ended, if no call failed.
     fn check_end(&self) {
-        assert_eq!(self.shared.open_uploads(&self.name), 0, "uploads are left: {:?}", self.schedule);
+        assert_eq!(self.shared.open_uploads(&self.name), 0, "multipart uploads remain: {:?}", self.schedule);
         if self.has_delete() {
             return;
         }
-        let there = self.shared.object(&self.name).expect("one of them is stored");
+        let stored = self.shared.object(&self.name).expect("one of the images is stored");
         for Actor { role, acknowledged, .. } in &self.actors {
             if let Role::Upload(image) = role {
-                let told = acknowledged.load(Ordering::Relaxed);
-                assert_eq!(told, image.concat() == there, "{image:?}: {:?}", self.schedule);
+                let is_acknowledged = acknowledged.load(Ordering::Relaxed);
+                assert_eq!(is_acknowledged, image.concat() == stored, "{image:?}: {:?}", self.schedule);
             }
         }
     }
@@ -129,19 +130,19 @@ impl World {
 
 fn actor(store: Memory, role: Role, key: ImageKey) -> Actor {
     let acknowledged = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&acknowledged);
+    let success = Arc::clone(&acknowledged);
     let work = async move {
         match role {
-            Role::Upload(image) => attempt(store, key, image, true, &told).await,
-            Role::Leave(image) => attempt(store, key, image, false, &told).await,
+            Role::Upload(image) => attempt(store, key, image, true, &success).await,
+            Role::Leave(image) => attempt(store, key, image, false, &success).await,
             Role::Delete => drop(store.delete(&ObjectName::Image(key)).await),
         }
     };
     Actor { role, work: Box::pin(work), acknowledged, ended: false }
 }
 
-/// What a request with a fixed key does.
-async fn attempt(store: Memory, key: ImageKey, image: Image, stays: bool, told: &AtomicBool) {
+/// Does the same as a request with a fixed key.
+async fn attempt(store: Memory, key: ImageKey, image: Image, stays: bool, acknowledged: &AtomicBool) {
     let payloads: Vec<Payload> = image.iter().map(|bytes| parts::payload((*bytes).into())).collect();
     let whole = parts::join(payloads.iter().map(|payload| (payload.len, payload.crc64)));
     let whole = Stored { size: whole.size, crc64: whole.crc64.unwrap() };
@@ -150,7 +151,7 @@ async fn attempt(store: Memory, key: ImageKey, image: Image, stays: bool, told: 
         Ok(None) => {}
         Ok(Some(found)) => {
             let same = check_same(&store, &name, &found, whole).await;
-            return told.store(same.is_ok(), Ordering::Relaxed);
+            return acknowledged.store(same.is_ok(), Ordering::Relaxed);
         }
         Err(_) => return,
     }
@@ -177,7 +178,7 @@ async fn attempt(store: Memory, key: ImageKey, image: Image, stays: bool, told: 
         }
         if let Ok(Ok(durable)) = outcome.await {
             assert_eq!(durable.acknowledge(), whole);
-            told.store(true, Ordering::Relaxed);
+            acknowledged.store(true, Ordering::Relaxed);
         }
     };
     futures::join!(task.run(receiver, done), request);
@@ -194,12 +195,12 @@ fn in_runtime<T>(work: impl FnOnce() -> T) -> T {
     })
 }
 
-/// Lets timers run out.
+/// Advances the clock, so that timers expire.
 fn pass_time() {
     RUNTIME.with(|runtime| runtime.block_on(tokio::time::advance(Duration::from_secs(1))));
 }
 
-/// Runs every order of the actors' calls; returns how many runs that were.
+/// Runs the actors' calls in every order. Returns the number of runs.
 fn explore(roles: &[Role]) -> usize {
     fn run(roles: &[Role], schedule: &mut Vec<usize>) -> usize {
         let mut world = World::new(roles, Faults::none());
@@ -221,7 +222,7 @@ fn explore(roles: &[Role]) -> usize {
 }
 
 #[test]
-fn two_attempts_hold_in_every_order() {
+fn invariants_hold_for_all_orders_of_two_attempts() {
     use Role::*;
     let mut runs = 0;
     for other in [Upload(SMALL), Upload(OTHER_SMALL), Upload(PARTS), Leave(SMALL), Leave(OTHER_SMALL), Delete] {
@@ -237,7 +238,7 @@ fn two_attempts_hold_in_every_order() {
 }
 
 #[test]
-fn four_attempts_with_lost_answers_hold_in_drawn_orders() {
+fn invariants_hold_for_random_orders_with_lost_answers() {
     use Role::*;
     let casts: [&[Role]; 5] = [
         &[Upload(SMALL), Upload(SMALL), Upload(OTHER_SMALL), Leave(SMALL)],

@@ -1,4 +1,4 @@
-//! Custom metadata: signed into a plan's PUT, kept with a plan's parts, and copied to the image.
+//! Custom metadata: signed into the PUT of a plan, stored with its multipart upload, and copied to the image.
 
 use clap::Parser;
 use image_store::cli::Cli;
@@ -29,7 +29,7 @@ async fn put(signed: &Presigned, bytes: Vec<u8>) -> StatusCode {
     Client::new().put(&signed.url).headers(headers.collect::<HeaderMap>()).body(bytes).send().await.unwrap().status()
 }
 
-/// What is to be PUT where, in order.
+/// Returns the presigned PUTs of a plan, in order.
 fn targets(target: UploadTarget) -> Vec<Presigned> {
     let expires_at = SystemTime::now();
     match target {
@@ -46,36 +46,37 @@ fn targets(target: UploadTarget) -> Vec<Presigned> {
     }
 }
 
-/// By the client's complete and by an event, which knows the key and nothing else.
+/// With the client's complete request, and with an event, which contains only the key.
 #[tokio::test]
-async fn custom_metadata_goes_from_the_plan_to_the_image() {
+async fn custom_metadata_is_copied_from_the_plan_to_the_image() {
     let config = Config::new(&Cli::parse_from(["image-store", "--direct-put-max=6MiB"]).settings).unwrap();
     for backend in [Backend::strict().await, Backend::embedded().await] {
         for (size, by_event) in [(1_000, false), (1_000, true), (7 * MIB, false)] {
             let (store, tasks) = (backend.store.clone(), Tasks::default());
-            let wish: UploadRequest =
+            let request: UploadRequest =
                 serde_json::from_value(serde_json::json!({ "filename": "a.png", "size": size })).unwrap();
-            let draft = wish.check(&config.policy, None).unwrap();
+            let validated = request.check(&config.policy, None).unwrap();
             let reconciler = Reconciler::new(store.clone());
             let terms = PlanTerms { custom: custom(), is_fixed_key: false };
-            let pending = create(&store, &reconciler, &tasks, &config, draft, terms).await.unwrap();
+            let pending = create(&store, &reconciler, &tasks, &config, validated, terms).await.unwrap();
             let plan = pending.plan.clone();
             let signed = sign(store.as_ref(), &plan, custom(), &for_a_minute(), plan.links(None, "token")).await;
             pending.acknowledged();
-            let targets = targets(signed.unwrap().door);
-            let names = |signed: &Presigned| signed.headers.iter().any(|(name, _)| name == "x-amz-meta-image-store");
-            assert!(targets.len() > 1 || names(&targets[0]), "it is among the headers to send");
+            let targets = targets(signed.unwrap().target);
+            let has_metadata =
+                |signed: &Presigned| signed.headers.iter().any(|(name, _)| name == "x-amz-meta-image-store");
+            assert!(targets.len() > 1 || has_metadata(&targets[0]), "the metadata is missing in the headers to send");
             for (signed, bytes) in targets.iter().zip(png(size).chunks(5 * MIB)) {
                 assert_eq!(put(signed, bytes.to_vec()).await, StatusCode::OK);
             }
 
             let verifier = verifier(store.clone());
-            let made = if by_event {
+            let promoted = if by_event {
                 verifier.promote(&plan.key, Expected::default(), &|| true).await
             } else {
                 verifier.complete(&plan, &|| true).await
             };
-            assert_eq!(made.unwrap().image.custom, custom(), "{size} bytes, by event: {by_event}");
+            assert_eq!(promoted.unwrap().image.custom, custom(), "{size} bytes, by event: {by_event}");
             let found = store.head(&plan.image()).await.unwrap();
             assert_eq!((found.custom, found.dimensions), (custom(), Some((16, 12))));
             for name in [plan.image(), plan.incoming()] {

@@ -144,8 +144,8 @@ async fn complete_without_parts_promotes_object_assembled_by_another() {
     let plain = Metadata::unverified("image/png", CustomMetadata::new());
     let upload = backend.store.create_upload(&ObjectName::Incoming(key.clone()), &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
-    let door = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
-    let plan = Plan { key: key.clone(), size: SIZE as u64, format: Format::Png, door };
+    let method = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
+    let plan = Plan { key: key.clone(), size: SIZE as u64, format: Format::Png, method };
     let (one, other) = (verifier(backend.store.clone()), verifier(backend.store.clone()));
     let second = async {
         until("the first has assembled it", || strict.objects().iter().any(|object| object.contains("incoming/")))
@@ -173,8 +173,8 @@ async fn late_complete_does_not_replace_marker_of_abort() {
         (ObjectName::Incoming(key.clone()), Metadata::unverified("image/png", CustomMetadata::new()));
     let upload = backend.store.create_upload(&incoming, &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
-    let door = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
-    let plan = Plan { key, size: SIZE as u64, format: Format::Png, door };
+    let method = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
+    let plan = Plan { key, size: SIZE as u64, format: Format::Png, method };
     faults.fail_once(Operation::Complete, Action::Hold);
     let verifier = verifier(backend.store_at(&faults.endpoint).await);
     let aborting = async {
