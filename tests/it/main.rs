@@ -24,6 +24,7 @@ mod probe;
 mod process;
 mod service_faults;
 mod slow_clients;
+mod snapshots;
 mod store_faults;
 mod support;
 mod sweep;

@@ -1,0 +1,36 @@
+//! Texts that users see, as a whole, so that a review shows each change. `INSTA_UPDATE=always` accepts the current texts.
+
+use image_store::error::Error;
+use image_store::server::response::ErrorBody;
+use serde_json::{Value, json};
+use std::process::Command;
+
+use super::support::app::TestApp;
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap()
+}
+
+#[tokio::test]
+async fn openapi_document() {
+    let app = TestApp::with(&["--public-url=https://images.example"]).await;
+    let document = app.client.get(app.at("/openapi.json")).send().await.unwrap().json().await.unwrap();
+    app.end(&[]).await;
+    insta::assert_snapshot!(pretty(&document));
+}
+
+#[test]
+fn help_texts() {
+    for command in ["serve", "sweep", "doctor", "grant", "upload", "healthcheck"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_image-store")).args([command, "--help"]).env_clear().output();
+        insta::assert_snapshot!(command, String::from_utf8(output.unwrap().stdout).unwrap());
+    }
+}
+
+#[test]
+fn error_bodies() {
+    let errors = Error::examples();
+    let bodies =
+        errors.iter().map(|error| json!({ "status": error.status().as_u16(), "body": ErrorBody::from(error) }));
+    insta::assert_snapshot!(pretty(&bodies.collect()));
+}
