@@ -336,6 +336,20 @@ mod tests {
         [("x-forwarded-for", "192.0.2.7"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "images.example")];
 
     #[test]
+    fn grant_in_the_stated_base_is_removed() {
+        for (stated, base) in [
+            ("https://a.example/g/x.y.z/", "https://a.example"),
+            ("https://a.example/up/g/x.y.z", "https://a.example/up"),
+            ("https://a.example/up/", "https://a.example/up"),
+            ("https://a.example/", "https://a.example"),
+        ] {
+            let request = Request::get("/").header("host", "b").header(X_BASE_URL, stated).body(()).unwrap();
+            let facts = facts(&request, &TrustedProxies::default());
+            assert_eq!(facts.base_url(None).as_deref(), Some(base), "{stated}");
+        }
+    }
+
+    #[test]
     fn only_trusted_proxies_may_set_forwarded_headers() {
         assert_eq!(of("10.1.2.3", &SAID), is("192.0.2.7", "https://images.example"));
         assert_eq!(of("::ffff:10.1.2.3", &SAID), is("192.0.2.7", "https://images.example"));

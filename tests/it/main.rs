@@ -16,6 +16,7 @@ mod grants;
 mod hardening;
 mod idempotency;
 mod imports;
+mod keyed_grants;
 mod lambda;
 mod lost_answers;
 mod metrics;
