@@ -21,6 +21,7 @@ KILLED = "kill -9 in flight"
 LEFT = "its client left after its last byte"
 NOT_ENDED = "its client never ended it"
 AFTER_THE_END = "a call that arrived after its process had ended in order"
+PROBE_KILLED = "kill -9 during the start-up probe"
 LOGGED = "left to the sweep, as the service's log says"
 
 CATEGORIES = (
@@ -77,6 +78,11 @@ class Account:
             if call.arrived and process.ended and process.ended <= call.arrived:
                 return AFTER_THE_END
         return None
+
+    def probe_cut_short(self, key: str) -> str | None:
+        """Whether the object is of the start-up probe of a process that was killed: the probe belongs to no upload."""
+        killed = any(self.caller(call).killed for call in self.proxy.calls[0] if call.key == key and not call.presigned)
+        return PROBE_KILLED if killed else None
 
     def logged(self, number: int) -> str | None:
         key = self.uploads[number].key if number else None
@@ -155,7 +161,7 @@ class Account:
     def reason_to_be_left(self, number: int, key: str) -> str | None:
         upload = self.uploads.get(number)
         if upload is None:
-            return None
+            return self.probe_cut_short(key)
         is_its_own = key == f"incoming/{upload.key}"
         is_over = upload.stored or upload.withdrawn or upload.refused
         never_ended = NOT_ENDED if is_its_own and not is_over else None

@@ -160,7 +160,8 @@ def check(account: Account) -> None:
 
 
 def sweep() -> None:
-    settings = SETTINGS | {"AWS_ENDPOINT_URL_S3": os.environ["STORE"]}
+    # A sweep keeps markers for as long as the URLs of plans may be used.
+    settings = SETTINGS | {"AWS_ENDPOINT_URL_S3": os.environ["STORE"], "UPLOAD_URL_TTL": "1s"}
     subprocess.run([BINARY, "sweep", "--older-than", "0s"], env={**os.environ, **settings}, check=True)
 
 
