@@ -276,6 +276,16 @@ def run(*arguments: str, **settings: str) -> str:
     return done.stdout
 
 
+def sweep(settings: dict[str, str]) -> str:
+    """Sweeps until nothing is left under incoming/, because a marker is kept for as long as the URLs of its plan work. Returns
+    the output of the first sweep."""
+    give_up, outputs = time.monotonic() + 15, []
+    while not outputs or names("incoming/"):
+        assert time.monotonic() < give_up, names("incoming/")
+        outputs.append(run("sweep", "--older-than", "0s", **settings | {"UPLOAD_URL_TTL": "1s"}))
+    return outputs[0]
+
+
 def check(**settings: str) -> None:
     """Tests every kind of upload, reading and deleting with these settings."""
     settings = STORE | settings
@@ -292,9 +302,7 @@ def check(**settings: str) -> None:
         left_behind(client)
         image = client.ask("POST", "/upload-image", 200, files={"file": ("a.png", content, "image/png")})
 
-        closed = len(names("incoming/"))
-        swept = run("sweep", "--older-than", "0s", **settings)
-        assert f"aborted 1 unfinished uploads, deleted {closed} unverified objects" in swept, swept
+        assert "aborted 1 unfinished uploads" in sweep(settings)
         assert (names(), names("incoming/"), unfinished()) == ({image["s3_key"]}, set(), set())
         client.check_image(image, content)
 
@@ -303,7 +311,7 @@ def check(**settings: str) -> None:
         assert verdicts == {"lifecycle": "warn"}, findings
         assert (names(), names("incoming/"), unfinished()) == ({image["s3_key"]}, set(), set())
         client.delete(image)
-    run("sweep", "--older-than", "0s", **settings)
+    sweep(settings)
     assert (names(), names("incoming/"), unfinished()) == (set(), set(), set()), "something is left"
 
 
