@@ -170,6 +170,25 @@ def sent_again(client: Client, other: Client) -> None:
         assert time.monotonic() < deadline, unfinished()
 
 
+def with_a_grant(client: Client, other: Client) -> None:
+    """A grant for one key, in two processes: the same bytes are answered alike, other bytes and a plan are rejected."""
+    claims = {"filename": "photo.png", "metadata": {"owner": "7"}, "max_size": 12 * MIB}
+    grant = client.ask("POST", "/grants", 201, json=claims)
+    headers = {"Authorization": f"Bearer {grant['grant']}", "Content-Type": "image/png"}
+    for size in (1000, 12 * MIB):
+        content = png(size)
+        images = [each.ask("POST", "/images", 200, content=content, headers=headers) for each in (client, other)]
+        for image in images:
+            assert (image["s3_key"], image["metadata"]) == (grant["s3_key"], {"owner": "7"}), image
+            client.check_image(image, content)
+        another = content[:-1] + bytes([content[-1] ^ 1])
+        other.ask("POST", "/images", 409, "already_exists", content=another, headers=headers)
+        other.ask("POST", "/images", 413, "payload_too_large", content=png(13 * MIB), headers=headers)
+        plan = {"filename": "photo.png", "size": size}
+        other.ask("POST", "/uploads", 409, "already_exists", json=plan, headers={"Authorization": headers["Authorization"]})
+        client.delete(images[0])
+
+
 def in_one_put(client: Client) -> None:
     content = png(5 * MIB)
     plan = client.plan(len(content), "put", sha256=hashlib.sha256(content).hexdigest())
@@ -295,6 +314,7 @@ def check(**settings: str) -> None:
         client, other = Client(first), Client(second)
         through_the_service(client)
         sent_again(client, other)
+        with_a_grant(client, other)
         in_one_put(client)
         in_parts(client, other)
         aborted(client)
