@@ -6,7 +6,7 @@
 //! effect may be the success of another attempt and is never undone (callers for such keys use the [`Store`] directly).
 //! The uploads of a promotion are undone when no promotion can complete one any more.
 //!
-//! All effects are in one [`queue`], ordered by their next check, and one task checks them.
+//! All effects are in one `queue`, ordered by their next check, and one task checks them.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::sync::Arc;

@@ -171,7 +171,7 @@ impl Budget {
         }))
     }
 
-    /// Reserves memory for reading an object that was not uploaded through this process. Waits up to [`LEND_WAIT`] for
+    /// Reserves memory for reading an object that was not uploaded through this process. Waits up to `LEND_WAIT` for
     /// it. The memory is released when the permit is dropped.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! The request's side of an upload. It cuts the body into parts, passes them to the upload's task and waits for a free
-//! slot for the next part ([`super::budget`]). The store's side is a separate task, [`super::task`].
+//! slot for the next part ([`super::budget`]). The store's side is a separate task, `task`.
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
