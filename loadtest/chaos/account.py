@@ -21,6 +21,8 @@ KILLED = "kill -9 in flight"
 LEFT = "its client left after its last byte"
 NOT_ENDED = "its client never ended it"
 AFTER_THE_END = "a call that arrived after its process had ended in order"
+# For 17 minutes a process looks for the upload that a call without an answer may have created.
+KILLED_WATCHING = "kill -9 while a lost CreateMultipartUpload was watched"
 PROBE_KILLED = "kill -9 during the start-up probe"
 LOGGED = "left to the sweep, as the service's log says"
 
@@ -77,6 +79,8 @@ class Account:
                 return KILLED
             if call.arrived and process.ended and process.ended <= call.arrived:
                 return AFTER_THE_END
+            if process.killed and call.operation == "CreateMultipartUpload" and call.fault:
+                return KILLED_WATCHING
         return None
 
     def probe_cut_short(self, key: str) -> str | None:
@@ -127,14 +131,14 @@ class Account:
             if hashlib.sha256(content).hexdigest() != upload.sha256:
                 self.add("altered", number, f"{file.name}: {len(content)} bytes")
             if upload.key not in (None, file.name):
-                self.add("doubled", number, f"{file.name} beside {upload.key}")
+                self.add("doubled", number, f"{file.name} beside {upload.key}", self.cut_short(number))
         for upload in self.uploads.values():
             self.image(upload, found[upload.number])
 
     def image(self, upload: Upload, found: int) -> None:
         number = upload.number
         if found > 1:
-            self.add("doubled", number, f"{found} images")
+            self.add("doubled", number, f"{found} images", self.cut_short(number))
         if upload.withdrawn and found:
             self.add("come back", number, "there after its delete or abort was answered")
         elif upload.stored and not upload.withdrawn and not found:
