@@ -79,9 +79,13 @@ class Account:
                 return KILLED
             if call.arrived and process.ended and process.ended <= call.arrived:
                 return AFTER_THE_END
-            if process.killed and call.operation == "CreateMultipartUpload" and call.fault:
-                return KILLED_WATCHING
         return None
+
+    def watch_cut_short(self, number: int) -> str | None:
+        """Whether the upload is of a call without an answer, whose process was killed while it looked for it."""
+        creates = [call for call in self.proxy.calls[number] if call.operation == "CreateMultipartUpload"]
+        killed = any(call.fault and not call.presigned and self.caller(call).killed for call in creates)
+        return KILLED_WATCHING if killed else None
 
     def probe_cut_short(self, key: str) -> str | None:
         """Whether the object is of the start-up probe of a process that was killed: the probe belongs to no upload."""
@@ -151,7 +155,9 @@ class Account:
         for upload_id in store.unfinished():
             number, call = self.proxy.begun.get(upload_id, (0, None))
             what = f"{upload_id[:12]} of {call.key}" if call else upload_id
-            reason = self.reason_to_be_left(number, call.key if call else "") if when == "before" else None
+            reason = None
+            if when == "before":
+                reason = self.reason_to_be_left(number, call.key if call else "") or self.watch_cut_short(number)
             self.add(f"unfinished {when} the sweep", number, what, reason)
 
     def unverified(self, store: Store, when: str) -> None:
