@@ -1,7 +1,7 @@
 //! The input of multer: passes the boundaries and headers of a form to multer, and the data of the parts to the form.
 //!
-//! multer copies its whole input into a buffer of its own. A parser of boundaries and headers has to do that, but for
-//! gigabytes of data this copy would be half of the cost of an upload. Therefore multer never gets the data. It gets
+//! multer copies its whole input into a buffer of its own. That suits a parser of boundaries and headers. For gigabytes of
+//! data this copy would be half of the cost of an upload. Therefore multer never gets the data. It gets
 //! one slice at a time, and no slice continues after an empty line, because an empty line ends a part's headers. So
 //! when multer announces a part, it has consumed its whole input, and the data begin with the next byte. The data are
 //! searched for the [`Delimiter`] in place. Then multer gets the delimiter, and sees a part without data. A part
@@ -44,7 +44,7 @@ struct State {
     delimiter: Delimiter,
     /// Whether the part's data have ended and the delimiter is multer's next slice.
     at_delimiter: bool,
-    /// The rest of the last chunk, which nobody has received yet.
+    /// The rest of the last chunk, which was not returned yet.
     rest: Bytes,
     polling: Polling,
     /// Number of bytes that multer may still get before it must have found headers.

@@ -199,7 +199,7 @@ impl UploadTask {
         }
         if object && let Err(error) = retry(|| self.store.delete(&self.name)).await {
             let error = &error as &dyn std::error::Error;
-            tracing::error!(s3_key = %self.name.key(), error, "an object nobody was told of could not be deleted");
+            tracing::error!(s3_key = %self.name.key(), error, "an object that was not acknowledged could not be deleted");
         }
         if late {
             self.reconciler.watch(LateEffect::Object(self.name.clone()));
