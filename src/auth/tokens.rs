@@ -1,9 +1,11 @@
-//! Plan tokens: JSON Web Tokens in the links of direct uploads.
+//! Upload tokens: JSON Web Tokens in the addresses of uploads that take several requests, such as the links of a plan.
 //!
-//! A plan token contains a direct upload that was started. Nothing is stored: anyone who has the token may continue
-//! exactly that upload without an API key until the token expires. A token that was changed is rejected.
+//! A token contains an upload that was started. Nothing is stored: anyone who has the token may continue exactly that
+//! upload without an API key until the token expires. A token that was changed, or that is for another kind of upload, is
+//! rejected.
 
 use hkdf::Hkdf;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use std::sync::Arc;
@@ -13,13 +15,17 @@ use super::api_keys::{Keys, Scope, Secret};
 use super::jwt::{self, Flaw, OPEN_SECRET};
 use crate::error::{BoxError, Error, Result};
 
-/// How long a plan's links work. The sweep removes older uploads.
+/// How long a token is valid. The sweep removes older uploads.
 pub const PLAN_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
-/// The audience of plan tokens. It distinguishes them from all other kinds of tokens.
-const PLAN_AUDIENCE: &str = "image-store/plan";
 /// Separates the derived secret from other secrets that may be derived from the same keys (RFC 5869, 3.2).
 const SECRET_INFO: &[u8] = b"image-store token secret";
+
+/// An upload that was started, as stored in a token.
+pub trait UploadClaims: Serialize + DeserializeOwned {
+    /// The audience of the tokens of this kind of upload. It distinguishes them from all other tokens.
+    const AUDIENCE: &str;
+}
 
 /// A direct upload that was started, as stored in its links.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,16 +49,20 @@ pub struct PlanClaims {
     pub part_size: Option<u64>,
 }
 
-/// The claims of a token: the plan and the registered claims (RFC 7519, 4.1).
+impl UploadClaims for PlanClaims {
+    const AUDIENCE: &str = "image-store/plan";
+}
+
+/// The claims of a token: the upload and the registered claims (RFC 7519, 4.1).
 #[derive(Serialize, Deserialize)]
-struct Claims {
+struct Claims<C> {
     aud: String,
     /// Seconds since 1970.
     exp: u64,
     /// The [`Keys::fingerprint`] of the API key. A name is not enough, because another key may get it later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key: Option<String>,
-    plan: PlanClaims,
+    plan: C,
 }
 
 /// Signs and verifies tokens. Cheap to clone.
@@ -76,21 +86,21 @@ impl Tokens {
         Tokens(Arc::new(Inner { keys, secret }))
     }
 
-    /// Returns a token for a plan that was created with the API key named `kid`. It is valid for [`PLAN_LIFETIME`].
-    pub fn sign_plan(&self, plan: PlanClaims, kid: Option<&str>) -> Result<String> {
+    /// Returns a token for an upload that was started with the API key named `kid`. It is valid for [`PLAN_LIFETIME`].
+    pub fn sign<C: UploadClaims>(&self, plan: C, kid: Option<&str>) -> Result<String> {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| Error::Internal(error.into()))?;
         let key = kid.and_then(|kid| self.0.keys.fingerprint(kid));
-        let claims = Claims { aud: PLAN_AUDIENCE.to_owned(), exp: (now + PLAN_LIFETIME).as_secs(), key, plan };
+        let claims = Claims { aud: C::AUDIENCE.to_owned(), exp: (now + PLAN_LIFETIME).as_secs(), key, plan };
         jwt::sign(&claims, &self.0.secret, kid).map_err(|error| Error::Internal(error.into()))
     }
 
-    /// Verifies a token. Returns its plan, and the name of the API key with which the plan was created.
+    /// Verifies a token. Returns its upload, and the name of the API key with which the upload was started.
     ///
     /// # Errors
     /// Returns [`Error::ExpiredToken`] (401 `expired_token`) or [`Error::InvalidToken`] (401 `invalid_token`). The
     /// latter is also returned if the key was removed or no longer has the scope `upload`.
-    pub fn read_plan(&self, token: &str) -> Result<(PlanClaims, Option<String>)> {
-        let read = jwt::read(token, &self.0.secret, PLAN_AUDIENCE, Duration::ZERO);
+    pub fn read<C: UploadClaims>(&self, token: &str) -> Result<(C, Option<String>)> {
+        let read = jwt::read(token, &self.0.secret, C::AUDIENCE, Duration::ZERO);
         let Claims { key, plan, .. } = read.map_err(refusal)?;
         let gone = || Error::InvalidToken(Some("its API key was removed or no longer has the scope upload".into()));
         let kid = match key {
@@ -160,26 +170,26 @@ mod tests {
     fn token_contains_the_plan_and_its_key() {
         for (keys, kid) in [(keys("one,two"), Some("key-2")), (open(), None)] {
             let tokens = Tokens::new(keys, None);
-            let token = tokens.sign_plan(plan(), kid).unwrap();
-            assert_eq!(tokens.read_plan(&token).unwrap(), (plan(), kid.map(str::to_owned)));
+            let token = tokens.sign(plan(), kid).unwrap();
+            assert_eq!(tokens.read(&token).unwrap(), (plan(), kid.map(str::to_owned)));
         }
     }
 
     #[test]
     fn tokens_with_a_changed_character_are_rejected() {
         let tokens = Tokens::new(keys("one"), None);
-        let token = tokens.sign_plan(plan(), Some("key-1")).unwrap();
+        let token = tokens.sign(plan(), Some("key-1")).unwrap();
         for at in 0..token.len() {
             let mut other = token.clone().into_bytes();
             other[at] = if other[at] == b'A' { b'B' } else { b'A' };
             let other = String::from_utf8(other).unwrap();
             // The last character of a base64 text may have unused bits.
             if at + 1 < token.len() {
-                assert_eq!(code(tokens.read_plan(&other)), "invalid_token", "{at}");
+                assert_eq!(code(tokens.read(&other)), "invalid_token", "{at}");
             }
         }
         for other in ["", ".", "..", &token[..token.len() - 1], &format!("{token}A"), &format!("{token}.")] {
-            assert_eq!(code(tokens.read_plan(other)), "invalid_token", "{other}");
+            assert_eq!(code(tokens.read(other)), "invalid_token", "{other}");
         }
     }
 
@@ -191,54 +201,54 @@ mod tests {
         let claims = |aud: &str, exp: u64| json!({"aud": aud, "exp": exp, "plan": plan()});
         let later = jsonwebtoken::get_current_timestamp() + 60;
         let sign = |header: &Header, claims: &serde_json::Value| forged(secret.as_bytes(), header, claims);
-        assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims(PLAN_AUDIENCE, later)))), "accepted");
-        assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims(PLAN_AUDIENCE, later - 120)))), "expired_token");
-        assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims("image-store", later)))), "invalid_token");
+        assert_eq!(code(tokens.read(&sign(&hs256, &claims(PlanClaims::AUDIENCE, later)))), "accepted");
+        assert_eq!(code(tokens.read(&sign(&hs256, &claims(PlanClaims::AUDIENCE, later - 120)))), "expired_token");
+        assert_eq!(code(tokens.read(&sign(&hs256, &claims("image-store", later)))), "invalid_token");
         let hs512 = Header::new(Algorithm::HS512);
-        assert_eq!(code(tokens.read_plan(&sign(&hs512, &claims(PLAN_AUDIENCE, later)))), "invalid_token");
+        assert_eq!(code(tokens.read(&sign(&hs512, &claims(PlanClaims::AUDIENCE, later)))), "invalid_token");
         for missing in ["aud", "exp", "plan"] {
-            let mut claims = claims(PLAN_AUDIENCE, later);
+            let mut claims = claims(PlanClaims::AUDIENCE, later);
             claims.as_object_mut().unwrap().remove(missing);
-            assert_eq!(code(tokens.read_plan(&sign(&hs256, &claims))), "invalid_token", "{missing}");
+            assert_eq!(code(tokens.read(&sign(&hs256, &claims))), "invalid_token", "{missing}");
         }
-        let mut unknown = claims(PLAN_AUDIENCE, later);
+        let mut unknown = claims(PlanClaims::AUDIENCE, later);
         unknown["plan"]["other"] = json!(1);
-        assert_eq!(code(tokens.read_plan(&sign(&hs256, &unknown))), "invalid_token");
+        assert_eq!(code(tokens.read(&sign(&hs256, &unknown))), "invalid_token");
         // No signature at all: {"alg":"none"}.
-        let token = sign(&hs256, &claims(PLAN_AUDIENCE, later));
+        let token = sign(&hs256, &claims(PlanClaims::AUDIENCE, later));
         let body = token.split('.').nth(1).unwrap();
-        assert_eq!(code(tokens.read_plan(&format!("eyJhbGciOiJub25lIn0.{body}."))), "invalid_token");
+        assert_eq!(code(tokens.read(&format!("eyJhbGciOiJub25lIn0.{body}."))), "invalid_token");
     }
 
     #[test]
     fn removing_a_key_invalidates_its_plans() {
         let secret = Secret::from("a secret of thirty-two bytes and more".to_owned());
-        let token = Tokens::new(keys("one,two"), Some(&secret)).sign_plan(plan(), Some("key-2")).unwrap();
-        assert_eq!(code(Tokens::new(keys("one,two"), Some(&secret)).read_plan(&token)), "accepted");
-        assert_eq!(code(Tokens::new(keys("one"), Some(&secret)).read_plan(&token)), "invalid_token");
+        let token = Tokens::new(keys("one,two"), Some(&secret)).sign(plan(), Some("key-2")).unwrap();
+        assert_eq!(code(Tokens::new(keys("one,two"), Some(&secret)).read(&token)), "accepted");
+        assert_eq!(code(Tokens::new(keys("one"), Some(&secret)).read(&token)), "invalid_token");
         // A name is only a position in the list. It does not identify the key.
-        assert_eq!(code(Tokens::new(keys("one,other"), Some(&secret)).read_plan(&token)), "invalid_token");
-        let moved = Tokens::new(keys("two"), Some(&secret)).read_plan(&token).unwrap();
+        assert_eq!(code(Tokens::new(keys("one,other"), Some(&secret)).read(&token)), "invalid_token");
+        let moved = Tokens::new(keys("two"), Some(&secret)).read::<PlanClaims>(&token).unwrap();
         assert_eq!(moved.1.as_deref(), Some("key-1"));
-        assert_eq!(code(Tokens::new(open(), Some(&secret)).read_plan(&token)), "invalid_token");
+        assert_eq!(code(Tokens::new(open(), Some(&secret)).read(&token)), "invalid_token");
         let read_only = tempfile::NamedTempFile::new().unwrap();
         let two = "3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3";
         std::fs::write(read_only.path(), format!("key-2 {two} read")).unwrap();
         let read_only = Keys::read(None, Some(read_only.path())).unwrap();
-        assert_eq!(code(Tokens::new(read_only, Some(&secret)).read_plan(&token)), "invalid_token");
+        assert_eq!(code(Tokens::new(read_only, Some(&secret)).read(&token)), "invalid_token");
         // A token that was signed while no keys were configured.
-        let token = Tokens::new(open(), Some(&secret)).sign_plan(plan(), None).unwrap();
-        assert_eq!(code(Tokens::new(keys("one"), Some(&secret)).read_plan(&token)), "invalid_token");
+        let token = Tokens::new(open(), Some(&secret)).sign(plan(), None).unwrap();
+        assert_eq!(code(Tokens::new(keys("one"), Some(&secret)).read(&token)), "invalid_token");
     }
 
     #[test]
     fn derived_secret_does_not_depend_on_key_order() {
-        let token = Tokens::new(keys("one,two"), None).sign_plan(plan(), Some("key-1")).unwrap();
-        assert_eq!(code(Tokens::new(keys("two,one"), None).read_plan(&token)), "accepted");
+        let token = Tokens::new(keys("one,two"), None).sign(plan(), Some("key-1")).unwrap();
+        assert_eq!(code(Tokens::new(keys("two,one"), None).read(&token)), "accepted");
         for others in ["one", "one,two,three", "one,other"] {
-            assert_eq!(code(Tokens::new(keys(others), None).read_plan(&token)), "invalid_token", "{others}");
+            assert_eq!(code(Tokens::new(keys(others), None).read(&token)), "invalid_token", "{others}");
         }
-        let open_token = Tokens::new(open(), None).sign_plan(plan(), Some("key-1")).unwrap();
-        assert_eq!(code(Tokens::new(keys("one"), None).read_plan(&open_token)), "invalid_token");
+        let open_token = Tokens::new(open(), None).sign(plan(), Some("key-1")).unwrap();
+        assert_eq!(code(Tokens::new(keys("one"), None).read(&open_token)), "invalid_token");
     }
 }

@@ -259,10 +259,10 @@ fn plans_and_grants_are_not_interchangeable() {
             upload: None,
             part_size: None,
         };
-        let plan = tokens.sign_plan(plan, kid).unwrap();
+        let plan = tokens.sign(plan, kid).unwrap();
         assert_ne!(reason(&keys, &plan), "accepted");
         let (grant, _) = grants.mint(Claims::lasting(DEFAULT_LIFETIME), kid.unwrap_or_default()).unwrap();
-        assert_eq!(tokens.read_plan(&grant).unwrap_err().code(), "invalid_token");
+        assert_eq!(tokens.read::<PlanClaims>(&grant).unwrap_err().code(), "invalid_token");
         // Even if the claims of a plan are signed with the secret of a grant.
         let secret = if keys.is_empty() { OPEN_SECRET.to_vec() } else { secret(ONE) };
         let as_plan = json!({ "aud": "image-store/plan", "exp": now() + 60, "plan": {} });

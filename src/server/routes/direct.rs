@@ -113,7 +113,7 @@ impl FromRequestParts<App> for PlanFromLink {
         record_field(field::S3_KEY, key.as_str());
         let query: Result<Query<plan::Query>, QueryRejection> = Query::from_request_parts(parts, app).await;
         let Query(plan::Query { plan: token }) = query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
-        let (claims, kid) = app.tokens.read_plan(&token)?;
+        let (claims, kid) = app.tokens.read(&token)?;
         if let Some(kid) = kid {
             record_field(field::API_KEY_NAME, kid.as_str());
         }
@@ -147,7 +147,7 @@ pub async fn plan(
     }
     let terms = PlanTerms { custom: custom.clone(), is_fixed_key };
     let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft, terms).await?;
-    let token = app.tokens.sign_plan(pending.plan.claims(), authority.key_name())?;
+    let token = app.tokens.sign(pending.plan.claims(), authority.key_name())?;
     let links = pending.plan.links(app.config.public_url.as_deref(), &token);
     let options = upload_link(&app, base);
     let answer = presign::sign(app.store.as_ref(), &pending.plan, custom, &options, links).await;
