@@ -1,5 +1,6 @@
 //! API keys: read once at startup, stored as hashes, and compared in constant time.
 
+use hex::FromHex;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -93,7 +94,7 @@ impl Key {
     }
 
     fn fingerprint(&self) -> String {
-        hash(&self.hash).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&hash(&self.hash)[..8])
     }
 }
 
@@ -237,20 +238,11 @@ fn line_of(line: &str) -> Result<Key, &'static str> {
     if name.len() > LONGEST_NAME || !name.bytes().all(plain) {
         return Err("the name must have at most 64 characters, which may be letters, digits, -, _ and .");
     }
-    let hash = from_hex(hex).ok_or("the SHA-256 must be 64 hexadecimal digits (printf %s \"$KEY\" | sha256sum)")?;
+    let bad_hash = |_| "the SHA-256 must be 64 hexadecimal digits (printf %s \"$KEY\" | sha256sum)";
+    let hash = Hash::from_hex(hex).map_err(bad_hash)?;
     let scopes: Option<Vec<Scope>> = scopes.split(',').map(Scope::parse).collect();
     let scopes = scopes.ok_or("the scopes must be upload, delete or read, comma-separated")?;
     Ok(Key { name: name.to_owned(), hash, scopes, short: false })
-}
-
-fn from_hex(text: &str) -> Option<Hash> {
-    let mut hash = [0; 32];
-    let digits: Option<Vec<u8>> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
-    let digits = digits.filter(|digits| digits.len() == 2 * hash.len())?;
-    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = pair.iter().fold(0, |byte, digit| byte << 4 | digit);
-    }
-    Some(hash)
 }
 
 #[cfg(test)]
