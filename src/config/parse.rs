@@ -40,13 +40,15 @@ pub fn count(text: &str, range: RangeInclusive<usize>) -> Parsed<usize> {
     Err(format!("{value} must be between {} and {}", range.start(), range.end()))
 }
 
+pub fn address(text: &str) -> Parsed<IpAddr> {
+    text.parse().map_err(|_| format!("'{text}' is not an IP address"))
+}
+
 /// A size within `range`, in bytes or with a unit.
-pub fn size(text: &str, range: RangeInclusive<u64>) -> Parsed<u64> {
+pub fn size<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Parsed<T> {
     let size: ByteSize = text.trim().parse().map_err(|_| format!("'{text}' is not a size like 5MiB"))?;
-    if range.contains(&size.as_u64()) {
-        return Ok(size.as_u64());
-    }
-    Err(format!("{text} must be between {} and {} bytes", range.start(), range.end()))
+    let within = Some(size.as_u64()).filter(|bytes| range.contains(bytes)).and_then(|bytes| T::try_from(bytes).ok());
+    within.ok_or_else(|| format!("{text} must be between {} and {} bytes", range.start(), range.end()))
 }
 
 /// A duration, in seconds or with a unit.
@@ -243,11 +245,11 @@ mod tests {
 
     #[test]
     fn sizes_and_durations_accept_units() {
-        assert_eq!(size("5MiB", 0..=u64::MAX), Ok(5 << 20));
-        assert_eq!(size("5 GB", 0..=u64::MAX), Ok(5_000_000_000));
-        assert_eq!(size("1024", 0..=u64::MAX), Ok(1024));
-        assert!(size("1024", 0..=1023).is_err());
-        assert!(size("much", 0..=u64::MAX).is_err());
+        assert_eq!(size("5MiB", 0..=u64::MAX), Ok(5_u64 << 20));
+        assert_eq!(size("5 GB", 0..=u64::MAX), Ok(5_000_000_000_u64));
+        assert_eq!(size("1024", 0..=u64::MAX), Ok(1024_u64));
+        assert!(size::<u64>("1024", 0..=1023).is_err());
+        assert!(size::<u64>("much", 0..=u64::MAX).is_err());
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert!(duration("-1s").is_err());
