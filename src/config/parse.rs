@@ -78,9 +78,14 @@ pub fn boolean(text: &str) -> Parsed<bool> {
     one_of(text, &[("true", true), ("1", true), ("false", false), ("0", false)])
 }
 
+/// The values of a comma-separated list.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|value| !value.is_empty())
+}
+
 pub fn formats(text: &str) -> Parsed<Vec<Format>> {
     let mut formats = Vec::new();
-    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+    for name in list(text) {
         let (format, _) =
             Format::from_extension(name).ok_or_else(|| format!("'{name}' is not a known image format"))?;
         if !formats.contains(&format) {
@@ -147,7 +152,7 @@ fn shown(text: &str) -> String {
 /// A browser's `Origin` is the ASCII serialization of RFC 6454, 6.2: scheme and host in lower case, no default port, no
 /// path. Any other text never equals it.
 pub fn origins(text: &str) -> Parsed<Vec<String>> {
-    let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let names: Vec<&str> = list(text).collect();
     let wrong: Vec<String> = names.iter().filter_map(|name| never_sent(name)).collect();
     if !wrong.is_empty() {
         return Err(wrong.join("; "));
@@ -216,8 +221,7 @@ pub fn url_ttl(text: &str) -> Parsed<Duration> {
 
 /// Comma-separated addresses and networks (CIDR).
 pub fn networks(text: Option<&str>) -> Parsed<Vec<IpNet>> {
-    let names = text.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.map(network).collect()
+    list(text.unwrap_or_default()).map(network).collect()
 }
 
 fn network(text: &str) -> Parsed<IpNet> {

@@ -155,19 +155,17 @@ pub async fn delete(context: &Context<'_>) -> Outcome {
 
 /// Checks that an object is as it was sent.
 pub fn check_object(found: &ObjectInfo, size: usize, metadata: &Metadata) -> Result<(), Finding> {
-    let differs = |what: &str| {
-        Finding::fail(
+    let same = [
+        ("size", found.size == size as u64),
+        ("content type", found.content_type.as_ref() == Some(&metadata.content_type)),
+        ("metadata", found.dimensions == metadata.dimensions),
+    ];
+    same.iter().find(|(_, is_same)| !is_same).map_or(Ok(()), |(what, _)| {
+        Err(Finding::fail(
             format!("the {what} of an object differs from the one sent"),
             "check whether the store or a proxy in front of it removes headers",
-        )
-    };
-    if found.size != size as u64 {
-        return Err(differs("size"));
-    }
-    if found.content_type.as_ref() != Some(&metadata.content_type) {
-        return Err(differs("content type"));
-    }
-    if found.dimensions == metadata.dimensions { Ok(()) } else { Err(differs("metadata")) }
+        ))
+    })
 }
 
 fn etag(found: &ObjectInfo) -> Result<String, Finding> {
