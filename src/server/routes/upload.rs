@@ -4,8 +4,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
 use http_body_util::BodyExt;
@@ -19,6 +17,7 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, ObjectBuilder};
 
 use super::ServiceBase;
+use crate::crc64;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::{BodyKind, IncomingBody, IncomingImage};
@@ -375,14 +374,9 @@ fn answer(info: ImageInfo, outcome: Outcome) -> StoredImage {
         size: outcome.stored.size,
         width: Some(info.width),
         height: Some(info.height),
-        checksum: Some(checksum_text(outcome.stored.crc64)),
+        checksum: Some(crc64::labelled(outcome.stored.crc64)),
         metadata: outcome.metadata,
     }
-}
-
-/// Formats a checksum as S3 does: `crc64nvme:` and the base64 of its big-endian bytes.
-pub fn checksum_text(crc64: u64) -> String {
-    format!("crc64nvme:{}", STANDARD.encode(crc64.to_be_bytes()))
 }
 
 /// Rejects an image with a Content-Encoding (RFC 9110 8.4): neither the service nor its readers would decode it.
