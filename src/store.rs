@@ -279,8 +279,6 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// any await. Whether it takes effect is then unknown, as after [`StoreError::OutcomeUnknown`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Writes a whole object (PutObject with If-None-Match: *).
-    ///
     /// Writes a whole object (PutObject with If-None-Match: *). The payload's CRC64NVME is also stored in the object's
     /// metadata, because not every store keeps a checksum.
     ///
