@@ -178,10 +178,13 @@ impl S3Store {
 
     /// After an answer that leaves the effect open: success if the object is there as it was sent, else that answer.
     ///
-    /// A retry whose first answer was lost finds its own object (412) or its upload gone (404).
+    /// A retry whose first answer was lost finds its own object (412) or its upload gone (404). If there is no answer to this
+    /// check either, the error says so.
     async fn look(&self, name: &ObjectName, whole: ObjectDigest, error: StoreError) -> Result<Box<ObjectInfo>> {
+        let is_answer = matches!(error, StoreError::Precondition | StoreError::NoSuchUpload);
         match self.head(name).await {
             Ok(found) if found.size == whole.size && agree(found.known_crc64(), whole.crc64) => Ok(Box::new(found)),
+            Err(silence) if is_outcome_unknown(&silence) && !is_answer => Err(StoreError::Unreachable(Box::new(error))),
             _ => Err(error),
         }
     }

@@ -64,7 +64,7 @@ pub struct StoredImage {
     /// no such checksum of the object.
     #[schema(required, examples("crc64nvme:eOogX3OeWNc="))]
     pub checksum: Option<String>,
-    /// What the grant's issuer wanted to be kept with the image.
+    /// The metadata that the issuer of the grant has attached to the image.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false, schema_with = metadata_schema)]
     pub metadata: CustomMetadata,
@@ -110,8 +110,8 @@ pub struct RawImage(pub ());
     params(("Idempotency-Key" = Option<String>, Header,
         pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$"#,
         example = "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
-        description = "A value of the client's own for this image: a string in quotes (RFC 8941), best a UUID. Without its \
-            quotes it is taken, too.")),
+        description = "A value that the client chooses for this image, preferably a UUID: a string in quotes (RFC 8941). \
+            It is also accepted without quotes.")),
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
         (status = 200, description = "The image was stored.", body = StoredImage, headers(
