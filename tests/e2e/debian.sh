@@ -1,0 +1,24 @@
+# Provides programs from Debian packages without installing the packages, which would start their services. Source this
+# file.
+# shellcheck shell=bash
+
+# debian_program <package> <path in the package>: prints the path of the program. If it is not installed, it is extracted
+# from the package to the target folder.
+debian_program() {
+    local folder deb
+    command -v "${2##*/}" && return
+    folder=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debian
+    if [ ! -x "$folder/$2" ]; then
+        mkdir -p "$folder"
+        # The folder may be one that only root can read.
+        deb=$(mktemp -d)
+        chmod 755 "$deb"
+        if ! (cd "$deb" && apt-get download -qq "$1" >&2); then
+            $([ "$(id -u)" -eq 0 ] || echo sudo) apt-get update -qq >&2
+            (cd "$deb" && apt-get download -qq "$1" >&2)
+        fi
+        dpkg-deb --fsys-tarfile "$deb"/*.deb | tar -x -C "$folder" "./$2"
+        rm -r "$deb"
+    fi
+    echo "$folder/$2"
+}
