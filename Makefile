@@ -35,6 +35,7 @@ e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; instal
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/compose.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/s3_calls.py
 	deploy/lint.sh
+	BIN=$(BIN) tests/e2e/prometheus.sh
 	BIN=$(BIN) tests/e2e/seaweedfs.sh
 	BIN=$(BIN) UPLOADS=600 loadtest/chaos.sh
 

@@ -10,15 +10,18 @@ debian_program() {
     folder=$(realpath -m "${CARGO_TARGET_DIR:-target}")/debian
     if [ ! -x "$folder/$2" ]; then
         mkdir -p "$folder"
-        # The folder may be one that only root can read.
         deb=$(mktemp -d)
-        chmod 755 "$deb"
-        if ! (cd "$deb" && apt-get download -qq "$1" >&2); then
+        if ! download_deb "$1" "$deb"; then
             $([ "$(id -u)" -eq 0 ] || echo sudo) apt-get update -qq >&2
-            (cd "$deb" && apt-get download -qq "$1" >&2)
+            download_deb "$1" "$deb"
         fi
         dpkg-deb --fsys-tarfile "$deb"/*.deb | tar -x -C "$folder" "./$2"
         rm -r "$deb"
     fi
     echo "$folder/$2"
+}
+
+# As the current user: apt's own user may not be allowed to write to the folder.
+download_deb() {
+    (cd "$2" && apt-get download -qq -o APT::Sandbox::User="$(id -un)" "$1" >&2)
 }
