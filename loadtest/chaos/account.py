@@ -89,8 +89,10 @@ class Account:
 
     def probe_cut_short(self, key: str) -> str | None:
         """Whether the object is of the start-up probe of a process that was killed: the probe belongs to no upload."""
-        killed = any(self.caller(call).killed for call in self.proxy.calls[0] if call.key == key and not call.presigned)
-        return PROBE_KILLED if killed else None
+        return PROBE_KILLED if any(self.caller(call).killed for call in self.probe_calls(key)) else None
+
+    def probe_calls(self, key: str) -> list:
+        return [call for call in self.proxy.calls[0] if call.key == key and not call.presigned]
 
     def logged(self, number: int) -> str | None:
         key = self.uploads[number].key if number else None
@@ -205,6 +207,12 @@ class Account:
             why = ", ".join(f"{reason}: {count}" for reason, count in reasons.most_common())
             lines.append(f"{category:30}{len(found):>8}{explained:>12}{len(found) - explained:>12}  {why}".rstrip())
         return "\n".join(lines)
+
+    def probe_history(self, name: str) -> str:
+        """All that happened to an object of a start-up probe."""
+        calls = sorted(self.probe_calls(f"incoming/{name}"), key=lambda call: call.began)
+        ends = [f"process {self.caller(call).__dict__}" for call in calls[:1]]
+        return "\n".join([name, *(f"  {call.began:.2f} {call}" for call in calls), *ends, *self.log_of(name)])
 
     def history(self, number: int) -> str:
         """All that happened to an upload, in seconds from its beginning."""

@@ -183,6 +183,8 @@ def describe(account: Account, took: float) -> None:
     print(account.report())
     for finding in account.failures():
         print(f"FAILED: {finding.category}: upload {finding.number}: {finding.what}")
+        if finding.number == 0:
+            print(account.probe_history(finding.what))
     for number in sorted({finding.number for finding in account.failures() if finding.number}):
         print(account.history(number))
 

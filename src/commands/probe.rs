@@ -7,12 +7,14 @@
 //! and an upload that is never completed, and removes both. If the process is killed, a sweep removes them.
 
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::inspect::Greeting;
 use crate::store::s3::{CopyProtection, S3Store};
 use crate::store::scratch::Scratch;
@@ -58,15 +60,16 @@ pub fn look(s3: Arc<S3Store>, delay: Duration) {
     });
 }
 
-/// Checks the bucket once in the background, and tests what promotions require.
-pub fn start(s3: Arc<S3Store>) -> Probe {
+/// Checks the bucket once in the background, and tests what promotions require. `reconciler` removes what calls of the test
+/// create after it has ended.
+pub fn start(s3: Arc<S3Store>, reconciler: Reconciler) -> Probe {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
         let Some(greeting) = stopped.run_until_cancelled(s3.greet()).await else { return };
         warn(&greeting);
         if greeting.outcome.is_ok() && !s3.is_aws() {
-            try_copies(&s3, &stopped).await;
+            try_copies(&s3, &reconciler, &stopped).await;
         }
     });
     Probe { stop, task }
@@ -89,16 +92,19 @@ fn distance(one: SystemTime, other: SystemTime) -> Duration {
 }
 
 /// Tests copies, logs a warning if they cannot be verified, and removes what the test has created in any case.
-async fn try_copies(s3: &S3Store, stopped: &CancellationToken) {
+async fn try_copies(s3: &S3Store, reconciler: &Reconciler, stopped: &CancellationToken) {
     let scratch = Scratch::default();
+    // The image is never created, because its upload is not completed.
+    let (from, to) = (scratch.incoming(), ObjectName::Image(ImageKey::random("png")));
     let cut_off = async {
         stopped.cancelled().await;
         tokio::time::sleep(GRACE).await;
     };
     let trial = tokio::select! {
-        trial = tokio::time::timeout(TRIAL_LIMIT, copy_protection(s3, &scratch)) => Some(trial),
+        trial = tokio::time::timeout(TRIAL_LIMIT, copy_protection(s3, &scratch, &from, &to)) => Some(trial),
         () = cut_off => None,
     };
+    let is_complete = matches!(trial, Some(Ok(Ok(_))));
     match trial {
         Some(Ok(Ok(CopyProtection::Nothing))) => tracing::warn!(
             "the store ignores the condition of a copy and does not show what it copied, so direct uploads with a \
@@ -113,17 +119,25 @@ async fn try_copies(s3: &S3Store, stopped: &CancellationToken) {
         None => {}
     }
     let left = tokio::time::timeout(CLEAN_UP_LIMIT, scratch.clear(s3, s3.prefix())).await;
+    // A call that failed or was cut off may still take effect.
+    if !(is_complete && left.as_ref().is_ok_and(BTreeMap::is_empty)) {
+        reconciler.watch(LateEffect::Object(from));
+        reconciler.watch(LateEffect::Uploads { name: to, in_use: None });
+    }
     for (key, error) in left.into_iter().flatten() {
-        tracing::warn!(key, error = &error as &dyn Error, "the probe could not remove an object; sweep removes it");
+        tracing::warn!(key, error = &error as &dyn Error, "the probe could not remove an object; retrying");
     }
 }
 
-async fn copy_protection(s3: &S3Store, scratch: &Scratch) -> Result<CopyProtection> {
+async fn copy_protection(
+    s3: &S3Store,
+    scratch: &Scratch,
+    from: &ObjectName,
+    to: &ObjectName,
+) -> Result<CopyProtection> {
     let metadata = Metadata::unverified("application/octet-stream", CustomMetadata::new());
-    // The image is never created, because its upload is not completed.
-    let (from, to) = (scratch.incoming(), ObjectName::Image(ImageKey::random("png")));
-    s3.put(&from, &metadata, payload(Bytes::from_static(SAMPLE))).await?;
-    let source = s3.head(&from).await?;
-    let upload = scratch.upload(s3, &to, &metadata).await?;
-    Ok(s3.try_copy(&upload, &from, &source).await?.protection)
+    s3.put(from, &metadata, payload(Bytes::from_static(SAMPLE))).await?;
+    let source = s3.head(from).await?;
+    let upload = scratch.upload(s3, to, &metadata).await?;
+    Ok(s3.try_copy(&upload, from, &source).await?.protection)
 }

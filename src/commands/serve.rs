@@ -61,12 +61,13 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
         );
     }
     warn_of_keys(&config.auth);
-    let probe = (!backend.is_embedded()).then(|| probe::start(Arc::clone(&backend.s3)));
     let app = App::new(config, Arc::clone(&backend.store), spill).with_store_routes(backend.client_routes());
+    let reconciler = app.uploads.reconciler().clone();
+    let probe = (!backend.is_embedded()).then(|| probe::start(Arc::clone(&backend.s3), reconciler.clone()));
     let clean = transport::http::serve(listener, app.clone(), server, stop_signal()?).await;
+    OptionFuture::from(probe.map(Probe::end)).await;
     // If this times out, the shutdown is still clean, because late effects are only a possibility.
-    let last_checks = tokio::time::timeout(RECONCILE_TIMEOUT, app.uploads.reconciler().conclude());
-    let _ = tokio::join!(last_checks, OptionFuture::from(probe.map(Probe::end)));
+    let _ = tokio::time::timeout(RECONCILE_TIMEOUT, reconciler.conclude()).await;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

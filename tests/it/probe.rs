@@ -1,10 +1,12 @@
 //! What the start-up probe detects on stores other than AWS, and what it logs.
 
 use image_store::commands::probe;
+use image_store::store::reconcile::Reconciler;
 use image_store::store::s3::S3Store;
 use image_store::store::{CustomMetadata, ImageKey, Metadata, ObjectName, Store};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::process::{Process, binary};
 use super::support::app::until;
@@ -80,6 +82,26 @@ async fn process_that_ends_during_probe_leaves_nothing() {
     backend.check_clean().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn late_put_of_the_probe_is_removed_at_shutdown() {
+    let backend = Backend::strict().await;
+    let faults = Faults::before(&backend.endpoint).await;
+    faults.fail_all(Operation::Put, Action::Late);
+    let mut options = backend.options.clone();
+    options.endpoint = Some(faults.endpoint.clone());
+    options.attempt_timeout = Duration::from_millis(300);
+    let s3 = Arc::new(S3Store::connect(options).await);
+    let reconciler = Reconciler::new(s3.clone());
+    let probe = probe::start(s3, reconciler.clone());
+    faults.wait_for(Operation::Delete, 1).await;
+    probe.end().await;
+    assert_eq!(backend.strict_s3().calls("PutObject"), 0);
+    faults.release();
+    until("the call has arrived", || backend.strict_s3().calls("PutObject") == 1).await;
+    reconciler.conclude().await;
+    backend.check_clean().await;
+}
+
 #[tokio::test]
 async fn probe_result_is_not_detected_again_at_each_promotion() {
     let plain = Metadata::unverified("image/png", CustomMetadata::new());
@@ -89,7 +111,7 @@ async fn probe_result_is_not_detected_again_at_each_promotion() {
         strict.take_up(Quirk::OpaqueEtags);
         let s3 = Arc::new(S3Store::connect(backend.options.clone()).await);
         if is_probed {
-            let probe = probe::start(Arc::clone(&s3));
+            let probe = probe::start(Arc::clone(&s3), Reconciler::new(s3.clone()));
             until("the probe's objects are deleted", || strict.calls("DeleteObject") == 1).await;
             probe.end().await;
         }
