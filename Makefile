@@ -30,8 +30,12 @@ e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; instal
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
 	NO_BUILD=1 loadtest/memory.sh
 	BIN=$(BIN) tests/e2e/run.sh
-	BIN=$(BIN) tests/e2e/nginx.sh
+	BIN=$(BIN) tests/e2e/documents.sh
+	BIN=$(BIN) tests/e2e/proxies.sh
+	BIN=$(BIN) $(VENV)/bin/python tests/e2e/compose.py
+	BIN=$(BIN) $(VENV)/bin/python tests/e2e/s3_calls.py
 	deploy/lint.sh
+	BIN=$(BIN) tests/e2e/prometheus.sh
 	BIN=$(BIN) tests/e2e/seaweedfs.sh
 	BIN=$(BIN) UPLOADS=600 loadtest/chaos.sh
 

@@ -10,6 +10,7 @@ mod direct;
 mod docs;
 #[cfg(feature = "doctor")]
 mod doctor;
+mod documents;
 mod embedded;
 mod environment;
 mod grants;

@@ -65,4 +65,13 @@ mod tests {
             before.push(check.name);
         }
     }
+
+    #[test]
+    fn troubleshooting_page_explains_all_checks() {
+        let page = include_str!("../../../docs/troubleshooting.md");
+        let (_, findings) = page.split_once("## Findings of doctor\n").unwrap();
+        let headings = findings.lines().filter_map(|line| line.strip_prefix("### `")?.strip_suffix('`'));
+        let names = CHECKS.iter().map(|check| check.name).chain(["cleanup"]);
+        assert!(headings.eq(names), "docs/troubleshooting.md must explain the checks of `CHECKS`, in their order");
+    }
 }
