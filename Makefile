@@ -29,10 +29,11 @@ e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; instal
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
 	NO_BUILD=1 loadtest/memory.sh
-	BIN=$(BIN) tests/e2e/run.sh
+	BIN=$(BIN) PYTHON=$(VENV)/bin/python GO=$(VENV)/bin/go tests/e2e/run.sh
 	BIN=$(BIN) tests/e2e/nginx.sh
 	deploy/lint.sh
 	BIN=$(BIN) tests/e2e/seaweedfs.sh
+	BIN=$(BIN) tests/e2e/replicas.sh
 	BIN=$(BIN) UPLOADS=600 loadtest/chaos.sh
 
 # AWS_LC_SYS_NO_JITTER_ENTROPY: collecting this entropy would take milliseconds of every cold start, and the kernel's is
