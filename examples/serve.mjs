@@ -8,7 +8,8 @@ import esbuild from "esbuild";
 import { uploadAddress } from "./grant/grant.mjs";
 
 const here = import.meta.dirname;
-const pages = ["axios", "dropzone", "fetch", "filepond", "tus-js", "uppy-5", "uppy-6", "uppy-xhr"];
+const scripts = ["axios", "dropzone", "fetch", "filepond", "tus-js", "uppy-5", "uppy-6", "uppy-xhr"];
+const pages = ["form", ...scripts];
 
 // Only one version of a package can be installed under its name. That of uppy-5 is below the package `uppy-5`.
 const uppy5 = {
@@ -21,7 +22,7 @@ const uppy5 = {
 };
 
 const { outputFiles } = await esbuild.build({
-  entryPoints: pages.map((page) => path.join(here, page, "main.js")),
+  entryPoints: scripts.map((page) => path.join(here, page, "main.js")),
   bundle: true,
   format: "esm",
   outdir: here,
@@ -31,6 +32,11 @@ const { outputFiles } = await esbuild.build({
 const bundles = new Map(outputFiles.map((file) => [path.relative(here, file.path), file.contents]));
 const types = { ".js": "text/javascript", ".css": "text/css", ".html": "text/html" };
 
+async function render(name) {
+  const page = await readFile(path.join(here, name), "utf8");
+  return page.replace("{{address}}", uploadAddress("user-42"));
+}
+
 const server = createServer(async (request, response) => {
   if (request.method === "POST" && request.url === "/grant") {
     // A real backend checks here who the user is, and whether the user may upload images.
@@ -38,8 +44,7 @@ const server = createServer(async (request, response) => {
     return response.end(JSON.stringify({ url: uploadAddress("user-42") }));
   }
   const name = request.url.slice(1).replace(/\/$/, "/index.html");
-  const page = pages.includes(path.dirname(name)) && path.basename(name) === "index.html";
-  const content = page ? await readFile(path.join(here, name)) : bundles.get(name);
+  const content = pages.some((page) => name === `${page}/index.html`) ? await render(name) : bundles.get(name);
   response.writeHead(content ? 200 : 404, { "Content-Type": types[path.extname(name)] ?? "text/plain" });
   response.end(content ?? "Not found");
 });

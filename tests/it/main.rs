@@ -8,6 +8,7 @@ mod contract;
 mod description;
 mod direct;
 mod docs;
+mod documents;
 #[cfg(feature = "doctor")]
 mod doctor;
 mod embedded;
