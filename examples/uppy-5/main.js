@@ -8,8 +8,8 @@ import { showError, showImage, uploadAddress } from "../image-store.js";
 
 const uppy = new Uppy({ restrictions: { allowedFileTypes: ["image/*"] } })
   .use(Dashboard, { target: "#uppy", inline: true })
-  // Resumes uploads after the page was reloaded.
-  .use(GoldenRetriever)
+  // Keeps files of up to 100 MiB in the browser, to resume their uploads after a reload of the page.
+  .use(GoldenRetriever, { indexedDB: { maxFileSize: 100 * 2 ** 20 } })
   .use(AwsS3, {
     endpoint: await uploadAddress(),
     // Large files are sent directly to S3, in parts. Smaller ones are sent through the service.

@@ -8,8 +8,8 @@ import { showError, showImage, uploadAddress } from "../image-store.js";
 
 const uppy = new Uppy({ restrictions: { allowedFileTypes: ["image/*"] } })
   .use(Dashboard, { target: "#uppy", inline: true })
-  // Resumes uploads after the page was reloaded.
-  .use(GoldenRetriever)
+  // Keeps files of up to 100 MiB in the browser, to resume their uploads after a reload of the page.
+  .use(GoldenRetriever, { indexedDB: { maxFileSize: 100 * 2 ** 20 } })
   .use(AwsS3, {
     // Uppy keeps this address, so the grant must be valid for as long as the page is used.
     companionEndpoint: (await uploadAddress()).slice(0, -1),

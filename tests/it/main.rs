@@ -8,11 +8,11 @@ mod contract;
 mod description;
 mod direct;
 mod docs;
-mod documents;
 #[cfg(feature = "doctor")]
 mod doctor;
 mod embedded;
 mod environment;
+mod examples;
 mod grants;
 mod hardening;
 mod idempotency;

@@ -1,17 +1,17 @@
-//! The documents show the examples as they are.
+//! docs/browsers.md shows the examples as they are. `make e2e` runs them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The first line of a code block that shows a file is "```<language> <path>".
+/// Returns the paths and contents of the code blocks that show a file: they start with "```<language> check file=<path>".
 fn shown_files(document: &str) -> Vec<(&str, &str)> {
     document
         .split("\n```")
         .filter_map(|block| {
             let (info, content) = block.split_once('\n')?;
-            let (_, path) = info.split_once(' ')?;
-            path.starts_with("examples/").then_some((path, content))
+            let (_, path) = info.split_once(" check file=")?;
+            Some((path, content))
         })
         .collect()
 }
