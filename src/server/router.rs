@@ -13,10 +13,10 @@ use utoipa_axum::routes;
 
 use super::middleware::access_log::observe_request;
 use super::middleware::authority::{self, Access, Guard};
-use super::middleware::{cors, deadline, headers, path_grant};
+use super::middleware::{cors, deadline, error_form, headers, path_grant};
 use super::request::{self, Rejected};
 use super::response::respond;
-use super::routes::{direct, docs, grants, images, page, system, upload};
+use super::routes::{direct, docs, grants, images, page, s3, system, upload};
 use super::{App, openapi};
 use crate::auth::Scope;
 use crate::error::Error;
@@ -32,6 +32,8 @@ impl App {
             .merge(self.guarded(uploading(), Access::Form))
             .merge(self.guarded(planning(), Access::Upload))
             .merge(self.guarded(linked(), Access::Link))
+            .merge(self.guarded(companion(), Access::Upload))
+            .merge(self.guarded(companion_uploads(), Access::UploadId))
             .merge(self.guarded(granting(), Access::Key(Scope::Upload)))
             .merge(self.guarded(reading(), read))
             .merge(self.guarded(deleting(), Access::Key(Scope::Delete)))
@@ -68,6 +70,7 @@ impl App {
             .layer(middleware::from_fn(limit_uri))
             .layer(middleware::from_fn(reject))
             .layer(CatchPanicLayer::custom(panicked))
+            .layer(middleware::from_fn(error_form::adapt))
             .layer(cors::cors(&self.config.cors_origins))
             .layer(middleware::from_fn(reject_preflight));
         headers::protected(self.observed(routes)).with_state(self.clone())
@@ -117,6 +120,19 @@ fn granting() -> OpenApiRouter<App> {
 /// Returns the routes of a plan's links. The link itself authorizes the request.
 fn linked() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(direct::status, direct::abort)).routes(routes!(direct::complete))
+}
+
+/// Returns the routes with which Uppy's S3 plugin starts an upload.
+fn companion() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(s3::params)).routes(routes!(s3::create))
+}
+
+/// Returns the routes of an upload that Uppy's S3 plugin has started. Its ID authorizes the request.
+fn companion_uploads() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(s3::list, s3::abort))
+        .routes(routes!(s3::sign))
+        .routes(routes!(s3::complete))
 }
 
 fn deleting() -> OpenApiRouter<App> {

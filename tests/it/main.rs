@@ -4,6 +4,7 @@ mod auth;
 mod authority;
 #[cfg(feature = "client")]
 mod cli_upload;
+mod companion;
 mod contract;
 mod description;
 mod direct;

@@ -49,7 +49,7 @@ pub async fn part(context: &Context<'_>) -> Outcome {
     let created = context.scratch.upload(context.store, &name, &unverified()).await;
     let upload = created.map_err(context.failed("s3:PutObject"))?;
     let size = SAMPLE.len() as u64;
-    let signed = context.store.presign_part(&upload, 1, size, &context.presigning()).await;
+    let signed = context.store.presign_part(&upload, 1, Some(size), &context.presigning()).await;
     let signed = signed.map_err(context.failed("s3:PutObject"))?;
     if !is_rejected(&context.presigned_client.put(&signed, LONGER).await?)? {
         return Err(length_ignored());

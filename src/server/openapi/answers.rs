@@ -96,6 +96,49 @@ answers! {
         | Error::Verifying
         | Error::NotFound
         | Error::Storage(_),
+    /// Errors of `GET /s3/params`.
+    CompanionForm: Error::InvalidFileType { .. } | Error::InvalidRequest(_) | Error::KeyTooShort,
+    /// Errors of `POST /s3/multipart`.
+    CompanionStart:
+        Error::InvalidFileType { .. }
+        | Error::InvalidRequest(_)
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::NotJson
+        | Error::UploadOver { .. }
+        | Error::AlreadyExists
+        | Error::OverCapacity(_)
+        | Error::Storage(_),
+    /// Errors of `GET /s3/multipart/{upload_id}/{part_number}`.
+    CompanionPart:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::InvalidRequest(_)
+        | Error::PayloadTooLarge { .. }
+        | Error::Storage(_),
+    /// Errors of `POST /s3/multipart/{upload_id}/complete`.
+    CompanionComplete:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::NotJson
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::NoFile { .. }
+        | Error::AlreadyExists
+        | Error::UploadOver { .. }
+        | Error::AlreadyComplete
+        | Error::OverCapacity(_)
+        | Error::InvalidFileType { .. }
+        | Error::InvalidRequest(_)
+        | Error::TooManyPixels { .. }
+        | Error::NotFound
+        | Error::PayloadTooLarge { .. }
+        | Error::PartsMissing { .. }
+        | Error::PartsUnexpected { .. }
+        | Error::ChangedMeanwhile
+        | Error::Storage(_),
     /// Errors of `POST /grants`.
     Grant:
         Error::InvalidRequest(_)

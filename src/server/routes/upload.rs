@@ -128,14 +128,14 @@ pub struct RawImage(pub ());
         answers::Upload,
     ))]
 pub async fn upload(State(app): State<App>, request: UploadHead, body: Body) -> Result<Response> {
-    let (invocation, base) = (request.invocation.clone(), request.base.clone());
+    let (invocation, base) = (request.invocation.clone(), ServiceBase(request.base.clone()));
     let stored = store(&app, request, body).await;
-    stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation.as_ref(), error))
+    stored.map(|image| located(image, &base)).map_err(|error| Invocation::explain(invocation.as_ref(), error))
 }
 
-/// Returns the response with the image's URL. If the request has no valid host, the URL is relative to the request.
-fn located(image: StoredImage, base: Option<&str>) -> Response {
-    let location = format!("{}/images/{}", base.unwrap_or("."), image.s3_key);
+/// Returns the response with the image's URL.
+fn located(image: StoredImage, base: &ServiceBase) -> Response {
+    let location = base.image_url(&image.s3_key);
     let etag = image.checksum.as_ref().map(|checksum| [(header::ETAG, format!("\"{checksum}\""))]);
     ([(header::LOCATION, location)], etag, Json(image)).into_response()
 }
