@@ -4,7 +4,7 @@ import Dashboard from "@uppy/dashboard";
 import GoldenRetriever from "@uppy/golden-retriever";
 import "@uppy/core/css/style.min.css";
 import "@uppy/dashboard/css/style.min.css";
-import { showError, showImage, uploadAddress } from "../image-store.js";
+import { reason, showError, showImage, uploadAddress } from "../image-store.js";
 
 const uppy = new Uppy({ restrictions: { allowedFileTypes: ["image/*"] } })
   .use(Dashboard, { target: "#uppy", inline: true })
@@ -21,4 +21,7 @@ uppy.addPreProcessor(async () => {
   uppy.getPlugin("AwsS3Multipart").setOptions({ endpoint: await uploadAddress() });
 });
 uppy.on("upload-success", (file, { uploadURL }) => showImage(file.name, uploadURL));
-uppy.on("upload-error", (file, error) => showError(file.name, error.message));
+// `error.source` is the request of a rejected form.
+uppy.on("upload-error", (file, error) => {
+  showError(file.name, error.source ? reason(error.source.responseText) : error.message);
+});

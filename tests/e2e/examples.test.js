@@ -9,7 +9,7 @@ import path from "node:path";
 import { after, before, test } from "node:test";
 import { createInterface } from "node:readline";
 import { promisify } from "node:util";
-import { MIB, fixture, pageTest, sameBytes, start, stop } from "./support.js";
+import { MIB, fixture, pageTest, sameBytes, start, stop, until } from "./support.js";
 
 const EXAMPLES = path.resolve(import.meta.dirname, "../../examples");
 const KEY = "a-key-that-no-browser-ever-sees";
@@ -48,13 +48,16 @@ async function freePort() {
   return port;
 }
 
-/** How a user chooses files in each page, and starts the upload. */
+const UPPY = { input: ".uppy-Dashboard-input >> nth=0", start: ".uppy-StatusBar-actionBtn--upload" };
+/** How a user chooses files in each page and starts the upload, and whether a large file is sent to S3 in parts. */
 const CLIENTS = {
-  fetch: { input: "#files" },
+  fetch: { input: "#files", parts: true },
   axios: { input: "#files" },
   dropzone: { input: ".dz-hidden-input" },
   filepond: { input: ".filepond--browser" },
-  "uppy-xhr": { input: ".uppy-Dashboard-input >> nth=0", start: ".uppy-StatusBar-actionBtn--upload" },
+  "uppy-xhr": UPPY,
+  "uppy-5": { ...UPPY, parts: true },
+  "uppy-6": { ...UPPY, parts: true },
 };
 
 async function choose(page, { input, start }, ...files) {
@@ -69,7 +72,7 @@ function link(page, name) {
 
 /** The requests that send a file. */
 function sent(desk) {
-  return ["POST /upload-image", "PUT /_store/"].flatMap((each) => desk.sent(...each.split(" ")));
+  return ["POST /upload-image", "POST /images", "PUT /_store/"].flatMap((each) => desk.sent(...each.split(" ")));
 }
 
 const text = { name: "text.png", mimeType: "image/png", buffer: Buffer.from("no image at all") };
@@ -83,6 +86,7 @@ for (const [name, client] of Object.entries(CLIENTS)) {
     const files = [fixture("plain.jpg"), await desk.service.png("twelve.png", 12 * MIB)];
     await choose(desk.page, client, ...files);
     for (const file of files) await sameBytes(await link(desk.page, path.basename(file)), file);
+    assert.equal(desk.sent("PUT", "partNumber=").length, client.parts ? 3 : 0);
     for (const request of desk.requests) assert.doesNotMatch(JSON.stringify(request.headers()), new RegExp(KEY));
     await desk.shoot(`example ${name}`);
   });
@@ -114,6 +118,36 @@ for (const [name, retry] of [["axios"], ["uppy-xhr"], ["filepond", ".filepond--a
     assert.match(keys[0], /^"[0-9a-f-]{36}"$/);
     assert.equal(keys[0], keys[1]);
     assert.equal((await desk.service.images()).length, before + 1);
+  });
+}
+
+// Version 6 shows only the status of a response to the completion.
+for (const [name, shown] of [["uppy-5", /Invalid file type/], ["uppy-6", /Companion request failed: Bad Request/]]) {
+  pageTest(`${name}: a rejected large file leaves nothing`, { logs: /status of 4\d\d|Invalid file type|Companion request/ }, async (desk) => {
+    await desk.page.goto(`${site.url}/${name}/`);
+    await choose(desk.page, CLIENTS[name], await desk.service.file("noise.png", 12 * MIB));
+    await desk.page.locator("#images").getByText(shown).waitFor();
+    assert.equal(desk.sent("PUT", "partNumber=").length, 3);
+    assert.equal(desk.sent("POST", "/complete?key=").length, 1);
+    await until("nothing is left in the store", async () => (await desk.service.leftovers()).length === 0);
+  });
+
+  pageTest(`${name}: an upload continues after a reload with the missing parts`, {}, async (desk) => {
+    const file = await desk.service.png("reloaded.png", 22 * MIB);
+    const parts = [];
+    desk.page.on("response", (response) => {
+      const number = new URL(response.url()).searchParams.get("partNumber");
+      if (number && response.request().method() === "PUT") parts.push(Number(number));
+    });
+    await desk.page.goto(`${site.url}/${name}/`);
+    await desk.slow(4 * MIB);
+    await choose(desk.page, CLIENTS[name], file);
+    await until("a part is stored", async () => parts.length > 0);
+    await desk.page.reload();
+    await desk.slow();
+    await desk.page.locator(UPPY.start).click();
+    await sameBytes(await link(desk.page, "reloaded.png"), file);
+    assert.deepEqual(parts.toSorted(), [1, 2, 3, 4, 5], "each part is sent once");
   });
 }
 
