@@ -79,7 +79,7 @@ const text = { name: "text.png", mimeType: "image/png", buffer: Buffer.from("no 
 
 for (const [name, client] of Object.entries(CLIENTS)) {
   // Uppy logs what it shows.
-  const logs = /status of 4\d\d|Invalid file type/;
+  const logs = /status of 4\d\d|Invalid file type|Non 2xx|network error/;
 
   pageTest(`${name}: the bytes stored are the bytes sent`, {}, async (desk) => {
     await desk.page.goto(`${site.url}/${name}/`);
@@ -120,6 +120,20 @@ for (const [name, retry] of [["axios"], ["uppy-xhr"], ["filepond", ".filepond--a
     assert.equal((await desk.service.images()).length, before + 1);
   });
 }
+
+pageTest("form: the browser shows the stored image, or the reason for the rejection", { logs: /status of 400/ }, async (desk) => {
+  const send = async (file) => {
+    await desk.page.goto(`${site.url}/form/`);
+    await desk.page.locator("input[type=file]").setInputFiles(file);
+    await desk.page.getByRole("button").click();
+  };
+  await send(fixture("plain.jpg"));
+  await sameBytes(await desk.page.getByRole("link", { name: "Open the image" }).getAttribute("href"), fixture("plain.jpg"));
+  await desk.shoot("example form");
+  await send(text);
+  await desk.page.getByText(/Invalid file type/).first().waitFor();
+  await desk.shoot("example form rejected");
+});
 
 // Version 6 shows only the status of a response to the completion.
 for (const [name, shown] of [["uppy-5", /Invalid file type/], ["uppy-6", /Companion request failed: Bad Request/]]) {
