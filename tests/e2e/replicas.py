@@ -5,6 +5,7 @@ distributed over both. Then a process is killed in the middle of an upload, the 
 the killed one is started again.
 """
 
+import base64
 import os
 import re
 import signal
@@ -206,6 +207,28 @@ def killed_during_a_plan(cluster: Cluster) -> None:
     client.delete(image)
 
 
+def killed_during_a_resumable(cluster: Cluster) -> None:
+    """A tus upload continues with the replica that is left."""
+    client, content = cluster.client, png(12 * MIB)
+    name = base64.b64encode(b"photo.png").decode()
+    headers = {"Tus-Resumable": "1.0.0"}
+    creation = headers | {"Upload-Length": str(len(content)), "Upload-Metadata": f"filename {name}"}
+    created = client.http.post("/files", headers=creation)
+    assert created.status_code == 201, created.text
+    address = created.headers["Location"]
+    patch = headers | {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+    replica = cut_off(cluster, "PATCH", address, content, patch)
+    offset = int(client.http.head(address, headers=headers).headers["Upload-Offset"])
+    assert offset < len(content)
+    replica.start()
+    rest = client.http.patch(address, content=content[offset:], headers=patch | {"Upload-Offset": str(offset)})
+    assert (rest.status_code, rest.headers["Upload-Offset"]) == (204, str(len(content))), rest.text
+    images = [client.ask("GET", address, 200) for _ in range(2)]
+    assert images[0]["s3_key"] == images[1]["s3_key"]
+    client.check_image(images[0], content)
+    client.delete(images[0])
+
+
 def in_turns(client: Client) -> None:
     seaweedfs.through_the_service(client)
     seaweedfs.sent_again(client, client)
@@ -225,6 +248,7 @@ def check() -> None:
         grant = client.ask("POST", "/grants", 201, json={"filename": "photo.png"})
         killed_during_a_stream(cluster, {"Authorization": f"Bearer {grant['grant']}"})
         killed_during_a_plan(cluster)
+        killed_during_a_resumable(cluster)
         check_turns(client)
         seaweedfs.sweep(SETTINGS)
         assert (names(), names("incoming/"), unfinished()) == (set(), set(), set()), "something is left"
