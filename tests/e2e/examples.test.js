@@ -125,7 +125,7 @@ pageTest("form: the browser shows the stored image, or the reason for the reject
   const send = async (file) => {
     await desk.page.goto(`${site.url}/form/`);
     await desk.page.locator("input[type=file]").setInputFiles(file);
-    await desk.page.getByRole("button").click();
+    await desk.page.getByRole("button", { name: "Upload" }).click();
   };
   await send(fixture("plain.jpg"));
   await sameBytes(await desk.page.getByRole("link", { name: "Open the image" }).getAttribute("href"), fixture("plain.jpg"));
@@ -143,6 +143,16 @@ for (const [name, shown] of [["uppy-5", /Invalid file type/], ["uppy-6", /Compan
     await desk.page.locator("#images").getByText(shown).waitFor();
     assert.equal(desk.sent("PUT", "partNumber=").length, 3);
     assert.equal(desk.sent("POST", "/complete?key=").length, 1);
+    await until("nothing is left in the store", async () => (await desk.service.leftovers()).length === 0);
+  });
+
+  pageTest(`${name}: a cancelled upload leaves nothing`, {}, async (desk) => {
+    await desk.page.goto(`${site.url}/${name}/`);
+    await desk.slow(4 * MIB);
+    await choose(desk.page, CLIENTS[name], await desk.service.png("cancelled.png", 22 * MIB));
+    await until("a part is sent", async () => desk.sent("PUT", "partNumber=").length > 0);
+    assert.notEqual((await desk.service.leftovers()).length, 0);
+    await desk.page.locator(".uppy-StatusBar-actions").getByRole("button", { name: "Cancel" }).click();
     await until("nothing is left in the store", async () => (await desk.service.leftovers()).length === 0);
   });
 
