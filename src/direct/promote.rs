@@ -266,12 +266,14 @@ impl Verifier {
     /// # Errors
     /// Returns [`Error::AlreadyComplete`] if the image exists.
     pub async fn abort(&self, upload: &DirectUpload) -> Result<()> {
-        if self.store.find(&upload.image()).await?.is_some() {
-            return Err(Error::AlreadyComplete);
-        }
-        // Aborted first, so that its object cannot replace the marker.
+        let is_complete = self.store.find(&upload.image()).await?.is_some();
+        // Before the marker is written, so that the upload's object cannot replace it. If another attempt under a fixed
+        // key has made the image, this upload still exists.
         if let Some(UploadInParts { upload, .. }) = &upload.parts {
             self.store.abort_upload(upload).await.map_err(Error::from)?;
+        }
+        if is_complete {
+            return Err(Error::AlreadyComplete);
         }
         self.withdraw(&upload.key).await?;
         // A promotion may have been faster.

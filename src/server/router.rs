@@ -16,7 +16,7 @@ use super::middleware::authority::{self, Access, Guard};
 use super::middleware::{cors, deadline, error_form, headers, path_grant};
 use super::request::{self, Rejected};
 use super::response::respond;
-use super::routes::{direct, docs, grants, images, page, s3, system, upload};
+use super::routes::{direct, docs, grants, images, page, s3, system, upload, uploaded};
 use super::{App, openapi};
 use crate::auth::Scope;
 use crate::error::Error;
@@ -42,7 +42,9 @@ impl App {
             .merge(self.guarded(open(), Access::Open))
             .split_for_parts();
         let documents = documents().route_layer(from_fn_with_state(self.guard(Access::Open), authority::check));
-        let routes = routes.merge(page()).merge(documents).layer(Extension(openapi::finish(description, self)));
+        let results = results().route_layer(from_fn_with_state(self.guard(Access::UploadId), authority::check));
+        let routes =
+            routes.merge(page()).merge(results).merge(documents).layer(Extension(openapi::finish(description, self)));
         let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
         let store_routes = store_routes.layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let store_routes = store_routes.layer(CatchPanicLayer::custom(panicked));
@@ -153,6 +155,11 @@ fn page() -> Router<App> {
         .route("/", get(page::index))
         .route(path_grant::WITHOUT_SLASH, get(page::add_slash))
         .route("/assets/{file}", get(page::asset))
+}
+
+/// Returns the page that shows an uploaded image. A token in its address authorizes the request.
+fn results() -> Router<App> {
+    Router::new().route("/uploaded", get(uploaded::page))
 }
 
 /// The API's description as pages.

@@ -9,6 +9,7 @@ pub mod page;
 pub mod s3;
 pub mod system;
 pub mod upload;
+pub mod uploaded;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;

@@ -126,6 +126,9 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
         ("GET", "/docs/start.js", "", open(200)),
         ("GET", "/", "", page(200)),
         ("GET", "/assets/app.js", "", page(200)),
+        // Without its token the page does not exist.
+        ("GET", "/uploaded", "", upload_id(404)),
+        ("GET", "/uploaded", "?image={plan}", upload_id(404)),
         ("GET", "/no-such-route", "", page(404)),
     ]
 }

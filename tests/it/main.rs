@@ -4,6 +4,7 @@ mod auth;
 mod authority;
 #[cfg(feature = "client")]
 mod cli_upload;
+mod clients;
 mod companion;
 mod contract;
 mod description;

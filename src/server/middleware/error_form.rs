@@ -8,6 +8,8 @@ use http::header;
 use serde::Serialize;
 
 use crate::error::Error;
+use crate::server::html;
+use crate::server::request::accept::prefers_html;
 use crate::server::response::{ErrorBody, Logged};
 
 /// The routes of Uppy's Companion.
@@ -21,27 +23,45 @@ struct CompanionError {
     body: ErrorBody,
 }
 
-/// Replaces the bodies of errors for the clients of the Companion routes. Status and headers remain.
-pub async fn adapt(request: Request, next: Next) -> Response {
-    let is_companion = request.uri().path().starts_with(COMPANION);
-    let response = next.run(request).await;
-    match response.extensions().get() {
-        Some(Logged(error)) if is_companion => {
-            let body = companion_error(error);
-            with_body(response, Json(body))
+/// The form of a request's errors.
+enum Form {
+    Json,
+    Companion,
+    /// A page without a script.
+    Page,
+}
+
+impl Form {
+    fn of(request: &Request) -> Form {
+        match (request.method().as_str(), request.uri().path()) {
+            (_, path) if path.starts_with(COMPANION) => Form::Companion,
+            ("POST", "/upload-image" | "/images") | (_, "/uploaded") if prefers_html(request.headers()) => Form::Page,
+            _ => Form::Json,
         }
-        _ => response,
     }
+}
+
+/// Replaces the bodies of errors for clients that need another form. Status and headers remain.
+pub async fn adapt(request: Request, next: Next) -> Response {
+    let form = Form::of(&request);
+    let response = next.run(request).await;
+    let Some(Logged(error)) = response.extensions().get() else { return response };
+    let body = match form {
+        Form::Json => return response,
+        Form::Companion => Json(companion_error(error)).into_response(),
+        Form::Page => html::error_page(error),
+    };
+    with_body(response, body)
 }
 
 fn companion_error(error: &Error) -> CompanionError {
     CompanionError { message: error.to_string(), body: ErrorBody::from(error) }
 }
 
-/// Returns the response with another body and its type.
-fn with_body(response: Response, body: impl IntoResponse) -> Response {
+/// Returns the response with the body of another one, and the headers that describe it.
+fn with_body(response: Response, other: Response) -> Response {
     let (mut head, _) = response.into_parts();
-    let (other, body) = body.into_response().into_parts();
+    let (other, body) = other.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.extend(other.headers);
     Response::from_parts(head, body)
