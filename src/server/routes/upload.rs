@@ -248,8 +248,9 @@ async fn store(app: &App, mut request: UploadHead, body: Body) -> Result<StoredI
                     record_field(field::S3_KEY, outcome.name.key().as_str());
                 }
                 record_field(field::SIZE, outcome.stored.size);
-                if outcome.is_new {
-                    watch.stored(outcome.stored.size);
+                match outcome.is_new {
+                    true => watch.stored(outcome.stored.size),
+                    false => watch.repeated(),
                 }
                 return Ok(answer(image.info(), outcome));
             }
