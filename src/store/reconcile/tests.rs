@@ -3,6 +3,7 @@
 use tokio::runtime::Handle;
 
 use super::*;
+use crate::store::CustomMetadata;
 use crate::store::tests::memory::{Faults, Memory, Shared};
 
 fn image() -> ObjectName {
@@ -48,6 +49,20 @@ async fn effects_are_watched_for_17_minutes() {
     assert_eq!(objects.calls().heads, MAX_CHECKS as usize - 1);
     tokio::time::sleep(Duration::from_secs(24 * 3600)).await;
     assert_eq!(objects.calls().heads, MAX_CHECKS as usize);
+}
+
+/// An upload with parts under the same key is another client's.
+#[tokio::test(start_paused = true)]
+async fn only_empty_uploads_of_a_promotion_are_aborted() {
+    let (objects, reconciler) = reconciler();
+    let (store, name) = (Memory::new(&objects, 0), image());
+    objects.lay_parts(&name, b"streamed by another client");
+    store.create_upload(&name, &Metadata::unverified("image/png", CustomMetadata::new())).await.unwrap();
+    assert_eq!(objects.open_uploads(&name), 2);
+    reconciler.watch(LateEffect::Promotions(name.key().clone()));
+    reconciler.conclude().await;
+    let left = store.uploads_of(&name).await.unwrap();
+    assert_eq!(left.iter().map(|upload| &*upload.id).collect::<Vec<_>>(), ["plan"]);
 }
 
 #[test]
