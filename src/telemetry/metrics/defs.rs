@@ -106,6 +106,12 @@ pub const UPLOADS_ABORTED: Metric = counter(
      accepted), `store_failed`, `deadline`, `shutdown`, `over_capacity` (the disk for spilled parts is full), \
      `internal`; with method `direct`: `requested` (by DELETE)",
 );
+pub const UPLOADS_REPEATED: Metric = counter(
+    "image_store_uploads_repeated_total",
+    &["method"],
+    "Uploads under an `Idempotency-Key` or a grant for one key that were answered with an image that was already stored; \
+     they are not in the duration and size of uploads",
+);
 pub const UPLOADS_OPEN: Metric =
     gauge("image_store_uploads_open", &[], "Uploads, completions and aborts in progress, including their clean-up");
 pub const PROMOTIONS: Metric = counter(
@@ -143,7 +149,7 @@ pub const BUILD_INFO: Metric =
 pub const START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "Start time of the service, in seconds since 1970");
 
-pub const METRICS: [Metric; 16] = [
+pub const METRICS: [Metric; 17] = [
     REQUESTS,
     RECEIVED,
     REFUSALS,
@@ -152,6 +158,7 @@ pub const METRICS: [Metric; 16] = [
     UPLOAD_DURATION,
     UPLOAD_SIZE,
     UPLOADS_ABORTED,
+    UPLOADS_REPEATED,
     UPLOADS_OPEN,
     PROMOTIONS,
     CALL_DURATION,
