@@ -54,6 +54,7 @@ const UPPY = { input: ".uppy-Dashboard-input >> nth=0", start: ".uppy-StatusBar-
 const CLIENTS = {
   fetch: { input: "#files", parts: true },
   axios: { input: "#files" },
+  "tus-js": { input: "#files" },
   dropzone: { input: ".dz-hidden-input" },
   filepond: { input: ".filepond--browser" },
   "uppy-xhr": UPPY,
@@ -73,7 +74,7 @@ function link(page, name) {
 
 /** The requests that send a file. */
 function sent(desk) {
-  return ["POST /upload-image", "POST /images", "PUT /_store/"].flatMap((each) => desk.sent(...each.split(" ")));
+  return ["POST /upload-image", "POST /images", "PUT /_store/", "PATCH /files/"].flatMap((each) => desk.sent(...each.split(" ")));
 }
 
 const text = { name: "text.png", mimeType: "image/png", buffer: Buffer.from("no image at all") };
