@@ -178,6 +178,29 @@ for (const [name, shown] of [["uppy-5", /Invalid file type/], ["uppy-6", /Compan
   });
 }
 
+pageTest("tus-js: an upload continues after a reload where it stopped", {}, async (desk) => {
+  const file = await desk.service.png("reloaded.png", 22 * MIB);
+  await desk.page.goto(`${site.url}/tus-js/`);
+  await desk.slow(4 * MIB);
+  const created = desk.page.waitForResponse((response) => response.request().method() === "POST" && response.url().endsWith("/files"));
+  await choose(desk.page, CLIENTS["tus-js"], file);
+  const address = await (await created).headerValue("location");
+  const stored = async () => {
+    const { headers } = await fetch(address, { method: "HEAD", headers: { "Tus-Resumable": "1.0.0" } });
+    return Number(headers.get("upload-offset"));
+  };
+  await until("bytes are stored", async () => (await stored()) > 0);
+  await desk.page.reload();
+  await desk.slow();
+  const before = desk.requests.length;
+  await choose(desk.page, CLIENTS["tus-js"], file);
+  await sameBytes(await link(desk.page, "reloaded.png"), file);
+  const resumed = desk.requests.slice(before).filter((request) => request.method() === "PATCH");
+  assert.equal(resumed.length, 1);
+  assert.equal(resumed[0].url(), address);
+  assert.ok(Number(resumed[0].headers()["upload-offset"]) > 0);
+});
+
 pageTest("fetch: a PUT whose response was lost is not repeated in vain", { logs: /ERR_FAILED|status of 412/ }, async (desk) => {
   let lost = false;
   await desk.page.route("**/_store/**", async (route) => {

@@ -6,7 +6,7 @@ bin=${BIN:+$(realpath "$BIN")}
 cd "$(dirname "$0")/../.."
 . loadtest/lib.sh
 . loadtest/seaweedfs.sh
-. tests/e2e/lib.sh
+. tests/e2e/install_nginx.sh
 export BIN=${bin:-$binary}
 [ -x "$BIN" ] || fail "$BIN does not exist: build it first"
 

@@ -1,4 +1,4 @@
-# Functions that the scripts in this folder share.
+# Installs nginx. Source this file.
 # shellcheck shell=bash
 
 # install_nginx: installs nginx (Debian) if it is missing, and sets $nginx to its path.
