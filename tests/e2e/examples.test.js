@@ -167,14 +167,15 @@ for (const [name, shown] of [["uppy-5", /Invalid file type/], ["uppy-6", /Compan
       if (number && response.request().method() === "PUT") parts.push(Number(number));
     });
     await desk.page.goto(`${site.url}/${name}/`);
-    await desk.slow(4 * MIB);
+    // Uppy stores its state every half second.
+    await desk.slow(2 * MIB);
     await choose(desk.page, CLIENTS[name], file);
     await until("a part is stored", async () => parts.length > 0);
     await desk.page.reload();
     await desk.slow();
     await desk.page.locator(UPPY.start).click();
     await sameBytes(await link(desk.page, "reloaded.png"), file);
-    assert.deepEqual(parts.toSorted(), [1, 2, 3, 4, 5], "each part is sent once");
+    assert.equal(new Set(parts).size, parts.length, `no part is sent twice: ${parts}`);
   });
 }
 
