@@ -68,14 +68,14 @@ pub struct MultipartPlan {
     pub links: UploadLinks,
 }
 
-/// Distinguishes a [`PutPlan`].
+/// Always `put`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PutKind {
     Put,
 }
 
-/// Distinguishes a [`MultipartPlan`].
+/// Always `multipart`.
 #[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MultipartKind {
