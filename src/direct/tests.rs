@@ -7,6 +7,8 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use super::companion::CompanionUpload;
+use super::layout::{DirectUpload, ReportedPart};
 use super::plan::{Expected, Plan, UploadMethod};
 use super::verify::Verifier;
 use crate::error::Error;
@@ -51,6 +53,8 @@ enum Kind {
     Parts(&'static [u8]),
     /// Parts in a store whose Complete takes effect later, even if the upload was aborted meanwhile.
     SlowParts(&'static [u8]),
+    /// Parts whose sizes were not declared.
+    Reported(&'static [u8]),
 }
 
 #[derive(PartialEq, Eq)]
@@ -84,13 +88,19 @@ impl World {
         let key = ImageKey::parse("0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png").unwrap();
         let method = match kind {
             Kind::Put => UploadMethod::Put { sha256: None },
-            Kind::Parts(bytes) | Kind::SlowParts(bytes) => {
+            Kind::Parts(bytes) | Kind::SlowParts(bytes) | Kind::Reported(bytes) => {
                 let upload_id = shared.lay_parts(&ObjectName::Incoming(key.clone()), bytes);
                 UploadMethod::Multipart { upload_id, part_size: IMAGE.len() as u64 }
             }
         };
         let plan = Plan { key: key.clone(), size: IMAGE.len() as u64, format: Format::Png, method };
-        let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, plan.clone()));
+        let upload = match (kind, plan.upload()) {
+            (Kind::Reported(_), Some((upload, _))) => {
+                CompanionUpload { upload, max_size: 1 << 30 }.direct_upload(vec![ReportedPart::new(1, "any")])
+            }
+            _ => (&plan).into(),
+        };
+        let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, upload.clone()));
         let mut world = World { actors: actors.collect(), shared, key, form_after_delete: false, schedule: Vec::new() };
         // Runs each actor up to its first call.
         (0..roles.len()).for_each(|id| world.poll(id));
@@ -180,7 +190,7 @@ impl Run for World {
     }
 }
 
-fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
+fn actor(store: Memory, role: Role, upload: DirectUpload) -> Actor {
     let policy = Policy {
         formats: vec![Format::Png],
         key_format: None,
@@ -195,17 +205,17 @@ fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
     let outcome = |done: Result<(), Error>| done.map_or(Outcome::Failed, |()| Outcome::Done);
     let work = async move {
         match role {
-            Role::Complete => outcome(verifier.complete(&(&plan).into(), &|| true).await.map(drop)),
-            Role::Event => outcome(verifier.promote(&plan.key, Expected::default(), &|| false).await.map(drop)),
-            Role::Delete => outcome(verifier.delete(&plan.key).await),
-            Role::Abort => outcome(verifier.abort(&(&plan).into()).await),
+            Role::Complete => outcome(verifier.complete(&upload, &|| true).await.map(drop)),
+            Role::Event => outcome(verifier.promote(&upload.key, Expected::default(), &|| false).await.map(drop)),
+            Role::Delete => outcome(verifier.delete(&upload.key).await),
+            Role::Abort => outcome(verifier.abort(&upload).await),
             Role::Form => {
                 let metadata = Metadata::unverified("image/png", CustomMetadata::new());
                 let metadata = Metadata { may_be_planned: true, ..metadata };
-                let sent = store.put(&plan.image(), &metadata, payload(OTHER.clone().into())).await;
+                let sent = store.put(&upload.image(), &metadata, payload(OTHER.clone().into())).await;
                 outcome(sent.map(drop).map_err(Error::from))
             }
-            Role::Put(bytes) => outcome(store.put_by_url(&plan.incoming(), bytes).await.map_err(Error::from)),
+            Role::Put(bytes) => outcome(store.put_by_url(&upload.incoming(), bytes).await.map_err(Error::from)),
         }
     };
     Actor { role, work: Box::pin(work), outcome: None, crashed: false }
@@ -225,6 +235,7 @@ fn two_requests_are_consistent_in_every_order() {
         for other in &arrived[at..] {
             for bytes in [IMAGE, &TEXT] {
                 runs += explore(Kind::Parts(bytes), &[*one, *other]);
+                runs += explore(Kind::Reported(bytes), &[*one, *other]);
             }
         }
         for bytes in [IMAGE, &TEXT] {
@@ -291,6 +302,7 @@ fn five_requests_are_consistent_in_random_orders() {
                 run_drawn(Kind::Parts(IMAGE), &parts, seed, faulty);
                 run_drawn(Kind::Parts(&TEXT), &parts, seed, faulty);
                 run_drawn(Kind::SlowParts(IMAGE), &parts, seed, faulty);
+                run_drawn(Kind::Reported(IMAGE), &parts, seed, faulty);
             }
         }
     });

@@ -16,7 +16,8 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, ObjectBuilder};
 
-use super::{ServiceBase, uploaded};
+use super::ServiceBase;
+use super::uploaded::Uploaded;
 use crate::crc64;
 use crate::error::{Error, Result};
 use crate::format::{Format, ImageInfo};
@@ -134,13 +135,20 @@ pub struct RawImage(pub ());
 pub async fn upload(State(app): State<App>, mut request: UploadHead, body: Body) -> Result<Response> {
     let stored = store(&app, &mut request, body).await;
     let image = stored.map_err(|error| Invocation::explain(request.invocation.as_ref(), error))?;
-    let kid = request.authority.as_ref().and_then(Authority::key_name);
     if prefers_html(&request.headers)
-        && let Ok(redirect) = uploaded::see_other(&app, &image, kid)
+        && let Ok(redirect) = see_other(&app, &image, request.authority.as_ref())
     {
         return Ok(redirect);
     }
     Ok(located(image, &ServiceBase(request.base)))
+}
+
+/// Returns the redirect to a page that shows the image.
+fn see_other(app: &App, image: &StoredImage, authority: Option<&Authority>) -> Result<Response> {
+    let (key, content_type) = (image.s3_key.clone(), image.content_type.clone());
+    let dimensions = image.width.zip(image.height).unwrap_or_default();
+    let uploaded = Uploaded::new(key, content_type, image.size, dimensions, app.config.read_url_ttl);
+    uploaded.see_other(app, authority.and_then(Authority::key_name))
 }
 
 /// Returns the response with the image's URL.
