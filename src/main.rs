@@ -47,6 +47,12 @@ fn main() -> ExitCode {
     };
     let json = config.log_json;
     log::init(json);
+    // Dropped at the end, when it sends the last spans.
+    #[cfg(feature = "otlp")]
+    let _exporting = match image_store::telemetry::otlp::start() {
+        Ok(exporting) => exporting,
+        Err(problem) => return misconfigured(&[problem], json),
+    };
     exit(run(config, task), json)
 }
 

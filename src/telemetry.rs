@@ -5,6 +5,9 @@
 
 pub mod log;
 pub mod metrics;
+#[cfg(feature = "otlp")]
+pub mod otlp;
+pub mod span;
 pub mod trace;
 
 pub use metrics::Metrics;

@@ -23,7 +23,7 @@ const SILENT: [&str; 5] = [
     "aws_sigv4=warn",
 ];
 
-pub const DEFAULT_FILTER: &str = "info";
+const DEFAULT_FILTER: &str = "info";
 
 /// Returns the log filter of `RUST_LOG`, or `info` if it is unset or empty.
 ///

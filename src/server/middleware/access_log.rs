@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::server::request::{Invocation, RequestFacts};
 use crate::server::response::Logged;
 use crate::telemetry::metrics::{Metrics, ReceivedBytes, defs};
+use crate::telemetry::span::RequestSpan;
 use crate::telemetry::trace::{self, TraceContext};
 
 /// Fields that handlers add to the log line of their request, with [`record_field`].
@@ -46,9 +47,11 @@ pub async fn observe_request(State(metrics): State<Metrics>, mut request: Reques
     let id = request_id(&request);
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
-    let trace = TraceContext::of(request.headers());
-    let span = span(&request, &id, &route, trace.as_ref());
-    let counted = Counted { metrics, route, method: method_label(request.method()) };
+    let method = method_label(request.method());
+    let trace = RequestSpan::begin(request.headers(), method, &route);
+    let context = trace.context().cloned();
+    let span = span(&request, &id, &route, context.as_ref());
+    let counted = Counted { metrics, route, method };
     let line = AccessLogEntry {
         began: Instant::now(),
         span: span.clone(),
@@ -56,8 +59,9 @@ pub async fn observe_request(State(metrics): State<Metrics>, mut request: Reques
         received: request.extensions().get().cloned().unwrap_or_default(),
         written: false,
         counted,
+        trace,
     };
-    let mut response = trace::within(trace, next.run(request).instrument(span)).await;
+    let mut response = trace::within(context, next.run(request).instrument(span)).await;
     response.headers_mut().insert(REQUEST_ID, id);
     line.answered(&response);
     response
@@ -122,13 +126,15 @@ struct AccessLogEntry {
     received: ReceivedBytes,
     written: bool,
     counted: Counted,
+    trace: RequestSpan,
 }
 
 impl AccessLogEntry {
     fn answered(mut self, response: &Response) {
         self.written = true;
         let status = response.status().as_u16();
-        let ms = self.end(status);
+        let code = response.extensions().get::<Logged>().map(|Logged(error)| error.code());
+        let ms = self.end(status, code);
         let _entered = self.span.enter();
         let Some(Logged(error)) = response.extensions().get::<Logged>() else {
             if self.quiet {
@@ -149,11 +155,12 @@ impl AccessLogEntry {
         }
     }
 
-    /// Counts the request and completes its span. Returns the duration of the request in milliseconds.
-    fn end(&self, status: u16) -> u64 {
+    /// Counts the request and completes its spans. Returns the duration of the request in milliseconds.
+    fn end(&mut self, status: u16, code: Option<&'static str>) -> u64 {
         let duration = self.began.elapsed();
         self.counted.answered(status, duration);
         self.span.record("bytes_received", self.received.get());
+        self.trace.end(status, self.received.get(), code);
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
     }
 }
@@ -164,7 +171,8 @@ impl Drop for AccessLogEntry {
             return;
         }
         let cut_off = self.counted.metrics.is_cutting_off();
-        let ms = self.end(if cut_off { CUT_OFF } else { CLIENT_GONE });
+        let (status, code) = if cut_off { (CUT_OFF, "cut_off") } else { (CLIENT_GONE, "client_gone") };
+        let ms = self.end(status, Some(code));
         let _entered = self.span.enter();
         if cut_off {
             tracing::warn!(ms, "request cut off at shutdown");
