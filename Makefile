@@ -18,17 +18,20 @@ test: ## Run all tests that require only cargo
 
 lint: ## Check formatting, clippy and rustdoc without warnings, and the licences and advisories of the dependencies
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) clippy --locked --workspace --all-targets --features otlp -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
 	.ci/deny.sh
 
+# With the features that are not part of the default build, so that their tests need no build of their own.
+e2e: export FEATURES = otlp
 e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; installs what they require
 	python3 -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/generated_clients.py
+	BIN=$(BIN) $(VENV)/bin/python tests/e2e/traces.py
 	NO_BUILD=1 loadtest/memory.sh
 	BIN=$(BIN) PYTHON=$(VENV)/bin/python GO=$(VENV)/bin/go tests/e2e/run.sh
 	BIN=$(BIN) tests/e2e/documents.sh
@@ -78,4 +81,4 @@ chaos: $(BIN) ## Upload while the store fails and processes are killed, and acco
 
 .PHONY: $(BIN)
 $(BIN):
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --features "$(FEATURES)"

@@ -31,9 +31,10 @@ finish() {
 }
 trap finish EXIT
 
-# Two builds, so that the tools' dependencies cannot change the features with which the service is built.
+# Two builds, so that the tools' dependencies cannot change the features with which the service is built. FEATURES adds
+# features to the default ones.
 build() {
-    cargo build --release --locked -p image-store
+    cargo build --release --locked -p image-store --features "${FEATURES:-}"
     cargo build --release --locked -p loadtest-tools
 }
 

@@ -5,10 +5,13 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 pub mod backend;
+pub mod config;
 #[cfg(feature = "doctor")]
 pub mod doctor;
 pub mod grant;
 pub mod healthcheck;
+#[cfg(feature = "manual")]
+pub mod manual;
 pub mod probe;
 pub mod serve;
 pub mod sweep;

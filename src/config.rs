@@ -12,7 +12,7 @@ mod settings;
 mod trusted_proxies;
 
 pub use descriptors::Descriptors;
-pub use parse::{absolute_url, duration, size};
+pub use parse::{absolute_url, duration, size, size_text};
 pub use settings::Settings;
 pub use trusted_proxies::TrustedProxies;
 

@@ -1,55 +1,88 @@
 //! The entry point: sets up the configuration, the log and the store, then runs the command.
 
-use clap::Parser;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use image_store::cli::{Cli, Command};
+use image_store::cli::{self, Cli, Command};
 use image_store::commands::backend::Backend;
 use image_store::commands::{self, Outcome, sweep};
 use image_store::config::{Config, Settings};
 use image_store::store::Store;
+use image_store::telemetry::log;
+use image_store::transport;
 use image_store::upload::spill::Unusable;
-use image_store::{telemetry, transport};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (cli, matches) = Cli::read();
+    let settings = &cli.settings;
     let task = match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve if transport::lambda::is_function() => Ok(Task::Function),
-        Command::Serve => Ok(Task::Serve),
-        Command::Sweep { older_than } => sweep_task(&older_than),
+        Command::Serve if transport::lambda::is_function() => Task::Function,
+        Command::Serve => Task::Serve,
+        Command::Sweep { older_than } => Task::Sweep { age: older_than },
         #[cfg(feature = "doctor")]
-        Command::Doctor { json } => Ok(Task::Doctor { json }),
-        Command::Healthcheck => return exit(healthcheck(&cli.settings)),
-        // These two use none of the settings.
-        Command::Grant(options) => return exit(commands::grant::grant(&options)),
+        Command::Doctor { json } => Task::Doctor { json },
+        Command::Healthcheck => return exit(healthcheck(settings), false),
+        Command::Config { json } => {
+            return match Config::new(settings) {
+                Ok(config) => exit(commands::config::config(&cli::command(), &matches, &config, json), false),
+                Err(problems) => misconfigured(&problems, false),
+            };
+        }
+        // The other commands use none of the settings.
+        Command::Grant(options) => return exit(commands::grant::grant(&options), false),
         #[cfg(feature = "client")]
-        Command::Upload(options) => return exit(upload(&options)),
+        Command::Upload(options) => return exit(upload(&options), false),
+        #[cfg(feature = "manual")]
+        Command::Completions { shell } => {
+            return exit(commands::manual::completions(cli::command(), shell), false);
+        }
+        #[cfg(feature = "manual")]
+        Command::Man { command } => {
+            return exit(commands::manual::man(cli::command(), command.as_deref()), false);
+        }
     };
-    let (config, task) = match configure(&cli.settings, task) {
-        Ok(ready) => ready,
-        Err(problems) => return misconfigured(&problems.join("\n  ")),
+    let config = match configure(settings, &task) {
+        Ok(config) => config,
+        Err(problems) => return misconfigured(&problems, settings.logs_json()),
     };
-    telemetry::init(config.log_json);
-    exit(run(config, task))
+    let json = config.log_json;
+    log::init(json);
+    // Dropped at the end, when it sends the last spans.
+    #[cfg(feature = "otlp")]
+    let _exporting = match image_store::telemetry::otlp::start() {
+        Ok(exporting) => exporting,
+        Err(problem) => return misconfigured(&[problem], json),
+    };
+    exit(run(config, task), json)
 }
 
-fn exit(outcome: Outcome) -> ExitCode {
+/// Prints the error of a command. If its log is `json`, the error is a line of the log.
+fn exit(outcome: Outcome, json: bool) -> ExitCode {
     outcome.unwrap_or_else(|error| {
         if error.is::<Unusable>() {
-            return misconfigured(&error.to_string());
+            return misconfigured(&[error.to_string()], json);
         }
-        eprintln!("image-store: {error}");
+        if json {
+            eprintln!("{}", log::json_line("ERROR", &error.to_string()));
+        } else {
+            eprintln!("image-store: {error}");
+        }
         ExitCode::FAILURE
     })
 }
 
-fn misconfigured(problems: &str) -> ExitCode {
-    eprintln!("image-store: invalid configuration:\n  {problems}");
+fn misconfigured(problems: &[String], json: bool) -> ExitCode {
+    if json {
+        for problem in problems {
+            eprintln!("{}", log::json_line("ERROR", &format!("invalid configuration: {problem}")));
+        }
+    } else {
+        eprintln!("image-store: invalid configuration:\n  {}", problems.join("\n  "));
+    }
     ExitCode::from(2)
 }
 
-/// A command with its own arguments checked.
+/// A command that uses the store.
 enum Task {
     Serve,
     /// Serve as a Lambda function.
@@ -63,18 +96,12 @@ enum Task {
     },
 }
 
-fn configure(settings: &Settings, task: Result<Task, Vec<String>>) -> Result<(Config, Task), Vec<String>> {
+fn configure(settings: &Settings, task: &Task) -> Result<Config, Vec<String>> {
     let mut config = Config::new(settings)?;
-    let task = task?;
     if matches!(task, Task::Function) {
         transport::lambda::prepare(&mut config)?;
     }
-    Ok((config, task))
-}
-
-fn sweep_task(older_than: &str) -> Result<Task, Vec<String>> {
-    let age = image_store::config::duration(older_than);
-    age.map(|age| Task::Sweep { age }).map_err(|problem| vec![format!("--older-than: {problem}")])
+    Ok(config)
 }
 
 fn healthcheck(settings: &Settings) -> Outcome {
@@ -88,7 +115,10 @@ fn healthcheck(settings: &Settings) -> Outcome {
 fn upload(options: &commands::upload::UploadOptions) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let stop = runtime.block_on(async { commands::stop_signal() })?;
-    Ok(runtime.block_on(commands::upload::upload(options, stop)).unwrap_or_else(|usage_error| {
+    let outcome = runtime.block_on(commands::upload::upload(options, stop));
+    // A thread may still be waiting for the standard input.
+    runtime.shutdown_background();
+    Ok(outcome.unwrap_or_else(|usage_error| {
         eprintln!("image-store: {usage_error}");
         ExitCode::from(2)
     }))

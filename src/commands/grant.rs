@@ -12,7 +12,6 @@ use crate::config;
 
 /// The claims of the grant, and the API key that signs it.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Grant")]
 pub struct GrantOptions {
     /// API key of the service that signs the grant; it must have the scope upload
     #[arg(id = "granting_api_key", long = "api-key", env = "IMAGE_STORE_API_KEY", value_name = "KEY", required = true)]

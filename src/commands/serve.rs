@@ -2,6 +2,7 @@
 
 use futures::future::OptionFuture;
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use super::{Outcome, probe, stop_signal};
 use crate::auth::{MIN_GRANTING_KEY, is_readable_by_others};
 use crate::config::{self, Config};
 use crate::server::App;
+use crate::telemetry::log;
 use crate::transport;
 use crate::upload::spill::{Spill, Unusable};
 
@@ -48,12 +50,7 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     let listener = transport::http::listen((server.host, server.port).into())
         .map_err(|error| format!("cannot listen on {}:{}: {error}", server.host, server.port))?;
     let address = listener.local_addr()?;
-    println!("image-store listens on http://{address}, images are stored in {}", backend.place);
-    if backend.is_embedded() {
-        let sample = "tests/fixtures/plain.jpg";
-        let file = if Path::new(sample).exists() { sample } else { "photo.jpg" };
-        println!("try it:  curl -F file=@{file} http://{address}/upload-image");
-    }
+    greet(address, backend, config.log_json);
     if config.auth.keys.is_empty() && !address.ip().is_loopback() {
         tracing::warn!(
             "no API keys are configured: everyone who can reach this address may upload, read and delete images; \
@@ -69,6 +66,21 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     // If this times out, the shutdown is still clean, because late effects are only a possibility.
     let _ = tokio::time::timeout(RECONCILE_TIMEOUT, reconciler.conclude()).await;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Prints the address on the standard output: as a line of the log if that is JSON, so that a container whose two outputs
+/// are collected together prints nothing else.
+fn greet(address: SocketAddr, backend: &Backend, json: bool) {
+    let listens = format!("image-store listens on http://{address}, images are stored in {}", backend.place);
+    if json {
+        return println!("{}", log::json_line("INFO", &listens));
+    }
+    println!("{listens}");
+    if backend.is_embedded() {
+        let sample = "tests/fixtures/plain.jpg";
+        let file = if Path::new(sample).exists() { sample } else { "photo.jpg" };
+        println!("try it:  curl -F file=@{file} http://{address}/upload-image");
+    }
 }
 
 /// Warns of weak or readable API keys. The service starts nevertheless.

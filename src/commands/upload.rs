@@ -5,11 +5,12 @@
 //!              └→ direct (a plan) ─→ PUT or parts ─→ S3 ─→ complete
 //! ```
 //!
-//! A file is read while it is sent and is never held in memory. The client requests the service's limits and chooses
+//! A file is read while it is sent and is never held in memory. The standard input is copied to a file first. The client requests the service's limits and chooses
 //! the upload method by the file's size. Every request is retried after temporary errors.
 
 use reqwest::Method;
-use std::pin::pin;
+use std::path::Path;
+use std::pin::{Pin, pin};
 use std::process::ExitCode;
 
 pub mod options;
@@ -20,6 +21,7 @@ mod compare;
 mod direct;
 mod error;
 mod http;
+mod input;
 mod job;
 mod parts;
 mod report;
@@ -29,14 +31,16 @@ mod stream;
 pub use options::UploadOptions;
 
 use self::api::{Image, Limits};
+use self::error::RequestError;
 use self::http::Http;
+use self::input::{Input, STDIN};
 use self::job::Job;
-use self::report::Failure;
+use self::report::{Failure, Report, Style};
 
 /// The exit status that shells report for a process that was interrupted.
 const INTERRUPTED: u8 = 130;
 
-/// Uploads all files, one after the other, and prints a line of JSON for each. Stops when `stop` resolves.
+/// Uploads all files, one after the other, and prints a line for each. Stops when `stop` resolves.
 ///
 /// Exits with 0 if all files are stored, 1 if one is not, and 130 if it was stopped.
 ///
@@ -46,34 +50,79 @@ pub async fn upload(options: &UploadOptions, stop: impl Future<Output = ()>) -> 
     if options.resume.is_some() && options.files.len() != 1 {
         return Err("--resume requires exactly one FILE".to_owned());
     }
+    if options.files.iter().filter(|file| **file == Path::new(STDIN)).count() > 1 {
+        return Err("the standard input (-) can be uploaded only once".to_owned());
+    }
     let http = Http::new(options)?;
     let mut stop = pin!(stop);
     let mut code = ExitCode::SUCCESS;
     for path in &options.files {
-        let job = match Job::open(&http, path, options.parallel.get()).await {
-            Ok(job) => job,
-            Err((report, failure)) => {
-                report.failed(failure, None);
-                code = ExitCode::FAILURE;
-                continue;
-            }
-        };
-        let outcome = tokio::select! {
-            outcome = send(&job, options) => outcome,
-            () = &mut stop => {
-                job.failed(Failure::new("interrupted", "interrupted"));
-                return Ok(ExitCode::from(INTERRUPTED));
-            }
-        };
-        match outcome {
-            Ok(image) => job.report.stored(image),
-            Err(failure) => {
-                job.failed(failure);
-                code = ExitCode::FAILURE;
-            }
+        match one(&http, path, options, stop.as_mut()).await {
+            Outcome::Stored => {}
+            Outcome::Failed => code = ExitCode::FAILURE,
+            Outcome::Interrupted => return Ok(ExitCode::from(INTERRUPTED)),
         }
     }
     Ok(code)
+}
+
+/// What became of one file.
+enum Outcome {
+    Stored,
+    Failed,
+    Interrupted,
+}
+
+/// Uploads one file, and prints its line.
+async fn one(
+    http: &Http,
+    path: &Path,
+    options: &UploadOptions,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Outcome {
+    let style = Style::choose(options.json);
+    let failed = |failure| {
+        Report::new(&path.display().to_string(), 0, style).failed(failure, None);
+        Outcome::Failed
+    };
+    let input = tokio::select! {
+        opened = Input::open(path) => match opened {
+            Ok(input) => input,
+            Err(error) => return failed(Failure::unreadable(&error)),
+        },
+        () = &mut stop => {
+            failed(Failure::interrupted());
+            return Outcome::Interrupted;
+        }
+    };
+    let job = match Job::open(http, &input, options.parallel.get(), style).await {
+        Ok(job) => job,
+        Err(failure) => return failed(failure),
+    };
+    let sent = tokio::select! {
+        sent = send(&job, options) => sent,
+        () = &mut stop => {
+            job.failed(Failure::interrupted());
+            return Outcome::Interrupted;
+        }
+    };
+    match sent.and_then(|image| Ok((address(http, options, &image)?, image))) {
+        Ok((address, image)) => {
+            job.report.stored(image, &address);
+            Outcome::Stored
+        }
+        Err(failure) => {
+            job.failed(failure);
+            Outcome::Failed
+        }
+    }
+}
+
+/// Returns the address of the stored image at the service that stored it.
+fn address(http: &Http, options: &UploadOptions, image: &Image) -> Result<String, RequestError> {
+    let service = options.resume.as_deref().map_or_else(|| http.route(""), |status_url| http.given(status_url))?;
+    let key = image.get("s3_key").and_then(|key| key.as_str()).unwrap_or_default();
+    Ok(Http::image_address(&service, key))
 }
 
 async fn send(job: &Job<'_>, options: &UploadOptions) -> Result<Image, Failure> {

@@ -4,7 +4,6 @@ use bytesize::ByteSize;
 use ipnet::IpNet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 use std::time::Duration;
 use url::Url;
 
@@ -23,21 +22,11 @@ const MAX_DURATION: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 pub type Parsed<T> = Result<T, String>;
 
-pub fn number<T: FromStr>(text: &str) -> Parsed<T> {
-    text.trim().parse().map_err(|_| format!("'{text}' is not a number in range"))
-}
-
-pub fn positive(text: &str) -> Parsed<usize> {
-    number(text).and_then(|value| if value > 0 { Ok(value) } else { Err("must be at least 1".to_owned()) })
-}
-
-/// A count within `range`.
-pub fn count(text: &str, range: RangeInclusive<usize>) -> Parsed<usize> {
-    let value = number(text)?;
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    Err(format!("{value} must be between {} and {}", range.start(), range.end()))
+/// A whole number within `range`.
+pub fn count<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Parsed<T> {
+    let value = text.trim().parse().ok().filter(|value| range.contains(value));
+    let value = value.and_then(|value| T::try_from(value).ok());
+    value.ok_or_else(|| format!("'{text}' is not a whole number {}", bounds(&range, |bound| bound.to_string())))
 }
 
 pub fn address(text: &str) -> Parsed<IpAddr> {
@@ -48,7 +37,23 @@ pub fn address(text: &str) -> Parsed<IpAddr> {
 pub fn size<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Parsed<T> {
     let size: ByteSize = text.trim().parse().map_err(|_| format!("'{text}' is not a size like 5MiB"))?;
     let within = Some(size.as_u64()).filter(|bytes| range.contains(bytes)).and_then(|bytes| T::try_from(bytes).ok());
-    within.ok_or_else(|| format!("{text} must be between {} and {} bytes", range.start(), range.end()))
+    within.ok_or_else(|| format!("'{text}' is not a size {}", bounds(&range, size_text)))
+}
+
+/// Describes the values that a setting may have.
+fn bounds(range: &RangeInclusive<u64>, text: impl Fn(u64) -> String) -> String {
+    match *range.end() {
+        u64::MAX => format!("of at least {}", text(*range.start())),
+        end => format!("between {} and {}", text(*range.start()), text(end)),
+    }
+}
+
+/// Returns a size as a setting would state it: exactly, in the unit with the smallest number.
+pub fn size_text(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 6] =
+        [("GiB", 1 << 30), ("GB", 1_000_000_000), ("MiB", 1 << 20), ("MB", 1_000_000), ("KiB", 1 << 10), ("KB", 1_000)];
+    let unit = UNITS.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
 /// A duration, in seconds or with a unit.
@@ -62,7 +67,8 @@ pub fn duration(text: &str) -> Parsed<Duration> {
 
 /// A duration that is not zero.
 pub fn positive_duration(text: &str) -> Parsed<Duration> {
-    duration(text).and_then(|time| if time.is_zero() { Err("must be longer than 0s".to_owned()) } else { Ok(time) })
+    let time = duration(text)?;
+    if time.is_zero() { Err(format!("'{text}' must be longer than 0s")) } else { Ok(time) }
 }
 
 /// The value of one of `choices`, whose names are compared without regard to case.
@@ -86,13 +92,15 @@ fn list(text: &str) -> impl Iterator<Item = &str> {
 pub fn formats(text: &str) -> Parsed<Vec<Format>> {
     let mut formats = Vec::new();
     for name in list(text) {
-        let (format, _) =
-            Format::from_extension(name).ok_or_else(|| format!("'{name}' is not a known image format"))?;
+        let (format, _) = Format::from_extension(name).ok_or_else(|| {
+            let known: Vec<&str> = Format::ALL.iter().flat_map(|format| format.extensions()).copied().collect();
+            format!("'{name}' is not a known image format; use {}", known.join(", "))
+        })?;
         if !formats.contains(&format) {
             formats.push(format);
         }
     }
-    if formats.is_empty() { Err("contains no format".to_owned()) } else { Ok(formats) }
+    if formats.is_empty() { Err(format!("'{text}' contains no format")) } else { Ok(formats) }
 }
 
 /// A prefix of object keys: empty, or a path that ends in a slash and does not start with one.
@@ -252,13 +260,30 @@ mod tests {
         assert_eq!(size("5MiB", 0..=u64::MAX), Ok(5_u64 << 20));
         assert_eq!(size("5 GB", 0..=u64::MAX), Ok(5_000_000_000_u64));
         assert_eq!(size("1024", 0..=u64::MAX), Ok(1024_u64));
-        assert!(size::<u64>("1024", 0..=1023).is_err());
+        assert_eq!(size::<u64>("2MiB", 5 << 20..=5 << 30).unwrap_err(), "'2MiB' is not a size between 5MiB and 5GiB");
+        assert_eq!(size::<u64>("0", 1..=u64::MAX).unwrap_err(), "'0' is not a size of at least 1");
         assert!(size::<u64>("much", 0..=u64::MAX).is_err());
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert!(duration("-1s").is_err());
         assert!(positive_duration("0").is_err());
         assert!(duration("18446744073709551615").is_err());
+    }
+
+    #[test]
+    fn counts_are_within_their_range() {
+        assert_eq!(count::<u16>(" 80 ", 0..=65_535), Ok(80));
+        for wrong in ["http", "65536", "-1", "1.5", ""] {
+            let problem = count::<u16>(wrong, 0..=65_535).unwrap_err();
+            assert_eq!(problem, format!("'{wrong}' is not a whole number between 0 and 65535"));
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_exactly() {
+        for text in ["5MiB", "5GB", "64MiB", "1KB", "1025", "0"] {
+            assert_eq!(size_text(size(text, 0..=u64::MAX).unwrap()), text);
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use super::parse::{self, absolute_url, duration, formats, number, origins, prefix, size};
+use super::parse::{self, absolute_url, duration, formats, origins, prefix, size, size_text};
 use super::{Auth, Config, Descriptors, Direct, Server, Settings, Store, TrustedProxies, Upload};
 use crate::auth::tokens::PLAN_LIFETIME;
 use crate::auth::{Keys, Secret};
@@ -40,9 +40,11 @@ impl Problems {
         self.take(setting, text.map(absolute_url).transpose())
     }
 
-    /// Records `problem` unless the condition `holds`.
-    fn check(&mut self, holds: bool, problem: impl FnOnce() -> String) {
-        if !holds {
+    /// Records `problem` unless the rule about these settings `holds`. A setting whose own value is wrong breaks no
+    /// further rules, because only its placeholder is known.
+    fn check(&mut self, settings: &[&str], holds: bool, problem: impl FnOnce() -> String) {
+        let is_wrong = |setting: &&str| self.0.iter().any(|problem| problem.split(':').next() == Some(*setting));
+        if !holds && !settings.iter().any(is_wrong) {
             self.0.push(problem());
         }
     }
@@ -68,10 +70,9 @@ impl Config {
             public_url: problems.url("PUBLIC_URL", settings.public_url.as_deref().filter(|url| !url.is_empty())),
             cors_origins: problems
                 .take("CORS_ALLOW_ORIGIN", origins(settings.cors_allow_origin.as_deref().unwrap_or_default())),
-            log_json: problems
-                .take("LOG_FORMAT", parse::one_of(&settings.log_format, &[("text", false), ("json", true)])),
+            log_json: problems.take("LOG_FORMAT", settings.log_json()),
         };
-        problems.take("RUST_LOG", telemetry::filter().map(drop));
+        problems.take("RUST_LOG", telemetry::log::filter().map(drop));
         config.validate(&mut problems);
         if problems.0.is_empty() { Ok(config) } else { Err(problems.0) }
     }
@@ -79,23 +80,34 @@ impl Config {
     /// Checks the rules that involve several settings.
     fn validate(&self, problems: &mut Problems) {
         let (part_size, max) = (self.upload.part_size as u64, self.policy.max_upload_size);
-        // PART_SIZE was invalid and is already reported.
-        if part_size == 0 {
-            return;
-        }
-        problems.check(max <= u64::from(MAX_PARTS).saturating_mul(part_size), || {
-            format!("MAX_UPLOAD_SIZE: {max} bytes do not fit into {MAX_PARTS} parts of PART_SIZE ({part_size} bytes)")
-        });
+        let part = size_text(part_size);
+        problems.check(
+            &["MAX_UPLOAD_SIZE", "PART_SIZE"],
+            max <= u64::from(MAX_PARTS).saturating_mul(part_size),
+            || format!("MAX_UPLOAD_SIZE: {} does not fit into {MAX_PARTS} parts of PART_SIZE ({part})", size_text(max)),
+        );
         let (budget, least) = (self.upload.memory_budget, self.upload.min_memory_budget());
-        problems.check(least <= budget, || {
+        problems.check(&["MEMORY_BUDGET", "PART_SIZE"], least <= budget, || {
+            let (budget, least) = (size_text(budget), size_text(least));
             format!(
-                "MEMORY_BUDGET: {budget} bytes are too few for one part of PART_SIZE; at least {least} are required"
+                "MEMORY_BUDGET: {budget} is too little for one part of PART_SIZE ({part}); at least {least} is required"
             )
         });
         let scan = self.policy.header_scan_limit as u64;
-        problems.check(scan <= part_size, || {
-            format!("HEADER_SCAN_LIMIT: {scan} bytes do not fit into one part of PART_SIZE ({part_size} bytes)")
+        problems.check(&["HEADER_SCAN_LIMIT", "PART_SIZE"], scan <= part_size, || {
+            format!("HEADER_SCAN_LIMIT: {} does not fit into one part of PART_SIZE ({part})", size_text(scan))
         });
+    }
+}
+
+impl Settings {
+    fn log_json(&self) -> Result<bool, String> {
+        parse::one_of(&self.log_format, &[("text", false), ("json", true)])
+    }
+
+    /// Returns whether the log is in JSON, also if other settings are invalid.
+    pub fn logs_json(&self) -> bool {
+        self.log_json().unwrap_or(false)
     }
 }
 
@@ -105,9 +117,9 @@ impl Server {
         let proxies = parse::networks(settings.trusted_proxies.as_deref());
         Server {
             host: host.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            port: problems.take("PORT", number(&settings.port)),
+            port: problems.take("PORT", parse::count(&settings.port, 0..=u64::from(u16::MAX))),
             trusted_proxies: TrustedProxies::new(&problems.take("TRUSTED_PROXIES", proxies)),
-            max_connections: problems.take("MAX_CONNECTIONS", parse::positive(&settings.max_connections)),
+            max_connections: problems.take("MAX_CONNECTIONS", parse::count(&settings.max_connections, 1..=u64::MAX)),
             extra_connections: Descriptors::EXTRA_CONNECTIONS,
             body_idle_timeout: problems
                 .take("BODY_IDLE_TIMEOUT", parse::positive_duration(&settings.body_idle_timeout)),
@@ -148,10 +160,10 @@ impl Store {
 
     fn check_key(&self, settings: &Settings, problems: &mut Problems) {
         let Some(key) = &settings.s3_sse_kms_key_id else { return };
-        problems.check(!key.is_empty(), || {
+        problems.check(&[], !key.is_empty(), || {
             "S3_SSE_KMS_KEY_ID: is empty; set a key, or unset it to use the account's own key".to_owned()
         });
-        problems.check(matches!(self.sse, Some(Sse::Kms { .. })), || {
+        problems.check(&["S3_SSE", "S3_SSE_KMS_KEY_ID"], matches!(self.sse, Some(Sse::Kms { .. })), || {
             "S3_SSE_KMS_KEY_ID: requires S3_SSE=aws:kms".to_owned()
         });
     }
@@ -170,7 +182,7 @@ impl Store {
             ("S3_CHECKSUM", self.checksum != Checksum::Auto),
             ("S3_SSE", self.sse.is_some()),
         ] {
-            problems.check(!is_set, || {
+            problems.check(&[setting], !is_set, || {
                 format!("{setting}: requires S3_BUCKET; without it, images are stored in the embedded S3 in DATA_DIR")
             });
         }
@@ -194,7 +206,7 @@ impl Upload {
         Upload {
             part_size: problems.take("PART_SIZE", size(&settings.part_size, MIN_PART_SIZE..=MAX_PART_SIZE)),
             part_concurrency: problems
-                .take("PART_CONCURRENCY", parse::count(&settings.part_concurrency, 1..=MAX_PARTS as usize)),
+                .take("PART_CONCURRENCY", parse::count(&settings.part_concurrency, 1..=u64::from(MAX_PARTS))),
             spill_budget: problems.take("SPILL_BUDGET", size(spill_budget, 0..=u64::MAX)),
             spill_files: Descriptors::MAX_SPILL_FILES,
             spill_dir: settings.spill_dir.clone().unwrap_or_else(|| SPILL_DIR.into()),
@@ -257,7 +269,7 @@ fn read_policy(settings: &Settings, part_size: usize, problems: &mut Problems) -
         formats: problems.take("ALLOWED_FORMATS", formats(&settings.allowed_formats)),
         key_format: None,
         max_upload_size: problems.take("MAX_UPLOAD_SIZE", size(&settings.max_upload_size, 1..=MAX_OBJECT_SIZE)),
-        max_pixels: problems.take("MAX_PIXELS", number(&settings.max_pixels)),
+        max_pixels: problems.take("MAX_PIXELS", parse::count(&settings.max_pixels, 0..=u64::MAX)),
         header_scan_limit: scan,
     }
 }
@@ -375,6 +387,44 @@ mod tests {
         assert_eq!(named(&read(&kms).unwrap_err()), ["S3_SSE_KMS_KEY_ID"]);
         let nothing = read(&["--s3-bucket=b", "--cors-allow-origin=", "--public-url=", "--s3-prefix="]).unwrap();
         assert_eq!((nothing.cors_origins.len(), nothing.public_url), (0, None));
+    }
+
+    #[test]
+    fn consequences_of_an_error_are_not_reported() {
+        for (flags, settings) in [
+            (["--memory-budget=lots", "--part-size=8MiB"].as_slice(), ["MEMORY_BUDGET"].as_slice()),
+            (&["--part-size=1MiB", "--memory-budget=1MiB", "--header-scan-limit=6MiB"], &["PART_SIZE"]),
+            (&["--s3-sse=kms", "--s3-sse-kms-key-id=key"], &["S3_SSE"]),
+            (&["--s3-sse=none", "--s3-sse-kms-key-id="], &["S3_SSE_KMS_KEY_ID"]),
+            (&["--max-upload-size=6GB", "--host=nowhere"], &["HOST", "MAX_UPLOAD_SIZE"]),
+        ] {
+            let problems = read(&[&["--s3-bucket=b"], flags].concat()).unwrap_err();
+            assert_eq!(named(&problems), settings, "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn errors_quote_the_value_and_show_what_is_allowed() {
+        for (flag, problem) in [
+            ("--part-size=1MiB", "PART_SIZE: '1MiB' is not a size between 5MiB and 5GiB"),
+            ("--max-upload-size=6GB", "MAX_UPLOAD_SIZE: '6GB' is not a size between 1 and 5GB"),
+            (
+                "--memory-budget=8MiB",
+                "MEMORY_BUDGET: 8MiB is too little for one part of PART_SIZE (5MiB); at least 10MiB is required",
+            ),
+            ("--header-scan-limit=6MiB", "HEADER_SCAN_LIMIT: 6MiB does not fit into one part of PART_SIZE (5MiB)"),
+            ("--port=70000", "PORT: '70000' is not a whole number between 0 and 65535"),
+            ("--max-connections=0", "MAX_CONNECTIONS: '0' is not a whole number of at least 1"),
+            ("--complete-wait=0", "COMPLETE_WAIT: '0' must be longer than 0s"),
+            ("--log-format=xml", "LOG_FORMAT: 'xml' is invalid; use one of text, json"),
+            (
+                "--allowed-formats=svg",
+                "ALLOWED_FORMATS: 'svg' is not a known image format; use jpg, jpeg, png, gif, bmp, webp, avif, heic, \
+                 heif, tiff, tif",
+            ),
+        ] {
+            assert_eq!(read(&["--s3-bucket=b", flag]).unwrap_err(), [problem]);
+        }
     }
 
     #[test]

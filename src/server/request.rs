@@ -166,7 +166,7 @@ fn lambda_facts(headers: &HeaderMap, authority: Option<String>) -> RequestFacts 
 }
 
 /// Returns the path without a grant at its end (`/g/{grant}/`), which a client that was given such an address may send.
-fn without_grant(path: &str) -> &str {
+pub fn without_grant(path: &str) -> &str {
     let segments = path.trim_end_matches('/').rsplit_once('/').and_then(|(rest, _)| rest.strip_suffix("/g"));
     segments.map_or(path, |rest| if rest.is_empty() { "/" } else { rest })
 }

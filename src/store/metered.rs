@@ -17,6 +17,7 @@ use super::{
     PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, defs};
+use crate::telemetry::span;
 
 /// The S3 operation as which a call is counted.
 #[derive(Clone, Copy, EnumCount, IntoStaticStr, VariantArray)]
@@ -104,6 +105,7 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         let Running { metered, operation, began, outcome } = self;
         let took = began.elapsed();
+        span::record_call((*operation).into(), outcome, took);
         match *outcome {
             OK => metered.ok[*operation as usize].record(took),
             other => metered.metrics.histogram(&defs::CALL_DURATION, &[(*operation).into(), other]).record(took),

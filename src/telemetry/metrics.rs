@@ -7,10 +7,11 @@
 use metrics::{Counter, Gauge, Histogram, Key, Label, Metadata, Recorder};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 pub mod defs;
+mod process;
 
 pub use defs::{Kind, METRICS, Metric};
 
@@ -46,7 +47,7 @@ impl Metrics {
         let handle = recorder.handle();
         let metrics =
             Metrics(Arc::new(Inner { recorder, handle, received, connections, cutting_off: AtomicBool::new(false) }));
-        metrics.gauge(&defs::BUILD_INFO, &[env!("CARGO_PKG_VERSION")]).set(1);
+        metrics.gauge(&defs::BUILD_INFO, &[env!("CARGO_PKG_VERSION"), env!("IMAGE_STORE_COMMIT")]).set(1);
         let started = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         metrics.gauge(&defs::START_TIME, &[]).set(started.as_secs_f64());
         metrics
@@ -69,7 +70,7 @@ impl Metrics {
 
     /// Returns a counter for the bytes of one body.
     pub fn received(&self) -> Received {
-        Received { counter: self.0.received.clone(), bytes: 0 }
+        Received { counter: self.0.received.clone(), bytes: 0, total: ReceivedBytes::default() }
     }
 
     /// Returns a guard that counts an open connection until it is dropped.
@@ -95,7 +96,7 @@ impl Metrics {
     /// Returns all metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         self.upkeep();
-        self.0.handle.render()
+        self.0.handle.render() + &process::render()
     }
 }
 
@@ -144,14 +145,30 @@ impl Drop for GaugeGuard {
 pub struct Received {
     counter: Counter,
     bytes: u64,
+    total: ReceivedBytes,
+}
+
+/// The number of bytes of one body that have been received. It remains readable after the body was moved.
+#[derive(Clone, Debug, Default)]
+pub struct ReceivedBytes(Arc<AtomicU64>);
+
+impl ReceivedBytes {
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Received {
     /// Bytes per update, so that a long upload is visible while it runs.
     const STEP: u64 = 1 << 20;
 
+    pub fn total(&self) -> ReceivedBytes {
+        self.total.clone()
+    }
+
     pub fn add(&mut self, bytes: usize) {
         self.bytes += bytes as u64;
+        self.total.0.fetch_add(bytes as u64, Ordering::Relaxed);
         if self.bytes >= Self::STEP {
             self.flush();
         }
@@ -190,10 +207,25 @@ mod tests {
     }
 
     #[test]
+    fn process_metrics_are_of_this_process() {
+        let text = Metrics::new().render();
+        let value = |metric: &Metric| -> f64 {
+            let line = text.lines().find_map(|line| line.strip_prefix(metric.name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("no {} in {text}", metric.name)).parse().unwrap()
+        };
+        assert!(value(&defs::PROCESS_CPU) > 0.0 && value(&defs::PROCESS_THREADS) >= 1.0);
+        let resident = value(&defs::PROCESS_RESIDENT);
+        assert!((1e6..value(&defs::PROCESS_VIRTUAL)).contains(&resident), "{resident}");
+        assert!((3.0..=value(&defs::PROCESS_MAX_FDS)).contains(&value(&defs::PROCESS_OPEN_FDS)), "{text}");
+        assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"), "{text}");
+    }
+
+    #[test]
     fn received_bytes_are_counted_in_steps_and_on_drop() {
         let metrics = Metrics::new();
         let shows = |bytes: u64| metrics.render().contains(&format!("image_store_http_received_bytes_total {bytes}\n"));
         let mut received = metrics.received();
+        let total = received.total();
         received.add(1000);
         assert!(shows(0), "{}", metrics.render());
         received.add(1 << 20);
@@ -201,5 +233,6 @@ mod tests {
         received.add(1);
         drop(received);
         assert!(shows((1 << 20) + 1001));
+        assert_eq!(total.get(), (1 << 20) + 1001);
     }
 }

@@ -42,9 +42,20 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// Parses `traceparent`: `<version>-<trace id>-<parent id>-<flags>`. Returns `None` if the header is invalid or
-    /// occurs more than once.
+    /// Returns the place of a request with these headers, which has a new span id. Returns `None` if there is no valid
+    /// `traceparent`.
     pub fn of(headers: &HeaderMap) -> Option<Self> {
+        TraceContext::of_caller(headers).map(|caller| TraceContext { span_id: new_span_id(), ..caller })
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(super) fn new(trace_id: String, span_id: String, flags: u8, state: Option<HeaderValue>) -> Self {
+        TraceContext { trace_id, span_id, flags: flags & FLAGS, state }
+    }
+
+    /// Parses `traceparent`: `<version>-<trace id>-<parent id>-<flags>`. Returns `None` if the header is invalid or
+    /// occurs more than once. The span is the caller's.
+    pub(super) fn of_caller(headers: &HeaderMap) -> Option<Self> {
         let mut lines = headers.get_all(TRACEPARENT).iter();
         let (Some(line), None) = (lines.next(), lines.next()) else { return None };
         let text = line.to_str().ok()?;
@@ -60,7 +71,8 @@ impl TraceContext {
             return None;
         }
         let flags = u8::from_str_radix(flags, 16).ok()? & FLAGS;
-        Some(TraceContext { trace_id: trace_id.to_owned(), span_id: new_span_id(), flags, state: state(headers) })
+        let (trace_id, span_id) = (trace_id.to_owned(), parent_id.to_owned());
+        Some(TraceContext { trace_id, span_id, flags, state: state(headers) })
     }
 
     pub fn trace_id(&self) -> &str {
@@ -70,6 +82,17 @@ impl TraceContext {
     /// The span of the request within the trace.
     pub fn span_id(&self) -> &str {
         &self.span_id
+    }
+
+    #[cfg(feature = "otlp")]
+    pub(super) fn flags(&self) -> u8 {
+        self.flags
+    }
+
+    /// Returns `tracestate`.
+    #[cfg(feature = "otlp")]
+    pub(super) fn state(&self) -> Option<&str> {
+        self.state.as_ref()?.to_str().ok()
     }
 
     /// Returns the headers for a call that is made for the request.

@@ -164,7 +164,7 @@ async fn log_has_key_name_and_never_key() {
     process.terminate();
     let (_, log) = process.end().await;
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let names = lines.filter(|line| line["status"].is_u64()).map(|line| line["span"]["api_key_name"].clone());
+    let names = lines.filter(|line| line["status"].is_u64()).map(|line| line["api_key_name"].clone());
     assert_eq!(names.collect::<Vec<_>>(), ["key-1".into(), "uploader".into(), "reader".into(), Value::Null], "{log}");
     for secret in ["hush-hush", "the-upload-key", "the-read-key", "guess"] {
         assert!(!log.contains(secret), "{secret} in {log}");

@@ -1,6 +1,7 @@
 //! `image-store upload`: the real binary against an in-process service.
 
 mod addresses;
+mod terminal;
 
 use serde_json::Value;
 use std::path::{Path, PathBuf};

@@ -215,8 +215,8 @@ async fn request_ids_and_cors_headers_are_returned() {
     assert_eq!(header(&generated, "x-request-id").len(), 36);
     let log = setup.end(&[]).await;
     let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    let entry = lines.iter().find(|line| line["span"]["id"] == "from-the-client").expect("its log line");
-    assert_eq!(entry["span"]["lambda_request_id"], "invocation-1");
+    let entry = lines.iter().find(|line| line["request_id"] == "from-the-client").expect("its log line");
+    assert_eq!(entry["lambda_request_id"], "invocation-1");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 
 mod auth;
 mod authority;
+mod cli;
 #[cfg(feature = "client")]
 mod cli_upload;
 mod clients;

@@ -118,11 +118,21 @@ async fn every_metric_of_the_table_is_exported_and_counts() {
         (r#"image_store_budget_used_bytes{budget="memory"}"#, 0.0),
         (r#"image_store_budget_limit_bytes{budget="memory"}"#, 88.0 * MIB as f64),
         (r#"image_store_budget_limit_bytes{budget="spill"}"#, 32.0 * MIB as f64),
-        (concat!("image_store_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}"), 1.0),
+        (
+            r#"image_store_http_request_duration_seconds_count{route="/upload-image",method="POST",status_class="2xx"}"#,
+            2.0,
+        ),
+        (
+            r#"image_store_http_request_duration_seconds_count{route="/upload-image",method="POST",status_class="5xx"}"#,
+            1.0,
+        ),
     ]);
     assert!(scrape.get(&call("UploadPart", "refused")) >= 1.0, "{scrape:#?}");
     assert!(scrape.get("image_store_connections_open") >= 1.0, "{scrape:#?}");
     assert!(scrape.get("image_store_http_received_bytes_total") > 18.0 * MIB as f64, "{scrape:#?}");
+    let build: Vec<_> = scrape.labels("image_store_build_info").collect();
+    let version = concat!("{version=\"", env!("CARGO_PKG_VERSION"), "\",commit=\"");
+    assert!(build.len() == 1 && build[0].starts_with(version), "{build:?}");
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     assert!((0.0..300.0).contains(&(now - scrape.get("process_start_time_seconds"))));
     app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;

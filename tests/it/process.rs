@@ -28,7 +28,7 @@ impl Process {
     pub fn start(data: &Path, flags: &[&str]) -> Self {
         let mut command = binary();
         command.args(flags).env("DATA_DIR", data);
-        Process::spawn(command, 2)
+        Process::spawn(command, if flags.contains(&"--log-format=json") { 1 } else { 2 })
     }
 
     /// Starts a process on the store of `app`, behind its faults.
@@ -63,7 +63,7 @@ impl Process {
             assert!(stdout.read_line(&mut line).unwrap() > 0, "the process ended early: {lines:?}");
             lines.push(line);
         }
-        let rest = lines[0].strip_prefix("image-store listens on http://").expect("the start-up line");
+        let (_, rest) = lines[0].split_once("image-store listens on http://").expect("the start-up line");
         let address = rest.split(',').next().unwrap().to_owned();
         Process { child, address, lines }
     }
@@ -156,36 +156,89 @@ async fn requests_are_aborted_after_shutdown_timeout() {
     assert_eq!(unfinished(data.path()), 0, "{:?}", walk(data.path()));
 }
 
+/// Posts a fixture as the field `file`.
+async fn post_form(process: &Process, file: &Path, headers: &[(&str, &str)]) -> serde_json::Value {
+    let part = reqwest::multipart::Part::bytes(std::fs::read(file).unwrap()).file_name("photo.jpg");
+    let post = reqwest::Client::new().post(format!("http://{}/upload-image", process.address));
+    let post = headers.iter().fold(post, |post, (name, value)| post.header(*name, *value));
+    let answer = post.multipart(reqwest::multipart::Form::new().part("file", part)).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    answer.json().await.unwrap()
+}
+
 #[tokio::test]
-async fn printed_curl_line_works_and_log_has_one_line_per_request() {
+async fn printed_curl_line_works() {
     let data = TempDir::new().unwrap();
-    let process = Process::start(data.path(), &["--log-format=json"]);
+    let process = Process::start(data.path(), &[]);
     let line = process.lines[1].strip_prefix("try it:  curl -F file=@").expect("a curl line");
     let (file, url) = line.trim().split_once(' ').unwrap();
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let part = reqwest::multipart::Part::bytes(std::fs::read(path).unwrap()).file_name("photo.jpg");
-    let form = reqwest::multipart::Form::new().part("file", part);
-    let client = reqwest::Client::new();
+    assert_eq!(url, format!("http://{}/upload-image", process.address));
+    let answer = post_form(&process, &Path::new(env!("CARGO_MANIFEST_DIR")).join(file), &[]).await;
+    assert_eq!(reqwest::get(answer["url"].as_str().unwrap()).await.unwrap().status(), 200);
+    process.terminate();
+    assert!(process.end().await.0.success());
+}
+
+#[tokio::test]
+async fn json_log_has_one_flat_line_per_request_from_the_first_line_on() {
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &["--log-format=json"]);
     let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let post = client.post(url).header("x-request-id", "one-upload").multipart(form);
-    let post = post.header("traceparent", format!("00-{trace}-00f067aa0ba902b7-01"));
-    let answer = post.send().await.unwrap();
-    assert_eq!(answer.status(), 200);
-    let answer: serde_json::Value = answer.json().await.unwrap();
-    assert_eq!(client.get(answer["url"].as_str().unwrap()).send().await.unwrap().status(), 200);
-    drop(client);
+    let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let agent = format!("test/1 {}", "x".repeat(300));
+    let headers = [("x-request-id", "one-upload"), ("traceparent", &traceparent), ("user-agent", &agent)];
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/plain.jpg");
+    let answer = post_form(&process, &file, &headers).await;
+    assert_eq!(reqwest::get(answer["url"].as_str().unwrap()).await.unwrap().status(), 200);
+    let greeting: serde_json::Value = serde_json::from_str(&process.lines[0]).unwrap();
+    assert_eq!(greeting["level"], "INFO");
     process.terminate();
     let (status, log) = process.end().await;
     assert!(status.success());
     let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let entries: Vec<_> = lines.iter().filter(|line| line["span"]["id"] == "one-upload").collect();
+    for line in &lines {
+        assert!(line.as_object().unwrap().values().all(|value| !value.is_object() && !value.is_array()), "{line}");
+    }
+    let entries: Vec<_> = lines.iter().filter(|line| line["request_id"] == "one-upload").collect();
     assert_eq!(entries.len(), 1, "{log}");
-    assert_eq!((&entries[0]["status"], &entries[0]["span"]["trace_id"]), (&200.into(), &trace.into()));
-    assert_eq!(
-        (&entries[0]["span"]["route"], &entries[0]["span"]["s3_key"]),
-        (&"/upload-image".into(), &answer["s3_key"])
-    );
+    let entry = entries[0];
+    let expected = serde_json::json!({
+        "level": "INFO", "message": "request completed", "status": 200, "method": "POST", "route": "/upload-image",
+        "client": "127.0.0.1", "user_agent": agent[..256], "trace_id": trace, "s3_key": answer["s3_key"], "size": 670,
+    });
+    for (name, value) in expected.as_object().unwrap() {
+        assert_eq!(&entry[name], value, "{name} in {entry}");
+    }
+    // The file, and the form around it.
+    assert!((670..2_000).contains(&entry["bytes_received"].as_u64().unwrap()), "{entry}");
+    assert!(entry["ms"].is_u64() && entry["timestamp"].is_string(), "{entry}");
     assert!(!log.contains("X-Amz"), "no presigned URL in the log");
+}
+
+#[test]
+fn start_up_errors_are_lines_of_a_json_log() {
+    let used = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (data, port) = (TempDir::new().unwrap(), used.local_addr().unwrap().port().to_string());
+    for (flags, code, messages) in [
+        (
+            ["--part-size=1", "--port=http"],
+            2,
+            &["invalid configuration: PORT: ", "invalid configuration: PART_SIZE: "][..],
+        ),
+        (["--spill-dir=/proc", "--port=0"], 2, &["invalid configuration: SPILL_DIR: "]),
+        (["--port", port.as_str()], 1, &["cannot listen on 127.0.0.1:"]),
+    ] {
+        let output = binary().env("LOG_FORMAT", "json").env("DATA_DIR", data.path()).args(flags).output().unwrap();
+        assert_eq!(output.status.code(), Some(code));
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<serde_json::Value> = stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let errors = lines.iter().filter(|line| line["level"] == "ERROR");
+        let errors: Vec<&str> = errors.map(|line| line["message"].as_str().unwrap()).collect();
+        assert_eq!(errors.len(), messages.len(), "{stderr}");
+        for message in messages {
+            assert!(errors.iter().any(|error| error.starts_with(message)), "{message} in {stderr}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -199,8 +252,7 @@ async fn log_has_client_address_from_trusted_proxy() {
         process.terminate();
         let (_, log) = process.end().await;
         let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let clients: Vec<_> =
-            lines.filter(|line| line["status"] == 200).map(|line| line["span"]["client"].clone()).collect();
+        let clients: Vec<_> = lines.filter(|line| line["status"] == 200).map(|line| line["client"].clone()).collect();
         assert_eq!(clients, [logged], "{log}");
     }
 }

@@ -19,12 +19,17 @@ async fn openapi_document() {
     insta::assert_snapshot!(pretty(&document));
 }
 
+fn help(arguments: &[&str]) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_image-store")).args(arguments).env_clear().output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
 #[test]
 fn help_texts() {
-    for command in ["serve", "sweep", "doctor", "grant", "upload", "healthcheck"] {
-        let output = Command::new(env!("CARGO_BIN_EXE_image-store")).args([command, "--help"]).env_clear().output();
-        insta::assert_snapshot!(command, String::from_utf8(output.unwrap().stdout).unwrap());
+    for command in ["serve", "sweep", "doctor", "config", "grant", "upload", "healthcheck"] {
+        insta::assert_snapshot!(command, help(&[command, "--help"]));
     }
+    insta::assert_snapshot!("short_help", help(&["-h"]));
 }
 
 #[test]

@@ -4,17 +4,16 @@ use reqwest::header::CONTENT_LENGTH;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 use std::time::{Duration, Instant};
-use tokio::io::AsyncReadExt;
 
 use super::api::{Headers, Image, Part, Plan, Progress, Status, UploadMethod};
 use super::compare;
 use super::error::{RequestError, retry_after};
 use super::http::Link;
+use super::input::detect;
 use super::job::Job;
 use super::parts;
 use super::report::Failure;
 use super::stream::by_extension;
-use crate::ingest::sniff::{Known, Sniff, inspect};
 
 /// Maximum number of plans for one file. A PUT URL that has expired cannot be signed again, so a new plan is required.
 const MAX_PLANS: usize = 3;
@@ -25,8 +24,6 @@ const VERIFY_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The interval at which completion is requested again, if the answer has no Retry-After.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 const MIN_POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// Bytes that are read to detect the type of a file without a known extension.
-const HEAD: u64 = 64 << 10;
 
 /// A direct upload that has a plan.
 pub struct Session<'a> {
@@ -41,7 +38,7 @@ pub struct Session<'a> {
 /// Returns an error if the image was rejected or could not be sent.
 pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
     let link = job.http.route("uploads")?;
-    let request = upload_request(job).await?;
+    let request = upload_request(job)?;
     for _ in 0..MAX_PLANS {
         let plan: Plan = job.ask(Method::POST, &link, Some(&request)).await?.json()?;
         let session = Session::new(job, link.join(&plan.status_url)?, &plan.complete_url)?;
@@ -88,16 +85,13 @@ pub async fn resume(job: &Job<'_>, status_url: &str) -> Result<Image, Failure> {
 }
 
 /// Returns the body of `POST /uploads`.
-async fn upload_request(job: &Job<'_>) -> Result<serde_json::Value, Failure> {
+fn upload_request(job: &Job<'_>) -> Result<serde_json::Value, Failure> {
     let filename = job.file_name();
     let mut request = json!({ "filename": filename, "size": job.size });
-    if by_extension(&filename).is_none() {
-        let mut head = Vec::new();
-        let file = tokio::fs::File::open(job.path).await.map_err(RequestError::File)?;
-        file.take(HEAD).read_to_end(&mut head).await.map_err(RequestError::File)?;
-        if let Sniff::Image(info) = inspect(Known::whole(&head)) {
-            request["content_type"] = info.format.content_type().into();
-        }
+    if by_extension(filename).is_none()
+        && let Some(format) = detect(job.path).map_err(RequestError::File)?
+    {
+        request["content_type"] = format.content_type().into();
     }
     Ok(request)
 }

@@ -17,7 +17,7 @@ use super::api::{Headers, Image};
 use super::body::{FileBody, FileError, Meter};
 use super::error::{ErrorBody, RequestError};
 use super::options::{UploadOptions, base_url};
-use crate::server::request::X_BASE_URL;
+use crate::server::request::{X_BASE_URL, without_grant};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The factor by which the timeout for an answer exceeds the stall timeout, because completing a large object may take
@@ -142,6 +142,12 @@ impl Http {
         link.trusted = link.url.origin() == self.base.origin();
         link.base = base_of(&link.url).unwrap_or(link.base);
         Ok(link)
+    }
+
+    /// Returns the address of an image at the service of `link`, without credentials and without a grant in its path.
+    pub fn image_address(link: &Link, s3_key: &str) -> String {
+        let path = without_grant(link.base.path()).trim_end_matches('/');
+        format!("{}{path}/images/{s3_key}", link.base.origin().ascii_serialization())
     }
 
     /// Calls the service, without a body or with a JSON body.
@@ -280,6 +286,18 @@ mod tests {
             ] {
                 assert_eq!(plan.join(reference).unwrap().url.as_str(), url, "{reference} from {base}");
             }
+        }
+    }
+
+    #[test]
+    fn image_address_has_no_credentials_or_grant() {
+        for (base, address) in [
+            ("http://h:1", "http://h:1/images/k.png"),
+            ("https://user:secret@h/up", "https://h/up/images/k.png"),
+            ("https://h/g/token/", "https://h/images/k.png"),
+            ("https://h/up/g/token", "https://h/up/images/k.png"),
+        ] {
+            assert_eq!(Http::image_address(&link(base, "http://h/"), "k.png"), address);
         }
     }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use super::body::FileBody;
 use super::error::RequestError;
 use super::http::{Answer, Http, Link};
-use super::report::{Failure, Report};
+use super::input::Input;
+use super::report::{Failure, Report, Style};
 use super::retry::retrying;
 
 /// A file to upload, with everything that is needed to send it.
@@ -20,25 +21,27 @@ pub struct Job<'a> {
     /// Number of parts that are sent at once.
     pub parallel: usize,
     pub report: Report,
+    file_name: &'a str,
     status_url: RefCell<Option<Url>>,
 }
 
 impl<'a> Job<'a> {
     /// # Errors
     /// Returns an error if the file does not exist or cannot be read.
-    pub async fn open(http: &'a Http, path: &'a Path, parallel: usize) -> Result<Job<'a>, (Report, Failure)> {
-        let failed = |error: String| (Report::new(path, 0), Failure::new("unreadable_file", error));
-        let metadata = tokio::fs::metadata(path).await.map_err(|error| failed(error.to_string()))?;
+    pub async fn open(http: &'a Http, input: &'a Input, parallel: usize, style: Style) -> Result<Job<'a>, Failure> {
+        let metadata = tokio::fs::metadata(&input.path).await.map_err(|error| Failure::unreadable(&error))?;
         if !metadata.is_file() {
-            return Err(failed("is not a file".to_owned()));
+            return Err(Failure::new("unreadable_file", "is not a file"));
         }
         let size = metadata.len();
-        Ok(Job { http, path, size, parallel, report: Report::new(path, size), status_url: RefCell::default() })
+        let report = Report::new(&input.name, size, style);
+        let (path, file_name) = (input.path.as_path(), input.file_name.as_str());
+        Ok(Job { http, path, size, parallel, report, file_name, status_url: RefCell::default() })
     }
 
     /// Returns the file name for the service, without folders.
-    pub fn file_name(&self) -> String {
-        self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    pub fn file_name(&self) -> &str {
+        self.file_name
     }
 
     /// Returns bytes of the file as a request body.

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 /// The files to upload, and how to upload them.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Upload")]
 pub struct UploadOptions {
-    /// Images to upload, one after the other
+    /// Images to upload, one after the other; - reads an image from the standard input
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Base URL of the service
@@ -41,6 +40,9 @@ pub struct UploadOptions {
     /// Time without any data after which a connection is closed; an answer may take ten times as long (duration)
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = positive_duration)]
     pub stall_timeout: Duration,
+    /// Print one line of JSON per file, as is done if the output is not a terminal
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Parses the base URL and adds a trailing slash, so that its path is kept when routes are appended.

@@ -23,7 +23,7 @@ pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
         ("idempotency-key", format!("\"{}\"", Uuid::new_v4())),
     ];
     let attempt = async || {
-        let around = form(&job.file_name(), &boundary);
+        let around = form(job.file_name(), &boundary);
         let body =
             FileBody::framed(job.path, 0, job.size, around, &job.report.bar).await.map_err(RequestError::File)?;
         job.http.post(&link, &headers, body).await

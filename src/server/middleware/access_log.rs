@@ -3,9 +3,9 @@
 use axum::extract::{MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method, header};
 use std::error::Error as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tracing::field::Empty;
 use tracing::{Instrument, Level, Span};
 use uuid::Uuid;
@@ -13,7 +13,8 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::server::request::{Invocation, RequestFacts};
 use crate::server::response::Logged;
-use crate::telemetry::metrics::{Metrics, defs};
+use crate::telemetry::metrics::{Metrics, ReceivedBytes, defs};
+use crate::telemetry::span::RequestSpan;
 use crate::telemetry::trace::{self, TraceContext};
 
 /// Fields that handlers add to the log line of their request, with [`record_field`].
@@ -36,6 +37,8 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The status that is counted for a request whose client disconnected before the response. nginx uses the same one.
 const CLIENT_GONE: u16 = 499;
+/// Maximum bytes of a `User-Agent` that are logged.
+const MAX_USER_AGENT: usize = 256;
 /// The status that is counted for a request that was cut off at shutdown.
 const CUT_OFF: u16 = 503;
 
@@ -44,17 +47,21 @@ pub async fn observe_request(State(metrics): State<Metrics>, mut request: Reques
     let id = request_id(&request);
     request.headers_mut().insert(REQUEST_ID, id.clone());
     let route = request.extensions().get::<MatchedPath>().map_or("-", MatchedPath::as_str).to_owned();
-    let trace = TraceContext::of(request.headers());
-    let span = span(&request, &id, &route, trace.as_ref());
-    let counted = Counted { metrics, route, method: method_label(request.method()) };
+    let method = method_label(request.method());
+    let trace = RequestSpan::begin(request.headers(), method, &route);
+    let context = trace.context().cloned();
+    let span = span(&request, &id, &route, context.as_ref());
+    let counted = Counted { metrics, route, method };
     let line = AccessLogEntry {
         began: Instant::now(),
         span: span.clone(),
         quiet: is_probe(&request),
+        received: request.extensions().get().cloned().unwrap_or_default(),
         written: false,
         counted,
+        trace,
     };
-    let mut response = trace::within(trace, next.run(request).instrument(span)).await;
+    let mut response = trace::within(context, next.run(request).instrument(span)).await;
     response.headers_mut().insert(REQUEST_ID, id);
     line.answered(&response);
     response
@@ -63,10 +70,12 @@ pub async fn observe_request(State(metrics): State<Metrics>, mut request: Reques
 fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceContext>) -> Span {
     let span = tracing::info_span!(
         "request",
-        id = id.to_str().unwrap_or_default(),
+        request_id = id.to_str().unwrap_or_default(),
         method = %request.method(),
         route,
         client = Empty,
+        user_agent = Empty,
+        bytes_received = Empty,
         s3_key = Empty,
         content_type = Empty,
         size = Empty,
@@ -78,6 +87,9 @@ fn span(request: &Request, id: &HeaderValue, route: &str, trace: Option<&TraceCo
     );
     if let Some(client) = request.extensions().get().and_then(|facts: &RequestFacts| facts.client) {
         span.record("client", tracing::field::display(client));
+    }
+    if let Some(agent) = request.headers().get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()) {
+        span.record("user_agent", &agent[..agent.len().min(MAX_USER_AGENT)]);
     }
     if let Some(invocation) = request.extensions().get::<Invocation>() {
         span.record("lambda_request_id", &invocation.request_id);
@@ -111,17 +123,19 @@ struct AccessLogEntry {
     began: Instant,
     span: Span,
     quiet: bool,
+    received: ReceivedBytes,
     written: bool,
     counted: Counted,
+    trace: RequestSpan,
 }
 
 impl AccessLogEntry {
     fn answered(mut self, response: &Response) {
         self.written = true;
-        let _entered = self.span.enter();
-        let ms = self.ms();
         let status = response.status().as_u16();
-        self.counted.answered(status);
+        let code = response.extensions().get::<Logged>().map(|Logged(error)| error.code());
+        let ms = self.end(status, code);
+        let _entered = self.span.enter();
         let Some(Logged(error)) = response.extensions().get::<Logged>() else {
             if self.quiet {
                 tracing::debug!(status, ms, "request completed");
@@ -141,22 +155,29 @@ impl AccessLogEntry {
         }
     }
 
-    fn ms(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    /// Counts the request and completes its spans. Returns the duration of the request in milliseconds.
+    fn end(&mut self, status: u16, code: Option<&'static str>) -> u64 {
+        let duration = self.began.elapsed();
+        self.counted.answered(status, duration);
+        self.span.record("bytes_received", self.received.get());
+        self.trace.end(status, self.received.get(), code);
+        u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 impl Drop for AccessLogEntry {
     fn drop(&mut self) {
-        if !self.written {
-            let _entered = self.span.enter();
-            if self.counted.metrics.is_cutting_off() {
-                self.counted.answered(CUT_OFF);
-                tracing::warn!(ms = self.ms(), "request cut off at shutdown");
-            } else {
-                self.counted.answered(CLIENT_GONE);
-                tracing::info!(ms = self.ms(), "client disconnected");
-            }
+        if self.written {
+            return;
+        }
+        let cut_off = self.counted.metrics.is_cutting_off();
+        let (status, code) = if cut_off { (CUT_OFF, "cut_off") } else { (CLIENT_GONE, "client_gone") };
+        let ms = self.end(status, Some(code));
+        let _entered = self.span.enter();
+        if cut_off {
+            tracing::warn!(ms, "request cut off at shutdown");
+        } else {
+            tracing::info!(ms, "client disconnected");
         }
     }
 }
@@ -169,8 +190,10 @@ struct Counted {
 }
 
 impl Counted {
-    fn answered(&self, status: u16) {
+    fn answered(&self, status: u16, duration: Duration) {
         self.metrics.counter(&defs::REQUESTS, &[&self.route, self.method, &status.to_string()]).increment(1);
+        let labels = [&self.route, self.method, status_class(status)];
+        self.metrics.histogram(&defs::REQUEST_DURATION, &labels).record(duration);
     }
 
     fn rejected(&self, error: &Error) {
@@ -179,6 +202,16 @@ impl Counted {
             _ => "-",
         };
         self.metrics.counter(&defs::REFUSALS, &[error.code(), detected]).increment(1);
+    }
+}
+
+fn status_class(status: u16) -> &'static str {
+    match status {
+        ..200 => "1xx",
+        200..300 => "2xx",
+        300..400 => "3xx",
+        400..500 => "4xx",
+        500.. => "5xx",
     }
 }
 

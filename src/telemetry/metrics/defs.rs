@@ -72,6 +72,13 @@ pub const REQUESTS: Metric = counter(
     "Requests by route template (`-`: no such route); status `499`: the client disconnected before the answer; `503` \
      includes requests that were cut off at shutdown",
 );
+pub const REQUEST_DURATION: Metric = histogram(
+    "image_store_http_request_duration_seconds",
+    UPLOAD_SECONDS,
+    &["route", "method", "status_class"],
+    "Duration of requests, from the request head to the response head; `status_class`: `2xx`, `3xx`, `4xx` (also if the \
+     client disconnected) or `5xx`",
+);
 pub const RECEIVED: Metric = counter(
     "image_store_http_received_bytes_total",
     &[],
@@ -144,13 +151,23 @@ pub const BUDGET_LIMIT: Metric = gauge(
      (`SPILL_BUDGET`)",
 );
 
-pub const BUILD_INFO: Metric =
-    gauge("image_store_build_info", &["version"], "Always 1, with the running version as label");
+pub const BUILD_INFO: Metric = gauge(
+    "image_store_build_info",
+    &["version", "commit"],
+    "Always 1, with the running version and its commit as labels",
+);
 pub const START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "Start time of the service, in seconds since 1970");
+pub const PROCESS_CPU: Metric = counter("process_cpu_seconds_total", &[], "Processor time used, by user and system");
+pub const PROCESS_RESIDENT: Metric = gauge("process_resident_memory_bytes", &[], "Memory in use (RSS)");
+pub const PROCESS_VIRTUAL: Metric = gauge("process_virtual_memory_bytes", &[], "Size of the address space");
+pub const PROCESS_THREADS: Metric = gauge("process_threads", &[], "Number of threads");
+pub const PROCESS_OPEN_FDS: Metric = gauge("process_open_fds", &[], "Number of open file descriptors");
+pub const PROCESS_MAX_FDS: Metric = gauge("process_max_fds", &[], "Limit on open file descriptors");
 
-pub const METRICS: [Metric; 17] = [
+pub const METRICS: [Metric; 24] = [
     REQUESTS,
+    REQUEST_DURATION,
     RECEIVED,
     REFUSALS,
     GRANTS,
@@ -167,6 +184,12 @@ pub const METRICS: [Metric; 17] = [
     BUDGET_LIMIT,
     BUILD_INFO,
     START_TIME,
+    PROCESS_CPU,
+    PROCESS_RESIDENT,
+    PROCESS_VIRTUAL,
+    PROCESS_THREADS,
+    PROCESS_OPEN_FDS,
+    PROCESS_MAX_FDS,
 ];
 
 #[cfg(test)]

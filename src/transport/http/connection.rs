@@ -79,7 +79,9 @@ impl Service {
         let expects_continue = expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let length = head::content_length(request.headers());
         let (mut parts, body) = request.into_parts();
-        let body = RequestBody::new(body, length, self.limits, expects_continue, self.metrics.received());
+        let received = self.metrics.received();
+        parts.extensions.insert(received.total());
+        let body = RequestBody::new(body, length, self.limits, expects_continue, received);
         let ended = body.ended();
         let rejected = self.check(&parts).err();
         // After a rejected head, the framing of the following bytes is uncertain (request smuggling), so the connection

@@ -93,7 +93,9 @@ impl Function {
         let shape = event.shape;
         let head = event.request.method() == http::Method::HEAD;
         let (mut parts, body) = event.request.into_parts();
-        self.app.metrics.received().add(body.len().unwrap_or(0));
+        let mut received = self.app.metrics.received();
+        received.add(body.len().unwrap_or(0));
+        parts.extensions.insert(received.total());
         let max_stream = shape.max_stream();
         parts.extensions.insert(Invocation { request_id, ends, max_stream, as_text: body.is_text() });
         let request = http::Request::from_parts(parts, axum::body::Body::new(body));
