@@ -5,6 +5,7 @@ import { granted } from "./grant.js";
 const NAME = "image-store.api-key";
 const form = document.getElementById("key-form");
 const field = document.getElementById("key");
+const wrong = document.getElementById("key-wrong");
 
 export function get() {
   return granted ? null : sessionStorage.getItem(NAME);
@@ -16,10 +17,12 @@ export function headers() {
 }
 
 /** Shows the field. Moves the focus there only once, because several uploads may be rejected at the same time. */
-export function ask() {
-  if (granted || !form.hidden) return;
+export function ask({ focus = true } = {}) {
+  if (granted) return;
+  if (get() !== null) wrong.hidden = false;
+  if (!form.hidden) return;
   form.hidden = false;
-  field.focus();
+  if (focus) field.focus();
 }
 
 export function onGiven(then) {
@@ -27,7 +30,7 @@ export function onGiven(then) {
     event.preventDefault();
     sessionStorage.setItem(NAME, field.value.trim());
     field.value = "";
-    form.hidden = true;
+    form.hidden = wrong.hidden = true;
     then();
   });
 }

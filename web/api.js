@@ -1,6 +1,6 @@
 // The client of the service's API: requests with the API key, responses as JSON, errors with the service's texts.
 
-import { granted, root } from "./grant.js";
+import { root } from "./grant.js";
 import { ConnectionLost } from "./retry.js";
 import * as key from "./api-key.js";
 
@@ -83,12 +83,4 @@ export async function call(method, path, { json, signal, keepalive, open } = {})
   if (response.status !== 204 && (body === null || typeof body !== "object")) throw new NotTheService(response.status);
   const date = Date.parse(response.headers.get("Date") ?? "") || Date.now();
   return { status: response.status, body, retryAfter: Number(retryAfter) || 0, date };
-}
-
-/** Returns the permanent URL of an image if it can be read without a key, otherwise the presigned URL. */
-export async function link(image) {
-  const stable = new URL(`images/${image.s3_key}`, root).href;
-  if (!key.get() && !granted) return stable;
-  const open = await fetch(stable, { method: "HEAD" }).then((answer) => answer.ok, () => false);
-  return open ? stable : image.url;
 }

@@ -1,23 +1,22 @@
-// The page: adds files, queues their uploads, and shows each of them as a card.
+// The page: takes files, queues their uploads, and shows each of them as a card.
 
 import { call } from "./api.js";
-import { Card } from "./card.js";
-import { close, granted, reason, root, showEnd } from "./grant.js";
-import { pause } from "./retry.js";
-import { intake } from "./file-input.js";
 import * as key from "./api-key.js";
-import { size } from "./pace.js";
+import { Card } from "./card.js";
+import { intake } from "./file-input.js";
+import { limit } from "./format.js";
+import { close, granted, reason, root, showEnd } from "./grant.js";
+import { restored } from "./history.js";
+import { Queue } from "./queue.js";
+import { pause } from "./retry.js";
+import { onForm, toolbar } from "./toolbar.js";
 import { Upload } from "./upload.js";
 
-// Browsers open six connections per host. Two files use them all, because large files are sent in four parts at once.
-const AT_ONCE = 2;
-
-const main = document.getElementById("main");
-const section = document.getElementById("uploads");
 const list = document.getElementById("list");
-const summary = document.getElementById("summary");
-const uploads = new Set();
+const queue = new Queue();
+const cards = new Map();
 const limits = askLimits();
+let form = "";
 
 /** The limits of the service, or of the grant. Requested until they are known, because the upload method depends on them. */
 async function askLimits() {
@@ -39,14 +38,15 @@ async function askLimits() {
 
 function showLimits(known) {
   if (!known) return;
-  const { formats, max_upload_size: largest, s3_key: one, expires_at: ends, date } = known;
+  const { formats, max_upload_size: largest, s3_key: one, expires_at: ends, date, key_required: keyRequired } = known;
   const names = formats.map((format) => format.name.toUpperCase());
   const number = one ? "One image: " : "";
-  document.getElementById("limits").textContent = `${number}${names.join(", ")} up to ${size(largest).replace(".0", "")}`;
+  document.getElementById("limits").textContent = `${number}${names.join(", ")} up to ${limit(largest)}`;
   const types = formats.flatMap((format) => [format.content_type, ...format.extensions.map((name) => `.${name}`)]);
   const files = document.getElementById("files");
   files.accept = types.join(",");
   files.multiple = !one;
+  if (keyRequired && !key.get()) key.ask({ focus: false });
   if (!ends) return;
   showEnd(ends, date, () => {
     known.ended = true;
@@ -57,58 +57,62 @@ function showLimits(known) {
 async function take(files) {
   const known = await limits;
   if (!known || known.ended) return;
-  for (const file of files) {
-    const upload = new Upload(file, known);
-    const card = new Card(upload, {
-      retry: () => upload.retry(),
-      remove: () => remove(upload, card),
-    });
-    uploads.add(upload);
-    upload.addEventListener("state", next);
-    list.prepend(card.element);
-  }
-  next();
+  const uploads = files.map((file) => new Upload(file, known));
+  list.prepend(...uploads.map(show));
+  queue.start();
 }
 
-function remove(upload, card) {
-  uploads.delete(upload);
-  upload.forget();
+/** Adds an upload to the queue, and returns its card. */
+function show(upload) {
+  const card = new Card(upload, { retry: () => upload.retry(), remove: () => remove(upload) });
+  card.form = form;
+  cards.set(upload, card);
+  queue.add(upload);
+  return card.element;
+}
+
+function remove(upload) {
+  const { element } = cards.get(upload);
   // The focus moves to the neighbouring card, or to the button for choosing images.
-  const neighbour = card.element.nextElementSibling ?? card.element.previousElementSibling;
-  card.element.remove();
-  const target = neighbour?.querySelector("[data-do]:not([hidden])") ?? document.getElementById("pick");
-  next();
-  target.focus();
+  const neighbour = element.nextElementSibling ?? element.previousElementSibling;
+  discard(upload);
+  (neighbour?.querySelector(".actions [data-do]:not([hidden])") ?? document.getElementById("pick")).focus();
 }
 
-/** Starts queued uploads, and updates the summary. */
-function next() {
-  const all = [...uploads];
-  const waiting = all.filter((upload) => upload.state === "queued");
-  const running = all.filter((upload) => upload.active).length - waiting.length;
-  for (const upload of waiting.slice(0, Math.max(0, AT_ONCE - running))) {
-    // Starting an upload fires an event that calls this function again, which may have started the next one already.
-    if (upload.state === "queued") upload.run();
-  }
+function discard(upload) {
+  cards.get(upload).element.remove();
+  cards.delete(upload);
+  queue.remove(upload);
+}
 
-  main.classList.toggle("empty", all.length === 0);
-  section.hidden = all.length === 0;
-  const count = (state) => all.filter((upload) => upload.state === state).length;
-  const active = all.filter((upload) => upload.active).length;
-  const said = [[active, "in progress"], [count("done"), "done"], [count("failed"), "failed"]];
-  summary.textContent = said.filter(([number]) => number > 0).map(([number, what]) => `${number} ${what}`).join(" · ");
+/** Lists what this browser has uploaded before. */
+async function restore() {
+  const uploads = await restored();
+  list.append(...uploads.map(show));
+  queue.start();
+  // One after another, so that they do not delay new uploads.
+  for (const upload of uploads) await upload.renew();
 }
 
 key.onGiven(() => {
-  for (const upload of uploads) {
-    if (upload.problem?.status === 401) upload.retry();
+  for (const upload of queue.in("failed")) {
+    if (upload.problem.status === 401) upload.retry();
   }
 });
 
 addEventListener("beforeunload", (event) => {
-  if ([...uploads].some((upload) => upload.active)) event.preventDefault();
+  if (queue.active.length > 0) event.preventDefault();
 });
 
 document.querySelector(".foot a").href = `${root}docs`;
+toolbar(queue, (uploads) => {
+  uploads.forEach(discard);
+  document.getElementById("pick").focus();
+});
+onForm((name) => {
+  form = name;
+  for (const card of cards.values()) card.form = name;
+});
 intake(take);
 limits.then(showLimits);
+restore();

@@ -1,11 +1,14 @@
 // The card of an upload in the list.
 
+import { announce, write } from "./clipboard.js";
+import { moment, size } from "./format.js";
 import { granted } from "./grant.js";
-import { describe, size } from "./pace.js";
-import { thumbnail } from "./thumbnail.js";
+import { expiry } from "./links.js";
+import { describe } from "./speed.js";
+import { copied } from "./toolbar.js";
+import { view } from "./viewer.js";
 
 const template = document.getElementById("card");
-const announcer = document.getElementById("announce");
 
 /** The actions in each state, the most likely first. It receives the focus when the focused button disappears. */
 const ACTIONS = {
@@ -35,12 +38,13 @@ export class Card {
   #buttons = new Map();
   #painting = false;
   #deleting = false;
+  #form = "Link";
 
   /** `handlers` contains `retry` and `remove`, which also affect the rest of the page. */
   constructor(upload, handlers) {
     this.#upload = upload;
     this.element = template.content.firstElementChild.cloneNode(true);
-    for (const part of ["thumb", "name", "state", "bar", "link", "url"]) {
+    for (const part of ["thumb", "name", "state", "bar", "link", "url", "ends"]) {
       this.#parts[part] = this.element.querySelector(`.${part}`);
     }
     this.#do = {
@@ -48,12 +52,33 @@ export class Card {
       copy: () => this.#copy(),
       cancel: () => upload.cancel(),
       delete: () => this.#delete(),
+      view: () => view(upload),
     };
-    this.#label(upload.file.name);
+    this.#label(upload.name);
     this.#show();
     upload.addEventListener("state", () => this.#show());
     upload.addEventListener("progress", () => this.#paintSoon());
-    thumbnail(upload.file).then((canvas) => canvas && this.#parts.thumb.replaceChildren(canvas));
+    this.#showThumbnail(upload.thumbnail);
+  }
+
+  /** Shows in which form links are copied. */
+  set form(name) {
+    this.#form = name;
+    const button = this.#buttons.get("copy");
+    button.textContent = `Copy ${name}`;
+    button.setAttribute("aria-label", `Copy ${name} for ${this.#upload.name}`);
+  }
+
+  async #showThumbnail(thumbnail) {
+    const blob = await thumbnail;
+    if (!blob) return;
+    const image = new Image();
+    image.alt = "";
+    image.src = URL.createObjectURL(blob);
+    await image.decode().catch(() => {});
+    URL.revokeObjectURL(image.src);
+    this.#parts.thumb.replaceChildren(image);
+    this.#parts.thumb.disabled = false;
   }
 
   #label(name) {
@@ -64,29 +89,38 @@ export class Card {
     for (const button of this.element.querySelectorAll("[data-do]")) {
       const action = button.dataset.do;
       this.#buttons.set(action, button);
-      button.setAttribute("aria-label", `${button.textContent} ${action === "copy" ? "to " : ""}${name}`.trim());
+      button.setAttribute("aria-label", `${action === "view" ? "Enlarge" : button.textContent} ${name}`);
       if (button.type) button.addEventListener("click", () => this.#do[action]());
     }
   }
 
   #show() {
-    const { state, url, problem, file } = this.#upload;
+    const { state, url, problem, name, canRetry } = this.#upload;
     const had = this.element.contains(document.activeElement) ? document.activeElement : null;
     this.element.dataset.state = state;
-    // A grant only allows uploads.
-    const offered = ACTIONS[state].filter((action) => action !== "delete" || !granted);
+    const possible = {
+      copy: url !== null,
+      open: url !== null,
+      retry: canRetry,
+      // A grant only allows uploads.
+      delete: !granted,
+    };
+    const offered = ["view", ...ACTIONS[state].filter((action) => possible[action] ?? true)];
     for (const [action, button] of this.#buttons) button.hidden = !offered.includes(action);
     this.#parts.bar.hidden = !this.#upload.active;
-    this.#parts.link.hidden = state !== "done";
-    if (state === "done") {
+    this.#parts.link.hidden = state !== "done" || url === null;
+    if (state === "done" && url !== null) {
       this.#parts.url.value = url;
       this.#buttons.get("open").href = url;
+      const ends = expiry(url);
+      this.#parts.ends.hidden = ends === null;
+      this.#parts.ends.textContent = `This link works until ${moment(new Date(ends))}.`;
     }
     // If the focused button disappears, the focus would move to the top of the page.
-    if (had && had.closest("[hidden]")) this.#buttons.get(offered[0])?.focus();
+    if (had && had.closest("[hidden]")) this.#buttons.get(offered[1])?.focus();
     this.#paint();
     const news = state === "failed" ? `failed. ${problem.message}` : NEWS[state];
-    if (news) announce(`${file.name}: ${news}`);
+    if (news) announce(`${name}: ${news}`);
   }
 
   #paintSoon() {
@@ -99,21 +133,20 @@ export class Card {
   }
 
   #paint() {
-    const { file, sent, state } = this.#upload;
+    const { size: bytes, sent, state } = this.#upload;
     this.#parts.state.textContent = this.#sentence();
     // Without a value, the progress bar is indeterminate.
     if (state === "verifying") this.#parts.bar.removeAttribute("value");
-    else this.#parts.bar.value = file.size > 0 ? sent / file.size : 0;
+    else this.#parts.bar.value = bytes > 0 ? sent / bytes : 0;
   }
 
   #sentence() {
-    const { state, file, sent, pace, image, problem, left } = this.#upload;
-    const amount = describe(sent, file.size, pace.speed);
+    const { state, size: bytes, sent, speed, image, problem, left } = this.#upload;
     switch (state) {
-      case "queued": return `${size(file.size)} · queued`;
-      case "sending": return amount;
-      case "waiting": return `${size(sent)} of ${size(file.size)} · connection lost, will resume automatically`;
-      case "verifying": return `${size(file.size)} · sent, verifying`;
+      case "queued": return `${size(bytes)} · queued`;
+      case "sending": return describe(sent, bytes, speed.value);
+      case "waiting": return `${size(sent)} of ${size(bytes)} · connection lost, will resume automatically`;
+      case "verifying": return `${size(bytes)} · sent, verifying`;
       case "done": return done(image);
       case "failed": return problem.message;
       case "canceling": return "Cancelling…";
@@ -124,11 +157,10 @@ export class Card {
 
   async #copy() {
     const button = this.#buttons.get("copy");
-    const copied = await copy(this.#parts.url);
-    announce(copied ? "Link copied" : "The link is selected; copy it with the keyboard");
-    if (!copied) return;
+    if (!(await write(copied(this.#upload)))) return announce("The browser does not allow this page to copy");
+    announce("Copied");
     button.textContent = "Copied";
-    setTimeout(() => (button.textContent = "Copy link"), 2000);
+    setTimeout(() => (this.form = this.#form), 2000);
   }
 
   async #delete() {
@@ -150,21 +182,4 @@ function done({ width, height, size: bytes, content_type: type }) {
   const format = type.replace("image/", "").toUpperCase();
   const pixels = width ? `${width} × ${height} · ` : "";
   return `${pixels}${format} · ${size(bytes)}`;
-}
-
-/** The Clipboard API requires a secure origin. The deprecated command works on all others. */
-async function copy(field) {
-  try {
-    await navigator.clipboard.writeText(field.value);
-    return true;
-  } catch {
-    field.focus();
-    field.select();
-    return document.execCommand("copy");
-  }
-}
-
-function announce(text) {
-  // A new node is announced even if the text is the same.
-  announcer.replaceChildren(text);
 }

@@ -42,17 +42,39 @@ function drops(take) {
     event.preventDefault();
     event.dataTransfer.dropEffect = "copy";
   });
-  addEventListener("drop", (event) => {
+  addEventListener("drop", async (event) => {
     inside = 0;
     show();
     if (!hasFiles(event)) return;
     event.preventDefault();
-    take(files(event.dataTransfer));
+    take(await files(event.dataTransfer));
   });
 }
 
-/** Returns the dropped files without folders, which look like files that cannot be read. */
-function files(data) {
-  const items = [...data.items].filter((item) => item.kind === "file" && !item.webkitGetAsEntry?.()?.isDirectory);
-  return items.map((item) => item.getAsFile());
+/** Resolves with the dropped files, and those in dropped folders. */
+async function files(data) {
+  // The items are valid only during the event, so all are read before anything is awaited.
+  const items = [...data.items].filter((item) => item.kind === "file");
+  const found = items.map((item) => {
+    const entry = item.webkitGetAsEntry?.();
+    return entry?.isDirectory ? inFolder(entry) : [item.getAsFile()];
+  });
+  return (await Promise.all(found)).flat();
+}
+
+/** Resolves with the files of a folder and its folders, except hidden ones such as `.DS_Store`. */
+async function inFolder(folder) {
+  const reader = folder.createReader();
+  const entries = [];
+  // A browser returns the entries in batches, and an empty batch at the end.
+  for (let batch = [null]; batch.length > 0; entries.push(...batch)) {
+    batch = await new Promise((resolve, reject) => reader.readEntries(resolve, reject)).catch(() => []);
+  }
+  const visible = entries.filter((entry) => !entry.name.startsWith("."));
+  const found = visible.map((entry) => (entry.isDirectory ? inFolder(entry) : file(entry)));
+  return (await Promise.all(found)).flat();
+}
+
+function file(entry) {
+  return new Promise((resolve) => entry.file((file) => resolve([file]), () => resolve([])));
 }

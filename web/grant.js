@@ -1,5 +1,7 @@
 // A grant in the URL of the page (/g/{grant}/): it allows uploads without an API key, within limits, until it expires.
 
+import { moment } from "./format.js";
+
 /** Whether the URL of the page contains a grant. */
 export const granted = /\/g\/[^/]+\/$/.test(location.pathname);
 
@@ -13,10 +15,8 @@ const MAX_DELAY = 2 ** 31 - 1;
 export function showEnd(ends, now, then) {
   const end = new Date(ends);
   const left = end.getTime() - now;
-  const time = { hour: "2-digit", minute: "2-digit" };
-  const day = end.toDateString() === new Date().toDateString() ? {} : { weekday: "long" };
   const line = document.getElementById("grant");
-  line.textContent = `This link is valid until ${end.toLocaleString([], { ...day, ...time })}.`;
+  line.textContent = `This link is valid until ${moment(end)}.`;
   line.hidden = false;
   setTimeout(then, Math.min(Math.max(left, 0), MAX_DELAY));
 }

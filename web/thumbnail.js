@@ -6,7 +6,7 @@ const LARGEST = 40_000_000;
 // One at a time, because decoded images are many times larger than their files.
 let last = Promise.resolve();
 
-/** Resolves with a canvas, or with null if the browser cannot decode the file. */
+/** Resolves with a small image as a Blob, or with null if the browser cannot decode the file. */
 export function thumbnail(file) {
   if (file.size > LARGEST) return Promise.resolve(null);
   last = last.then(() => draw(file)).catch(() => null);
@@ -23,5 +23,5 @@ async function draw(file) {
   context.imageSmoothingQuality = "high";
   context.drawImage(image, (SIDE - width) / 2, (SIDE - height) / 2, width, height);
   image.close();
-  return canvas;
+  return new Promise((resolve) => canvas.toBlob(resolve, "image/webp", 0.8));
 }

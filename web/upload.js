@@ -1,9 +1,12 @@
 // The upload of one file: its state, its actions and its upload method.
 
-import { call, link } from "./api.js";
+import { Unacceptable, check } from "./check.js";
 import { DirectUpload } from "./direct.js";
 import { FormUpload } from "./form.js";
-import { Pace } from "./pace.js";
+import * as history from "./history.js";
+import { link } from "./links.js";
+import { Speed } from "./speed.js";
+import { thumbnail } from "./thumbnail.js";
 
 // Above this size, a lost connection costs more than the two additional requests of a direct upload.
 const DIRECT_ABOVE = 8 << 20;
@@ -17,7 +20,7 @@ export class Upload extends EventTarget {
   problem = null;
   // After cancelling: a message about what may remain, or null if nothing remains.
   left = null;
-  pace = new Pace();
+  speed = new Speed();
   #method;
   #newMethod;
   #control = new AbortController();
@@ -25,13 +28,28 @@ export class Upload extends EventTarget {
   constructor(file, limits) {
     super();
     this.file = file;
+    this.name = file.name;
+    this.size = file.size;
     const Method = goesDirect(file, limits) ? DirectUpload : FormUpload;
     this.#newMethod = () => new Method(file);
     this.#method = this.#newMethod();
+    try {
+      check(file, limits);
+      // A Blob, or null if the browser cannot decode the file.
+      this.thumbnail = thumbnail(file);
+    } catch (problem) {
+      if (!(problem instanceof Unacceptable)) throw problem;
+      this.problem = problem;
+      this.state = "failed";
+    }
   }
 
   get active() {
     return ["queued", "sending", "waiting", "verifying"].includes(this.state);
+  }
+
+  get canRetry() {
+    return !(this.problem instanceof Unacceptable);
   }
 
   async run() {
@@ -77,6 +95,7 @@ export class Upload extends EventTarget {
     this.image = image;
     this.url = await link(image);
     this.#become("done");
+    history.add(this);
   }
 
   /** Returns the upload to the queue. A failed method resumes where it stopped. */
@@ -87,31 +106,27 @@ export class Upload extends EventTarget {
     this.#become("queued");
   }
 
-  /** Removes what a failed upload left in the store. */
+  /** Removes what a failed upload left in the store, and the entry of a stored image in this browser's list. */
   async forget() {
     if (this.state === "failed") await this.#method.abort().catch(() => {});
+    if (this.image) await history.remove(this.image);
   }
 
   async delete() {
-    try {
-      await call("DELETE", `delete/${this.image.s3_key}`);
-    } catch (problem) {
-      // The image is already deleted.
-      if (problem.status !== 404) throw problem;
-    }
+    await history.deleteImage(this.image);
     this.#become("deleted");
   }
 
   #progress(bytes) {
     this.sent = bytes;
-    this.pace.add(bytes);
+    this.speed.add(bytes);
     this.dispatchEvent(new Event("progress"));
   }
 
   #become(state) {
     if (this.state === state) return;
     this.state = state;
-    if (state === "waiting") this.pace.reset();
+    if (state === "waiting") this.speed.reset();
     this.dispatchEvent(new Event("state"));
   }
 }

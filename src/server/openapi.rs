@@ -176,7 +176,7 @@ struct Text {
 impl Text {
     fn of(document: Value) -> Self {
         let json = Bytes::from(document.to_string());
-        Text { tag: asset::tag([&json[..]]), json }
+        Text { tag: asset::tag(&json), json }
     }
 }
 

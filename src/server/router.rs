@@ -8,6 +8,7 @@ use axum::{Extension, Router};
 use http::Method;
 use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -43,8 +44,8 @@ impl App {
             .split_for_parts();
         let documents = documents().route_layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let results = results().route_layer(from_fn_with_state(self.guard(Access::UploadId), authority::check));
-        let routes =
-            routes.merge(page()).merge(results).merge(documents).layer(Extension(openapi::finish(description, self)));
+        let pages = page().merge(results).merge(documents).layer(CompressionLayer::new());
+        let routes = routes.merge(pages).layer(Extension(openapi::finish(description, self)));
         let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
         let store_routes = store_routes.layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let store_routes = store_routes.layer(CatchPanicLayer::custom(panicked));
@@ -154,7 +155,7 @@ fn page() -> Router<App> {
     Router::new()
         .route("/", get(page::index))
         .route(path_grant::WITHOUT_SLASH, get(page::add_slash))
-        .route("/assets/{file}", get(page::asset))
+        .route("/assets/{version}/{file}", get(page::asset))
 }
 
 /// Returns the page that shows an uploaded image. A token in its address authorizes the request.
@@ -164,7 +165,7 @@ fn results() -> Router<App> {
 
 /// The API's description as pages.
 fn documents() -> Router<App> {
-    Router::new().route("/docs", get(docs::index)).route("/docs/{file}", get(docs::asset))
+    Router::new().route("/docs", get(docs::index)).route("/docs/{version}/{file}", get(docs::asset))
 }
 
 /// Responds to requests that the transport has rejected, so that these responses are like all others.

@@ -1,8 +1,10 @@
 // Tests the upload page in a browser, against the real service and its embedded S3.
 
 import assert from "node:assert/strict";
-import { readFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile } from "node:fs/promises";
+import path from "node:path";
 import { after, before } from "node:test";
+import axe from "axe-core";
 import { MIB, fixture, pageTest, prefixed, sameBytes, start, stop, until } from "./support.js";
 
 before(() => start());
@@ -14,7 +16,7 @@ pageTest("a small file is uploaded as a form", {}, async (desk) => {
   assert.equal(desk.sent("POST", "/upload-image").length, 1);
   assert.equal(desk.sent("PUT", "").length, 0);
   assert.match(await card.locator(".state").textContent(), /\d+ × \d+ · JPEG · /);
-  await card.locator(".thumb canvas").waitFor();
+  await card.locator(".thumb img").waitFor();
   const link = await desk.link("plain.jpg");
   await sameBytes(link, fixture("plain.jpg"));
 
@@ -52,12 +54,16 @@ pageTest("a rejected file shows the server's error", { logs: /status of 400/ }, 
     { name: "notes.txt", mimeType: "text/plain", buffer: Buffer.from("notes") },
   );
   await desk.pick(await desk.service.file("noise.png", 9 * MIB));
-  for (const name of ["text.png", "notes.txt", "noise.png"]) {
+  for (const name of ["text.png", "noise.png"]) {
     const card = await desk.becomes(name, "failed");
     assert.match(await card.locator(".state").textContent(), /^Invalid file type/);
     await card.getByRole("button", { name: `Retry ${name}` }).waitFor();
   }
-  assert.equal(desk.sent("POST", "/upload-image").length, 2);
+  // What is wrong with the name needs no request.
+  const notes = await desk.becomes("notes.txt", "failed");
+  assert.equal(await notes.locator(".state").textContent(), "This type of file is not accepted. Accepted: JPEG, PNG, GIF or BMP.");
+  assert.equal(await notes.getByRole("button", { name: "Retry notes.txt" }).count(), 0);
+  assert.equal(desk.sent("POST", "/upload-image").length, 1);
   assert.equal(desk.sent("PUT", "/incoming/").length, 1);
   await until("nothing is left in the store", async () => (await desk.service.leftovers()).length === 0);
   await desk.shoot("refused");
@@ -227,12 +233,14 @@ pageTest("the page can be used with the keyboard only", {}, async ({ page, ...de
   await page.locator('.card[data-state="done"]').waitFor();
   await page.locator("#announce", { hasText: "plain.jpg: uploaded" }).waitFor({ state: "attached" });
 
+  await page.locator(".thumb:enabled").waitFor();
   const order = [];
-  for (let stop = 0; stop < 4; stop += 1) {
+  for (let stop = 0; stop < 7; stop += 1) {
     await page.keyboard.press("Tab");
     order.push(await focused());
   }
-  assert.deepEqual(order, ["Link to plain.jpg", "Copy link to plain.jpg", "Open plain.jpg", "Delete plain.jpg"]);
+  const card = ["Enlarge plain.jpg", "Link to plain.jpg", "Copy link for plain.jpg", "Open plain.jpg", "Delete plain.jpg"];
+  assert.deepEqual(order, ["copy-as", "clear-finished", ...card]);
   await page.keyboard.press("Enter");
   await page.locator('.card[data-state="deleted"]').waitFor();
   await page.waitForFunction(() => document.activeElement.getAttribute("aria-label") === "Clear plain.jpg");
@@ -289,7 +297,105 @@ pageTest("uploads work behind a path prefix without PUBLIC_URL", {}, async (desk
   }
 });
 
-for (const width of [375, 1440]) {
+pageTest("the whole drop area opens the file picker", {}, async ({ page }) => {
+  const chooser = page.waitForEvent("filechooser");
+  await page.locator(".drop-art").click({ force: true });
+  await chooser;
+});
+
+pageTest("folders can be dropped", {}, async (desk) => {
+  const { page, service } = desk;
+  const folder = path.join(service.folder, "holidays");
+  await mkdir(path.join(folder, "2026"), { recursive: true });
+  for (const name of ["one.png", "2026/two.png", ".hidden.png"]) await copyFile(fixture("plain.png"), path.join(folder, name));
+  const session = await desk.context.newCDPSession(page);
+  const data = { items: [], files: [folder], dragOperationsMask: 1 };
+  for (const type of ["dragEnter", "dragOver", "drop"]) {
+    await session.send("Input.dispatchDragEvent", { type, x: 600, y: 400, data });
+  }
+  await Promise.all(["one.png", "two.png"].map((name) => desk.becomes(name, "done")));
+  assert.equal(await page.locator(".card").count(), 2, "hidden files are left out");
+});
+
+pageTest("links are copied as Markdown or HTML, one or all", {}, async (desk) => {
+  const { page } = desk;
+  await desk.pick(fixture("plain.jpg"), fixture("plain.png"));
+  await Promise.all(["plain.jpg", "plain.png"].map((name) => desk.becomes(name, "done")));
+  const [jpg, png] = [await desk.link("plain.jpg"), await desk.link("plain.png")];
+  const copied = () => page.evaluate(() => navigator.clipboard.readText());
+  await page.getByLabel("Copy as").selectOption("Markdown");
+  await page.getByRole("button", { name: "Copy Markdown for plain.jpg" }).click();
+  await page.getByText("Copied", { exact: true }).first().waitFor();
+  assert.equal(await copied(), `![plain.jpg](${jpg})`);
+  await page.getByLabel("Copy as").selectOption("HTML");
+  await page.getByRole("button", { name: "Copy all" }).click();
+  await page.locator("#announce", { hasText: "2 links copied" }).waitFor({ state: "attached" });
+  const sides = ' width="16" height="12"';
+  assert.deepEqual((await copied()).split("\n").sort(), [
+    `<img src="${jpg}" alt="plain.jpg"${sides}>`,
+    `<img src="${png}" alt="plain.png"${sides}>`,
+  ].sort());
+});
+
+pageTest("forty files show totals, and are listed after a reload until they are cleared", {}, async (desk) => {
+  const { page } = desk;
+  const buffer = await readFile(fixture("plain.png"));
+  await desk.slow(256 << 10);
+  await desk.pick(...Array.from({ length: 40 }, (_, i) => {
+    // Larger files, so that the queue takes a moment.
+    return { name: `holiday ${i}.png`, mimeType: "image/png", buffer: Buffer.concat([buffer, Buffer.alloc(64 << 10)]) };
+  }));
+  await page.locator("#summary", { hasText: /^\d+ of 40 done · .* of 2.6\sMB · .*\/s · .*left$/ }).waitFor();
+  await desk.shoot("forty");
+  await desk.slow();
+  await page.locator("#summary", { hasText: "40 uploaded" }).waitFor();
+  const link = await desk.link("holiday 7.png");
+
+  await page.reload();
+  await page.locator("#summary", { hasText: "40 uploaded" }).waitFor();
+  await page.waitForFunction(() => [...document.querySelectorAll(".url")].filter(({ value }) => value).length === 40);
+  assert.equal(await desk.link("holiday 7.png"), link);
+  assert.equal(await page.locator(".thumb img").count(), 40);
+  await desk.press("holiday 7.png", "view");
+  await page.locator("#viewer img").waitFor();
+  await page.waitForFunction(() => document.querySelector("#viewer img").naturalWidth === 16);
+  await page.keyboard.press("Escape");
+  await page.locator("#viewer").waitFor({ state: "hidden" });
+  await desk.press("holiday 7.png", "delete");
+  await desk.becomes("holiday 7.png", "deleted");
+
+  await page.getByRole("button", { name: "Clear finished" }).click();
+  assert.equal(await page.locator(".card").count(), 0);
+  await page.reload();
+  await page.locator("#limits", { hasText: "up to" }).waitFor();
+  assert.equal(await page.locator(".card").count(), 0);
+  assert.equal((await fetch(link)).status, 404);
+});
+
+pageTest("failed uploads can be retried together", { logs: /status of 500/ }, async (desk) => {
+  const refusal = { detail: "The image could not be stored; try again", code: "storage_failed" };
+  await desk.page.route("**/upload-image", (route) => route.fulfill({ status: 500, json: refusal }), { times: 2 });
+  await desk.pick(fixture("plain.png"), fixture("plain.jpg"));
+  await Promise.all(["plain.png", "plain.jpg"].map((name) => desk.becomes(name, "failed")));
+  await desk.page.getByRole("button", { name: "Retry failed" }).click();
+  await Promise.all(["plain.png", "plain.jpg"].map((name) => desk.becomes(name, "done")));
+});
+
+for (const state of ["empty", "uploads"]) {
+  for (const colorScheme of ["light", "dark"]) {
+    pageTest(`axe finds nothing: ${state}, ${colorScheme}`, { colorScheme, logs: /status of 400/ }, async (desk) => {
+      if (state === "uploads") {
+        await desk.pick(fixture("plain.png"), { name: "broken.png", mimeType: "image/png", buffer: Buffer.from("x") }, { name: "a.txt", buffer: Buffer.from("x"), mimeType: "text/plain" });
+        await Promise.all([desk.becomes("plain.png", "done"), desk.becomes("broken.png", "failed"), desk.becomes("a.txt", "failed")]);
+      }
+      await desk.page.evaluate(axe.source);
+      const { violations } = await desk.page.evaluate(() => window.axe.run());
+      assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]), []);
+    });
+  }
+}
+
+for (const width of [375, 768, 1440]) {
   for (const colorScheme of ["light", "dark"]) {
     const options = { viewport: { width, height: 900 }, colorScheme, logs: /status of 400/ };
     pageTest(`layout at ${width} px, ${colorScheme}`, options, async (desk) => {

@@ -123,9 +123,9 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
         ("GET", "/readyz", "", open(200)),
         ("GET", "/openapi.json", "", open(200)),
         ("GET", "/docs", "", open(200)),
-        ("GET", "/docs/start.js", "", open(200)),
+        ("GET", "/docs/0/start.js", "", open(200)),
         ("GET", "/", "", page(200)),
-        ("GET", "/assets/app.js", "", page(200)),
+        ("GET", "/assets/0/app.js", "", page(200)),
         // Without its token the page does not exist.
         ("GET", "/uploaded", "", upload_id(404)),
         ("GET", "/uploaded", "?image={plan}", upload_id(404)),
@@ -277,7 +277,7 @@ async fn table_contains_every_route() {
     let tested: BTreeSet<(String, String)> = table()
         .into_iter()
         .map(|(method, path, ..)| {
-            let path = path.replace("/docs/start.js", "/docs/{file}").replace("/assets/app.js", "/assets/{file}");
+            let path = path.replace("/0/start.js", "/{version}/{file}").replace("/0/app.js", "/{version}/{file}");
             (method.to_owned(), path)
         })
         .collect();

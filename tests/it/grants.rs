@@ -384,7 +384,7 @@ async fn page_is_served_with_a_grant_in_the_path() {
         assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
         assert!(page.headers().contains_key("content-security-policy"));
         assert_eq!(page.text().await.unwrap(), get("/").await.text().await.unwrap());
-        assert_eq!(get(&format!("/g/{grant}/assets/app.js")).await.status(), 200);
+        assert_eq!(get(&format!("/g/{grant}/assets/0/app.js")).await.status(), 200);
         let moved = get(&format!("/g/{grant}")).await;
         assert_eq!(moved.status(), 308);
         let target = moved.url().join(moved.headers()["location"].to_str().unwrap()).unwrap();

@@ -66,7 +66,8 @@ async fn page_loads_nothing_from_elsewhere() {
     let named = ["href=\"", "src=\""].into_iter().flat_map(|attribute| quoted(&page, attribute));
     // The only link to another page.
     let mut wanted: Vec<String> = named.filter(|path| *path != "docs").map(str::to_owned).collect();
-    assert!(wanted.iter().all(|path| path.starts_with("assets/")), "{wanted:?}");
+    let folder = version(&page);
+    assert!(wanted.iter().all(|path| path.starts_with(&folder)), "{wanted:?}");
     check_text("the page", &page);
 
     let mut seen = Vec::new();
@@ -87,11 +88,17 @@ async fn page_loads_nothing_from_elsewhere() {
         assert!(header(&asset, "content-security-policy").starts_with("default-src 'none'"));
         let text = asset.text().await.unwrap();
         check_text(&path, &text);
-        wanted.extend(quoted(&text, "from \"./").map(|module| format!("assets/{module}")));
+        wanted.extend(quoted(&text, "from \"./").map(|module| format!("{folder}{module}")));
         seen.push(path);
     }
     assert!(seen.len() > 10, "the page should load more modules: {seen:?}");
     app.end(&[]).await;
+}
+
+/// Returns the folder of the page's files. It has their version in its name.
+fn version(page: &str) -> String {
+    let file = quoted(page, "src=\"").find(|path| path.ends_with("app.js")).unwrap();
+    file.strip_suffix("app.js").unwrap().to_owned()
 }
 
 /// Asserts that the text has no external address and nothing that the policy would block.
@@ -104,23 +111,47 @@ fn check_text(name: &str, text: &str) {
 }
 
 #[tokio::test]
-async fn assets_are_revalidated_with_etags() {
+async fn assets_are_cached_by_version() {
     let app = TestApp::start().await;
-    let first = get(&app, "/assets/app.js").await;
-    assert_eq!(header(&first, "cache-control"), "no-cache");
+    let folder = version(&get(&app, "/").await.text().await.unwrap());
+    assert_eq!(folder.len(), "assets/".len() + 16 + "/".len(), "{folder}");
+    let first = get(&app, &format!("/{folder}app.js")).await;
+    assert_eq!(header(&first, "cache-control"), "public, max-age=31536000, immutable");
     let tag = header(&first, "etag").to_owned();
+    let other = get(&app, "/assets/0123456789abcdef/app.js").await;
+    assert_eq!(other.status(), StatusCode::OK, "a page of another release");
+    assert_eq!(header(&other, "cache-control"), "no-cache");
+    let path = app.at(&format!("/{folder}app.js"));
     for known in [tag.clone(), format!("W/{tag}"), format!("\"other\", {tag}")] {
-        let again = app.client.get(app.at("/assets/app.js")).header("if-none-match", known).send().await.unwrap();
+        let again = app.client.get(&path).header("if-none-match", known).send().await.unwrap();
         assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
         assert_eq!(header(&again, "etag"), tag);
     }
-    let other = app.client.get(app.at("/assets/app.js")).header("if-none-match", "\"other\"").send().await.unwrap();
+    let other = app.client.get(&path).header("if-none-match", "\"other\"").send().await.unwrap();
     assert_eq!(other.status(), StatusCode::OK);
-    for nothing in ["/assets/index.html", "/assets/none.js", "/assets/..%2Fpage.rs", "/assets/%ff", "/assets/"] {
-        let answer = get(&app, nothing).await;
-        assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{nothing}");
-        let body: serde_json::Value = answer.json().await.unwrap();
-        assert_eq!(body["code"], "not_found");
+    for nothing in ["index.html", "none.js", "..%2Fpage.rs", "%ff", ""] {
+        for folder in [&folder, "assets/"] {
+            let answer = get(&app, &format!("/{folder}{nothing}")).await;
+            assert_eq!(answer.status(), StatusCode::NOT_FOUND, "{folder}{nothing}");
+            let body: serde_json::Value = answer.json().await.unwrap();
+            assert_eq!(body["code"], "not_found");
+        }
+    }
+    app.end(&[]).await;
+}
+
+#[tokio::test]
+async fn page_is_compressed_if_the_client_accepts_it() {
+    let app = TestApp::start().await;
+    let page = get(&app, "/").await;
+    assert_eq!(header(&page, "vary"), "accept-encoding");
+    let folder = version(&page.text().await.unwrap());
+    for path in ["/".to_owned(), format!("/{folder}app.css"), format!("/{folder}app.js"), "/docs".to_owned()] {
+        let plain = get(&app, &path).await.bytes().await.unwrap();
+        let packed = app.client.get(app.at(&path)).header("accept-encoding", "gzip, br").send().await.unwrap();
+        assert_eq!(header(&packed, "content-encoding"), "gzip", "{path}");
+        let packed = packed.bytes().await.unwrap();
+        assert!(packed.starts_with(&[0x1f, 0x8b]) && packed.len() < plain.len(), "{path}");
     }
     app.end(&[]).await;
 }

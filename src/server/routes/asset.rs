@@ -5,6 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
 use headers::{ETag, HeaderMapExt, IfNoneMatch};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use std::sync::LazyLock;
 
 use crate::crc64;
 use crate::error::{Error, Result};
@@ -23,17 +24,64 @@ pub const SVG: &str = "image/svg+xml";
 
 /// Makes browsers revalidate the file on each use. The response is nearly always 304.
 pub const FRESH: (HeaderName, HeaderValue) = (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+/// For URLs that contain the version of their content.
+const IMMUTABLE: (HeaderName, HeaderValue) =
+    (header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=31536000, immutable"));
 
-/// Returns one tag for all assets of a page, so that a browser's cache never mixes modules of different releases.
-pub fn tag_all(assets: &[Asset]) -> String {
-    tag(assets.iter().map(|asset| asset.bytes))
+/// The files of a page. Their URLs contain one version for all of them, so that a browser's cache never mixes the modules
+/// of different releases, and never has to ask for a file again.
+pub struct Assets {
+    files: &'static [Asset],
+    version: LazyLock<String>,
 }
 
-/// Returns one tag for all of `contents`.
-pub fn tag<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
+impl Assets {
+    pub const fn new(files: &'static [Asset], version: fn() -> String) -> Self {
+        Assets { files, version: LazyLock::new(version) }
+    }
+
+    /// Returns `html` with the version in its links to `folder`.
+    pub fn versioned(&self, html: &str, folder: &str) -> String {
+        html.replace(&format!("\"{folder}/"), &format!("\"{folder}/{}/", *self.version))
+    }
+
+    /// Returns the file that the path names.
+    ///
+    /// Another version gets the same file, but it is revalidated on each use: the page may come from a replica with another
+    /// release, or name no version (`latest`).
+    pub fn answer(&self, path: Result<Path<(String, String)>, PathRejection>, headers: &HeaderMap) -> Result<Response> {
+        let Path((version, name)) = path.map_err(|_| Error::NoRoute)?;
+        let file = self.files.iter().find(|file| file.name == name).ok_or(Error::NoRoute)?;
+        let tag = format!("\"{}\"", *self.version);
+        if let Some(response) = not_modified(&tag, headers) {
+            return Ok(response);
+        }
+        let caching = if version == *self.version { IMMUTABLE } else { FRESH };
+        // This applies if an icon is opened on its own, because an SVG file is a document.
+        let policy = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
+        let content_type = [(header::CONTENT_TYPE, file.content_type)];
+        let mut response = ([caching], [(header::ETAG, tag)], policy, content_type, file.bytes).into_response();
+        if let Some(encoding) = file.encoding {
+            response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
+        }
+        Ok(response)
+    }
+}
+
+/// Returns a version for the content of all of `files`.
+pub fn version(files: &[Asset]) -> String {
+    digest(files.iter().map(|file| file.bytes))
+}
+
+/// Returns an ETag for `content`.
+pub fn tag(content: &[u8]) -> String {
+    format!("\"{}\"", digest([content]))
+}
+
+fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut digest = crc64::digest();
     contents.into_iter().for_each(|content| digest.update(content));
-    format!("\"{:016x}\"", digest.finalize())
+    format!("{:016x}", digest.finalize())
 }
 
 /// Returns 304 if the client already has the content with this `tag`, otherwise `None`.
@@ -42,27 +90,4 @@ pub fn not_modified(tag: &str, headers: &HeaderMap) -> Option<Response> {
     let tagged: ETag = tag.parse().ok()?;
     (!known.precondition_passes(&tagged))
         .then(|| (StatusCode::NOT_MODIFIED, [FRESH], [(header::ETAG, tag)]).into_response())
-}
-
-/// Returns the response with the asset that the path names. `tag` is that of all assets.
-pub fn answer(
-    assets: &[Asset],
-    tag: &str,
-    file: Result<Path<String>, PathRejection>,
-    headers: &HeaderMap,
-) -> Result<Response> {
-    let asset =
-        file.ok().and_then(|Path(file)| assets.iter().find(|asset| asset.name == file)).ok_or(Error::NoRoute)?;
-    if let Some(response) = not_modified(tag, headers) {
-        return Ok(response);
-    }
-    // This applies if an icon is opened on its own, because an SVG file is a document.
-    let policy = [(header::CONTENT_SECURITY_POLICY, "default-src 'none'; style-src 'unsafe-inline'")];
-    let content_type = [(header::CONTENT_TYPE, asset.content_type)];
-    let etag = [(header::ETAG, tag)];
-    let mut response = ([FRESH], etag, policy, content_type, asset.bytes).into_response();
-    if let Some(encoding) = asset.encoding {
-        response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
-    }
-    Ok(response)
 }

@@ -1,4 +1,5 @@
-//! `/docs`: the API documentation in Swagger UI, where requests can be tried, and `/docs/{file}`: its files.
+//! `/docs`: the API documentation in Swagger UI, where requests can be tried, and `/docs/{version}/{file}`: its
+//! files.
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -6,7 +7,7 @@ use axum::response::Response;
 use http::HeaderMap;
 use std::sync::LazyLock;
 
-use super::asset::{self, Asset, CSS, JS};
+use super::asset::{self, Asset, Assets, CSS, JS};
 use super::{ServiceBase, page};
 use crate::error::Result;
 use crate::server::App;
@@ -20,8 +21,9 @@ macro_rules! swagger_ui {
     };
 }
 
-static ASSETS: &[Asset] = &[
+static FILES: &[Asset] = &[
     Asset { name: "start.js", content_type: JS, bytes: include_bytes!("../../../web/docs/start.js"), encoding: None },
+    Asset { name: "docs.css", content_type: CSS, bytes: include_bytes!("../../../web/docs/docs.css"), encoding: None },
     Asset {
         name: "swagger-ui-bundle.js",
         content_type: JS,
@@ -31,14 +33,16 @@ static ASSETS: &[Asset] = &[
     Asset { name: "swagger-ui.css", content_type: CSS, bytes: swagger_ui!("swagger-ui.css"), encoding: Some("gzip") },
 ];
 
-static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
+static ASSETS: Assets = Assets::new(FILES, || asset::version(FILES));
+
+static PAGE: LazyLock<String> = LazyLock::new(|| page::ASSETS.versioned(&ASSETS.versioned(INDEX, "docs"), "assets"));
 
 /// `GET /docs`.
 pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
-    page::answer(&app, base, INDEX).await
+    page::answer(&app, base, &PAGE).await
 }
 
-/// `GET /docs/{file}`.
-pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response> {
-    asset::answer(ASSETS, &ETAG, file, &headers)
+/// `GET /docs/{version}/{file}`.
+pub async fn asset(path: Result<Path<(String, String)>, PathRejection>, headers: HeaderMap) -> Result<Response> {
+    ASSETS.answer(path, &headers)
 }

@@ -1,4 +1,4 @@
-//! `/`: the upload page, and `/assets/{file}`: its files. All of them are embedded in the binary.
+//! `/`: the upload page, and `/assets/{version}/{file}`: its files. All of them are embedded in the binary.
 
 use axum::Extension;
 use axum::extract::rejection::PathRejection;
@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode, Uri, header};
 use std::sync::LazyLock;
 
 use super::ServiceBase;
-use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
+use super::asset::{self, Asset, Assets, CSS, FRESH, JS, SVG};
 use crate::error::{Error, Result};
 use crate::server::App;
 use crate::server::html::HTML;
@@ -29,29 +29,39 @@ macro_rules! assets {
     };
 }
 
-static ASSETS: &[Asset] = assets! {
+static FILES: &[Asset] = assets! {
     "app.css": CSS,
     "icon.svg": SVG,
     "app.js": JS,
     "api.js": JS,
-    "card.js": JS,
-    "retry.js": JS,
-    "direct.js": JS,
-    "form.js": JS,
-    "file-input.js": JS,
-    "grant.js": JS,
     "api-key.js": JS,
-    "pace.js": JS,
+    "card.js": JS,
+    "check.js": JS,
+    "clipboard.js": JS,
+    "direct.js": JS,
+    "file-input.js": JS,
+    "form.js": JS,
+    "format.js": JS,
+    "grant.js": JS,
+    "history.js": JS,
+    "links.js": JS,
+    "queue.js": JS,
+    "retry.js": JS,
+    "speed.js": JS,
     "thumbnail.js": JS,
-    "xhr.js": JS,
+    "toolbar.js": JS,
     "upload.js": JS,
+    "viewer.js": JS,
+    "xhr.js": JS,
 };
 
-static ETAG: LazyLock<String> = LazyLock::new(|| asset::tag_all(ASSETS));
+pub static ASSETS: Assets = Assets::new(FILES, || asset::version(FILES));
+
+static PAGE: LazyLock<String> = LazyLock::new(|| ASSETS.versioned(INDEX, "assets"));
 
 /// `GET /`.
 pub async fn index(State(app): State<App>, base: ServiceBase) -> Response {
-    answer(&app, base, INDEX).await
+    answer(&app, base, &PAGE).await
 }
 
 /// Handles `GET /g/{grant}`: the page has the same address with a trailing slash, because its links are relative. `./`
@@ -68,9 +78,9 @@ pub async fn answer(app: &App, ServiceBase(base): ServiceBase, html: &'static st
     ([FRESH], [(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, &policy)], html).into_response()
 }
 
-/// `GET /assets/{file}`.
-pub async fn asset(file: Result<Path<String>, PathRejection>, headers: HeaderMap) -> Result<Response> {
-    asset::answer(ASSETS, &ETAG, file, &headers)
+/// `GET /assets/{version}/{file}`.
+pub async fn asset(path: Result<Path<(String, String)>, PathRejection>, headers: HeaderMap) -> Result<Response> {
+    ASSETS.answer(path, &headers)
 }
 
 /// Returns the origins besides its own to which the page sends requests: the store, and the service at `PUBLIC_URL`.

@@ -47,6 +47,8 @@ pub struct Limits {
     /// Uppy's Companion, `/s3/*`).
     #[schema(examples("form"))]
     pub upload_methods: Vec<&'static str>,
+    /// Whether uploads require an API key or a grant.
+    pub key_required: bool,
     /// With a grant: when it expires (RFC 3339, UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, format = DateTime, examples("2026-11-22T12:15:00Z"))]
@@ -106,6 +108,7 @@ pub async fn limits(
         header_scan_limit: policy.header_scan_limit,
         formats: formats.collect(),
         upload_methods: vec!["form", "raw", "put", "multipart", "companion"],
+        key_required: !app.config.auth.keys.is_empty(),
         expires_at: grant.map(|grant| presign::rfc3339(grant.expires_at)),
         s3_key: grant.and_then(|grant| grant.key.clone()),
     })
