@@ -128,10 +128,10 @@ fn links_between_pages_lead_somewhere() {
                 "" => page.clone(),
                 file => resolve(Path::new(&page).parent().unwrap(), file),
             };
-            if PENDING.contains(&target.as_str()) {
+            if !root().join(&target).exists() {
+                assert!(PENDING.contains(&target.as_str()), "{page}: {link}");
                 continue;
             }
-            assert!(root().join(&target).exists(), "{page}: {link}");
             assert!(anchor.is_empty() || anchors(&read(&target)).contains(anchor), "{page}: {link}");
             links += 1;
         }
@@ -154,7 +154,7 @@ fn documented_metrics_exist() {
     let labels: BTreeMap<&str, &[&str]> = METRICS.iter().map(|metric| (metric.name, metric.labels)).collect();
     let mut sources: Vec<String> = pages();
     sources.extend(["deploy/grafana.json", "deploy/alerts.yaml", "tests/e2e/alerts.test.yaml"].map(str::to_owned));
-    let used = Regex::new(r"\b(image_store_[a-z0-9_]+|process_start_time_seconds)(\{[^}]*\})?").unwrap();
+    let used = Regex::new(r"\b(image_store_[a-z0-9_]+|process_[a-z_]+)(\{[^}]*\})?").unwrap();
     let label = Regex::new(r#"([a-z_]+)\s*(?:=~|!=|!~|=)\s*\\?""#).unwrap();
     let mut found = 0;
     for source in sources {
