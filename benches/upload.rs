@@ -1,5 +1,5 @@
 //! A whole upload in process: from a form that is sent to the router, through the SDK, to a null S3 on the loopback
-//! interface. Also the plan of a direct upload.
+//! interface. Also the plan of a direct upload, and presigned URLs with and without the template of an earlier one.
 
 use axum::body::Body;
 use axum::{Router, http};
@@ -13,6 +13,7 @@ use image_store::cli::Cli;
 use image_store::config::Config;
 use image_store::server::App;
 use image_store::store::s3::{Checksum, S3Options, S3Store};
+use image_store::store::{CustomMetadata, ImageKey, ObjectName, PresignOptions, PutConditions, Store};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,12 +25,11 @@ mod form;
 /// Bytes in one read, and length of the block that a long image repeats.
 const CHUNK: usize = 64 << 10;
 
-async fn router() -> Router {
+/// Connects to a null S3 that is started for it.
+async fn connect() -> Arc<S3Store> {
     let listener = null_s3::listen(([127, 0, 0, 1], 0).into()).expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     std::thread::spawn(move || null_s3::serve(&listener, null_s3::Faults::default()));
-    let cli = Cli::try_parse_from(["image-store", "--s3-bucket=null"]).expect("settings");
-    let config = Config::new(&cli.settings).expect("a configuration");
     let options = S3Options {
         bucket: "null".to_owned(),
         prefix: String::new(),
@@ -44,7 +44,13 @@ async fn router() -> Router {
         http_client: None,
         mount: None,
     };
-    App::new(config, Arc::new(S3Store::connect(options).await), None).router()
+    Arc::new(S3Store::connect(options).await)
+}
+
+fn router(store: &Arc<S3Store>) -> Router {
+    let cli = Cli::try_parse_from(["image-store", "--s3-bucket=null"]).expect("settings");
+    let config = Config::new(&cli.settings).expect("a configuration");
+    App::new(config, Arc::clone(store) as Arc<dyn Store>, None).router()
 }
 
 /// Uploads an image of `size` bytes, which consists of `first` and of repetitions of `block`.
@@ -71,9 +77,27 @@ async fn send(router: Router, request: Request<Body>) {
     assert!(status.is_success(), "{status}: {body:?}");
 }
 
+/// A GET is signed with the template of an earlier one, and a PUT by the SDK.
+fn presign(criterion: &mut Criterion, runtime: &Runtime, store: &S3Store) {
+    let name = ObjectName::Image(ImageKey::random("png"));
+    let options = PresignOptions { ttl: Duration::from_secs(900), base: None };
+    let content_type = "image/png".to_owned();
+    let put = PutConditions { size: 1, content_type, sha256: None, custom: CustomMetadata::new() };
+    let mut group = criterion.benchmark_group("presign");
+    group.bench_function("GET with the template", |bencher| {
+        bencher.iter(|| runtime.block_on(store.presign_get(&name, &options)).expect("a URL"));
+    });
+    group.bench_function("PUT by the SDK", |bencher| {
+        bencher.iter(|| runtime.block_on(store.presign_put(&name, &put, &options)).expect("a URL"));
+    });
+    group.finish();
+}
+
 fn bench(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let router = runtime.block_on(router());
+    let store = runtime.block_on(connect());
+    presign(criterion, &runtime, &store);
+    let router = router(&store);
     let image = Bytes::from(form::image(2 * CHUNK));
     let (first, block) = (image.slice(..CHUNK), image.slice(CHUNK..));
     let mut group = criterion.benchmark_group("upload");

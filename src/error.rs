@@ -3,14 +3,18 @@
 //! The source is never sent to a client. It is logged once, in the access log entry of the request.
 
 use http::StatusCode;
+use strum::EnumProperty;
 
 use crate::format::Format;
 
-/// An error of a request. `Display` is the public `detail`: what is wrong, then what to do.
-#[derive(Debug, thiserror::Error)]
+/// An error of a request. `Display` is the public `detail`: what is wrong, then what to do. The code is the variant's name
+/// in snake case, unless `serialize` gives another one. An error without a `status` is a fault of the service (500).
+#[derive(Debug, thiserror::Error, strum::EnumProperty, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 #[cfg_attr(test, derive(strum::EnumCount))]
 pub enum Error {
     #[error("No file uploaded")]
+    #[strum(props(status = 400))]
     NoFile {
         /// The names of the fields in the form. `None` if there was no form.
         fields: Option<Vec<String>>,
@@ -18,6 +22,7 @@ pub enum Error {
     /// The extension of the file's name or its leading bytes are not of an allowed format. Created by
     /// [`Policy::invalid_type`](crate::policy::Policy::invalid_type).
     #[error("Invalid file type")]
+    #[strum(props(status = 400))]
     InvalidFileType {
         /// The format that was detected from the bytes, if any.
         detected: Option<&'static str>,
@@ -27,139 +32,184 @@ pub enum Error {
         limit: Option<ScanLimit>,
     },
     #[error("The form is malformed: {0}")]
+    #[strum(props(status = 400))]
     MalformedForm(String),
     /// A Lambda event whose body is marked as base64 but is not valid base64.
     #[error(
         "The body is marked as base64 but is not valid base64; the sender of the event must encode it, as a function \
          URL, an HTTP API with payload format 2.0 and a REST API with binaryMediaTypes do"
     )]
+    #[strum(props(status = 400))]
     InvalidBase64,
     /// A Lambda event whose body was passed on as text.
     #[error(
         "The body was passed on as text, which corrupts binary data; add multipart/form-data and image/* (or */*) to \
          the REST API's binaryMediaTypes, or use a function URL or an HTTP API"
     )]
+    #[strum(props(status = 400))]
     MangledBody,
     #[error("{0}")]
+    #[strum(props(status = 400))]
     InvalidRequest(String),
     #[error("The image is {width} x {height} pixels; {limit}")]
+    #[strum(props(status = 400))]
     TooManyPixels { width: u64, height: u64, limit: String },
     #[error("The body ended before it was complete; send the request again")]
+    #[strum(props(status = 400))]
     TruncatedBody(#[source] Option<BoxError>),
     #[error("No data arrived for {seconds} s; send the body faster or upload directly with POST /uploads")]
+    #[strum(props(status = 408))]
     ClientTooSlow { seconds: u64 },
     #[error(
         "The body arrives at less than {min_rate} bytes per second; send it faster or upload directly with POST /uploads"
     )]
+    #[strum(serialize = "client_too_slow", props(status = 408))]
     BelowMinRate { min_rate: u64 },
     #[error("An API key is required; send it as Authorization: Bearer <key> or X-API-Key: <key>")]
+    #[strum(props(status = 401))]
     Unauthorized,
     /// A form without a credential in a header and without a field `grant`.
     #[error(
         "An API key or a grant is required; send it as Authorization: Bearer <key or grant>, or send the grant in a \
          form field named 'grant' before the field 'file', within the first 64 KiB of the form"
     )]
+    #[strum(serialize = "unauthorized", props(status = 401))]
     FormUnauthorized,
     /// The source tells operators what to do. It is only logged.
     #[error("Only the operators of the service have access to this route")]
+    #[strum(serialize = "forbidden", props(status = 403))]
     LocalOnly(#[source] BoxError),
     #[error("The API key does not have the scope {scope}; use a key that has it")]
+    #[strum(props(status = 403))]
     Forbidden { scope: &'static str },
     #[error("A grant only allows uploads; use an API key for this route")]
+    #[strum(serialize = "forbidden", props(status = 403))]
     GrantForbidden,
     #[error("The API key is too short to sign grants; use a key of at least 16 characters")]
+    #[strum(props(status = 403))]
     KeyTooShort,
     /// The source is the reason.
     #[error("The grant is invalid: {0}")]
+    #[strum(serialize = "invalid_token", props(status = 401))]
     InvalidGrant(#[source] BoxError),
     #[error("The grant has expired; request a new one from its issuer")]
+    #[strum(serialize = "expired_token", props(status = 401))]
     ExpiredGrant,
     /// The link of a plan that was changed or forged, or whose API key was removed. The source is only logged.
     #[error("The link is invalid; use the links from the answer to POST /uploads unchanged")]
+    #[strum(props(status = 401))]
     InvalidToken(#[source] Option<BoxError>),
     #[error("The link has expired; create a new plan with POST /uploads")]
+    #[strum(props(status = 401))]
     ExpiredToken,
     #[error("File not found")]
+    #[strum(props(status = 404))]
     NotFound,
     /// A direct upload that cannot be continued, for the given `reason`.
     #[error("{reason}; create a new plan with POST /uploads")]
+    #[strum(serialize = "not_found", props(status = 404))]
     UploadOver { reason: String },
     #[error("The route does not exist; GET /openapi.json describes all routes")]
+    #[strum(serialize = "not_found", props(status = 404))]
     NoRoute,
     #[error("The route does not support this method; GET /openapi.json describes all routes")]
+    #[strum(props(status = 405))]
     MethodNotAllowed,
     #[error(
         "The head of the request exceeds the limit of {limit} bytes or of 100 headers; send fewer or shorter headers"
     )]
+    #[strum(props(status = 431))]
     HeadTooLarge { limit: usize },
     #[error(
         "The Transfer-Encoding is not supported; send the body with a Content-Length, or with Transfer-Encoding: \
          chunked and no other coding"
     )]
+    #[strum(serialize = "unsupported_transfer_encoding", props(status = 501))]
     TransferEncoding,
     #[error("The URI exceeds the limit of {limit} bytes; use the links from the service's answers unchanged")]
+    #[strum(props(status = 414))]
     UriTooLong { limit: usize },
     /// The limit of every upload method.
     #[error("The image exceeds the limit of {limit} bytes")]
+    #[strum(props(status = 413))]
     PayloadTooLarge { limit: u64 },
     /// The limit of uploads through the service. On Lambda it is lower than that of direct uploads.
     #[error(
         "The image exceeds the limit of {limit} bytes for uploads through the service; if larger images are allowed, \
          upload them directly with POST /uploads"
     )]
+    #[strum(serialize = "payload_too_large", props(status = 413))]
     StreamTooLarge { limit: u64 },
     #[error(
         "The Content-Type is not supported; send multipart/form-data with a field named 'file', or the image itself \
          with Content-Type: image/*"
     )]
+    #[strum(props(status = 415))]
     UnsupportedMediaType,
     /// The body has a Content-Encoding.
     #[error("Content-Encoding is not supported; send the image without it")]
+    #[strum(serialize = "unsupported_content_encoding", props(status = 415))]
     ContentEncoding,
     /// A part of the form has an unsupported encoding (RFC 2045).
     #[error(
         "The file's Content-Transfer-Encoding is not supported; send the file unencoded (binary), or as base64 or \
          quoted-printable"
     )]
+    #[strum(serialize = "unsupported_content_transfer_encoding", props(status = 415))]
     ContentTransferEncoding,
     #[error("The Content-Type is not supported; send application/json")]
+    #[strum(serialize = "unsupported_media_type", props(status = 415))]
     NotJson,
     #[error("The image could not be stored; try again")]
+    #[strum(serialize = "storage_failed", props(status = 500))]
     Storage(#[source] BoxError),
     #[error("Too many concurrent uploads; try again later, or upload directly with POST /uploads")]
+    #[strum(props(status = 503))]
     OverCapacity(#[source] Option<std::io::Error>),
     #[error("Too many concurrent connections; try again later")]
+    #[strum(serialize = "over_capacity", props(status = 503))]
     TooManyConnections,
     #[error("The request exceeded its time limit; try again")]
+    #[strum(props(status = 503))]
     Deadline,
     #[error("The service is not ready: {reason}")]
+    #[strum(props(status = 503))]
     NotReady {
         reason: &'static str,
         #[source]
         source: Option<BoxError>,
     },
     #[error("Parts are missing: {}; upload them, then complete the upload again", list(parts))]
+    #[strum(props(status = 409))]
     PartsMissing { parts: Vec<u32> },
     #[error("Parts were uploaded that are not in the plan: {}; abort this upload and create a new plan", list(parts))]
+    #[strum(props(status = 409))]
     PartsUnexpected { parts: Vec<u32> },
     #[error("The upload is already complete; DELETE /delete/{{s3_key}} removes the image")]
+    #[strum(props(status = 409))]
     AlreadyComplete,
     /// Only for uploads whose key a grant fixes.
     #[error(
         "Another image is already stored under this key; remove it with DELETE /delete/{{s3_key}}, or use a grant for \
          another key"
     )]
+    #[strum(props(status = 409))]
     AlreadyExists,
     #[error("The Idempotency-Key was already used for another image; send every image with its own Idempotency-Key")]
+    #[strum(props(status = 422))]
     IdempotencyKeyReused,
     /// Only for uploads whose key a grant or an Idempotency-Key fixes, so that the same request finds the image.
     #[error("The image may have been stored; send the same request again; the image is stored only once")]
+    #[strum(props(status = 503))]
     OutcomeUnknown(#[source] BoxError),
     #[error("The upload is being verified; ask again")]
+    #[strum(props(status = 409))]
     Verifying,
     #[error("The uploaded object changed repeatedly while it was verified; try again when no client is sending it")]
+    #[strum(props(status = 409))]
     ChangedMeanwhile,
     #[error("Internal error")]
+    #[strum(props(status = 500))]
     Internal(#[source] BoxError),
 }
 
@@ -197,44 +247,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// Returns the stable, machine-readable name of this error.
     pub fn code(&self) -> &'static str {
-        match self {
-            Error::NoFile { .. } => "no_file",
-            Error::InvalidFileType { .. } => "invalid_file_type",
-            Error::MalformedForm(_) => "malformed_form",
-            Error::InvalidBase64 => "invalid_base64",
-            Error::MangledBody => "mangled_body",
-            Error::InvalidRequest(_) => "invalid_request",
-            Error::TooManyPixels { .. } => "too_many_pixels",
-            Error::TruncatedBody(_) => "truncated_body",
-            Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => "client_too_slow",
-            Error::Unauthorized | Error::FormUnauthorized => "unauthorized",
-            Error::Forbidden { .. } | Error::LocalOnly(_) | Error::GrantForbidden => "forbidden",
-            Error::KeyTooShort => "key_too_short",
-            Error::InvalidToken(_) | Error::InvalidGrant(_) => "invalid_token",
-            Error::ExpiredToken | Error::ExpiredGrant => "expired_token",
-            Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => "not_found",
-            Error::MethodNotAllowed => "method_not_allowed",
-            Error::HeadTooLarge { .. } => "head_too_large",
-            Error::TransferEncoding => "unsupported_transfer_encoding",
-            Error::UriTooLong { .. } => "uri_too_long",
-            Error::PayloadTooLarge { .. } | Error::StreamTooLarge { .. } => "payload_too_large",
-            Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
-            Error::ContentEncoding => "unsupported_content_encoding",
-            Error::ContentTransferEncoding => "unsupported_content_transfer_encoding",
-            Error::Storage(_) => "storage_failed",
-            Error::OverCapacity(_) | Error::TooManyConnections => "over_capacity",
-            Error::Deadline => "deadline",
-            Error::NotReady { .. } => "not_ready",
-            Error::PartsMissing { .. } => "parts_missing",
-            Error::PartsUnexpected { .. } => "parts_unexpected",
-            Error::AlreadyComplete => "already_complete",
-            Error::AlreadyExists => "already_exists",
-            Error::IdempotencyKeyReused => "idempotency_key_reused",
-            Error::OutcomeUnknown(_) => "outcome_unknown",
-            Error::Verifying => "verifying",
-            Error::ChangedMeanwhile => "changed_meanwhile",
-            Error::Internal(_) => "internal",
-        }
+        self.into()
     }
 
     /// Returns an example of each error, for the API's description.
@@ -292,48 +305,8 @@ impl Error {
 
     /// Returns the HTTP status of this error.
     pub fn status(&self) -> StatusCode {
-        match self {
-            Error::NoFile { .. }
-            | Error::InvalidFileType { .. }
-            | Error::MalformedForm(_)
-            | Error::InvalidBase64
-            | Error::MangledBody
-            | Error::InvalidRequest(_)
-            | Error::TooManyPixels { .. }
-            | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
-            Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => StatusCode::REQUEST_TIMEOUT,
-            Error::Unauthorized
-            | Error::FormUnauthorized
-            | Error::InvalidToken(_)
-            | Error::ExpiredToken
-            | Error::InvalidGrant(_)
-            | Error::ExpiredGrant => StatusCode::UNAUTHORIZED,
-            Error::Forbidden { .. } | Error::LocalOnly(_) | Error::GrantForbidden | Error::KeyTooShort => {
-                StatusCode::FORBIDDEN
-            }
-            Error::NotFound | Error::NoRoute | Error::UploadOver { .. } => StatusCode::NOT_FOUND,
-            Error::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Error::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Error::TransferEncoding => StatusCode::NOT_IMPLEMENTED,
-            Error::UriTooLong { .. } => StatusCode::URI_TOO_LONG,
-            Error::PayloadTooLarge { .. } | Error::StreamTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Error::PartsMissing { .. }
-            | Error::PartsUnexpected { .. }
-            | Error::AlreadyComplete
-            | Error::AlreadyExists
-            | Error::Verifying
-            | Error::ChangedMeanwhile => StatusCode::CONFLICT,
-            Error::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Error::UnsupportedMediaType | Error::ContentEncoding | Error::ContentTransferEncoding | Error::NotJson => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
-            Error::OverCapacity(_)
-            | Error::TooManyConnections
-            | Error::Deadline
-            | Error::NotReady { .. }
-            | Error::OutcomeUnknown(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
-        }
+        let declared = self.get_int("status").and_then(|status| u16::try_from(status).ok());
+        declared.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// Returns the level at which the error is logged: `ERROR` for faults of the service or the store, `WARN` for
@@ -395,5 +368,12 @@ mod tests {
     fn every_error_has_an_example() {
         let kinds: HashSet<_> = Error::examples().iter().map(std::mem::discriminant).collect();
         assert_eq!(kinds.len(), Error::COUNT);
+    }
+
+    #[test]
+    fn every_error_declares_a_valid_status() {
+        for error in Error::examples() {
+            assert_eq!(error.get_int("status"), Some(error.status().as_u16().into()), "{error:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!                            ┌ boundaries, headers → multer
-//! body ─┬─ form: MulterInput ┴ data of the part named `file` ─┬→ head: name, type, dimensions → chunks → end
+//! body ─┬─ form: FormParts ──┴ data of the part named `file` ─┬→ head: name, type, dimensions → chunks → end
 //!       └─ image/*, octet-stream: the body itself ────────────┘
 //! ```
 
@@ -20,7 +20,6 @@ mod content_type;
 mod delimiter;
 mod disposition;
 mod form;
-mod multer_input;
 mod params;
 pub mod sniff;
 #[cfg(test)]

@@ -38,6 +38,8 @@ pub mod error;
 
 pub mod format;
 
+pub mod crc64;
+
 pub mod telemetry;
 
 pub mod tasks;

@@ -228,6 +228,9 @@ pub enum StoreError {
         operation: &'static str,
         /// S3's error code, or the HTTP status if there is no code.
         code: String,
+    /// The outcome of a call is unknown, and the store did not answer the check for its object (HeadObject) either.
+    #[error("{0}; it did not answer the check either")]
+    Unreachable(#[source] Box<StoreError>),
         #[source]
         source: BoxError,
     },
@@ -240,7 +243,7 @@ impl StoreError {
     /// Returns the store's error that `error` was created from, if any.
     pub fn behind(error: &Error) -> Option<&StoreError> {
         match error {
-            Error::Storage(source) => source.downcast_ref(),
+            Error::Storage(source) | Error::OutcomeUnknown(source) => source.downcast_ref(),
             _ => None,
         }
     }
@@ -276,14 +279,12 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 /// any await. Whether it takes effect is then unknown, as after [`StoreError::OutcomeUnknown`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Writes a whole object (PutObject with If-None-Match: *).
-    ///
     /// Writes a whole object (PutObject with If-None-Match: *). The payload's CRC64NVME is also stored in the object's
     /// metadata, because not every store keeps a checksum.
     ///
     /// If the answer leaves the outcome open (it was lost, or the object exists), the object is checked first. If it
     /// has the same size and checksum, the call succeeds. Returns [`StoreError::Precondition`] if another object
-    /// exists.
+    /// exists, and [`StoreError::Unreachable`] if the store does not answer that check either.
     ///
     /// An attempt whose outcome is unknown is not repeated: it could take effect after the object was deleted.
     async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written>;

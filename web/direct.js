@@ -1,12 +1,15 @@
 // Direct uploads: requests a plan from the service, sends the file to the store, and resumes after lost connections.
 
 import { NotTheService, call } from "./api.js";
+import { granted } from "./grant.js";
 import { ConnectionLost, pause, reconnected } from "./retry.js";
 import { send } from "./xhr.js";
 
 const PARALLEL = 4;
 // Maximum number of consecutive failures without progress.
 const FAILURES = 6;
+// Number of bytes that are compared at once.
+const CHUNK = 1 << 20;
 
 /** The store rejected a request. */
 class StoreRefusal extends Error {
@@ -19,6 +22,13 @@ class StoreRefusal extends Error {
   }
 }
 
+/** The image of the key is another file. */
+class AnotherFile extends Error {
+  constructor() {
+    super("Another file was already uploaded with this link.");
+  }
+}
+
 export class DirectUpload {
   #file;
   #plan = null;
@@ -26,6 +36,8 @@ export class DirectUpload {
   #pieces = [];
   #sent = new Map();
   #stored = 0;
+  // Whether the store confirmed that the object of a single PUT is this file.
+  #confirmed = false;
 
   constructor(file) {
     this.#file = file;
@@ -89,6 +101,7 @@ export class DirectUpload {
     const { status, body } = await call("POST", "uploads", { json: request, signal });
     if (!body.complete_url) throw new NotTheService(status);
     this.#plan = body;
+    this.#confirmed = body.kind !== "put";
     const whole = { part_number: 1, size, url: body.url, headers: body.headers };
     this.#setPieces(body.kind === "put" ? [whole] : body.parts);
   }
@@ -144,8 +157,9 @@ export class DirectUpload {
       onSent(this.#progress());
     };
     const { status, text } = await send("PUT", url, { headers, body, signal, onSent: progress });
-    // 412: the object exists already, from an attempt whose response was lost.
+    // 412: the object exists already, usually from an attempt whose response was lost.
     if (status !== 200 && status !== 412) throw new StoreRefusal(status, text);
+    this.#confirmed ||= status === 200;
     this.#sent.delete(number);
     this.#stored += end - start;
     onSent(this.#progress());
@@ -154,10 +168,28 @@ export class DirectUpload {
   async #complete(signal) {
     for (;;) {
       const { status, body, retryAfter } = await call("POST", this.#plan.complete_url, { signal });
-      if (status === 200 && body.s3_key) return body;
+      if (status === 200 && body.s3_key) {
+        // With a grant for one key, another page may have uploaded its file.
+        if (granted && !this.#confirmed && !(await this.#isFile(body.url, signal))) throw new AnotherFile();
+        return body;
+      }
       if (status !== 202) throw new NotTheService(status);
       await pause((retryAfter || 2) * 1000, signal);
     }
+  }
+
+  /** Whether the object at `url` has the same bytes as the file. */
+  async #isFile(url, signal) {
+    const stored = await fetch(url, { signal }).then((answer) => answer.blob()).catch((problem) => {
+      throw signal.aborted ? problem : new ConnectionLost();
+    });
+    if (stored.size !== this.#file.size) return false;
+    for (let at = 0; at < stored.size; at += CHUNK) {
+      const chunks = [stored, this.#file].map((blob) => blob.slice(at, at + CHUNK).arrayBuffer());
+      const [there, here] = (await Promise.all(chunks)).map((buffer) => new Uint8Array(buffer));
+      if (!there.every((byte, index) => byte === here[index])) return false;
+    }
+    return true;
   }
 }
 

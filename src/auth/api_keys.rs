@@ -1,5 +1,6 @@
 //! API keys: read once at startup, stored as hashes, and compared in constant time.
 
+use hex::FromHex;
 use sha2::{Digest, Sha256};
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
@@ -38,7 +39,8 @@ impl fmt::Debug for Secret {
 }
 
 /// A permission of an API key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::EnumString, strum::IntoStaticStr)]
+#[strum(serialize_all = "lowercase")]
 pub enum Scope {
     Upload,
     Delete,
@@ -49,15 +51,7 @@ impl Scope {
     pub const ALL: [Scope; 3] = [Scope::Upload, Scope::Delete, Scope::Read];
 
     pub fn name(self) -> &'static str {
-        match self {
-            Scope::Upload => "upload",
-            Scope::Delete => "delete",
-            Scope::Read => "read",
-        }
-    }
-
-    fn parse(text: &str) -> Option<Scope> {
-        Scope::ALL.into_iter().find(|scope| scope.name() == text)
+        self.into()
     }
 }
 
@@ -93,7 +87,7 @@ impl Key {
     }
 
     fn fingerprint(&self) -> String {
-        hash(&self.hash).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        hex::encode(&hash(&self.hash)[..8])
     }
 }
 
@@ -189,7 +183,7 @@ impl Reader {
                 self.problems.push(format!("{BARE}: key {number} has a character that is not allowed in headers"));
             }
         }
-        self.expect_some(BARE);
+        self.expect_more(0, BARE);
     }
 
     fn file(&mut self, text: &str) {
@@ -204,14 +198,12 @@ impl Reader {
                 Err(problem) => self.problems.push(format!("{place}: {problem}")),
             }
         }
-        if self.keys.len() + self.problems.len() == before {
-            self.problems.push(format!("{FILE}: contains no key"));
-        }
+        self.expect_more(before, FILE);
     }
 
     /// Rejects an empty list, because it would disable the protection that the operator intended.
-    fn expect_some(&mut self, setting: &str) {
-        if self.keys.is_empty() && self.problems.is_empty() {
+    fn expect_more(&mut self, before: usize, setting: &str) {
+        if self.keys.len() + self.problems.len() == before {
             self.problems.push(format!("{setting}: contains no key"));
         }
     }
@@ -237,20 +229,11 @@ fn line_of(line: &str) -> Result<Key, &'static str> {
     if name.len() > LONGEST_NAME || !name.bytes().all(plain) {
         return Err("the name must have at most 64 characters, which may be letters, digits, -, _ and .");
     }
-    let hash = from_hex(hex).ok_or("the SHA-256 must be 64 hexadecimal digits (printf %s \"$KEY\" | sha256sum)")?;
-    let scopes: Option<Vec<Scope>> = scopes.split(',').map(Scope::parse).collect();
-    let scopes = scopes.ok_or("the scopes must be upload, delete or read, comma-separated")?;
+    let bad_hash = |_| "the SHA-256 must be 64 hexadecimal digits (printf %s \"$KEY\" | sha256sum)";
+    let hash = Hash::from_hex(hex).map_err(bad_hash)?;
+    let scopes: Result<Vec<Scope>, _> = scopes.split(',').map(str::parse).collect();
+    let scopes = scopes.map_err(|_| "the scopes must be upload, delete or read, comma-separated")?;
     Ok(Key { name: name.to_owned(), hash, scopes, short: false })
-}
-
-fn from_hex(text: &str) -> Option<Hash> {
-    let mut hash = [0; 32];
-    let digits: Option<Vec<u8>> = text.chars().map(|digit| u8::try_from(digit.to_digit(16)?).ok()).collect();
-    let digits = digits.filter(|digits| digits.len() == 2 * hash.len())?;
-    for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = pair.iter().fold(0, |byte, digit| byte << 4 | digit);
-    }
-    Some(hash)
 }
 
 #[cfg(test)]

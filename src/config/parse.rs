@@ -40,13 +40,15 @@ pub fn count(text: &str, range: RangeInclusive<usize>) -> Parsed<usize> {
     Err(format!("{value} must be between {} and {}", range.start(), range.end()))
 }
 
+pub fn address(text: &str) -> Parsed<IpAddr> {
+    text.parse().map_err(|_| format!("'{text}' is not an IP address"))
+}
+
 /// A size within `range`, in bytes or with a unit.
-pub fn size(text: &str, range: RangeInclusive<u64>) -> Parsed<u64> {
+pub fn size<T: TryFrom<u64>>(text: &str, range: RangeInclusive<u64>) -> Parsed<T> {
     let size: ByteSize = text.trim().parse().map_err(|_| format!("'{text}' is not a size like 5MiB"))?;
-    if range.contains(&size.as_u64()) {
-        return Ok(size.as_u64());
-    }
-    Err(format!("{text} must be between {} and {} bytes", range.start(), range.end()))
+    let within = Some(size.as_u64()).filter(|bytes| range.contains(bytes)).and_then(|bytes| T::try_from(bytes).ok());
+    within.ok_or_else(|| format!("{text} must be between {} and {} bytes", range.start(), range.end()))
 }
 
 /// A duration, in seconds or with a unit.
@@ -76,9 +78,14 @@ pub fn boolean(text: &str) -> Parsed<bool> {
     one_of(text, &[("true", true), ("1", true), ("false", false), ("0", false)])
 }
 
+/// The values of a comma-separated list.
+fn list(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|value| !value.is_empty())
+}
+
 pub fn formats(text: &str) -> Parsed<Vec<Format>> {
     let mut formats = Vec::new();
-    for name in text.split(',').map(str::trim).filter(|name| !name.is_empty()) {
+    for name in list(text) {
         let (format, _) =
             Format::from_extension(name).ok_or_else(|| format!("'{name}' is not a known image format"))?;
         if !formats.contains(&format) {
@@ -145,7 +152,7 @@ fn shown(text: &str) -> String {
 /// A browser's `Origin` is the ASCII serialization of RFC 6454, 6.2: scheme and host in lower case, no default port, no
 /// path. Any other text never equals it.
 pub fn origins(text: &str) -> Parsed<Vec<String>> {
-    let names: Vec<&str> = text.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    let names: Vec<&str> = list(text).collect();
     let wrong: Vec<String> = names.iter().filter_map(|name| never_sent(name)).collect();
     if !wrong.is_empty() {
         return Err(wrong.join("; "));
@@ -214,8 +221,7 @@ pub fn url_ttl(text: &str) -> Parsed<Duration> {
 
 /// Comma-separated addresses and networks (CIDR).
 pub fn networks(text: Option<&str>) -> Parsed<Vec<IpNet>> {
-    let names = text.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty());
-    names.map(network).collect()
+    list(text.unwrap_or_default()).map(network).collect()
 }
 
 fn network(text: &str) -> Parsed<IpNet> {
@@ -243,11 +249,11 @@ mod tests {
 
     #[test]
     fn sizes_and_durations_accept_units() {
-        assert_eq!(size("5MiB", 0..=u64::MAX), Ok(5 << 20));
-        assert_eq!(size("5 GB", 0..=u64::MAX), Ok(5_000_000_000));
-        assert_eq!(size("1024", 0..=u64::MAX), Ok(1024));
-        assert!(size("1024", 0..=1023).is_err());
-        assert!(size("much", 0..=u64::MAX).is_err());
+        assert_eq!(size("5MiB", 0..=u64::MAX), Ok(5_u64 << 20));
+        assert_eq!(size("5 GB", 0..=u64::MAX), Ok(5_000_000_000_u64));
+        assert_eq!(size("1024", 0..=u64::MAX), Ok(1024_u64));
+        assert!(size::<u64>("1024", 0..=1023).is_err());
+        assert!(size::<u64>("much", 0..=u64::MAX).is_err());
         assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("1h"), Ok(Duration::from_secs(3600)));
         assert!(duration("-1s").is_err());

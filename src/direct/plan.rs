@@ -1,8 +1,8 @@
 //! The plan of a direct upload, the sizes of its parts, and the links that carry the plan. Pure: no I/O.
 
+use hex::FromHex;
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
-use std::fmt::Write;
 use utoipa::{IntoParams, ToSchema};
 
 use crate::auth::tokens::PlanClaims;
@@ -189,7 +189,7 @@ impl Plan {
 
     pub fn claims(&self) -> PlanClaims {
         let (sha256, upload, part_size) = match &self.method {
-            UploadMethod::Put { sha256 } => (sha256.as_ref().map(|sha256| hex(sha256)), None, None),
+            UploadMethod::Put { sha256 } => (sha256.as_ref().map(hex::encode), None, None),
             UploadMethod::Multipart { upload_id, part_size } => (None, Some(upload_id.clone()), Some(*part_size)),
         };
         let content_type = self.format.content_type().to_owned();
@@ -264,23 +264,8 @@ pub struct UploadLinks {
 }
 
 fn parse_sha256(text: &str) -> Result<[u8; 32]> {
-    let bad = || Error::InvalidRequest("sha256 must be 64 hexadecimal digits".to_owned());
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(bad());
-    }
-    let mut sha256 = [0; 32];
-    for (byte, at) in sha256.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| bad())?;
-    }
-    Ok(sha256)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    let bad = |_| Error::InvalidRequest("sha256 must be 64 hexadecimal digits".to_owned());
+    <[u8; 32]>::from_hex(text).map_err(bad)
 }
 
 #[cfg(test)]

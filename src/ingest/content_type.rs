@@ -55,9 +55,7 @@ impl BodyKind {
             _ => Ok(BodyKind::Raw),
         }
     }
-}
 
-impl BodyKind {
     /// Checks the Content-Length before the body is requested, and rejects it if the image is certainly too large.
     ///
     /// For a form it is not yet known whether the file is encoded. When it is, `check_form_length` is called.

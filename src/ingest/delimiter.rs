@@ -46,8 +46,8 @@ impl Delimiter {
     }
 
     /// Returns the delimiter without its CRLF: the two hyphens and the boundary.
-    pub(super) fn boundary_line(&self) -> &[u8] {
-        &self.bytes[LINE_END.len()..]
+    pub(super) fn boundary_line(&self) -> Bytes {
+        self.bytes.slice(LINE_END.len()..)
     }
 
     /// Removes the next piece from the front of `chunk`. Returns `None` if the chunk is used up and another one is

@@ -1,42 +1,31 @@
 //! Reads multipart/form-data (RFC 7578): one file among other fields.
 //!
-//! multer finds the parts and parses their headers. The data of the parts bypass it ([`super::multer_input`]). This
-//! module does what multer does not: it parses the names ([`super::disposition`]), limits the number and size of the
-//! other fields, and converts multer's errors.
+//! multer finds the parts and parses their headers ([`parts`]). This module does what multer does not: it parses the
+//! names ([`super::disposition`]), limits the number and size of the other fields, and decides which part is the file.
 
 use bytes::Bytes;
-use futures::future::poll_fn;
-use multer::{Field, Multipart};
-use std::task::{Context, Poll};
 
-use super::body::{BodyStream, error_from_body};
+use super::body::BodyStream;
 use super::disposition::{Disposition, FILE};
-use super::multer_input::{HEADER_LIMIT, MulterInput};
 use super::sniff::{self, Known, Sniff};
 use super::transfer_encoding::Decoder;
 use crate::error::{Error, Result};
 use crate::policy::Policy;
 
-/// Maximum number of fields besides the file.
-const MAX_FIELDS: usize = 64;
+mod fields;
+mod grant;
+pub(super) mod head;
+mod parts;
 
-/// Maximum number of bytes in all fields besides the file.
-const MAX_FIELDS_SIZE: usize = 1024 * 1024;
-
-/// Maximum number of bytes before the field `grant`, including the headers of fields. Nothing is reserved for a client
-/// that has not been authorized yet.
-const MAX_BEFORE_GRANT: usize = 64 * 1024;
+use fields::Fields;
+use parts::FormParts;
 
 /// Maximum number of bytes after the closing boundary that are read and dropped so that the connection can be reused.
 const MAX_EPILOGUE: usize = 64 * 1024;
 
-/// Maximum number of characters of a field's name that are stored.
-const MAX_NAME: usize = 100;
-
 /// A form, read part by part.
 pub(super) struct Form {
-    parts: Multipart<'static>,
-    input: MulterInput,
+    parts: FormParts,
     reading: Reading,
     /// Decodes the file's Content-Transfer-Encoding.
     decoder: Decoder,
@@ -48,12 +37,7 @@ pub(super) struct Form {
     named: bool,
     /// The file name of a part that follows a file without a file name and replaces it.
     replacement: Option<String>,
-    /// The number of parts so far, their names, and the number of bytes in those besides the file.
-    count: usize,
-    names: Vec<String>,
-    fields_size: usize,
-    /// Bytes of all parts' headers.
-    headers_size: usize,
+    fields: Fields,
 }
 
 /// The part whose data come next.
@@ -76,58 +60,15 @@ pub(super) struct FilePart {
 impl Form {
     /// Creates the form. `boundary` is the parameter of the Content-Type.
     pub(super) fn new(boundary: String, body: BodyStream) -> Self {
-        let input = MulterInput::new(&boundary, body);
-        let parts = Multipart::new(input.clone(), boundary);
         Form {
-            parts,
-            input,
+            parts: FormParts::new(boundary, body),
             reading: Reading::Between,
             decoder: Decoder::Identity,
             found: None,
             peeked: Bytes::new(),
             named: false,
             replacement: None,
-            count: 0,
-            names: Vec::new(),
-            fields_size: 0,
-            headers_size: 0,
-        }
-    }
-
-    /// Skips to the field `grant` and returns its value. Returns `None` if the file comes first, if the form ends, or
-    /// if the other fields exceed [`MAX_BEFORE_GRANT`]. [`Form::find_file`] continues at that position.
-    pub(super) async fn find_grant(&mut self) -> Result<Option<String>> {
-        while let Some(part) = self.next_part().await? {
-            if part.is_file() {
-                self.found = Some(part);
-                return Ok(None);
-            }
-            let is_grant = part.is_grant();
-            match self.value_before_grant(is_grant).await? {
-                // An empty field is an input that was left empty.
-                Some(value) if is_grant && !value.trim_ascii().is_empty() => {
-                    return Ok(Some(String::from_utf8_lossy(value.trim_ascii()).into_owned()));
-                }
-                Some(_) => {}
-                None => return Ok(None),
-            }
-        }
-        Ok(None)
-    }
-
-    /// Reads a field to its end, and returns its value, which is empty unless `wanted`. Returns `None` if
-    /// [`MAX_BEFORE_GRANT`] is exceeded.
-    async fn value_before_grant(&mut self, wanted: bool) -> Result<Option<Vec<u8>>> {
-        let mut value = Vec::new();
-        loop {
-            if self.fields_size + self.headers_size > MAX_BEFORE_GRANT {
-                return Ok(None);
-            }
-            let Some(chunk) = self.chunk().await? else { return Ok(Some(value)) };
-            self.fields_size += chunk.len();
-            if wanted {
-                value.extend_from_slice(&chunk);
-            }
+            fields: Fields::default(),
         }
     }
 
@@ -160,7 +101,7 @@ impl Form {
                 None => {}
                 Some(Sniff::NotAnImage { detected }) => {
                     rejected = Some(detected);
-                    self.fields_size += std::mem::take(&mut self.peeked).len();
+                    self.fields.size += std::mem::take(&mut self.peeked).len();
                     self.skip_field().await?;
                 }
                 Some(_) => return Ok(FilePart { file_name: None }),
@@ -171,7 +112,7 @@ impl Form {
 
     /// Returns the error for a form whose file is missing or empty.
     pub(super) fn no_file(&self) -> Error {
-        Error::NoFile { fields: Some(self.names.clone()) }
+        Error::NoFile { fields: Some(self.fields.names.clone()) }
     }
 
     /// Whether the file has a Content-Transfer-Encoding that makes it longer in the body than its decoded bytes.
@@ -255,7 +196,7 @@ impl Form {
         if self.reading == Reading::Between {
             return Ok(None);
         }
-        let chunk = poll_fn(|cx| self.input.poll_data(cx)).await.transpose()?;
+        let chunk = self.parts.data().await?;
         if chunk.is_none() {
             self.reading = Reading::Between;
         }
@@ -271,33 +212,14 @@ impl Form {
     }
 
     async fn next_part(&mut self) -> Result<Option<Disposition>> {
-        self.input.expect_headers();
-        let (input, parts) = (&self.input, &mut self.parts);
-        let next = poll_fn(|cx| poll_with_input(input, cx, |cx| parts.poll_next_field(cx))).await;
-        let Some(part) = next.map_err(|error| self.error_from_body(error))? else {
-            return Ok(None);
-        };
-        self.headers_size += headers_size(&part)?;
-        self.input.expect_data();
+        let Some(part) = self.parts.next_part().await? else { return Ok(None) };
         self.reading = Reading::Field;
         let disposition = Disposition::of(part.headers());
+        self.fields.add(part.headers(), disposition.name.as_deref())?;
         if disposition.is_file() {
             self.decoder = Decoder::of(part.headers())?;
         }
-        self.count(disposition.name.as_deref())?;
         Ok(Some(disposition))
-    }
-
-    fn count(&mut self, name: Option<&str>) -> Result<()> {
-        self.count += 1;
-        if self.count > MAX_FIELDS + 1 {
-            return Err(Error::MalformedForm(format!("more than {MAX_FIELDS} fields besides the file")));
-        }
-        let name = name.map(|name| name.chars().take(MAX_NAME).collect());
-        if let Some(name) = name.filter(|name| !self.names.contains(name)) {
-            self.names.push(name);
-        }
-        Ok(())
     }
 
     async fn skip_field(&mut self) -> Result<()> {
@@ -305,10 +227,7 @@ impl Form {
             if self.reading == Reading::Empty {
                 return Err(second_file());
             }
-            self.fields_size += chunk.len();
-            if self.fields_size > MAX_FIELDS_SIZE {
-                return Err(Error::MalformedForm(format!("more than {MAX_FIELDS_SIZE} bytes besides the file")));
-            }
+            self.fields.add_data(chunk.len())?;
         }
         Ok(())
     }
@@ -318,50 +237,15 @@ impl Form {
     async fn drop_epilogue(&mut self) -> Result<()> {
         let mut dropped = 0;
         while dropped < MAX_EPILOGUE {
-            match poll_fn(|cx| self.input.poll_rest(cx)).await {
-                Some(chunk) => dropped += chunk?.len(),
+            match self.parts.rest().await? {
+                Some(chunk) => dropped += chunk.len(),
                 None => break,
             }
         }
         Ok(())
     }
-
-    /// Converts an error of multer to one for clients. multer's own texts can contain whole headers.
-    fn error_from_body(&self, error: multer::Error) -> Error {
-        match error {
-            multer::Error::StreamReadFailed(source) => error_from_body(source),
-            multer::Error::IncompleteStream if self.input.ended() => Error::TruncatedBody(None),
-            multer::Error::IncompleteStream => Error::MalformedForm("a boundary line has extra characters".to_owned()),
-            multer::Error::LockFailure => Error::Internal(Box::new(error)),
-            _ => Error::MalformedForm("the headers of a part are invalid".to_owned()),
-        }
-    }
 }
 
 fn second_file() -> Error {
     Error::MalformedForm(format!("more than one file; send one field named '{FILE}'"))
-}
-
-/// Polls multer with the bytes that it has. Gives it one more slice only if they are not enough.
-fn poll_with_input<T>(
-    input: &MulterInput,
-    cx: &mut Context<'_>,
-    mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>,
-) -> Poll<T> {
-    loop {
-        match poll(cx) {
-            Poll::Pending if input.reopen() => {}
-            answer => return answer,
-        }
-    }
-}
-
-/// Returns the size of a part's headers, and limits it. [`MulterInput`] limits it only together with the boundary's line.
-fn headers_size(part: &Field<'static>) -> Result<usize> {
-    // ": " and the line's end.
-    let size = part.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    if size > HEADER_LIMIT {
-        return Err(Error::MalformedForm(format!("the headers of a part exceed the limit of {HEADER_LIMIT} bytes")));
-    }
-    Ok(size)
 }

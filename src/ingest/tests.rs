@@ -393,7 +393,7 @@ async fn endless_headers_are_rejected_early() {
             let taken = Arc::new(AtomicUsize::new(0));
             assert_malformed(read_body(FORM, ready_body(cut(&body, size), taken.clone()), policy()).await, reason);
             let taken = taken.load(Ordering::Relaxed);
-            assert!(taken <= multer_input::HEAD_LIMIT + size, "{taken} in chunks of {size}");
+            assert!(taken <= form::head::HEAD_LIMIT + size, "{taken} in chunks of {size}");
         }
     }
 }

@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use hex::FromHex;
 use http::{HeaderMap, HeaderName};
 
 use crate::error::{Error, Result};
@@ -118,9 +119,8 @@ impl QuotedPrintable {
                 // A soft line break.
                 [b'=', b'\n'] | [b'=', b'\r', b'\n'] => {}
                 [b'=', high] if high.is_ascii_hexdigit() => continue,
-                [b'=', high, low] => {
-                    let byte = hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low);
-                    decoded.push(byte.ok_or_else(invalid_quoted_printable)?);
+                [b'=', digits @ ..] => {
+                    decoded.extend(<[u8; 1]>::from_hex(digits).map_err(|_| invalid_quoted_printable())?);
                 }
                 _ => return Err(invalid_quoted_printable()),
             }
@@ -133,10 +133,6 @@ impl QuotedPrintable {
     fn finish(&self) -> Result<()> {
         if matches!(self.escape.as_slice(), [] | [b'=']) { Ok(()) } else { Err(invalid_quoted_printable()) }
     }
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 fn invalid_quoted_printable() -> Error {

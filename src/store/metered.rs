@@ -86,7 +86,7 @@ fn outcome(error: &StoreError) -> &'static str {
         StoreError::NotFound => "not_found",
         StoreError::NoSuchUpload => "no_such_upload",
         StoreError::Precondition => "precondition",
-        StoreError::OutcomeUnknown { .. } => "no_answer",
+        StoreError::OutcomeUnknown { .. } | StoreError::Unreachable(_) => "no_answer",
         StoreError::Rejected { .. } => "refused",
         StoreError::IntegrityMismatch(_) => "differs",
     }

@@ -33,6 +33,7 @@ use super::{
     CreatedUpload, ImageKey, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload,
     PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
+use crate::crc64;
 
 mod attempts;
 mod body;
@@ -47,9 +48,6 @@ mod presign;
 mod presign_template;
 mod sweep;
 mod trace;
-
-#[cfg(feature = "embedded")]
-pub(super) use self::convert::{crc64_from_base64, crc64_to_base64};
 
 /// Complete and UploadPartCopy move up to 5 GB inside the store before they answer.
 const SLOW_CALL_FACTOR: u32 = 4;
@@ -110,7 +108,7 @@ impl S3Store {
 
     /// The checksum header's value, where checksums are on.
     fn crc64(&self, crc64: u64) -> Option<String> {
-        (self.checksum == Checksum::Crc64Nvme).then(|| convert::crc64_to_base64(crc64))
+        (self.checksum == Checksum::Crc64Nvme).then(|| crc64::to_base64(crc64))
     }
 
     /// Whether parts of `name` come from this process, and so with a checksum.
@@ -169,7 +167,7 @@ impl S3Store {
             .upload_id(&upload.id)
             .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
             .set_checksum_type(crc64.map(|_| ChecksumType::FullObject))
-            .set_checksum_crc64_nvme(crc64.map(convert::crc64_to_base64))
+            .set_checksum_crc64_nvme(crc64.map(crc64::to_base64))
             // Also under `incoming/`: a Complete that lands after an abort must not replace the marker.
             .if_none_match("*")
             .mpu_object_size(convert::length(whole.size));
@@ -180,10 +178,13 @@ impl S3Store {
 
     /// After an answer that leaves the effect open: success if the object is there as it was sent, else that answer.
     ///
-    /// A retry whose first answer was lost finds its own object (412) or its upload gone (404).
+    /// A retry whose first answer was lost finds its own object (412) or its upload gone (404). If there is no answer to this
+    /// check either, the error says so.
     async fn look(&self, name: &ObjectName, whole: ObjectDigest, error: StoreError) -> Result<Box<ObjectInfo>> {
+        let is_answer = matches!(error, StoreError::Precondition | StoreError::NoSuchUpload);
         match self.head(name).await {
             Ok(found) if found.size == whole.size && agree(found.known_crc64(), whole.crc64) => Ok(Box::new(found)),
+            Err(silence) if is_outcome_unknown(&silence) && !is_answer => Err(StoreError::Unreachable(Box::new(error))),
             _ => Err(error),
         }
     }
@@ -239,7 +240,7 @@ impl Store for S3Store {
         let sent = call.customize().disable_payload_signing().send().await;
         let sent = sent.map_err(|error| of_upload(classify("UploadPart", error)))?;
         // What S3 says it took, where it says so: the review compares it with what was sent.
-        let taken = sent.checksum_crc64_nvme.as_deref().and_then(convert::crc64_from_base64);
+        let taken = sent.checksum_crc64_nvme.as_deref().and_then(crc64::from_base64);
         Ok(Part { number, size: body.len, etag: sent.e_tag, crc64: taken.or(Some(body.crc64)) })
     }
 

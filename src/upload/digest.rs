@@ -1,6 +1,8 @@
 //! The size and the CRC64NVME of a stream.
 
-use crc_fast::{CrcAlgorithm, Digest};
+use crc_fast::Digest;
+
+use crate::crc64;
 
 /// A stored upload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +22,7 @@ pub struct StreamDigest {
 
 impl Default for StreamDigest {
     fn default() -> Self {
-        StreamDigest::after(0, Digest::new(CrcAlgorithm::Crc64Nvme))
+        StreamDigest::after(0, crc64::digest())
     }
 }
 

@@ -1,16 +1,15 @@
 //! Cuts a stream into equal parts and computes their CRC64NVME checksums in the same pass.
 
 use bytes::Bytes;
-use crc_fast::{CrcAlgorithm, Digest};
+use crc_fast::Digest;
 use std::io;
 
 use super::budget::{Buffer, Peek};
 use super::digest::StreamDigest;
+use crate::crc64;
 use crate::error::{Error, Result};
 use crate::ingest::PrefixBuffer;
 use crate::store::{Content, ObjectDigest, Payload};
-
-const CRC: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
 
 /// Fills one part after another.
 ///
@@ -25,7 +24,7 @@ pub struct PartCutter {
 
 impl PartCutter {
     pub fn new(first: Buffer) -> Self {
-        PartCutter { filling: Some(first), crc: Digest::new(CRC) }
+        PartCutter { filling: Some(first), crc: crc64::digest() }
     }
 
     /// Whether the part is full: the next byte requires [`PartCutter::cut`] and [`PartCutter::refill`] first.
@@ -46,7 +45,7 @@ impl PartCutter {
 
     /// Returns the part that was filled.
     pub fn cut(&mut self) -> Payload {
-        let crc64 = std::mem::replace(&mut self.crc, Digest::new(CRC)).finalize();
+        let crc64 = std::mem::replace(&mut self.crc, crc64::digest()).finalize();
         let len = self.filling.as_ref().map_or(0, |filling| filling.len() as u64);
         let content = self.filling.take().map_or(Content::Memory(Bytes::new()), Buffer::freeze);
         Payload { content, len, crc64 }
@@ -80,7 +79,7 @@ impl PrefixBuffer for PartCutter {
 
 /// Returns bytes in memory as the payload of one object or part.
 pub fn payload(bytes: Bytes) -> Payload {
-    Payload { crc64: crc_fast::checksum(CRC, &bytes), len: bytes.len() as u64, content: Content::Memory(bytes) }
+    Payload { crc64: crc64::checksum(&bytes), len: bytes.len() as u64, content: Content::Memory(bytes) }
 }
 
 fn over_capacity(error: io::Error) -> Error {
@@ -106,7 +105,7 @@ const ONE: u64 = 1 << 63;
 
 /// Shifts a checksum by the bytes that follow it: multiplies it by x^(8 × bytes), modulo the polynomial.
 ///
-/// All parts except the last have the same size, so the power is cached. `crc_fast::checksum_combine` computes it again
+/// All parts except the last have the same size, so the power is cached. [`crc64::combine`] computes it again
 /// for each part, which took 2 % of an upload.
 #[derive(Default)]
 struct Shift {
@@ -203,7 +202,7 @@ mod tests {
         for bytes in [1, 2, 255, 1 << 20, 5 << 20, (5 << 20) + 1, 5_000_000_000, 1 << 40] {
             let (one, other) = (0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210);
             let joined = join([(1, one), (bytes, other)]).crc64;
-            assert_eq!(joined, Some(crc_fast::checksum_combine(CRC, one, other, bytes)), "{bytes}");
+            assert_eq!(joined, Some(crc64::combine(one, other, bytes)), "{bytes}");
         }
     }
 
@@ -225,10 +224,10 @@ mod tests {
             let (_, all_but_last) = parts.split_last().unwrap();
             prop_assert!(all_but_last.iter().all(|part| part.len == PART as u64));
             for part in &parts {
-                prop_assert_eq!(part.crc64, crc_fast::checksum(CRC, bytes(part)));
+                prop_assert_eq!(part.crc64, crc64::checksum(bytes(part)));
             }
             let whole = join(parts.iter().map(|part| (part.len, part.crc64)));
-            prop_assert_eq!(whole, ObjectDigest { size: data.len() as u64, crc64: Some(crc_fast::checksum(CRC, &data)) });
+            prop_assert_eq!(whole, ObjectDigest { size: data.len() as u64, crc64: Some(crc64::checksum(&data)) });
         }
     }
 }

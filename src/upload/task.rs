@@ -211,29 +211,32 @@ impl UploadTask {
     /// An attempt whose outcome is unknown may still arrive, even after its client has deleted the object through another
     /// process. So no name gets a second attempt: another name is drawn, and the first one is watched. Under a key that was
     /// fixed beforehand the attempt is repeated, because it writes the same bytes.
+    ///
+    /// There is no further attempt if the client has disconnected, or if the store answers nothing at all. Otherwise every
+    /// attempt would take until its timeouts.
     async fn put(
         &mut self,
         only: Payload,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        let mut delay = RETRY_DELAY;
-        for attempt in 1..MAX_ATTEMPTS {
+        let (mut attempt, mut delay) = (1, RETRY_DELAY);
+        loop {
             let (result, leftover) = self.put_once(only.clone(), done).await;
-            let is_unknown =
-                matches!(result, Err(Interruption::Failed(_))) && matches!(leftover, Cleanup::LateObject(_));
-            if !is_unknown || done.is_closed() {
+            if attempt == MAX_ATTEMPTS || !can_be_repeated(&result, &leftover) {
                 let result = if attempt > 1 { self.after_unknown_attempts(result) } else { result };
                 return (result, leftover);
+            }
+            tokio::select! {
+                biased;
+                () = done.closed() => return (Err(Interruption::Abandoned), leftover),
+                () = tokio::time::sleep(delay) => {}
             }
             if matches!(self.ownership, Ownership::Drawn) {
                 self.reconciler.watch(LateEffect::Object(self.name.clone()));
                 self.name = ObjectName::Image(self.name.key().redrawn());
             }
-            tokio::time::sleep(delay).await;
-            delay *= 2;
+            (attempt, delay) = (attempt + 1, delay * 2);
         }
-        let (result, leftover) = self.put_once(only, done).await;
-        (self.after_unknown_attempts(result), leftover)
     }
 
     /// Under a fixed key, the failure of the last attempt does not say what the earlier ones have done.
@@ -297,10 +300,14 @@ impl UploadTask {
         if matches!(self.ownership, Ownership::Drawn) || !is_outcome_unknown(&error) {
             return Err(error.into());
         }
-        match self.store.find(&self.name).await {
-            Ok(Some(found)) => self.compare(&found, whole).await,
+        let found = match error {
+            StoreError::Unreachable(_) => None,
+            _ => self.store.find(&self.name).await.ok().flatten(),
+        };
+        match found {
+            Some(found) => self.compare(&found, whole).await,
             // It may still appear.
-            Ok(None) | Err(_) => Err(Error::OutcomeUnknown(error.into()).into()),
+            None => Err(Error::OutcomeUnknown(error.into()).into()),
         }
     }
 
@@ -422,6 +429,13 @@ impl UploadTask {
             Content::File(_) => Arc::clone(&self.files).acquire_owned().await.ok(),
         }
     }
+}
+
+/// Whether a failed PutObject can be repeated: its outcome is unknown, and the store answers.
+fn can_be_repeated(result: &Result<Stored, Interruption>, leftover: &Cleanup) -> bool {
+    let Err(Interruption::Failed(error)) = result else { return false };
+    let is_unreachable = matches!(StoreError::behind(error), Some(StoreError::Unreachable(_)));
+    matches!(leftover, Cleanup::LateObject(_)) && !is_unreachable
 }
 
 type PartFuture<'a> = Pin<Box<dyn Future<Output = Result<Part, StoreError>> + Send + 'a>>;

@@ -157,6 +157,29 @@ pageTest("only missing parts are sent after being offline", { logs: /ERR_INTERNE
   await sameBytes(await desk.link("train.png"), file);
 });
 
+for (const [which, change] of [["the same file", 0], ["another file", 1]]) {
+  pageTest(`an object that is already in the store: ${which}`, { logs: /status of 412/ }, async (desk) => {
+    const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: '{"filename":"nine.png"}' };
+    const { url } = await (await fetch(`${desk.service.url}/grants`, request)).json();
+    await desk.page.goto(new URL(url, desk.service.url).href);
+    await desk.page.locator("#limits", { hasText: "up to" }).waitFor();
+    const file = await desk.service.png("nine.png", 9 * MIB);
+    const body = await readFile(file);
+    body[body.length - 1] ^= change;
+    await desk.page.route("**/incoming/**", async (route) => {
+      const { "content-type": type, "if-none-match": condition } = await route.request().allHeaders();
+      const headers = { "Content-Type": type, "If-None-Match": condition };
+      assert.equal((await fetch(route.request().url(), { method: "PUT", headers, body })).status, 200);
+      await route.continue();
+    }, { times: 1 });
+    await desk.pick(file);
+    const card = await desk.becomes("nine.png", change ? "failed" : "done");
+    if (change) assert.match(await card.locator(".state").textContent(), /^Another file was already uploaded/);
+    else await sameBytes(await desk.link("nine.png"), file);
+    assert.equal(desk.sent("PUT", "/incoming/").length, 1);
+  });
+}
+
 pageTest("an image can be deleted", {}, async (desk) => {
   await desk.pick(fixture("plain.gif"));
   await desk.becomes("plain.gif", "done");

@@ -170,23 +170,51 @@ def sent_again(client: Client, other: Client) -> None:
         assert time.monotonic() < deadline, unfinished()
 
 
+def by_grant(grant: str, content: bytes) -> list[dict]:
+    """Returns the requests that upload with a grant: in the header, in the path and in a form field."""
+    bearer, png_type = {"Authorization": f"Bearer {grant}"}, {"Content-Type": "image/png"}
+    return [
+        {"url": "/images", "content": content, "headers": bearer | png_type},
+        {"url": f"/g/{grant}/images", "content": content, "headers": png_type},
+        {"url": "/upload-image", "data": {"grant": grant}, "files": {"file": ("a.png", content, "image/png")}},
+    ]
+
+
 def with_a_grant(client: Client, other: Client) -> None:
     """A grant for one key, in two processes: the same bytes are answered alike, other bytes and a plan are rejected."""
     claims = {"filename": "photo.png", "metadata": {"owner": "7"}, "max_size": 12 * MIB}
     grant = client.ask("POST", "/grants", 201, json=claims)
-    headers = {"Authorization": f"Bearer {grant['grant']}", "Content-Type": "image/png"}
+    token = grant["grant"]
     for size in (1000, 12 * MIB):
         content = png(size)
-        images = [each.ask("POST", "/images", 200, content=content, headers=headers) for each in (client, other)]
+        images = [each.ask("POST", status=200, **way) for way in by_grant(token, content) for each in (client, other)]
         for image in images:
             assert (image["s3_key"], image["metadata"]) == (grant["s3_key"], {"owner": "7"}), image
             client.check_image(image, content)
         another = content[:-1] + bytes([content[-1] ^ 1])
-        other.ask("POST", "/images", 409, "already_exists", content=another, headers=headers)
-        other.ask("POST", "/images", 413, "payload_too_large", content=png(13 * MIB), headers=headers)
+        for way in by_grant(token, another):
+            other.ask("POST", status=409, code="already_exists", **way)
+        for way in by_grant(token, png(13 * MIB)):
+            other.ask("POST", status=413, code="payload_too_large", **way)
         plan = {"filename": "photo.png", "size": size}
-        other.ask("POST", "/uploads", 409, "already_exists", json=plan, headers={"Authorization": headers["Authorization"]})
+        bearer = {"Authorization": f"Bearer {token}"}
+        other.ask("POST", "/uploads", 409, "already_exists", json=plan, headers=bearer)
         client.delete(images[0])
+
+
+def with_a_grant_for_any_image(client: Client, other: Client) -> None:
+    """A grant without a key: every upload makes another image, whatever its bytes are."""
+    grant = client.ask("POST", "/grants", 201, json={"metadata": {"owner": "8"}, "max_size": 12 * MIB})
+    assert "s3_key" not in grant, grant
+    for size in (1000, 12 * MIB):
+        content = png(size)
+        ways = by_grant(grant["grant"], content)
+        images = [each.ask("POST", status=200, **way) for way in ways for each in (client, other)]
+        assert len({image["s3_key"] for image in images}) == len(images), images
+        for image in images:
+            assert image["metadata"] == {"owner": "8"}, image
+            client.check_image(image, content)
+            other.delete(image)
 
 
 def in_one_put(client: Client) -> None:
@@ -315,6 +343,7 @@ def check(**settings: str) -> None:
         through_the_service(client)
         sent_again(client, other)
         with_a_grant(client, other)
+        with_a_grant_for_any_image(client, other)
         in_one_put(client)
         in_parts(client, other)
         aborted(client)

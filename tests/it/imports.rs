@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top-level modules. Each imports only from itself and from the modules after it in this list.
-const LAYERS: [&str; 15] = [
+const LAYERS: [&str; 16] = [
     "cli",
     "commands",
     "transport",
@@ -19,6 +19,7 @@ const LAYERS: [&str; 15] = [
     "policy",
     "error",
     "format",
+    "crc64",
     "telemetry",
     "tasks",
 ];

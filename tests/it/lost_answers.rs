@@ -135,6 +135,26 @@ async fn late_put_is_deleted() {
     app.end(&[]).await;
 }
 
+/// Every further call would take until its timeouts.
+#[tokio::test]
+async fn silent_store_gets_one_put() {
+    for keys in [&[][..], &[("idempotency-key", "a")]] {
+        let app = TestApp::behind_faults(&[TIMEOUT]).await;
+        app.faults().fail_all(Operation::Put, Action::Hang);
+        // The first HEAD of the upload under an Idempotency-Key precedes the PUT.
+        app.faults().fail(Operation::Head, keys.len() + 1..=usize::MAX, Action::Hang);
+        let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png").body(image_file(MIB));
+        let post = keys.iter().fold(post, |post, (name, value)| post.header(*name, *value));
+        let (status, answer) = status(post.send().await.unwrap()).await;
+        let expected = if keys.is_empty() { (500, "storage_failed") } else { (503, "outcome_unknown") };
+        assert_eq!((status, answer["code"].as_str().unwrap()), expected);
+        let calls = [Operation::Put, Operation::Head].map(|operation| app.faults().calls(operation));
+        assert_eq!(calls, [1, 3 + keys.len()], "one PUT, and the three attempts of one HEAD");
+        app.faults().heal();
+        app.end(&[]).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn late_put_is_deleted_before_shutdown_ends() {
     let app = TestApp::behind_faults(&[]).await;

@@ -29,10 +29,6 @@ fn secret(key: &str) -> Vec<u8> {
     hash(key.replace([' ', ','], "-").as_bytes()).to_vec()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn now() -> u64 {
     get_current_timestamp()
 }
@@ -188,7 +184,7 @@ fn only_hs256_with_the_key_hash_is_accepted() {
         assert_eq!(reason(&keys, &format!("{message}.{signature}")), "malformed", "{algorithm}");
     }
     // Signed with the key itself, or with its hash in hexadecimal, instead of its hash.
-    for wrong in [ONE.replace(' ', "-").into_bytes(), hex(&secret(ONE)).into_bytes(), OPEN_SECRET.to_vec()] {
+    for wrong in [ONE.replace(' ', "-").into_bytes(), hex::encode(secret(ONE)).into_bytes(), OPEN_SECRET.to_vec()] {
         let forged = encode(&Header::new(Algorithm::HS256), &claims, &EncodingKey::from_secret(&wrong)).unwrap();
         assert_eq!(reason(&keys, &forged), "signature");
     }
@@ -199,7 +195,7 @@ fn only_hs256_with_the_key_hash_is_accepted() {
 
 #[test]
 fn kid_must_name_a_key_with_scope_upload() {
-    let file = format!("phone {} upload\nreader {} read,delete\n", hex(&secret(ONE)), hex(&secret(TWO)));
+    let file = format!("phone {} upload\nreader {} read,delete\n", hex::encode(secret(ONE)), hex::encode(secret(TWO)));
     let keys = of_file(&file);
     let claims = claims_with(&json!({}));
     for (key, kid, expected) in [
@@ -215,7 +211,7 @@ fn kid_must_name_a_key_with_scope_upload() {
         assert_eq!(reason(&keys, &token(&claims, key, kid)), expected, "{key} {kid:?}");
     }
     // No key has the scope `upload`.
-    let readers = of_file(&format!("reader {} read\n", hex(&secret(TWO))));
+    let readers = of_file(&format!("reader {} read\n", hex::encode(secret(TWO))));
     assert_eq!(reason(&readers, &token(&claims, TWO, None)), "key");
 }
 

@@ -11,13 +11,21 @@ use crate::config::Config;
 use crate::store::s3::S3Store;
 use crate::store::s3::inspect::Greeting;
 use crate::store::scratch::Scratch;
-use crate::store::{self, CustomMetadata, Metadata, ObjectName, PresignOptions, Store, StoreError};
+use crate::store::{
+    self, CustomMetadata, Metadata, ObjectInfo, ObjectName, Payload, PresignOptions, Store, StoreError, Upload,
+};
 use crate::upload::parts::payload;
 
 /// The content of test objects, which is not an image in any format.
 pub const SAMPLE: &[u8] = b"image-store doctor checks this bucket with this object and removes it at once\n";
 /// A different content of a different size.
 pub const LONGER: &[u8] = b"image-store doctor checks this bucket with this object too and removes it at once\n";
+
+/// The permissions that most calls require.
+pub const PUT: &str = "s3:PutObject";
+pub const GET: &str = "s3:GetObject";
+pub const ABORT: &str = "s3:AbortMultipartUpload";
+pub const LIST_PARTS: &str = "s3:ListMultipartUploadParts";
 
 pub struct Context<'a> {
     pub config: &'a Config,
@@ -59,9 +67,42 @@ impl<'a> Context<'a> {
 
     /// Puts an object with [`SAMPLE`] under the name of an image.
     pub async fn put_sample(&self) -> Result<ObjectName, Finding> {
-        let name = self.scratch.image();
-        let put = self.store.put(&name, &verified(), payload(Bytes::from_static(SAMPLE))).await;
-        put.map(|_| name).map_err(self.failed("s3:PutObject"))
+        self.put(self.scratch.image(), &verified()).await
+    }
+
+    /// Puts an object with [`SAMPLE`] under the name of a direct upload that is not yet verified.
+    pub async fn put_incoming(&self) -> Result<ObjectName, Finding> {
+        self.put(self.scratch.incoming(), &unverified()).await
+    }
+
+    async fn put(&self, name: ObjectName, metadata: &Metadata) -> Result<ObjectName, Finding> {
+        let put = self.store.put(&name, metadata, content(SAMPLE)).await;
+        put.map(|_| name).map_err(self.failed(PUT))
+    }
+
+    /// Returns the answer of HEAD for an object that exists.
+    pub async fn find(&self, name: &ObjectName) -> Result<ObjectInfo, Finding> {
+        self.store.head(name).await.map_err(self.failed(GET))
+    }
+
+    /// Without the permission, S3 answers 403 for a missing key.
+    pub async fn exists(&self, name: &ObjectName) -> Result<bool, Finding> {
+        let found = self.store.find(name).await.map_err(self.failed_on_bucket("s3:ListBucket"));
+        found.map(|found| found.is_some())
+    }
+
+    /// Creates a multipart upload.
+    pub async fn create(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload, Finding> {
+        self.scratch.upload(self.store, name, metadata).await.map_err(self.failed(PUT))
+    }
+
+    /// Reports a call whose condition is not met: `seen` if it was rejected, or else the `accepted` finding.
+    pub fn rejected<T>(&self, result: store::Result<T>, seen: &str, accepted: Finding) -> Outcome {
+        match result {
+            Err(StoreError::Precondition) => Ok(seen.to_owned()),
+            Err(error) => Err(self.failed(PUT)(error)),
+            Ok(_) => Err(accepted),
+        }
     }
 
     /// Returns a function that reports the failure of a call that requires `action` on the objects under the prefix.
@@ -107,6 +148,10 @@ impl<'a> Context<'a> {
             Some(Ok(None)) | None => "",
         }
     }
+}
+
+pub fn content(bytes: &'static [u8]) -> Payload {
+    payload(Bytes::from_static(bytes))
 }
 
 /// The metadata of a verified image.

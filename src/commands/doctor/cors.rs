@@ -23,28 +23,25 @@ pub async fn cors(context: &Context<'_>) -> Outcome {
     let put = sign_put(context, &ObjectName::Incoming(ImageKey::random("png"))).await?;
     let get = sign_get(context, &context.put_sample().await?).await?;
     for origin in &origins {
-        check_put(context, origin, &put).await?;
-        check_get(context, origin, &get).await?;
+        check(context, origin, &put, &get).await?;
     }
     Ok(format!("pages from {} may PUT and GET", origins.join(", ")))
 }
 
-async fn check_put(context: &Context<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
-    let mut names: Vec<&str> = set_by_client(signed).map(|(name, _)| name).collect();
+async fn check(context: &Context<'_>, origin: &str, put: &Presigned, get: &Presigned) -> Result<(), Finding> {
+    let forbidden = |request| {
+        move |why| forbidden(context.config, origin, &format!("the answer to a {request} from {origin} {why}"))
+    };
+    let mut names: Vec<&str> = set_by_client(put).map(|(name, _)| name).collect();
     names.sort_unstable();
     let listed = names.join(",");
     let headers =
         [("origin", origin), ("access-control-request-method", "PUT"), ("access-control-request-headers", &listed)];
-    let reply = context.presigned_client.preflight(signed, &headers).await?;
-    let seen = |why| format!("the answer to a preflight for a PUT from {origin} {why}");
-    allowed(&reply, origin, &names).map_err(|why: String| forbidden(context.config, origin, &seen(why)))
-}
-
-/// A browser sends a plain GET without a preflight, and withholds the answer from a page whose origin is not allowed.
-async fn check_get(context: &Context<'_>, origin: &str, signed: &Presigned) -> Result<(), Finding> {
-    let reply = context.presigned_client.get_from(origin, signed).await?;
-    let seen = |why| format!("the answer to a GET from {origin} {why}");
-    allowed_origin(&reply, origin).map_err(|why: String| forbidden(context.config, origin, &seen(why)))
+    let reply = context.presigned_client.preflight(put, &headers).await?;
+    allowed(&reply, origin, &names).map_err(forbidden("preflight for a PUT"))?;
+    // A browser sends a plain GET without a preflight, and withholds the answer from a page whose origin is not allowed.
+    let reply = context.presigned_client.get_from(origin, get).await?;
+    allowed_origin(&reply, origin).map_err(forbidden("GET"))
 }
 
 /// Returns the origins of pages that upload: the configured origins and that of the service's own page.

@@ -12,7 +12,7 @@ pub const CHECK_PROXY: &str = "check that the endpoint is the store itself, with
 /// Describes an error. If S3 gave no reason, the description includes the root cause.
 pub fn describe(error: &StoreError) -> String {
     match error {
-        StoreError::OutcomeUnknown { source, .. } => format!("{error}: {}", root_cause(source.as_ref())),
+        StoreError::OutcomeUnknown { .. } | StoreError::Unreachable(_) => format!("{error}: {}", root_cause(error)),
         StoreError::Rejected { code, source, .. } if code == "InvalidCall" => {
             format!("{error}: {}", root_cause(source.as_ref()))
         }
@@ -31,7 +31,9 @@ pub fn root_cause(mut error: &dyn Error) -> String {
 /// Returns how to fix the error of a call that requires `permission` (one or more of S3's actions, and a resource).
 pub fn fix(config: &Config, s3: &S3Store, error: &StoreError, permission: &str) -> String {
     match error {
-        StoreError::OutcomeUnknown { source, .. } => fix_unreachable(s3.endpoint(), &root_cause(source.as_ref())),
+        StoreError::OutcomeUnknown { .. } | StoreError::Unreachable(_) => {
+            fix_unreachable(s3.endpoint(), &root_cause(error))
+        }
         StoreError::Rejected { code, .. } if is_denied(code) => format!("allow {permission}{}", key_permission(config)),
         StoreError::Rejected { code, .. } if is_unsupported(code) => fix_unsupported(config, s3),
         StoreError::Rejected { code, .. } => fix_code(code).to_owned(),

@@ -1,13 +1,13 @@
 //! Checks of multipart uploads, as the service uses them for streams.
 
 use bytes::Bytes;
-use crc_fast::checksum_combine;
 use futures::join;
 
-use super::context::{Context, LONGER, SAMPLE, verified};
+use super::context::{ABORT, Context, LIST_PARTS, LONGER, PUT, SAMPLE, content, verified};
 use super::hints::{CHECK_PROXY, describe, is_denied};
-use super::objects::{check_object, find};
+use super::objects::check_object;
 use super::report::{Finding, Outcome};
+use crate::crc64;
 use crate::store::s3::Checksum;
 use crate::store::{ObjectDigest, ObjectName, Part, StoreError, Upload, Written};
 use crate::upload::parts::payload;
@@ -18,17 +18,16 @@ const PART: usize = 5 << 20;
 pub async fn multipart(context: &Context<'_>) -> Outcome {
     let store = context.store;
     let name = context.scratch.image();
-    let created = context.scratch.upload(store, &name, &verified()).await;
-    let upload = created.map_err(context.failed("s3:PutObject"))?;
+    let upload = context.create(&name, &verified()).await?;
     let mut parts = Vec::new();
     let mut whole = ObjectDigest { size: 0, crc64: Some(0) };
     for (number, bytes) in [(1, Bytes::from(vec![0; PART])), (2, Bytes::from_static(SAMPLE))] {
         let body = payload(bytes);
         whole = joined(whole, body.crc64, body.len);
-        parts.push(store.upload_part(&upload, number, body).await.map_err(context.failed("s3:PutObject"))?);
+        parts.push(store.upload_part(&upload, number, body).await.map_err(context.failed(PUT))?);
     }
-    store.complete_upload(&upload, &parts, whole).await.map_err(context.failed("s3:PutObject"))?;
-    let found = find(context, &name).await?;
+    store.complete_upload(&upload, &parts, whole).await.map_err(context.failed(PUT))?;
+    let found = context.find(&name).await?;
     check_object(&found, PART + SAMPLE.len(), &verified())?;
     match found.crc64 {
         _ if context.s3.checksum() == Checksum::None => Ok("two parts became one object".to_owned()),
@@ -44,10 +43,7 @@ pub async fn multipart(context: &Context<'_>) -> Outcome {
 
 fn joined(whole: ObjectDigest, crc64: u64, size: u64) -> ObjectDigest {
     let before = whole.crc64.unwrap_or_default();
-    ObjectDigest {
-        size: whole.size + size,
-        crc64: Some(checksum_combine(crc_fast::CrcAlgorithm::Crc64Nvme, before, crc64, size)),
-    }
+    ObjectDigest { size: whole.size + size, crc64: Some(crc64::combine(before, crc64, size)) }
 }
 
 /// Checks ListParts, which the service uses for direct uploads in parts only.
@@ -65,7 +61,7 @@ const WITHOUT_PARTS: &str =
 
 /// Reports the failure of ListParts: either a missing permission or a limitation of the store.
 fn unlisted(context: &Context<'_>) -> impl Fn(StoreError) -> Finding {
-    let failed = context.failed("s3:ListMultipartUploadParts");
+    let failed = context.failed(LIST_PARTS);
     move |error| match &error {
         StoreError::Rejected { code, .. } if is_denied(code) => failed(error),
         _ => Finding::fail(describe(&error), WITHOUT_PARTS),
@@ -74,32 +70,30 @@ fn unlisted(context: &Context<'_>) -> impl Fn(StoreError) -> Finding {
 
 pub async fn abort(context: &Context<'_>) -> Outcome {
     let (upload, _) = start(context, &context.scratch.image(), SAMPLE).await?;
-    context.store.abort_upload(&upload).await.map_err(context.failed("s3:AbortMultipartUpload"))?;
-    match context.store.list_parts(&upload).await {
-        // Ceph RGW answers that the key does not exist.
-        Err(StoreError::NoSuchUpload | StoreError::NotFound) => {
-            Ok("an upload is aborted and its part is gone".to_owned())
+    context.store.abort_upload(&upload).await.map_err(context.failed(ABORT))?;
+    Ok(match context.store.list_parts(&upload).await {
+        Ok(parts) if !parts.is_empty() => {
+            return Err(Finding::fail("an aborted upload still has its part", CHECK_PROXY));
         }
-        Ok(parts) if parts.is_empty() => Ok("an upload is aborted and its part is gone".to_owned()),
-        Ok(_) => Err(Finding::fail("an aborted upload still has its part", CHECK_PROXY)),
+        // Ceph RGW answers that the key does not exist.
+        Ok(_) | Err(StoreError::NoSuchUpload | StoreError::NotFound) => "an upload is aborted and its part is gone",
         // The check `list-parts` reports this error.
-        Err(_) => Ok("an upload is aborted according to the store, which cannot list its parts".to_owned()),
+        Err(_) => "an upload is aborted according to the store, which cannot list its parts",
     }
+    .to_owned())
 }
 
 /// Checks If-None-Match on CompleteMultipartUpload.
 pub async fn complete_once(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
     let (upload, part) = start(context, &name, LONGER).await?;
-    match complete(context, &upload, part).await {
-        Err(StoreError::Precondition) => Ok("completing an upload to an existing key is rejected".to_owned()),
-        Err(error) => Err(context.failed("s3:PutObject")(error)),
-        Ok(_) => Err(Finding::warn(
-            "If-None-Match is ignored by CompleteMultipartUpload: an upload replaced an existing object",
-            "run a single process, or use another store: two processes can overwrite each other's image under one \
-             Idempotency-Key or one grant's key",
-        )),
-    }
+    let completed = complete(context, &upload, part).await;
+    let replaced = Finding::warn(
+        "If-None-Match is ignored by CompleteMultipartUpload: an upload replaced an existing object",
+        "run a single process, or use another store: two processes can overwrite each other's image under one \
+         Idempotency-Key or one grant's key",
+    );
+    context.rejected(completed, "completing an upload to an existing key is rejected", replaced)
 }
 
 /// Checks that an upload ends either by Complete or by Abort, never both. Promotions depend on this.
@@ -107,30 +101,29 @@ pub async fn ends_once(context: &Context<'_>) -> Outcome {
     const FIX: &str =
         "use another store: an upload that is aborted or deleted during its promotion may reappear or be lost";
     let fails = |seen: &str| Err(Finding::fail(seen, FIX));
-    let exists = async |name: &ObjectName| exists(context, name).await;
     let store = context.store;
 
     let name = context.scratch.image();
     let (upload, part) = start(context, &name, SAMPLE).await?;
-    complete(context, &upload, part).await.map_err(context.failed("s3:PutObject"))?;
+    complete(context, &upload, part).await.map_err(context.failed(PUT))?;
     // The answer does not matter.
     let _ = store.abort_upload(&upload).await;
-    if !exists(&name).await? {
+    if !context.exists(&name).await? {
         return fails("an abort after Complete removed the object");
     }
 
     let name = context.scratch.image();
     let (upload, part) = start(context, &name, SAMPLE).await?;
-    store.abort_upload(&upload).await.map_err(context.failed("s3:AbortMultipartUpload"))?;
+    store.abort_upload(&upload).await.map_err(context.failed(ABORT))?;
     let completed = complete(context, &upload, part).await;
-    if completed.is_ok() || exists(&name).await? {
+    if completed.is_ok() || context.exists(&name).await? {
         return fails("an upload was completed after it was aborted");
     }
 
     let name = context.scratch.image();
     let (upload, part) = start(context, &name, SAMPLE).await?;
     let (completed, aborted) = join!(complete(context, &upload, part), store.abort_upload(&upload));
-    if completed.is_ok() && aborted.is_ok() && !exists(&name).await? {
+    if completed.is_ok() && aborted.is_ok() && !context.exists(&name).await? {
         return Err(Finding::warn(
             "concurrent Complete and Abort both succeeded, and the object does not exist",
             "no action is required: the service verifies that the object exists after every Complete",
@@ -140,22 +133,13 @@ pub async fn ends_once(context: &Context<'_>) -> Outcome {
 }
 
 /// Starts an upload and sends its only part.
-async fn start(context: &Context<'_>, name: &ObjectName, content: &'static [u8]) -> Result<(Upload, Part), Finding> {
-    let created = context.scratch.upload(context.store, name, &verified()).await;
-    let upload = created.map_err(context.failed("s3:PutObject"))?;
-    let part = context.store.upload_part(&upload, 1, payload(Bytes::from_static(content))).await;
-    Ok((upload, part.map_err(context.failed("s3:PutObject"))?))
+async fn start(context: &Context<'_>, name: &ObjectName, bytes: &'static [u8]) -> Result<(Upload, Part), Finding> {
+    let upload = context.create(name, &verified()).await?;
+    let part = context.store.upload_part(&upload, 1, content(bytes)).await;
+    Ok((upload, part.map_err(context.failed(PUT))?))
 }
 
 async fn complete(context: &Context<'_>, upload: &Upload, part: Part) -> Result<Written, StoreError> {
     let whole = ObjectDigest { size: part.size, crc64: part.crc64 };
     context.store.complete_upload(upload, &[part], whole).await
-}
-
-async fn exists(context: &Context<'_>, name: &ObjectName) -> Result<bool, Finding> {
-    match context.store.head(name).await {
-        Ok(_) => Ok(true),
-        Err(StoreError::NotFound) => Ok(false),
-        Err(error) => Err(context.failed("s3:GetObject")(error)),
-    }
 }

@@ -1,13 +1,10 @@
 //! Checks of whole objects: PUT, HEAD, GET, copy and DELETE.
 
-use bytes::Bytes;
-
-use super::context::{Context, LONGER, SAMPLE, unverified, verified};
+use super::context::{Context, GET, LONGER, PUT, SAMPLE, content, verified};
 use super::hints::CHECK_PROXY;
 use super::report::{Finding, Outcome};
 use crate::store::s3::{Checksum, CopyProtection, TriedCopy};
 use crate::store::{ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Payload, StoreError};
-use crate::upload::parts::payload;
 
 /// An ETag that does not belong to any object.
 const ANOTHER_ETAG: &str = "\"00000000000000000000000000000000\"";
@@ -20,36 +17,29 @@ pub async fn put(context: &Context<'_>) -> Outcome {
 /// Checks If-None-Match on PUT.
 pub async fn put_once(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
-    match context.store.put(&name, &verified(), payload(Bytes::from_static(LONGER))).await {
-        Err(StoreError::Precondition) => Ok("a second PUT to the same key is rejected".to_owned()),
-        Err(error) => Err(context.failed("s3:PutObject")(error)),
-        Ok(_) => Err(Finding::warn(
-            "If-None-Match is ignored: a second PUT replaced the first",
-            "run a single process, or use another store: two processes can overwrite each other's image under one \
-             Idempotency-Key or one grant's key; set a short UPLOAD_URL_TTL: a presigned PUT URL works until it expires, \
-             even after its image was deleted",
-        )),
-    }
+    let put = context.store.put(&name, &verified(), content(LONGER)).await;
+    let replaced = Finding::warn(
+        "If-None-Match is ignored: a second PUT replaced the first",
+        "run a single process, or use another store: two processes can overwrite each other's image under one \
+         Idempotency-Key or one grant's key; set a short UPLOAD_URL_TTL: a presigned PUT URL works until it expires, \
+         even after its image was deleted",
+    );
+    context.rejected(put, "a second PUT to the same key is rejected", replaced)
 }
 
 pub async fn head(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
-    let found = find(context, &name).await?;
-    check_object(&found, SAMPLE.len(), &verified())?;
-    match context.store.head(&ObjectName::Image(ImageKey::random("png"))).await {
-        Err(StoreError::NotFound) => {
-            Ok("size, content type and metadata are as sent; a missing key is answered with 404".to_owned())
-        }
-        Ok(_) => Err(Finding::fail("HEAD of a key that does not exist succeeded", CHECK_PROXY)),
-        // Without this permission, S3 answers 403 for a missing key.
-        Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
+    check_object(&context.find(&name).await?, SAMPLE.len(), &verified())?;
+    if context.exists(&ObjectName::Image(ImageKey::random("png"))).await? {
+        return Err(Finding::fail("HEAD of a key that does not exist succeeded", CHECK_PROXY));
     }
+    Ok("size, content type and metadata are as sent; a missing key is answered with 404".to_owned())
 }
 
 pub async fn get(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
-    let etag = etag(&find(context, &name).await?)?;
-    let read = context.store.read(&name, 6..20, &etag).await.map_err(context.failed("s3:GetObject"))?;
+    let etag = etag(&context.find(&name).await?)?;
+    let read = context.store.read(&name, 6..20, &etag).await.map_err(context.failed(GET))?;
     if read != SAMPLE[6..20] {
         return Err(Finding::fail("the bytes of a range differ from those sent", CHECK_PROXY));
     }
@@ -61,8 +51,8 @@ pub async fn checksum(context: &Context<'_>) -> Outcome {
         return Ok("no checksum is sent (S3_CHECKSUM=none, or auto with an endpoint other than AWS's)".to_owned());
     }
     let name = context.put_sample().await?;
-    let stored = find(context, &name).await?.crc64;
-    let mut wrong = payload(Bytes::from_static(SAMPLE));
+    let stored = context.find(&name).await?.crc64;
+    let mut wrong = content(SAMPLE);
     wrong.crc64 ^= 1;
     match stored {
         _ if accepts(context, wrong).await? => Err(Finding::warn(
@@ -73,7 +63,7 @@ pub async fn checksum(context: &Context<'_>) -> Outcome {
             "CRC64NVME is verified but not stored: answers for direct uploads have no checksum",
             "no action is required, unless clients use the checksum",
         )),
-        Some(stored) if stored != payload(Bytes::from_static(SAMPLE)).crc64 => {
+        Some(stored) if stored != content(SAMPLE).crc64 => {
             Err(Finding::fail("the stored CRC64NVME differs from the one sent", "set S3_CHECKSUM=none"))
         }
         Some(_) => Ok("CRC64NVME is stored, and a wrong one is rejected".to_owned()),
@@ -86,16 +76,15 @@ async fn accepts(context: &Context<'_>, wrong: Payload) -> Result<bool, Finding>
     match context.store.put(&name, &verified(), wrong).await {
         Ok(_) => return Ok(true),
         Err(StoreError::Rejected { code, .. }) if is_bad_digest(&code) => {}
-        Err(error) => return Err(context.failed("s3:PutObject")(error)),
+        Err(error) => return Err(context.failed(PUT)(error)),
     }
-    match context.store.head(&name).await {
-        Err(StoreError::NotFound) => Ok(false),
-        Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
-        Ok(_) => Err(Finding::fail(
+    if context.exists(&name).await? {
+        return Err(Finding::fail(
             "a PUT with a wrong CRC64NVME is rejected, but its object exists",
             "use another store: in this one, objects of failed uploads can be read",
-        )),
+        ));
     }
+    Ok(false)
 }
 
 /// The code is `BadDigest` in S3, and `InvalidDigest` or `XAmzContentChecksumMismatch` in other stores.
@@ -106,11 +95,10 @@ fn is_bad_digest(code: &str) -> bool {
 /// Checks the promotion of a direct upload: a copy from `incoming/` as a part, on condition that the object is
 /// unchanged.
 pub async fn copy(context: &Context<'_>) -> Outcome {
-    let (from, to) = (put_incoming(context).await?, context.scratch.image());
-    let source = find(context, &from).await?;
+    let (from, to) = (context.put_incoming().await?, context.scratch.image());
+    let source = context.find(&from).await?;
     etag(&source)?;
-    let upload = context.scratch.upload(context.store, &to, &verified()).await;
-    let upload = upload.map_err(context.failed("s3:PutObject"))?;
+    let upload = context.create(&to, &verified()).await?;
     let failed = context.failed("s3:GetObject and s3:PutObject");
     let TriedCopy { protection, part } = context.s3.try_copy(&upload, &from, &source).await.map_err(&failed)?;
     if protection == CopyProtection::Nothing {
@@ -119,8 +107,8 @@ pub async fn copy(context: &Context<'_>) -> Outcome {
     let part = part.map_err(|error| if error.is_unsupported() { only_large(&error) } else { failed(error) })?;
     let whole = ObjectDigest { size: part.size, crc64: part.crc64 };
     let completed = context.store.complete_upload(&upload, &[part], whole).await;
-    completed.map_err(context.failed("s3:PutObject"))?;
-    check_object(&find(context, &to).await?, SAMPLE.len(), &verified())?;
+    completed.map_err(context.failed(PUT))?;
+    check_object(&context.find(&to).await?, SAMPLE.len(), &verified())?;
     if protection == CopyProtection::Condition {
         return Ok("only with the right ETag, and with new metadata".to_owned());
     }
@@ -145,55 +133,39 @@ fn only_large(error: &StoreError) -> Finding {
     )
 }
 
-async fn put_incoming(context: &Context<'_>) -> Result<ObjectName, Finding> {
-    let name = context.scratch.incoming();
-    let put = context.store.put(&name, &unverified(), payload(Bytes::from_static(SAMPLE))).await;
-    put.map(|_| name).map_err(context.failed("s3:PutObject"))
-}
-
 /// Checks If-Match on PUT, which the service uses to close the PUT URL of a plan.
 pub async fn put_if_match(context: &Context<'_>) -> Outcome {
-    let name = put_incoming(context).await?;
-    match context.store.put_marker(&name, &Marker::Withdrawn, Some(ANOTHER_ETAG)).await {
-        Err(StoreError::Precondition) => Ok("a PUT with the wrong ETag is rejected".to_owned()),
-        Err(error) => Err(context.failed("s3:PutObject")(error)),
-        Ok(()) => Err(Finding::warn(
-            "If-Match is ignored: a PUT with the wrong ETag replaced an object",
-            "no action is required, but an abort or a delete may be undone by a concurrent completion of the upload",
-        )),
-    }
+    let name = context.put_incoming().await?;
+    let put = context.store.put_marker(&name, &Marker::Withdrawn, Some(ANOTHER_ETAG)).await;
+    let replaced = Finding::warn(
+        "If-Match is ignored: a PUT with the wrong ETag replaced an object",
+        "no action is required, but an abort or a delete may be undone by a concurrent completion of the upload",
+    );
+    context.rejected(put, "a PUT with the wrong ETag is rejected", replaced)
 }
 
 pub async fn delete(context: &Context<'_>) -> Outcome {
     let name = context.put_sample().await?;
     context.store.delete(&name).await.map_err(context.failed("s3:DeleteObject"))?;
-    match context.store.head(&name).await {
-        Err(StoreError::NotFound) => Ok("a deleted object is gone".to_owned()),
-        Ok(_) => Err(Finding::fail("a deleted object still exists", CHECK_PROXY)),
-        Err(error) => Err(context.failed_on_bucket("s3:ListBucket")(error)),
+    if context.exists(&name).await? {
+        return Err(Finding::fail("a deleted object still exists", CHECK_PROXY));
     }
-}
-
-/// Returns the answer of HEAD for an object that exists.
-pub async fn find(context: &Context<'_>, name: &ObjectName) -> Result<ObjectInfo, Finding> {
-    context.store.head(name).await.map_err(context.failed("s3:GetObject"))
+    Ok("a deleted object is gone".to_owned())
 }
 
 /// Checks that an object is as it was sent.
 pub fn check_object(found: &ObjectInfo, size: usize, metadata: &Metadata) -> Result<(), Finding> {
-    let differs = |what: &str| {
-        Finding::fail(
+    let same = [
+        ("size", found.size == size as u64),
+        ("content type", found.content_type.as_ref() == Some(&metadata.content_type)),
+        ("metadata", found.dimensions == metadata.dimensions),
+    ];
+    same.iter().find(|(_, is_same)| !is_same).map_or(Ok(()), |(what, _)| {
+        Err(Finding::fail(
             format!("the {what} of an object differs from the one sent"),
             "check whether the store or a proxy in front of it removes headers",
-        )
-    };
-    if found.size != size as u64 {
-        return Err(differs("size"));
-    }
-    if found.content_type.as_ref() != Some(&metadata.content_type) {
-        return Err(differs("content type"));
-    }
-    if found.dimensions == metadata.dimensions { Ok(()) } else { Err(differs("metadata")) }
+        ))
+    })
 }
 
 fn etag(found: &ObjectInfo) -> Result<String, Finding> {

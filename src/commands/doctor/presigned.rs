@@ -2,9 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
-use super::context::{Context, LONGER, SAMPLE, unverified, verified};
+use super::context::{Context, GET, LIST_PARTS, LONGER, PUT, SAMPLE, unverified, verified};
 use super::hints::CHECK_PROXY;
-use super::objects::{check_object, find};
+use super::objects::check_object;
 use super::presigned_client::{Reply, origin};
 use super::report::{Finding, Outcome};
 use crate::store::{CustomMetadata, ObjectDigest, ObjectName, Presigned, PutConditions};
@@ -14,7 +14,7 @@ pub async fn put(context: &Context<'_>) -> Outcome {
     let name = context.scratch.incoming();
     let signed = sign_put(context, &name).await?;
     check_accepted(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
-    check_object(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
+    check_object(&context.find(&name).await?, SAMPLE.len(), &unverified())?;
     let twice = !is_rejected(&context.presigned_client.put(&signed, SAMPLE).await?)?;
     let other = sign_put(context, &context.scratch.incoming()).await?;
     if !is_rejected(&context.presigned_client.put(&other, LONGER).await?)? {
@@ -46,16 +46,15 @@ pub async fn sha256(context: &Context<'_>) -> Outcome {
 /// Checks the calls for direct uploads in parts.
 pub async fn part(context: &Context<'_>) -> Outcome {
     let name = context.scratch.incoming();
-    let created = context.scratch.upload(context.store, &name, &unverified()).await;
-    let upload = created.map_err(context.failed("s3:PutObject"))?;
+    let upload = context.create(&name, &unverified()).await?;
     let size = SAMPLE.len() as u64;
     let signed = context.store.presign_part(&upload, 1, size, &context.presigning()).await;
-    let signed = signed.map_err(context.failed("s3:PutObject"))?;
+    let signed = signed.map_err(context.failed(PUT))?;
     if !is_rejected(&context.presigned_client.put(&signed, LONGER).await?)? {
         return Err(length_ignored());
     }
     check_accepted(&context.presigned_client.put(&signed, SAMPLE).await?, &signed)?;
-    let parts = context.store.list_parts(&upload).await.map_err(context.failed("s3:ListMultipartUploadParts"))?;
+    let parts = context.store.list_parts(&upload).await.map_err(context.failed(LIST_PARTS))?;
     if !parts.iter().map(|part| (part.number, part.size)).eq([(1, size)]) {
         return Err(Finding::fail(
             "ListParts does not list the part that was sent",
@@ -63,8 +62,8 @@ pub async fn part(context: &Context<'_>) -> Outcome {
         ));
     }
     let whole = ObjectDigest { size, crc64: None };
-    context.store.complete_upload(&upload, &parts, whole).await.map_err(context.failed("s3:PutObject"))?;
-    check_object(&find(context, &name).await?, SAMPLE.len(), &unverified())?;
+    context.store.complete_upload(&upload, &parts, whole).await.map_err(context.failed(PUT))?;
+    check_object(&context.find(&name).await?, SAMPLE.len(), &unverified())?;
     Ok("accepted, listed and completed; rejected with another Content-Length".to_owned())
 }
 
@@ -92,12 +91,12 @@ async fn sign_put_of(context: &Context<'_>, name: &ObjectName, sha256: Option<[u
         custom: CustomMetadata::new(),
     };
     let signed = context.store.presign_put(name, &conditions, &context.presigning()).await;
-    signed.map_err(context.failed("s3:PutObject"))
+    signed.map_err(context.failed(PUT))
 }
 
 pub async fn sign_get(context: &Context<'_>, name: &ObjectName) -> Result<Presigned, Finding> {
     let signed = context.store.presign_get(name, &context.presigning()).await;
-    signed.map_err(context.failed("s3:GetObject"))
+    signed.map_err(context.failed(GET))
 }
 
 fn check_accepted(reply: &Reply, signed: &Presigned) -> Result<(), Finding> {

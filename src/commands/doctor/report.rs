@@ -6,26 +6,17 @@ use std::io::Write;
 use std::process::ExitCode;
 
 /// The result of a check, from best to worst.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, strum::Display)]
 #[serde(rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
 pub enum Verdict {
     Ok,
     /// The service works, but with a limitation.
     Warn,
     /// The check did not run.
     Skip,
+    #[strum(serialize = "FAIL")]
     Fail,
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Verdict::Ok => "ok",
-            Verdict::Warn => "warn",
-            Verdict::Skip => "skip",
-            Verdict::Fail => "FAIL",
-        })
-    }
 }
 
 /// What a check found, and how to fix it.

@@ -1,9 +1,7 @@
 //! Checks that a file is still the one that an earlier run sent, by its content in the store and not by its
 //! modification time.
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use crc_fast::CrcAlgorithm;
+use hex::FromHex;
 use md5::{Digest, Md5};
 use std::io::{self, SeekFrom};
 use std::path::Path;
@@ -14,6 +12,7 @@ use super::api::{Image, Part};
 use super::error::RequestError;
 use super::job::Job;
 use super::report::Failure;
+use crate::crc64;
 
 /// Bytes per read.
 const CHUNK: usize = 256 << 10;
@@ -57,9 +56,7 @@ fn other_file(what: &str) -> Failure {
 
 /// Returns the MD5 in an ETag. Only with KMS encryption can an ETag look like an MD5 without being one.
 fn md5_of(etag: &str) -> Option<[u8; 16]> {
-    let text = etag.trim_matches('"');
-    let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    digits.then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes)).flatten()
+    <[u8; 16]>::from_hex(etag.trim_matches('"')).ok()
 }
 
 async fn md5(path: &Path, offset: u64, size: u64) -> io::Result<[u8; 16]> {
@@ -68,11 +65,11 @@ async fn md5(path: &Path, offset: u64, size: u64) -> io::Result<[u8; 16]> {
     Ok(md5.finalize().into())
 }
 
-/// Returns the checksum in the service's format: `crc64nvme:` and the big-endian bytes in base64.
+/// Returns the checksum as the service formats it.
 async fn checksum(path: &Path, size: u64) -> io::Result<String> {
-    let mut crc = crc_fast::Digest::new(CrcAlgorithm::Crc64Nvme);
+    let mut crc = crc64::digest();
     read(path, 0, size, |bytes| crc.update(bytes)).await?;
-    Ok(format!("crc64nvme:{}", STANDARD.encode(crc.finalize().to_be_bytes())))
+    Ok(crc64::labelled(crc.finalize()))
 }
 
 async fn read(path: &Path, offset: u64, size: u64, mut use_bytes: impl FnMut(&[u8])) -> io::Result<()> {
@@ -111,8 +108,7 @@ mod tests {
         file.write_all(b"abc").unwrap();
         let found = md5(file.path(), CHUNK as u64 + 10, 3).await.unwrap();
         assert_eq!(u128::from_be_bytes(found), 0x9001_5098_3cd2_4fb0_d696_3f7d_28e1_7f72);
-        let crc = crc_fast::checksum(CrcAlgorithm::Crc64Nvme, &[b'x'; CHUNK + 10]);
         let text = checksum(file.path(), CHUNK as u64 + 10).await.unwrap();
-        assert_eq!(text, crate::server::routes::upload::checksum_text(crc));
+        assert_eq!(text, crc64::labelled(crc64::checksum(&[b'x'; CHUNK + 10])));
     }
 }

@@ -105,6 +105,6 @@ proptest! {
         let start = [others.concat(), file(&image)].concat().len() - 2 - image.len();
         let whole = form(&[others, vec![file(&image)]].concat());
         let most = block_on(most_held(cut(&whole, chunk), start)).unwrap();
-        prop_assert!(most <= chunk + multer_input::HEAD_LIMIT, "{} held", most);
+        prop_assert!(most <= chunk + form::head::HEAD_LIMIT, "{} held", most);
     }
 }

@@ -14,14 +14,15 @@ type Responses = BTreeMap<String, RefOr<Response>>;
 
 /// Defines types that represent the errors of a route, for `responses(…)`.
 macro_rules! answers {
-    ($($(#[$meta:meta])* $name:ident: $errors:pat,)*) => {$(
+    ($($(#[$meta:meta])* $name:ident: $($error:ident),*;)*) => {$(
         $(#[$meta])*
         pub struct $name;
 
         impl IntoResponses for $name {
             fn responses() -> Responses {
                 let mut responses = Responses::new();
-                add(&mut responses, Error::examples().into_iter().filter(|error| matches!(error, $errors)));
+                let is_listed = |error: &Error| matches!(error, $(Error::$error { .. })|*);
+                add(&mut responses, Error::examples().into_iter().filter(is_listed));
                 responses
             }
         }
@@ -30,85 +31,28 @@ macro_rules! answers {
 
 answers! {
     /// Errors of `POST /upload-image` and `POST /images`.
-    Upload:
-        Error::NoFile { .. }
-        | Error::InvalidFileType { .. }
-        | Error::InvalidRequest(_)
-        | Error::MalformedForm(_)
-        | Error::InvalidBase64
-        | Error::MangledBody
-        | Error::TooManyPixels { .. }
-        | Error::TruncatedBody(_)
-        | Error::ClientTooSlow { .. }
-        | Error::BelowMinRate { .. }
-        | Error::StreamTooLarge { .. }
-        | Error::UnsupportedMediaType
-        | Error::ContentEncoding
-        | Error::ContentTransferEncoding
-        | Error::AlreadyExists
-        | Error::IdempotencyKeyReused
-        | Error::OutcomeUnknown(_)
-        | Error::Storage(_)
-        | Error::OverCapacity(_),
+    Upload: NoFile, InvalidFileType, InvalidRequest, MalformedForm, InvalidBase64, MangledBody, TooManyPixels,
+        TruncatedBody, ClientTooSlow, BelowMinRate, StreamTooLarge, UnsupportedMediaType, ContentEncoding,
+        ContentTransferEncoding, AlreadyExists, IdempotencyKeyReused, OutcomeUnknown, Storage, OverCapacity;
     /// Errors of the routes of one image.
-    Stored: Error::NotFound | Error::Storage(_),
+    Stored: NotFound, Storage;
     /// Errors of `POST /uploads`.
-    Plan:
-        Error::InvalidFileType { .. }
-        | Error::InvalidRequest(_)
-        | Error::TruncatedBody(_)
-        | Error::ClientTooSlow { .. }
-        | Error::BelowMinRate { .. }
-        | Error::PayloadTooLarge { .. }
-        | Error::NotJson
-        | Error::UploadOver { .. }
-        | Error::AlreadyExists
-        | Error::Storage(_),
+    Plan: InvalidFileType, InvalidRequest, TruncatedBody, ClientTooSlow, BelowMinRate, PayloadTooLarge, NotJson,
+        UploadOver, AlreadyExists, Storage;
     /// Errors of `status_url`.
-    PlanFromLink:
-        Error::InvalidToken(_)
-        | Error::ExpiredToken
-        | Error::NotFound
-        | Error::UploadOver { .. }
-        | Error::Storage(_),
+    PlanFromLink: InvalidToken, ExpiredToken, NotFound, UploadOver, Storage;
     /// Errors of `complete_url`.
-    Complete:
-        Error::InvalidToken(_)
-        | Error::AlreadyExists
-        | Error::ExpiredToken
-        | Error::UploadOver { .. }
-        | Error::AlreadyComplete
-        | Error::OverCapacity(_)
-        | Error::InvalidFileType { .. }
-        | Error::InvalidRequest(_)
-        | Error::TooManyPixels { .. }
-        | Error::NotFound
-        | Error::PayloadTooLarge { .. }
-        | Error::PartsMissing { .. }
-        | Error::PartsUnexpected { .. }
-        | Error::ChangedMeanwhile
-        | Error::Storage(_),
+    Complete: InvalidToken, AlreadyExists, ExpiredToken, UploadOver, AlreadyComplete, OverCapacity, InvalidFileType,
+        InvalidRequest, TooManyPixels, NotFound, PayloadTooLarge, PartsMissing, PartsUnexpected, ChangedMeanwhile,
+        Storage;
     /// Errors of `abort_url`.
-    Abort:
-        Error::InvalidToken(_)
-        | Error::ExpiredToken
-        | Error::AlreadyComplete
-        | Error::Verifying
-        | Error::NotFound
-        | Error::Storage(_),
+    Abort: InvalidToken, ExpiredToken, AlreadyComplete, Verifying, NotFound, Storage;
     /// Errors of `POST /grants`.
-    Grant:
-        Error::InvalidRequest(_)
-        | Error::InvalidFileType { .. }
-        | Error::KeyTooShort
-        | Error::TruncatedBody(_)
-        | Error::ClientTooSlow { .. }
-        | Error::BelowMinRate { .. }
-        | Error::NotJson,
+    Grant: InvalidRequest, InvalidFileType, KeyTooShort, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson;
     /// Errors of `GET /limits`.
-    Limits: Error::Unauthorized | Error::InvalidGrant(_) | Error::ExpiredGrant,
+    Limits: Unauthorized, InvalidGrant, ExpiredGrant;
     /// Errors of `GET /readyz`.
-    Ready: Error::NotReady { .. },
+    Ready: NotReady;
 }
 
 /// Returns an example of a rejected grant.

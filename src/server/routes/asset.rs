@@ -3,10 +3,10 @@
 use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
 use axum::response::{IntoResponse, Response};
-use crc_fast::{CrcAlgorithm, Digest};
 use headers::{ETag, HeaderMapExt, IfNoneMatch};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
+use crate::crc64;
 use crate::error::{Error, Result};
 
 pub struct Asset {
@@ -31,7 +31,7 @@ pub fn tag_all(assets: &[Asset]) -> String {
 
 /// Returns one tag for all of `contents`.
 pub fn tag<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
+    let mut digest = crc64::digest();
     contents.into_iter().for_each(|content| digest.update(content));
     format!("\"{:016x}\"", digest.finalize())
 }

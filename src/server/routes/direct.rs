@@ -13,7 +13,8 @@ use utoipa::ToSchema;
 
 use super::ServiceBase;
 use super::images::KeyInPath;
-use super::upload::{StoredImage, checksum_text};
+use super::upload::StoredImage;
+use crate::crc64;
 use crate::direct::create::{PlanTerms, create};
 use crate::direct::plan::{UploadLinks, UploadRequest, compare};
 use crate::direct::presign::{self, UploadPart, UploadPlan};
@@ -263,7 +264,7 @@ fn stored(key: &ImageKey, image: ObjectInfo, url: String) -> StoredImage {
     StoredImage {
         url,
         s3_key: key.to_string(),
-        checksum: image.known_crc64().map(checksum_text),
+        checksum: image.known_crc64().map(crc64::labelled),
         content_type: image.content_type.unwrap_or_default(),
         size: image.size,
         width,

@@ -4,8 +4,6 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, State};
 use axum::response::{IntoResponse, Response};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
 use http_body_util::BodyExt;
@@ -19,6 +17,7 @@ use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, ObjectBuilder};
 
 use super::ServiceBase;
+use crate::crc64;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::{BodyKind, IncomingBody, IncomingImage};
@@ -65,7 +64,7 @@ pub struct StoredImage {
     /// no such checksum of the object.
     #[schema(required, examples("crc64nvme:eOogX3OeWNc="))]
     pub checksum: Option<String>,
-    /// What the grant's issuer wanted to be kept with the image.
+    /// The metadata that the issuer of the grant has attached to the image.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     #[schema(required = false, schema_with = metadata_schema)]
     pub metadata: CustomMetadata,
@@ -111,8 +110,8 @@ pub struct RawImage(pub ());
     params(("Idempotency-Key" = Option<String>, Header,
         pattern = r#"^("([ !#-\[\]-~]|\\["\\]){1,255}"|[!#-+\--:<-\[\]-~]{1,255})$"#,
         example = "\"8e03978e-40d5-43dd-bc93-6894a57f9324\"",
-        description = "A value of the client's own for this image: a string in quotes (RFC 8941), best a UUID. Without its \
-            quotes it is taken, too.")),
+        description = "A value that the client chooses for this image, preferably a UUID: a string in quotes (RFC 8941). \
+            It is also accepted without quotes.")),
     request_body(content((UploadForm = "multipart/form-data"), (RawImage = "image/*"))),
     responses(
         (status = 200, description = "The image was stored.", body = StoredImage, headers(
@@ -375,14 +374,9 @@ fn answer(info: ImageInfo, outcome: Outcome) -> StoredImage {
         size: outcome.stored.size,
         width: Some(info.width),
         height: Some(info.height),
-        checksum: Some(checksum_text(outcome.stored.crc64)),
+        checksum: Some(crc64::labelled(outcome.stored.crc64)),
         metadata: outcome.metadata,
     }
-}
-
-/// Formats a checksum as S3 does: `crc64nvme:` and the base64 of its big-endian bytes.
-pub fn checksum_text(crc64: u64) -> String {
-    format!("crc64nvme:{}", STANDARD.encode(crc64.to_be_bytes()))
 }
 
 /// Rejects an image with a Content-Encoding (RFC 9110 8.4): neither the service nor its readers would decode it.

@@ -112,16 +112,12 @@ pub(super) struct Digests {
 impl Digests {
     /// Returns the ETag, without quotes.
     pub(super) fn etag(&self) -> String {
-        hex(&self.md5)
+        hex::encode(self.md5)
     }
 
     pub(super) fn md5_base64(&self) -> String {
         STANDARD.encode(self.md5)
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A temporary file that is being written. It is removed if it is dropped before it is published.
@@ -251,7 +247,7 @@ mod tests {
         copy.copy(&stored.file, 2, stored.size - 2).unwrap();
         let (digests, _) = copy.end();
         assert_eq!((stored.size, digests.size), (9, 7));
-        assert_eq!(digests.etag(), hex(&Md5::checksum(b"3456789")));
+        assert_eq!(digests.etag(), hex::encode(Md5::checksum(b"3456789")));
     }
 
     #[test]

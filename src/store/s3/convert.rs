@@ -7,6 +7,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use std::collections::HashMap;
 use std::time::SystemTime;
 
+use crate::crc64;
 use crate::store::{CustomMetadata, Metadata, ObjectInfo, Part};
 
 /// The names of the user metadata, after `x-amz-meta-`.
@@ -15,17 +16,6 @@ const HEIGHT: &str = "height";
 const CRC64: &str = "crc64nvme";
 /// The custom metadata: the base64url of its JSON, because a header's value is ASCII and its name without case.
 const CUSTOM: &str = "image-store";
-
-/// Encodes a CRC64NVME as S3 does: its eight bytes in big-endian order, in base64.
-///
-/// <https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity.html>
-pub(in crate::store) fn crc64_to_base64(crc64: u64) -> String {
-    STANDARD.encode(crc64.to_be_bytes())
-}
-
-pub(in crate::store) fn crc64_from_base64(text: &str) -> Option<u64> {
-    Some(u64::from_be_bytes(STANDARD.decode(text).ok()?.try_into().ok()?))
-}
 
 pub(super) fn sha256_to_base64(sha256: &[u8; 32]) -> String {
     STANDARD.encode(sha256)
@@ -41,7 +31,7 @@ fn sha256_from_base64(text: &str) -> Option<[u8; 32]> {
 pub(super) fn user_metadata(metadata: &Metadata, crc64: Option<u64>) -> HashMap<String, String> {
     let dimensions =
         metadata.dimensions.map(|(width, height)| [(WIDTH, width.to_string()), (HEIGHT, height.to_string())]);
-    let crc64 = crc64.map(|crc64| (CRC64, crc64_to_base64(crc64)));
+    let crc64 = crc64.map(|crc64| (CRC64, crc64::to_base64(crc64)));
     let named = dimensions.into_iter().flatten().chain(crc64).map(|(name, value)| (name.to_owned(), value));
     named.chain(custom_metadata(&metadata.custom)).collect()
 }
@@ -69,8 +59,8 @@ pub(super) fn object_info(head: &HeadObjectOutput) -> ObjectInfo {
         etag: head.e_tag().map(str::to_owned),
         content_type: head.content_type().map(str::to_owned),
         dimensions: dimensions(head.metadata()),
-        crc64: head.checksum_crc64_nvme().and_then(crc64_from_base64),
-        noted_crc64: head.metadata().and_then(|metadata| crc64_from_base64(metadata.get(CRC64)?)),
+        crc64: head.checksum_crc64_nvme().and_then(crc64::from_base64),
+        noted_crc64: head.metadata().and_then(|metadata| crc64::from_base64(metadata.get(CRC64)?)),
         sha256: head.checksum_sha256().and_then(sha256_from_base64),
         last_modified: head.last_modified().and_then(|at| SystemTime::try_from(*at).ok()),
         custom: custom_from(head.metadata()),
@@ -83,7 +73,7 @@ pub(super) fn listed_part(part: &aws_sdk_s3::types::Part) -> Part {
         number: part.part_number().and_then(|number| u32::try_from(number).ok()).unwrap_or_default(),
         size: size(part.size()),
         etag: part.e_tag().map(str::to_owned),
-        crc64: part.checksum_crc64_nvme().and_then(crc64_from_base64),
+        crc64: part.checksum_crc64_nvme().and_then(crc64::from_base64),
     }
 }
 
@@ -93,7 +83,7 @@ pub(super) fn completed_part(part: &Part, with_checksum: bool) -> CompletedPart 
     CompletedPart::builder()
         .part_number(part_number(part.number))
         .set_e_tag(part.etag.clone())
-        .set_checksum_crc64_nvme(part.crc64.filter(|_| with_checksum).map(crc64_to_base64))
+        .set_checksum_crc64_nvme(part.crc64.filter(|_| with_checksum).map(crc64::to_base64))
         .build()
 }
 
@@ -114,16 +104,6 @@ pub(super) fn size(length: Option<i64>) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn crc64_round_trips_through_base64() {
-        // The CRC catalogue's check value of "123456789".
-        assert_eq!(crc64_to_base64(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
-        assert_eq!(crc64_from_base64("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
-        for wrong in ["", "rosUhgp5mIg", "rosUhgp5mIg=-2", "AAAA"] {
-            assert_eq!(crc64_from_base64(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn dimensions_require_width_and_height() {

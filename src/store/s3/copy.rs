@@ -7,6 +7,7 @@ use percent_encoding::{AsciiSet, utf8_percent_encode};
 
 use super::errors::{classify, rejected};
 use super::{RESERVED, S3Store, convert};
+use crate::crc64;
 use crate::store::{ObjectInfo, ObjectName, Part, Result, Store, StoreError, Upload};
 
 /// Characters that must be encoded in a copy source.
@@ -78,7 +79,7 @@ impl S3Store {
 
     async fn copy_as_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<Part> {
         let copied = self.send_copy(upload, 1, from, etag).await?.copy_part_result;
-        let crc64 = copied.as_ref().and_then(|copied| convert::crc64_from_base64(copied.checksum_crc64_nvme()?));
+        let crc64 = copied.as_ref().and_then(|copied| crc64::from_base64(copied.checksum_crc64_nvme()?));
         Ok(Part { number: 1, size: source.size, etag: copied.and_then(|copied| copied.e_tag), crc64 })
     }
 

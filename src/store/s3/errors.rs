@@ -55,7 +55,10 @@ pub(super) fn rejected(operation: &'static str, source: impl Into<crate::error::
 /// know the outcome.
 pub(crate) fn is_outcome_unknown(error: &StoreError) -> bool {
     match error {
-        StoreError::OutcomeUnknown { .. } | StoreError::NoSuchUpload | StoreError::Precondition => true,
+        StoreError::OutcomeUnknown { .. }
+        | StoreError::Unreachable(_)
+        | StoreError::NoSuchUpload
+        | StoreError::Precondition => true,
         StoreError::Rejected { code, .. } => is_unknown_outcome_code(code),
         StoreError::NotFound | StoreError::IntegrityMismatch(_) => false,
     }

@@ -84,7 +84,7 @@ struct Object {
 impl Object {
     fn etag(&self) -> String {
         let marker = if self.marker.is_some() { "m" } else { "" };
-        format!("\"{:016x}{marker}\"", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &self.bytes))
+        format!("\"{:016x}{marker}\"", crate::crc64::checksum(&self.bytes))
     }
 }
 

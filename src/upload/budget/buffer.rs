@@ -6,28 +6,9 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::super::spill::SpillFile;
-use super::{Budget, PartSlot, State, lock};
+use super::Budget;
+use super::slots::{PartSlot, SlotGuard};
 use crate::store::{Content, ReadAt};
-
-/// A slot in use. It is released when the part in it is dropped.
-#[derive(Debug)]
-pub(super) struct SlotGuard {
-    pub(super) slot: Option<PartSlot>,
-    pub(super) state: Arc<State>,
-}
-
-impl Drop for SlotGuard {
-    fn drop(&mut self) {
-        let mut slots = lock(&self.state.slots);
-        slots.held -= 1;
-        if slots.held == 0 && slots.idle.is_none() {
-            slots.idle = self.slot.take();
-        }
-        drop(slots);
-        self.slot = None;
-        self.state.released.notify_one();
-    }
-}
 
 /// A part being filled.
 #[derive(Debug)]
@@ -165,6 +146,6 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        self.budget.recycle(std::mem::take(&mut self.data));
+        self.budget.pool.put(std::mem::take(&mut self.data));
     }
 }

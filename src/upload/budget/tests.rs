@@ -1,7 +1,10 @@
+use super::quota::STEP;
+use super::reservation::SLOT_WAIT;
 use super::*;
 use crate::store::Content;
 use bytes::Bytes;
 use futures::FutureExt;
+use std::time::Duration;
 
 mod model;
 

@@ -1,6 +1,5 @@
 //! Multipart uploads, including parts that are copied from objects.
 
-use crc_fast::{CrcAlgorithm, checksum_combine};
 use s3s::crypto::{Checksum as _, Md5};
 use s3s::dto::*;
 use s3s::{S3Request, S3Result, s3_error};
@@ -9,10 +8,10 @@ use std::ops::RangeInclusive;
 use super::super::body::{Declared, receive};
 use super::super::conditions::{WriteConditions, matches};
 use super::super::disk::{self, Disk, failed};
-use super::super::file::{Content, Digests, Draft, Meta, StoredFile, hex};
+use super::super::file::{Content, Digests, Draft, Meta, StoredFile};
 use super::{BUCKET, Bucket, check_bucket};
+use crate::crc64;
 use crate::store::limits::{MAX_PARTS, MIN_PART_SIZE};
-use crate::store::s3::{crc64_from_base64, crc64_to_base64};
 
 const PART_NUMBERS: RangeInclusive<i32> = 1..=MAX_PARTS.cast_signed();
 
@@ -224,7 +223,7 @@ fn joined_etag(parts: &[disk::Part]) -> S3Result<String> {
         let md5 = u128::from_str_radix(&part.meta.etag, 16);
         all.update(&md5.map_err(s3s::S3Error::internal_error)?.to_be_bytes());
     }
-    Ok(format!("{}-{}", hex(&all.finalize()), parts.len()))
+    Ok(format!("{}-{}", hex::encode(all.finalize()), parts.len()))
 }
 
 /// Computes the CRC64NVME of the whole object from those of its parts, without reading them again, and compares it with
@@ -235,10 +234,10 @@ fn joined_crc64(parts: &[disk::Part], input: &CompleteMultipartUploadInput) -> S
         return Err(s3_error!(NotImplemented, "The checksum of a whole multipart upload must be CRC64NVME"));
     }
     let joined = parts.iter().try_fold(0, |whole, part| {
-        let crc64 = crc64_from_base64(part.meta.crc64nvme.as_deref()?)?;
-        Some(checksum_combine(CrcAlgorithm::Crc64Nvme, whole, crc64, part.size))
+        let crc64 = crc64::from_base64(part.meta.crc64nvme.as_deref()?)?;
+        Some(crc64::combine(whole, crc64, part.size))
     });
-    let joined = joined.map(crc64_to_base64);
+    let joined = joined.map(crc64::to_base64);
     if input.checksum_crc64nvme.is_some() && input.checksum_crc64nvme != joined {
         return Err(s3_error!(BadDigest, "The object's CRC64NVME differs from x-amz-checksum-crc64nvme"));
     }
@@ -252,7 +251,7 @@ mod tests {
 
     fn stored(number: i32, size: u64, crc64: Option<u64>) -> disk::Part {
         let etag = format!("{number:032x}");
-        let meta = Meta { etag, crc64nvme: crc64.map(crc64_to_base64), ..Meta::new("k") };
+        let meta = Meta { etag, crc64nvme: crc64.map(crc64::to_base64), ..Meta::new("k") };
         disk::Part { number, size, meta }
     }
 
@@ -285,7 +284,7 @@ mod tests {
         assert_eq!(select(&sizes, &complete(&[named(1), named(1)])), Err(S3ErrorCode::InvalidPartOrder));
         assert_eq!(select(&sizes, &complete(&[named(1), named(2)])), Err(S3ErrorCode::InvalidPart));
         assert_eq!(select(&sizes, &complete(&[])), Err(S3ErrorCode::MalformedXML));
-        let crc64 = Some(crc64_to_base64(1));
+        let crc64 = Some(crc64::to_base64(1));
         for other in [
             CompletedPart { e_tag: named(3).e_tag, ..named(1) },
             CompletedPart { e_tag: None, ..named(1) },
@@ -307,16 +306,15 @@ mod tests {
 
     #[test]
     fn joined_checksum_and_etag_are_those_of_the_object() {
-        let crc64 = |bytes: &[u8]| crc_fast::checksum(CrcAlgorithm::Crc64Nvme, bytes);
-        let parts = [stored(1, 5, Some(crc64(b"12345"))), stored(2, 4, Some(crc64(b"6789")))];
-        let whole = Some(crc64_to_base64(crc64(b"123456789")));
+        let parts = [stored(1, 5, Some(crc64::checksum(b"12345"))), stored(2, 4, Some(crc64::checksum(b"6789")))];
+        let whole = Some(crc64::to_base64(crc64::checksum(b"123456789")));
         assert_eq!(joined_crc64(&parts, &complete(&[])).unwrap(), whole);
         assert_eq!(joined_crc64(&[stored(1, 5, Some(1)), stored(2, 4, None)], &complete(&[])).unwrap(), None);
         let expected = |checksum| CompleteMultipartUploadInput { checksum_crc64nvme: checksum, ..complete(&[]) };
         assert!(joined_crc64(&parts, &expected(whole)).is_ok());
-        let other = joined_crc64(&parts, &expected(Some(crc64_to_base64(1)))).unwrap_err();
+        let other = joined_crc64(&parts, &expected(Some(crc64::to_base64(1)))).unwrap_err();
         assert_eq!(other.code(), &S3ErrorCode::BadDigest);
         let md5s: Vec<u8> = [1_u128, 2].iter().flat_map(|md5| md5.to_be_bytes()).collect();
-        assert_eq!(joined_etag(&parts).unwrap(), format!("{}-2", hex(&Md5::checksum(&md5s))));
+        assert_eq!(joined_etag(&parts).unwrap(), format!("{}-2", hex::encode(Md5::checksum(&md5s))));
     }
 }
