@@ -228,12 +228,12 @@ pub enum StoreError {
         operation: &'static str,
         /// S3's error code, or the HTTP status if there is no code.
         code: String,
-    /// The outcome of a call is unknown, and the store did not answer the check for its object (HeadObject) either.
-    #[error("{0}; it did not answer the check either")]
-    Unreachable(#[source] Box<StoreError>),
         #[source]
         source: BoxError,
     },
+    /// The outcome of a call is unknown, and the store did not answer the check for its object (HeadObject) either.
+    #[error("{0}; it did not answer the check either")]
+    Unreachable(#[source] Box<StoreError>),
     /// The stored data differs from the data that was sent.
     #[error("the stored data differs from the data that was sent: {0}")]
     IntegrityMismatch(String),
