@@ -29,7 +29,7 @@ e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; instal
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
 	NO_BUILD=1 loadtest/memory.sh
-	BIN=$(BIN) tests/e2e/run.sh
+	BIN=$(BIN) PYTHON=$(VENV)/bin/python GO=$(VENV)/bin/go tests/e2e/run.sh
 	BIN=$(BIN) tests/e2e/documents.sh
 	BIN=$(BIN) tests/e2e/proxies.sh
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/compose.py
@@ -37,6 +37,7 @@ e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; instal
 	deploy/lint.sh
 	BIN=$(BIN) tests/e2e/prometheus.sh
 	BIN=$(BIN) tests/e2e/seaweedfs.sh
+	BIN=$(BIN) tests/e2e/replicas.sh
 	BIN=$(BIN) UPLOADS=600 loadtest/chaos.sh
 
 # AWS_LC_SYS_NO_JITTER_ENTROPY: collecting this entropy would take milliseconds of every cold start, and the kernel's is

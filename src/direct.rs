@@ -5,7 +5,9 @@
 //! state between requests: [`plan`] puts the state of an upload into the signed links of its plan, and the rest is read
 //! from S3.
 
+pub mod companion;
 pub mod create;
+pub mod layout;
 pub mod plan;
 pub mod presign;
 pub mod promote;

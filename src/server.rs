@@ -1,5 +1,6 @@
 //! The service without its transport: state, routes and the middleware of every request.
 
+mod html;
 pub mod json;
 pub mod middleware;
 pub mod openapi;

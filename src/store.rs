@@ -393,12 +393,12 @@ pub trait Store: Send + Sync + 'static {
         options: &PresignOptions,
     ) -> Result<Presigned>;
 
-    /// Returns a URL for sending one part of exactly `size` bytes (presigned UploadPart).
+    /// Returns a URL for sending one part (presigned UploadPart), of exactly `size` bytes if it is known.
     async fn presign_part(
         &self,
         upload: &Upload,
         number: u32,
-        size: u64,
+        size: Option<u64>,
         options: &PresignOptions,
     ) -> Result<Presigned>;
 }

@@ -157,6 +157,20 @@ impl Claims {
         }
     }
 
+    /// Returns the claims of another grant with the same limits and the same end.
+    pub fn like(grant: &Grant) -> Claims {
+        let names = |formats: &Vec<Format>| formats.iter().map(|format| format.name().to_owned()).collect();
+        Claims {
+            exp: grant.expires_at.into(),
+            max_size: grant.max_size,
+            formats: grant.formats.as_ref().map(names),
+            key: grant.key.clone(),
+            metadata: grant.metadata.clone(),
+            jti: grant.jti.clone(),
+            ..Claims::lasting(DEFAULT_LIFETIME)
+        }
+    }
+
     /// Checks the claims and returns the grant. `issuer` is the name of the API key that signed it.
     fn check(self, issuer: &str) -> Result<Grant, Refusal> {
         // `jsonwebtoken` also accepts a list that contains the audience.

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::plan::{Plan, UploadMethod, ValidatedRequest, part_size};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::format::Format;
 use crate::store::reconcile::Reconciler;
-use crate::store::{CustomMetadata, Metadata, ObjectName, Store};
+use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, Store, Upload};
 use crate::tasks::Tasks;
 use crate::upload::undo::{Creating, UndoOnDrop};
 
@@ -58,6 +59,21 @@ pub async fn create(
             "sha256 is supported for files of up to {put_max} bytes only, because S3 cannot check it for parts; omit it"
         )));
     }
+    let (Upload { id: upload_id, .. }, upload) = create_parts(store, reconciler, tasks, &key, format, terms).await?;
+    let part_size = part_size(size, config.upload.part_size as u64);
+    let plan = Plan { key, size, format, method: UploadMethod::Multipart { upload_id, part_size } };
+    Ok(PendingPlan { plan, upload: Some(upload) })
+}
+
+/// Starts a multipart upload under `incoming/`. The guard aborts it, unless it is disarmed because the client knows of it.
+pub async fn create_parts(
+    store: &Arc<dyn Store>,
+    reconciler: &Reconciler,
+    tasks: &Tasks,
+    key: &ImageKey,
+    format: Format,
+    terms: PlanTerms,
+) -> Result<(Upload, UndoOnDrop)> {
     let metadata = Metadata::unverified(format.content_type(), terms.custom);
     if !tasks.has_room() {
         return Err(Error::OverCapacity(None));
@@ -67,9 +83,5 @@ pub async fn create(
         true => Creating::of_fixed_name(store, tasks, name, metadata),
         false => Creating::of_random_name(store, tasks, reconciler, name, metadata),
     };
-    let (created, upload) = creating.await?;
-    let upload_id = created.id;
-    let part_size = part_size(size, config.upload.part_size as u64);
-    let plan = Plan { key, size, format, method: UploadMethod::Multipart { upload_id, part_size } };
-    Ok(PendingPlan { plan, upload: Some(upload) })
+    creating.await.map_err(Error::from)
 }

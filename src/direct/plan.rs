@@ -161,11 +161,13 @@ pub struct Query {
 ///
 /// For an S3 event there are none, and none are required. Events reach the service only as a Lambda function, so the
 /// store is AWS, which checked the signed length and SHA-256 of a PUT before it created the object. The object of an
-/// upload in parts is created only by a complete request, which first compares the parts with the plan.
-#[derive(Clone, Copy, Debug, Default)]
+/// upload in parts is created only by a complete request, which first checks the parts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
     /// Size in bytes.
     pub size: Option<u64>,
+    /// Maximum size in bytes, if the size was not declared.
+    pub max_size: Option<u64>,
     pub sha256: Option<[u8; 32]>,
 }
 
@@ -222,7 +224,7 @@ impl Plan {
             UploadMethod::Put { sha256 } => sha256,
             UploadMethod::Multipart { .. } => None,
         };
-        Expected { size: Some(self.size), sha256 }
+        Expected { size: Some(self.size), max_size: None, sha256 }
     }
 
     /// Returns the links that carry the plan as `token`.

@@ -148,7 +148,7 @@ pub async fn sign_parts(
     for (part_number, size) in (1..).zip(part_sizes(size, part_size)) {
         let mut part = UploadPart { part_number, size, url: None, headers: None, etag: None };
         if wanted(part_number) {
-            let signed = store.presign_part(upload, part_number, size, options).await?;
+            let signed = store.presign_part(upload, part_number, Some(size), options).await?;
             expires_at = expires_at.min(signed.expires_at);
             part.url = Some(signed.url);
             part.headers = Some(signed.headers.into_iter().collect());

@@ -16,7 +16,8 @@
 use futures::future::try_join_all;
 use std::time::Duration;
 
-use super::plan::{Expected, Plan, compare};
+use super::layout::{DirectUpload, UploadInParts};
+use super::plan::Expected;
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
 use crate::store::limits::MIN_PART_SIZE;
@@ -39,54 +40,61 @@ pub struct Verified {
 }
 
 impl Verifier {
-    /// Completes a plan: joins its parts if it has any, then promotes the object.
+    /// Completes an upload: joins its parts if it has any, then promotes the object.
     ///
     /// # Errors
     /// Returns a 404 error if nothing was uploaded or the upload has ended, 409 `parts_missing` if parts are missing,
     /// and a 400 error if the object is not an allowed image.
-    pub async fn complete(&self, plan: &Plan, has_waiters: HasWaiters<'_>) -> Result<Verified> {
-        if plan.upload().is_some() {
-            if let Some(image) = self.find_promoted(&plan.key, plan.expected()).await? {
+    pub async fn complete(&self, upload: &DirectUpload, has_waiters: HasWaiters<'_>) -> Result<Verified> {
+        let (key, mut expected) = (&upload.key, upload.expected);
+        if let Some(parts) = &upload.parts {
+            // If the size was not declared, only the parts tell whether an image of this key is the one that was sent.
+            if expected.size.is_some()
+                && let Some(image) = self.find_promoted(key, expected).await?
+            {
                 return Ok(image);
             }
-            if let Err(error) = self.assemble(plan).await {
-                // Another complete may have created the image meanwhile. So may a call of this one whose answer was
-                // lost.
-                if let Some(image) = self.find_promoted(&plan.key, plan.expected()).await.ok().flatten() {
-                    return Ok(image);
-                }
-                // SeaweedFS lists no parts of an upload whose Complete is in progress. The object already exists then.
-                let is_assembled = matches!(error, Error::PartsMissing { .. })
-                    && self.store.find(&plan.incoming()).await.is_ok_and(|arrived| arrived.is_some());
-                if !is_assembled {
-                    return Err(error);
-                }
+            match self.assemble(parts).await {
+                Ok(size) => expected.size = expected.size.or(size),
+                Err(error) => self.check_assembled(upload, error).await?,
             }
         }
-        self.promote(&plan.key, plan.expected(), has_waiters).await
+        self.promote(key, expected, has_waiters).await
     }
 
-    /// Joins the parts of a multipart plan to one object. A missing upload is not an error, because another complete
-    /// may have been faster. The caller then looks for the object.
-    async fn assemble(&self, plan: &Plan) -> Result<()> {
-        let Some((upload, part_size)) = plan.upload() else { return Ok(()) };
+    /// Checks whether the object or the image exists although `assemble` has failed with `error`.
+    async fn check_assembled(&self, upload: &DirectUpload, error: Error) -> Result<()> {
+        // Another complete may have created the image meanwhile. So may a call of this one whose answer was lost.
+        let may_be_promoted = upload.expected.size.is_some() || matches!(error, Error::Storage(_));
+        if may_be_promoted && self.store.find(&upload.image()).await.is_ok_and(|image| image.is_some()) {
+            return Ok(());
+        }
+        // SeaweedFS lists no parts of an upload whose Complete is in progress. The object already exists then.
+        let is_assembled = matches!(error, Error::PartsMissing { .. })
+            && self.store.find(&upload.incoming()).await.is_ok_and(|arrived| arrived.is_some());
+        if is_assembled { Ok(()) } else { Err(error) }
+    }
+
+    /// Joins the parts of a multipart upload to one object, and returns its size. A missing upload is not an error,
+    /// because another complete may have been faster. The caller then looks for the object, whose size is unknown.
+    async fn assemble(&self, UploadInParts { upload, layout }: &UploadInParts) -> Result<Option<u64>> {
         for _ in 0..ATTEMPTS {
-            let parts = match self.store.list_parts(&upload).await {
+            let parts = match self.store.list_parts(upload).await {
                 Ok(parts) => parts,
-                Err(StoreError::NoSuchUpload) => return Ok(()),
+                Err(StoreError::NoSuchUpload) => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
-            let found = compare(&parts, plan.size, part_size);
-            if !found.missing.is_empty() {
-                return Err(Error::PartsMissing { parts: found.missing });
-            }
-            if !found.unexpected.is_empty() {
-                return Err(Error::PartsUnexpected { parts: found.unexpected });
-            }
-            match self.store.complete_upload(&upload, &parts, ObjectDigest { size: plan.size, crc64: None }).await {
-                Ok(_) | Err(StoreError::NoSuchUpload) => return Ok(()),
+            let size = match layout.check(&parts) {
+                Ok(size) => size,
+                Err(error) => return Err(self.close_parts(upload, error).await),
+            };
+            match self.store.complete_upload(upload, &parts, ObjectDigest { size, crc64: None }).await {
+                Ok(_) => return Ok(Some(size)),
+                Err(StoreError::NoSuchUpload) => return Ok(None),
                 // Another complete was faster, or there is a marker. If there is no object, another call interfered.
-                Err(StoreError::Precondition) if self.store.find(&plan.incoming()).await?.is_some() => return Ok(()),
+                Err(StoreError::Precondition) if self.store.find(&upload.name).await?.is_some() => {
+                    return Ok(Some(size));
+                }
                 Err(StoreError::Precondition) => {}
                 // A part was uploaded again after it was listed.
                 Err(StoreError::Rejected { code, .. }) if code == "InvalidPart" => {}
@@ -94,6 +102,17 @@ impl Verifier {
             }
         }
         Err(Error::ChangedMeanwhile)
+    }
+
+    /// Aborts an upload whose parts are too large together, so that no further part can be sent. Returns `error`.
+    async fn close_parts(&self, upload: &Upload, error: Error) -> Error {
+        if matches!(error, Error::PayloadTooLarge { .. })
+            && let Err(failed) = self.store.abort_upload(upload).await
+        {
+            let error = &failed as &dyn std::error::Error;
+            tracing::warn!(s3_key = %upload.name.key(), error, "an upload was not aborted; sweep removes it");
+        }
+        error
     }
 
     /// Verifies the object under `incoming/` and promotes it to an image. Idempotent and safe to call concurrently.
@@ -246,17 +265,19 @@ impl Verifier {
     ///
     /// # Errors
     /// Returns [`Error::AlreadyComplete`] if the image exists.
-    pub async fn abort(&self, plan: &Plan) -> Result<()> {
-        if self.store.find(&plan.image()).await?.is_some() {
+    pub async fn abort(&self, upload: &DirectUpload) -> Result<()> {
+        let is_complete = self.store.find(&upload.image()).await?.is_some();
+        // Before the marker is written, so that the upload's object cannot replace it. If another attempt under a fixed
+        // key has made the image, this upload still exists.
+        if let Some(UploadInParts { upload, .. }) = &upload.parts {
+            self.store.abort_upload(upload).await.map_err(Error::from)?;
+        }
+        if is_complete {
             return Err(Error::AlreadyComplete);
         }
-        // Aborted first, so that its object cannot replace the marker.
-        if let Some((upload, _)) = plan.upload() {
-            self.store.abort_upload(&upload).await.map_err(Error::from)?;
-        }
-        self.withdraw(&plan.key).await?;
+        self.withdraw(&upload.key).await?;
         // A promotion may have been faster.
-        match self.store.find(&plan.image()).await? {
+        match self.store.find(&upload.image()).await? {
             Some(_) => Err(Error::AlreadyComplete),
             None => Ok(()),
         }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::Plan;
+use super::layout::DirectUpload;
 use super::promote::Verified;
 use super::verify::{HasWaiters, Verifier};
 use crate::error::Error;
@@ -35,7 +35,7 @@ pub enum Trigger {
 /// The result of an operation, shared by all callers that waited for it.
 pub type Outcome<T> = Result<T, Arc<Error>>;
 
-/// Completes and aborts plans, one operation per key at a time.
+/// Completes and aborts direct uploads, one operation per key at a time.
 #[derive(Clone)]
 pub struct Promotions {
     verifier: Verifier,
@@ -47,8 +47,8 @@ pub struct Promotions {
 
 #[derive(Clone, PartialEq, Eq)]
 enum Work {
-    Complete(Plan),
-    Abort(Plan),
+    Complete(DirectUpload),
+    Abort(DirectUpload),
 }
 
 struct Running {
@@ -81,16 +81,16 @@ impl Promotions {
         Promotions { verifier, running: Arc::default(), tasks, metrics, stop: CancellationToken::new() }
     }
 
-    /// Completes a plan, or waits for the same operation if it is already running. Dropping the future does not stop
+    /// Completes an upload, or waits for the same operation if it is already running. Dropping the future does not stop
     /// the operation.
-    pub async fn complete(&self, plan: Plan) -> Outcome<ObjectInfo> {
-        let image = self.run(Work::Complete(plan)).await?;
+    pub async fn complete(&self, upload: DirectUpload) -> Outcome<ObjectInfo> {
+        let image = self.run(Work::Complete(upload)).await?;
         image.ok_or_else(|| Arc::new(Error::Internal("a promotion ended without an image".into())))
     }
 
-    /// Aborts a plan's upload and removes its data, after a running complete of the same key has ended.
-    pub async fn abort(&self, plan: Plan) -> Outcome<()> {
-        self.run(Work::Abort(plan)).await.map(drop)
+    /// Aborts an upload and removes its data, after a running complete of the same key has ended.
+    pub async fn abort(&self, upload: DirectUpload) -> Outcome<()> {
+        self.run(Work::Abort(upload)).await.map(drop)
     }
 
     async fn run(&self, work: Work) -> Outcome<Image> {
@@ -146,8 +146,8 @@ impl Promotions {
 
     async fn run_to_the_end(&self, work: &Work, ended: &Ended) -> Result<Image, Error> {
         match work {
-            Work::Complete(plan) => self.promote(plan, &|| !ended.is_closed()).await.map(Some),
-            Work::Abort(plan) => self.undo(plan).await.map(|()| None),
+            Work::Complete(upload) => self.promote(upload, &|| !ended.is_closed()).await.map(Some),
+            Work::Abort(upload) => self.undo(upload).await.map(|()| None),
         }
     }
 
@@ -156,16 +156,16 @@ impl Promotions {
         self.stop.cancel();
     }
 
-    async fn promote(&self, plan: &Plan, has_waiters: HasWaiters<'_>) -> Result<ObjectInfo, Error> {
+    async fn promote(&self, upload: &DirectUpload, has_waiters: HasWaiters<'_>) -> Result<ObjectInfo, Error> {
         let began = Instant::now();
-        let verified = self.verifier.complete(plan, has_waiters).await;
-        count(&self.metrics, Trigger::Complete, began, verified.as_ref());
+        let verified = self.verifier.complete(upload, has_waiters).await;
+        count(&self.metrics, Trigger::Complete, upload.method(), began, verified.as_ref());
         verified.map(|verified| verified.image)
     }
 
-    async fn undo(&self, plan: &Plan) -> Result<(), Error> {
-        self.verifier.abort(plan).await?;
-        self.metrics.aborted(UploadMethod::Direct, "requested");
+    async fn undo(&self, upload: &DirectUpload) -> Result<(), Error> {
+        self.verifier.abort(upload).await?;
+        self.metrics.aborted(upload.method(), "requested");
         Ok(())
     }
 
@@ -175,7 +175,13 @@ impl Promotions {
 }
 
 /// Counts a verification that began at `began`.
-pub fn count(metrics: &Metrics, trigger: Trigger, began: Instant, verified: Result<&Verified, &Error>) {
+pub fn count(
+    metrics: &Metrics,
+    trigger: Trigger,
+    method: UploadMethod,
+    began: Instant,
+    verified: Result<&Verified, &Error>,
+) {
     let trigger = match trigger {
         Trigger::Complete => "complete",
         Trigger::Event => "event",
@@ -187,7 +193,7 @@ pub fn count(metrics: &Metrics, trigger: Trigger, began: Instant, verified: Resu
     };
     metrics.counter(&defs::PROMOTIONS, &[trigger, outcome]).increment(1);
     if let Ok(Verified { image, new: true }) = verified {
-        metrics.stored(UploadMethod::Direct, began, image.size);
+        metrics.stored(method, began, image.size);
     }
 }
 
@@ -205,7 +211,7 @@ fn is_outdated(outcome: &Outcome<Image>) -> bool {
 impl Work {
     fn key(&self) -> &ImageKey {
         match self {
-            Work::Complete(plan) | Work::Abort(plan) => &plan.key,
+            Work::Complete(upload) | Work::Abort(upload) => &upload.key,
         }
     }
 }

@@ -197,10 +197,10 @@ fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
     let outcome = |done: Result<(), Error>| done.map_or(Outcome::Failed, |()| Outcome::Done);
     let work = async move {
         match role {
-            Role::Complete => outcome(verifier.complete(&plan, &|| true).await.map(drop)),
+            Role::Complete => outcome(verifier.complete(&(&plan).into(), &|| true).await.map(drop)),
             Role::Event => outcome(verifier.promote(&plan.key, Expected::default(), &|| false).await.map(drop)),
             Role::Delete => outcome(verifier.delete(&plan.key).await),
-            Role::Abort => outcome(verifier.abort(&plan).await),
+            Role::Abort => outcome(verifier.abort(&(&plan).into()).await),
             Role::Put(bytes) => outcome(store.put_by_url(&plan.incoming(), bytes).await.map_err(Error::from)),
         }
     };

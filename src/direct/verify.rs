@@ -104,6 +104,9 @@ impl Verifier {
         if expected.size.is_some_and(|size| size != source.size) {
             return Err(not_as_planned("size"));
         }
+        if let Some(limit) = expected.max_size.filter(|limit| source.size > *limit) {
+            return Err(Error::PayloadTooLarge { limit });
+        }
         // Acquired before any memory and held until the end, so that a waiting verification holds no memory.
         let _turn = self.sniffs.acquire().await;
         if let Some(sha256) = expected.sha256

@@ -9,8 +9,8 @@ use serde_json::error::Category;
 use crate::error::{BoxError, Error, Result};
 use crate::ingest::error_from_body;
 
-/// Maximum size of a JSON body, in bytes.
-const MAX_JSON: usize = 16 << 10;
+/// Maximum size of most JSON bodies, in bytes.
+pub const MAX_JSON: usize = 16 << 10;
 
 /// A request body, parsed as JSON.
 ///
@@ -22,13 +22,19 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
     type Rejection = Error;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self> {
-        let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        if !content_type.is_some_and(is_json) {
-            return Err(Error::NotJson);
-        }
-        let body = Limited::new(request.into_body(), MAX_JSON).collect().await.map_err(read_error)?.to_bytes();
-        serde_json::from_slice(&body).map(JsonBody).map_err(|error| Error::InvalidRequest(describe(&error)))
+        read(request, MAX_JSON).await.map(JsonBody)
     }
+}
+
+/// Parses a request body of at most `limit` bytes as JSON. Use [`JsonBody`] unless a request needs more than [`MAX_JSON`].
+pub async fn read<T: DeserializeOwned>(request: Request, limit: usize) -> Result<T> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !content_type.is_some_and(is_json) {
+        return Err(Error::NotJson);
+    }
+    let body = Limited::new(request.into_body(), limit).collect().await;
+    let body = body.map_err(|error| read_error(error, limit))?.to_bytes();
+    serde_json::from_slice(&body).map_err(|error| Error::InvalidRequest(describe(&error)))
 }
 
 /// Whether the media type is `application/json` or based on it, such as `application/problem+json`.
@@ -44,9 +50,9 @@ fn describe(error: &serde_json::Error) -> String {
     }
 }
 
-fn read_error(error: BoxError) -> Error {
+fn read_error(error: BoxError, limit: usize) -> Error {
     if error.is::<LengthLimitError>() {
-        return Error::InvalidRequest(format!("the JSON body exceeds the limit of {MAX_JSON} bytes"));
+        return Error::InvalidRequest(format!("the JSON body exceeds the limit of {limit} bytes"));
     }
     error_from_body(error)
 }

@@ -28,6 +28,7 @@ use crate::error::Error;
 pub const IMAGES: &str = "Images";
 pub const DIRECT: &str = "Uploads";
 pub const GRANTS: &str = "Grants";
+pub const COMPANION: &str = "Uppy";
 pub const SERVICE: &str = "Service";
 
 const BEARER: &str = "bearer";
@@ -60,6 +61,8 @@ const JSON: &str = "application/json";
             unchanged."),
         (name = GRANTS, description = "The right to upload, for clients without an API key. Grants are signed with an API \
             key, have limits, and expire within a day."),
+        (name = COMPANION, description = "The routes of Uppy's Companion that its S3 plugin uses (`@uppy/aws-s3`). An \
+            error's text is also in the field `message`, where Uppy reads it."),
         (name = SERVICE, description = "The service itself: limits, health, metrics and this document."),
     ),
     components(schemas(ErrorBody)),
@@ -84,6 +87,7 @@ pub fn start() -> OpenApi {
 pub fn secure(document: &mut OpenApi, access: Access, keys: bool) {
     let (scope, required) = match access {
         Access::Open | Access::Anybody => return,
+        Access::UploadId => return secure_by_path(document),
         Access::Link => return secure_by_link(document),
         Access::Operator => (None, false),
         Access::Key(scope) => (Some(scope), keys),
@@ -117,6 +121,11 @@ fn secure_by_link(document: &mut OpenApi) {
     for operation in operations(document) {
         operation.security = Some(vec![SecurityRequirement::new(PLAN, [""; 0])]);
     }
+}
+
+/// Documents that a part of the path authorizes the routes so far.
+fn secure_by_path(document: &mut OpenApi) {
+    operations(document).for_each(|operation| operation.security = Some(Vec::new()));
 }
 
 /// Returns the document, which is completed when it is first requested.

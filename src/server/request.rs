@@ -17,6 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::time::Instant;
 
+pub mod accept;
 pub mod host;
 pub mod started;
 

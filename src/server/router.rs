@@ -13,10 +13,10 @@ use utoipa_axum::routes;
 
 use super::middleware::access_log::observe_request;
 use super::middleware::authority::{self, Access, Guard};
-use super::middleware::{cors, deadline, headers, path_grant};
+use super::middleware::{cors, deadline, error_form, headers, path_grant};
 use super::request::{self, Rejected};
 use super::response::respond;
-use super::routes::{direct, docs, grants, images, page, system, upload};
+use super::routes::{direct, docs, grants, images, page, s3, system, upload, uploaded};
 use super::{App, openapi};
 use crate::auth::Scope;
 use crate::error::Error;
@@ -32,6 +32,8 @@ impl App {
             .merge(self.guarded(uploading(), Access::Form))
             .merge(self.guarded(planning(), Access::Upload))
             .merge(self.guarded(linked(), Access::Link))
+            .merge(self.guarded(companion(), Access::Upload))
+            .merge(self.guarded(companion_uploads(), Access::UploadId))
             .merge(self.guarded(granting(), Access::Key(Scope::Upload)))
             .merge(self.guarded(reading(), read))
             .merge(self.guarded(deleting(), Access::Key(Scope::Delete)))
@@ -40,7 +42,9 @@ impl App {
             .merge(self.guarded(open(), Access::Open))
             .split_for_parts();
         let documents = documents().route_layer(from_fn_with_state(self.guard(Access::Open), authority::check));
-        let routes = routes.merge(page()).merge(documents).layer(Extension(openapi::finish(description, self)));
+        let results = results().route_layer(from_fn_with_state(self.guard(Access::UploadId), authority::check));
+        let routes =
+            routes.merge(page()).merge(results).merge(documents).layer(Extension(openapi::finish(description, self)));
         let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
         let store_routes = store_routes.layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let store_routes = store_routes.layer(CatchPanicLayer::custom(panicked));
@@ -68,6 +72,7 @@ impl App {
             .layer(middleware::from_fn(limit_uri))
             .layer(middleware::from_fn(reject))
             .layer(CatchPanicLayer::custom(panicked))
+            .layer(middleware::from_fn(error_form::adapt))
             .layer(cors::cors(&self.config.cors_origins))
             .layer(middleware::from_fn(reject_preflight));
         headers::protected(self.observed(routes)).with_state(self.clone())
@@ -119,6 +124,19 @@ fn linked() -> OpenApiRouter<App> {
     OpenApiRouter::default().routes(routes!(direct::status, direct::abort)).routes(routes!(direct::complete))
 }
 
+/// Returns the routes with which Uppy's S3 plugin starts an upload.
+fn companion() -> OpenApiRouter<App> {
+    OpenApiRouter::default().routes(routes!(s3::params)).routes(routes!(s3::create))
+}
+
+/// Returns the routes of an upload that Uppy's S3 plugin has started. Its ID authorizes the request.
+fn companion_uploads() -> OpenApiRouter<App> {
+    OpenApiRouter::default()
+        .routes(routes!(s3::list, s3::abort))
+        .routes(routes!(s3::sign))
+        .routes(routes!(s3::complete))
+}
+
 fn deleting() -> OpenApiRouter<App> {
     let routes = OpenApiRouter::default().routes(routes!(images::delete));
     let mut routes = routes.route("/images/{s3_key}", delete(images::delete));
@@ -137,6 +155,11 @@ fn page() -> Router<App> {
         .route("/", get(page::index))
         .route(path_grant::WITHOUT_SLASH, get(page::add_slash))
         .route("/assets/{file}", get(page::asset))
+}
+
+/// Returns the page that shows an uploaded image. A token in its address authorizes the request.
+fn results() -> Router<App> {
+    Router::new().route("/uploaded", get(uploaded::page))
 }
 
 /// The API's description as pages.

@@ -6,8 +6,10 @@ pub mod docs;
 pub mod grants;
 pub mod images;
 pub mod page;
+pub mod s3;
 pub mod system;
 pub mod upload;
+pub mod uploaded;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
@@ -20,6 +22,18 @@ use crate::server::request::RequestFacts;
 ///
 /// Unless it is `PUBLIC_URL`, the client chooses it freely, so it may be used only in responses to this client.
 pub struct ServiceBase(Option<String>);
+
+impl ServiceBase {
+    /// Returns the permanent URL of an image in this service. If the request has no valid host, it is relative.
+    fn image_url(&self, key: &str) -> String {
+        format!("{}/{key}", self.url("images"))
+    }
+
+    /// Returns the URL of a route of the service.
+    fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.0.as_deref().unwrap_or("."))
+    }
+}
 
 impl FromRequestParts<App> for ServiceBase {
     type Rejection = Infallible;

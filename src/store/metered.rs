@@ -212,7 +212,7 @@ impl Store for MeteredStore {
         &self,
         upload: &Upload,
         number: u32,
-        size: u64,
+        size: Option<u64>,
         options: &PresignOptions,
     ) -> Result<Presigned> {
         self.inner.presign_part(upload, number, size, options).await

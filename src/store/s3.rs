@@ -388,7 +388,7 @@ impl Store for S3Store {
         &self,
         upload: &Upload,
         number: u32,
-        size: u64,
+        size: Option<u64>,
         options: &PresignOptions,
     ) -> Result<Presigned> {
         self.part_url(upload, number, size, options).await

@@ -14,6 +14,8 @@ pub enum UploadMethod {
     Form,
     Raw,
     Direct,
+    /// In parts, by Uppy's S3 plugin.
+    Companion,
 }
 
 impl UploadMethod {
@@ -22,6 +24,7 @@ impl UploadMethod {
             UploadMethod::Form => "form",
             UploadMethod::Raw => "raw",
             UploadMethod::Direct => "direct",
+            UploadMethod::Companion => "companion",
         }
     }
 }

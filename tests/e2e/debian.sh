@@ -1,9 +1,8 @@
-# Provides programs from Debian packages without installing the packages, which would start their services. Source this
-# file.
+# Provides programs from Debian packages. Source this file.
 # shellcheck shell=bash
 
 # debian_program <package> <path in the package>: prints the path of the program. If it is not installed, it is extracted
-# from the package to the target folder.
+# from the package to the target folder, because installing the package would start its service.
 debian_program() {
     local folder deb
     command -v "${2##*/}" && return
@@ -24,4 +23,14 @@ debian_program() {
 # As the current user: apt's own user may not be allowed to write to the folder.
 download_deb() {
     (cd "$2" && apt-get download -qq -o APT::Sandbox::User="$(id -un)" "$1" >&2)
+}
+
+# install_nginx: installs nginx (Debian) if it is missing, and sets $nginx to its path.
+install_nginx() {
+    local sudo
+    nginx=$(command -v nginx || echo /usr/sbin/nginx)
+    [ -x "$nginx" ] && return
+    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
+    $sudo apt-get update -qq
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends nginx >/dev/null
 }

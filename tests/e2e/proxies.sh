@@ -25,12 +25,7 @@ fail() {
 }
 
 caddy=$(debian_program caddy usr/bin/caddy)
-nginx=$(command -v nginx || echo /usr/sbin/nginx)
-if [ ! -x "$nginx" ]; then
-    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
-    $sudo apt-get update -qq
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends nginx >/dev/null
-fi
+install_nginx
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost \
     -addext basicConstraints=critical,CA:FALSE -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null
 head -c 12M /dev/urandom | cat tests/fixtures/plain.png - >"$work/put.png"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the page and the docs in headless Chromium, against the binary in BIN. Installs the browser (Debian) and the
-# driver if they are missing.
+# Tests the page, the docs and the examples, mostly in headless Chromium, against the binary in BIN. Installs the browser
+# (Debian) and the npm packages if they are missing. PYTHON (with PyJWT) and GO run the examples in these languages.
 set -euo pipefail
 cd "$(dirname "$0")"
 if [ ! -x /usr/bin/chromium ]; then
@@ -9,4 +9,6 @@ if [ ! -x /usr/bin/chromium ]; then
     $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
 fi
 npm ci --no-audit --no-fund
-node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js grants.test.js docs.test.js
+# The examples use the same packages.
+ln -sfn ../tests/e2e/node_modules ../../examples/node_modules
+node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js grants.test.js docs.test.js examples.test.js

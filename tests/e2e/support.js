@@ -101,10 +101,11 @@ export function fixture(name) {
 
 let service, browser;
 
-/** Starts the service, with `settings` in its environment, and the browser; for `before`. */
+/** Starts the service, with `settings` in its environment, and the browser; for `before`. Returns the service. */
 export async function start(settings = {}) {
   await mkdir(PICTURES, { recursive: true });
   [service, browser] = await Promise.all([Service.start(settings), chromium.launch(BROWSER)]);
+  return service;
 }
 
 /** Stops the service and the browser; for `after`. */

@@ -76,15 +76,21 @@ const fn link(ok: u16) -> Row {
     [ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, 401, 401]
 }
 
+/// A route that the ID of a Companion upload authorizes. A grant in the path may have expired since the upload began.
+const fn upload_id(ok: u16) -> Row {
+    [ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, ok, 401]
+}
+
 /// The page. It is the same for every request, and reports an expired grant itself.
 const fn page(ok: u16) -> Row {
     [ok; COLUMNS.len()]
 }
 
-/// `{plan}` stands for the token of a plan for `{s3_key}`. The requests have no body, so that authorized uploads and
+/// `{plan}` stands for the token of a plan for `{s3_key}`, `{upload_id}` for a Companion upload of it. The requests have no body, so that authorized uploads and
 /// plans are rejected with 415.
 fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
     let (status, complete, abort) = ("/uploads/{s3_key}", "/uploads/{s3_key}/complete", "/uploads/{s3_key}");
+    let (companion, part) = ("/s3/multipart/{upload_id}", "/s3/multipart/{upload_id}/{part_number}");
     vec![
         ("POST", "/upload-image", "", upload(415)),
         ("POST", "/images", "", upload(415)),
@@ -98,6 +104,14 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
         ("DELETE", abort, "?plan={plan}x", link(401)),
         // A grant is not a plan token.
         ("GET", status, "?plan={grant}", link(401)),
+        ("GET", "/s3/params", "?filename=a.png", upload(200)),
+        ("POST", "/s3/multipart", "", upload(415)),
+        ("GET", part, "?key={s3_key}", upload_id(200)),
+        ("GET", companion, "?key={s3_key}", upload_id(200)),
+        ("POST", "/s3/multipart/{upload_id}/complete", "?key={s3_key}", upload_id(415)),
+        // A plan token is not an uploadId.
+        ("GET", "/s3/multipart/{plan}/{part_number}", "?key={s3_key}", upload_id(401)),
+        ("DELETE", companion, "?key={s3_key}", upload_id(200)),
         ("GET", "/images/{s3_key}", "", key(404, false, false, true)),
         ("HEAD", "/images/{s3_key}", "", key(404, false, false, true)),
         ("GET", "/images/{s3_key}/url", "", key(404, false, false, true)),
@@ -112,6 +126,9 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
         ("GET", "/docs/start.js", "", open(200)),
         ("GET", "/", "", page(200)),
         ("GET", "/assets/app.js", "", page(200)),
+        // Without its token the page does not exist.
+        ("GET", "/uploaded", "", upload_id(404)),
+        ("GET", "/uploaded", "?image={plan}", upload_id(404)),
         ("GET", "/no-such-route", "", page(404)),
     ]
 }
@@ -120,6 +137,8 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
 struct World {
     app: TestApp,
     plan: Value,
+    /// A Companion upload.
+    companion: Value,
     _keys: NamedTempFile,
 }
 
@@ -133,7 +152,16 @@ impl World {
         let request = json!({ "filename": "a.png", "size": 1 });
         let planned = app.client.post(app.at("/uploads")).bearer_auth("the-upload-key").json(&request);
         let plan = planned.send().await.unwrap().json().await.unwrap();
-        World { app, plan, _keys: keys }
+        let request = json!({ "filename": "a.png", "type": "image/png", "metadata": {} });
+        let started = app.client.post(app.at("/s3/multipart")).bearer_auth("the-upload-key").json(&request);
+        let companion = started.send().await.unwrap().json().await.unwrap();
+        World { app, plan, companion, _keys: keys }
+    }
+
+    async fn end(self) {
+        let abort = self.request("DELETE", "/s3/multipart/{upload_id}", "?key={s3_key}", Credential::None);
+        assert_eq!(abort.send().await.unwrap().status(), 200);
+        self.app.end(&[]).await;
     }
 
     fn grant(&self, grant: Grant) -> String {
@@ -152,12 +180,19 @@ impl World {
 
     fn request(&self, method: &str, template: &str, query: &str, credential: Credential) -> RequestBuilder {
         let token = self.plan["status_url"].as_str().unwrap().split_once("?plan=").unwrap().1;
-        let plans = template.starts_with("/uploads/");
-        let key = if plans { self.plan["s3_key"].as_str().unwrap() } else { UNKNOWN_IMAGE };
-        let query = query.replace("{plan}", token).replace("{grant}", &self.grant(Grant::Plain));
+        let key = match template {
+            plans if plans.starts_with("/uploads/") => self.plan["s3_key"].as_str().unwrap(),
+            companion if companion.starts_with("/s3/") => self.companion["key"].as_str().unwrap(),
+            _ => UNKNOWN_IMAGE,
+        };
+        let upload_id = self.companion["uploadId"].as_str().unwrap();
+        let fill = |text: &str| {
+            let text = text.replace("{plan}", token).replace("{grant}", &self.grant(Grant::Plain));
+            text.replace("{s3_key}", key).replace("{upload_id}", upload_id).replace("{part_number}", "1")
+        };
         let prefix =
             if let Credential::Path(grant) = credential { format!("/g/{}", self.grant(grant)) } else { String::new() };
-        let path = format!("{prefix}{}{query}", template.replace("{s3_key}", key));
+        let path = format!("{prefix}{}{}", fill(template), fill(query));
         let request = self.app.client.request(method.parse().unwrap(), self.app.at(&path));
         // As if passed on by a proxy, so that /metrics is not a request from this machine.
         let request = request.header("via", "1.1 proxy");
@@ -208,7 +243,7 @@ async fn every_route_accepts_only_the_right_credentials() {
             }
         }
     }
-    world.app.end(&[]).await;
+    world.end().await;
 }
 
 #[tokio::test]
@@ -222,7 +257,7 @@ async fn api_key_is_also_accepted_as_x_api_key() {
             assert_eq!(answer.status().as_u16(), expected, "{method} {template} by {credential:?}");
         }
     }
-    world.app.end(&[]).await;
+    world.end().await;
 }
 
 /// Fails if a route of the API's description or of the router is missing in the table.
@@ -250,7 +285,7 @@ async fn table_contains_every_route() {
     assert!(routes.len() >= 19, "{routes:?}");
     let missing: Vec<_> = routes.difference(&tested).collect();
     assert!(missing.is_empty(), "not in the table: {missing:?}");
-    world.app.end(&[]).await;
+    world.end().await;
 }
 
 #[tokio::test]

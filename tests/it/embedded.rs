@@ -341,7 +341,7 @@ async fn disconnected_client_leaves_no_files() {
     let put = app.store.presign_put(&incoming(), &sized(1 << 20), &at(&app)).await.unwrap();
     let upload = app.store.create_upload(&incoming(), &png()).await.unwrap();
     let before = stray_files(app.data_dir());
-    let part = app.store.presign_part(&upload, 1, 1 << 20, &at(&app)).await.unwrap();
+    let part = app.store.presign_part(&upload, 1, Some(1 << 20), &at(&app)).await.unwrap();
     for url in [put, part] {
         let mut client = half_sent(&app, &url).await;
         until_files(app.data_dir(), |files| files != before).await;

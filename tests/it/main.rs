@@ -4,6 +4,8 @@ mod auth;
 mod authority;
 #[cfg(feature = "client")]
 mod cli_upload;
+mod clients;
+mod companion;
 mod contract;
 mod description;
 mod direct;
@@ -13,6 +15,7 @@ mod doctor;
 mod documents;
 mod embedded;
 mod environment;
+mod examples;
 mod grants;
 mod hardening;
 mod idempotency;

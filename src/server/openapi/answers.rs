@@ -47,6 +47,14 @@ answers! {
         Storage;
     /// Errors of `abort_url`.
     Abort: InvalidToken, ExpiredToken, AlreadyComplete, Verifying, NotFound, Storage;
+    /// Errors of `GET /s3/params`.
+    CompanionForm: InvalidFileType, InvalidRequest, KeyTooShort;
+    /// Errors of `POST /s3/multipart`.
+    CompanionStart: InvalidFileType, InvalidRequest, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson, UploadOver, AlreadyExists, OverCapacity, Storage;
+    /// Errors of `GET /s3/multipart/{upload_id}/{part_number}`.
+    CompanionPart: InvalidToken, ExpiredToken, InvalidRequest, PayloadTooLarge, Storage;
+    /// Errors of `POST /s3/multipart/{upload_id}/complete`.
+    CompanionComplete: InvalidToken, ExpiredToken, NotJson, TruncatedBody, ClientTooSlow, BelowMinRate, NoFile, AlreadyExists, UploadOver, AlreadyComplete, OverCapacity, InvalidFileType, InvalidRequest, TooManyPixels, NotFound, PayloadTooLarge, PartsMissing, PartsUnexpected, ChangedMeanwhile, Storage;
     /// Errors of `POST /grants`.
     Grant: InvalidRequest, InvalidFileType, KeyTooShort, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson;
     /// Errors of `GET /limits`.

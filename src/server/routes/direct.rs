@@ -167,7 +167,7 @@ pub async fn status(State(app): State<App>, base: ServiceBase, linked: PlanFromL
         return Ok(Json(Status::new(&app, &linked, UploadState::Complete)));
     }
     if let Some((upload, part_size)) = plan.upload()
-        && let Some(held) = held_parts(&app, plan, &upload).await?
+        && let Some(held) = held_parts(&app, &upload).await?
     {
         let missing = compare(&held, plan.size, part_size).missing;
         let state = if held.is_empty() { UploadState::Waiting } else { UploadState::Uploading };
@@ -193,10 +193,10 @@ fn add_etags(parts: &mut [UploadPart], held: &[Part]) {
 }
 
 /// Returns the parts of a multipart upload. `None` if the upload has ended.
-async fn held_parts(app: &App, plan: &Plan, upload: &Upload) -> Result<Option<Vec<Part>>> {
+pub(super) async fn held_parts(app: &App, upload: &Upload) -> Result<Option<Vec<Part>>> {
     match app.store.list_parts(upload).await {
         // SeaweedFS lists no parts before its response to the upload's Complete, when the object exists already.
-        Ok(parts) if parts.is_empty() && exists(app, &plan.incoming()).await? => Ok(None),
+        Ok(parts) if parts.is_empty() && exists(app, &upload.name).await? => Ok(None),
         Ok(parts) => Ok(Some(parts)),
         Err(StoreError::NoSuchUpload) => Ok(None),
         Err(error) => Err(error.into()),
@@ -239,7 +239,7 @@ pub async fn complete(
     PlanFromLink { plan, .. }: PlanFromLink,
 ) -> Result<Response, Response> {
     let name = plan.image();
-    let completing = app.promotions.complete(plan);
+    let completing = app.promotions.complete((&plan).into());
     let Ok(outcome) = tokio::time::timeout(wait(&app, deadline), completing).await else { return Ok(verifying(&name)) };
     let image = outcome.map_err(respond)?;
     // The image remains if signing fails: the client has the plan's links and can repeat the request.
@@ -250,7 +250,7 @@ pub async fn complete(
 }
 
 /// Returns how long the request may wait for a promotion or an abort, so that it can still report that this is running.
-fn wait(app: &App, deadline: Option<Extension<Deadline>>) -> Duration {
+pub(super) fn wait(app: &App, deadline: Option<Extension<Deadline>>) -> Duration {
     Deadline::wait(deadline.map(|Extension(deadline)| deadline), app.config.direct.complete_wait)
 }
 
@@ -284,13 +284,13 @@ pub async fn abort(
     deadline: Option<Extension<Deadline>>,
     PlanFromLink { plan, .. }: PlanFromLink,
 ) -> Result<StatusCode, Response> {
-    let aborted = tokio::time::timeout(wait(&app, deadline), app.promotions.abort(plan)).await;
+    let aborted = tokio::time::timeout(wait(&app, deadline), app.promotions.abort((&plan).into())).await;
     let aborted = aborted.map_err(|_| Error::Verifying.into_response())?;
     aborted.map(|()| StatusCode::NO_CONTENT).map_err(respond)
 }
 
 /// Checks that a key that was fixed beforehand can still be used for a direct upload.
-async fn check_unused(app: &App, key: &ImageKey) -> Result<()> {
+pub(super) async fn check_unused(app: &App, key: &ImageKey) -> Result<()> {
     if exists(app, &ObjectName::Image(key.clone())).await? {
         return Err(Error::AlreadyExists);
     }
@@ -302,6 +302,6 @@ async fn exists(app: &App, name: &ObjectName) -> Result<bool> {
     Ok(app.store.find(name).await?.is_some())
 }
 
-fn upload_link(app: &App, ServiceBase(base): ServiceBase) -> PresignOptions {
+pub(super) fn upload_link(app: &App, ServiceBase(base): ServiceBase) -> PresignOptions {
     PresignOptions { ttl: app.config.direct.url_ttl, base }
 }

@@ -11,13 +11,12 @@ use super::ServiceBase;
 use super::asset::{self, Asset, CSS, FRESH, JS, SVG};
 use crate::error::{Error, Result};
 use crate::server::App;
+use crate::server::html::HTML;
 use crate::server::middleware::path_grant::PathGrant;
 use crate::store::{ImageKey, ObjectName};
 
 /// The HTML of the page.
 const INDEX: &str = include_str!("../../../web/index.html");
-
-const HTML: &str = "text/html; charset=utf-8";
 
 macro_rules! assets {
     ($($name:literal: $content_type:ident),* $(,)?) => {

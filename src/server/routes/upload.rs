@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, ObjectBuilder};
 
-use super::ServiceBase;
+use super::{ServiceBase, uploaded};
 use crate::crc64;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
@@ -27,6 +27,7 @@ use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
+use crate::server::request::accept::prefers_html;
 use crate::server::request::started::Started;
 use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, PresignOptions};
 use crate::upload::fixed::{FixedKey, check_same};
@@ -124,17 +125,27 @@ pub struct RawImage(pub ());
             ("link" = (operation_id = "image_link", parameters(("s3_key" = "$response.body#/s3_key")))),
             ("delete" = (operation_id = "delete_image", parameters(("s3_key" = "$response.body#/s3_key")))),
         )),
+        (status = 303, description = "The image was stored, and the client prefers `text/html` to `application/json`, as a \
+            browser does that sends a form: `Location` is a page that shows the result. Errors are pages then, too.",
+            headers(("Location" = String, description = "The page, relative to the request URL. It expires with the \
+                image's link."))),
         answers::Upload,
     ))]
-pub async fn upload(State(app): State<App>, request: UploadHead, body: Body) -> Result<Response> {
-    let (invocation, base) = (request.invocation.clone(), request.base.clone());
-    let stored = store(&app, request, body).await;
-    stored.map(|image| located(image, base.as_deref())).map_err(|error| Invocation::explain(invocation.as_ref(), error))
+pub async fn upload(State(app): State<App>, mut request: UploadHead, body: Body) -> Result<Response> {
+    let stored = store(&app, &mut request, body).await;
+    let image = stored.map_err(|error| Invocation::explain(request.invocation.as_ref(), error))?;
+    let kid = request.authority.as_ref().and_then(Authority::key_name);
+    if prefers_html(&request.headers)
+        && let Ok(redirect) = uploaded::see_other(&app, &image, kid)
+    {
+        return Ok(redirect);
+    }
+    Ok(located(image, &ServiceBase(request.base)))
 }
 
-/// Returns the response with the image's URL. If the request has no valid host, the URL is relative to the request.
-fn located(image: StoredImage, base: Option<&str>) -> Response {
-    let location = format!("{}/images/{}", base.unwrap_or("."), image.s3_key);
+/// Returns the response with the image's URL.
+fn located(image: StoredImage, base: &ServiceBase) -> Response {
+    let location = base.image_url(&image.s3_key);
     let etag = image.checksum.as_ref().map(|checksum| [(header::ETAG, format!("\"{checksum}\""))]);
     ([(header::LOCATION, location)], etag, Json(image)).into_response()
 }
@@ -221,7 +232,7 @@ fn fixed_key(authority: Option<&Authority>, headers: &HeaderMap) -> Result<Optio
 }
 
 /// Stores the image of a request.
-async fn store(app: &App, mut request: UploadHead, body: Body) -> Result<StoredImage> {
+async fn store(app: &App, request: &mut UploadHead, body: Body) -> Result<StoredImage> {
     // The head is checked first: an invalid request reserves nothing, and gets its own error if the budget is full.
     check_encoding(&request.headers)?;
     let kind = BodyKind::of(request.headers.get(header::CONTENT_TYPE), &request.limits())?;
@@ -234,11 +245,11 @@ async fn store(app: &App, mut request: UploadHead, body: Body) -> Result<StoredI
     // This removes only axum's wrapper: the reader recognises the transport's errors by their type.
     let mut body = IncomingBody::new(kind.clone(), body.map_err(axum::Error::into_inner));
     request.take_form_grant(app, &mut body).await?;
-    let terms = Terms::new(&request)?;
+    let terms = Terms::new(request)?;
     kind.check_length(length.unwrap_or_default(), &terms.policy)?;
     let mut admitted = app.uploads.admit(length).await?;
     let mut image = IncomingImage::open(body, Arc::clone(&terms.policy), admitted.head()).await?;
-    let link = app.read_link(request.base);
+    let link = app.read_link(request.base.clone());
     loop {
         let target = Target::new(&image, &terms)?;
         let work = send(app, &target, &mut image, admitted, &link);

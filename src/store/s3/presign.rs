@@ -51,19 +51,19 @@ impl S3Store {
         &self,
         upload: &Upload,
         number: u32,
-        size: u64,
+        size: Option<u64>,
         options: &PresignOptions,
     ) -> Result<Presigned> {
         let query =
             format!("x-id=UploadPart&partNumber={number}&uploadId={}", utf8_percent_encode(&upload.id, RESERVED));
-        let headers = [(header::CONTENT_LENGTH.to_string(), size.to_string())];
+        let headers: Vec<_> = size.iter().map(|size| (header::CONTENT_LENGTH.to_string(), size.to_string())).collect();
         let call = Call { method: "PUT", name: &upload.name, query: &query, headers: &headers };
         let start = current_second()?;
         if let Some(signed) = self.sign(call, start, options) {
             return signed;
         }
         let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
-        let call = call.part_number(part_number(number)).content_length(length(size));
+        let call = call.part_number(part_number(number)).set_content_length(size.map(length));
         let (window, expires_at) = self.window(start, options)?;
         let request = self.addressed(call.customize()).presigned(window).await;
         let request = request.map_err(|error| classify("UploadPart", error))?;
@@ -187,7 +187,7 @@ mod tests {
         let upload = Upload { name: name.clone(), id: "an/id".to_owned() };
         for url in [
             store.get_url(&name, &options).await.unwrap().url,
-            store.part_url(&upload, 2, 7, &options).await.unwrap().url,
+            store.part_url(&upload, 2, Some(7), &options).await.unwrap().url,
         ] {
             let key = name.key();
             assert!(url.starts_with(&format!("https://images.example/b/p/incoming/{key}?")), "{url}");

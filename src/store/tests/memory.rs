@@ -483,7 +483,7 @@ impl Store for Memory {
         unreachable!()
     }
 
-    async fn presign_part(&self, _: &Upload, _: u32, _: u64, _: &PresignOptions) -> Result<Presigned> {
+    async fn presign_part(&self, _: &Upload, _: u32, _: Option<u64>, _: &PresignOptions) -> Result<Presigned> {
         unreachable!()
     }
 }

@@ -20,6 +20,7 @@ use crate::direct::promotions::{self, Trigger};
 use crate::error::Error;
 use crate::server::App;
 use crate::store::{INCOMING, ImageKey};
+use crate::upload::timer::UploadMethod;
 
 /// The number of an event's objects for each result.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
@@ -88,7 +89,7 @@ async fn promote_one(app: &App, key: &ImageKey, ends: Instant) -> Outcome {
     let began = Instant::now().into_std();
     let promotion = app.verifier.promote(key, Expected::default(), &|| false);
     let verified = timeout_at(ends, promotion).await.unwrap_or(Err(Error::Deadline));
-    promotions::count(&app.metrics, Trigger::Event, began, verified.as_ref());
+    promotions::count(&app.metrics, Trigger::Event, UploadMethod::Direct, began, verified.as_ref());
     let error = match verified {
         Ok(Verified { image, .. }) => {
             tracing::info!(s3_key = %key, size = image.size, "promoted");

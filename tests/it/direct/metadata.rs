@@ -74,7 +74,7 @@ async fn custom_metadata_is_copied_from_the_plan_to_the_image() {
             let promoted = if by_event {
                 verifier.promote(&plan.key, Expected::default(), &|| true).await
             } else {
-                verifier.complete(&plan, &|| true).await
+                verifier.complete(&(&plan).into(), &|| true).await
             };
             assert_eq!(promoted.unwrap().image.custom, custom(), "{size} bytes, by event: {by_event}");
             let found = store.head(&plan.image()).await.unwrap();

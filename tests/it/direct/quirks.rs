@@ -113,7 +113,8 @@ async fn sha256_is_verified_if_the_store_keeps_none() {
     for quirks in [&[][..], &[Quirk::NoSha256]] {
         let (backend, key) = arrived(quirks).await;
         let verifier = verifier(backend.store.clone());
-        let planned = |sha256: [u8; 32]| Expected { size: Some(SIZE as u64), sha256: Some(sha256) };
+        let planned =
+            |sha256: [u8; 32]| Expected { size: Some(SIZE as u64), sha256: Some(sha256), ..Expected::default() };
         let refused = promote(&verifier, &key, planned([7; 32])).await.unwrap_err();
         assert!(matches!(refused, Error::InvalidRequest(_)), "{refused:?}");
         // A rejected upload is over. Another attempt requires another plan.
@@ -128,7 +129,7 @@ async fn sha256_is_verified_if_the_store_keeps_none() {
 #[tokio::test]
 async fn object_of_unplanned_size_is_rejected() {
     let (backend, key) = arrived(&[]).await;
-    let planned = Expected { size: Some(SIZE as u64 + 1), sha256: None };
+    let planned = Expected { size: Some(SIZE as u64 + 1), ..Expected::default() };
     let refused = promote(&verifier(backend.store.clone()), &key, planned).await.unwrap_err();
     assert!(matches!(refused, Error::InvalidRequest(_)), "{refused:?}");
     let closed = backend.store.head(&ObjectName::Incoming(key)).await.unwrap();
@@ -145,20 +146,20 @@ async fn complete_without_parts_promotes_object_assembled_by_another() {
     let upload = backend.store.create_upload(&ObjectName::Incoming(key.clone()), &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
     let method = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
-    let plan = Plan { key: key.clone(), size: SIZE as u64, format: Format::Png, method };
+    let upload = (&Plan { key: key.clone(), size: SIZE as u64, format: Format::Png, method }).into();
     let (one, other) = (verifier(backend.store.clone()), verifier(backend.store.clone()));
     let second = async {
         until("the first has assembled it", || strict.objects().iter().any(|object| object.contains("incoming/")))
             .await;
         // The Complete of the copy is held as well.
-        let second = other.complete(&plan, &|| true);
+        let second = other.complete(&upload, &|| true);
         let answer = async {
             until("the second has copied it", || strict.calls("UploadPartCopy") > 0).await;
             strict.answer_completes();
         };
         tokio::join!(second, answer).0
     };
-    let (first, second) = tokio::join!(one.complete(&plan, &|| true), second);
+    let (first, second) = tokio::join!(one.complete(&upload, &|| true), second);
     assert_eq!([first.unwrap(), second.unwrap()].map(|promoted| promoted.image.size), [SIZE as u64; 2]);
     assert_eq!(strict.open_uploads(), Vec::<String>::new());
 }
@@ -174,7 +175,7 @@ async fn late_complete_does_not_replace_marker_of_abort() {
     let upload = backend.store.create_upload(&incoming, &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
     let method = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
-    let plan = Plan { key, size: SIZE as u64, format: Format::Png, method };
+    let upload = (&Plan { key, size: SIZE as u64, format: Format::Png, method }).into();
     faults.fail_once(Operation::Complete, Action::Hold);
     let verifier = verifier(backend.store_at(&faults.endpoint).await);
     let aborting = async {
@@ -183,7 +184,7 @@ async fn late_complete_does_not_replace_marker_of_abort() {
         backend.store.put_marker(&incoming, &Marker::Withdrawn, None).await.unwrap();
         faults.release();
     };
-    let (completed, ()) = tokio::join!(verifier.complete(&plan, &|| true), aborting);
+    let (completed, ()) = tokio::join!(verifier.complete(&upload, &|| true), aborting);
     assert_eq!(completed.unwrap_err().code(), "not_found");
     assert_eq!(backend.store.head(&incoming).await.unwrap().marker, Some(Marker::Withdrawn));
     let conditions: Vec<_> =

@@ -27,6 +27,9 @@ pub enum Access {
     Anybody,
     /// The link of a plan. If the path contains a grant, the grant must be valid.
     Link,
+    /// The ID of a Companion upload. If the path contains a grant, the grant must be valid, or it has expired since the
+    /// upload began: the client cannot change the address of the service during an upload.
+    UploadId,
     /// Nothing. Grants in the path are not accepted.
     Open,
     /// Any API key, or a client on this machine.
@@ -52,14 +55,17 @@ impl Guard {
     fn admit(&self, request: &Request) -> Result<Option<Authority>> {
         let in_path = request.extensions().get::<PathGrant>().is_some();
         let is_checked = match self.access {
-            Access::Link | Access::Open => in_path,
+            Access::Link | Access::UploadId | Access::Open => in_path,
             Access::Operator => in_path || !is_local(request),
             Access::Key(_) | Access::Upload | Access::Form | Access::Anybody => true,
         };
         if !is_checked {
             return Ok(None);
         }
-        let found = self.authorities.of_head(request)?;
+        let found = match self.authorities.of_head(request) {
+            Err(Error::ExpiredGrant) if self.access == Access::UploadId => None,
+            found => found?,
+        };
         let admitted = self.judge(found.as_ref(), request.headers());
         self.authorities.count_use(found.as_ref(), &admitted);
         admitted.map(|()| found)
@@ -68,13 +74,15 @@ impl Guard {
     fn judge(&self, found: Option<&Authority>, headers: &HeaderMap) -> Result<()> {
         let keys = &self.authorities.keys;
         match (self.access, found) {
-            (Access::Upload | Access::Form | Access::Anybody | Access::Link, Some(Authority::Grant(..))) => Ok(()),
+            (
+                Access::Upload | Access::Form | Access::Anybody | Access::Link | Access::UploadId,
+                Some(Authority::Grant(..)),
+            ) => Ok(()),
             (_, Some(Authority::Grant(..))) => Err(Error::GrantForbidden),
             (Access::Operator, Some(Authority::Open)) => Err(Error::LocalOnly(NO_KEYS.into())),
             (Access::Operator, None) => Err(Error::Unauthorized),
-            (Access::Anybody | Access::Link | Access::Open | Access::Operator, _) | (_, Some(Authority::Open)) => {
-                Ok(())
-            }
+            (Access::Anybody | Access::Link | Access::UploadId | Access::Open | Access::Operator, _)
+            | (_, Some(Authority::Open)) => Ok(()),
             (Access::Form, None) if is_form(headers) => Ok(()),
             (_, None) => Err(Error::Unauthorized),
             (Access::Key(scope), Some(Authority::Key { name, .. })) => has_scope(keys, name, scope),
