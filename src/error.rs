@@ -136,7 +136,7 @@ pub enum Error {
     /// The limit of uploads through the service. On Lambda it is lower than that of direct uploads.
     #[error(
         "The image exceeds the limit of {limit} bytes for uploads through the service; if larger images are allowed, \
-         upload them directly with POST /uploads"
+         upload them directly with POST /uploads (with Uppy: shouldUseMultipart: () => true)"
     )]
     #[strum(serialize = "payload_too_large", props(status = 413))]
     StreamTooLarge { limit: u64 },

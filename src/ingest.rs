@@ -137,6 +137,11 @@ impl IncomingImage {
         matches!(&self.source.kind, SourceKind::Form(form) if form.has_replacement())
     }
 
+    /// Whether this file may turn out not to be the image, when it was read to its end.
+    pub fn may_be_replaced(&self) -> bool {
+        matches!(&self.source.kind, SourceKind::Form(form) if !form.is_named())
+    }
+
     /// Continues with the file that replaces this one, in the same way as [`IncomingImage::open`].
     ///
     /// # Errors

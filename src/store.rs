@@ -40,17 +40,20 @@ pub struct Metadata {
     /// Width and height in pixels.
     pub dimensions: Option<(u32, u32)>,
     pub custom: CustomMetadata,
+    /// Whether a grant fixed the key and the image was streamed, so that there may be plans of direct uploads for the same
+    /// key. A delete must end them.
+    pub may_be_planned: bool,
 }
 
 impl Metadata {
     /// Of an object whose bytes have not been looked at.
     pub fn unverified(content_type: &str, custom: CustomMetadata) -> Self {
-        Metadata { content_type: content_type.to_owned(), dimensions: None, custom }
+        Metadata { content_type: content_type.to_owned(), dimensions: None, custom, may_be_planned: false }
     }
 
     pub fn verified(info: ImageInfo, custom: CustomMetadata) -> Self {
         let content_type = info.format.content_type().to_owned();
-        Metadata { content_type, dimensions: Some((info.width, info.height)), custom }
+        Metadata { content_type, dimensions: Some((info.width, info.height)), custom, may_be_planned: false }
     }
 }
 
@@ -130,6 +133,8 @@ pub struct ObjectInfo {
     pub sha256: Option<[u8; 32]>,
     pub last_modified: Option<SystemTime>,
     pub custom: CustomMetadata,
+    /// As [`Metadata::may_be_planned`].
+    pub may_be_planned: bool,
     /// Set if the object is a marker.
     pub marker: Option<Marker>,
 }
@@ -223,6 +228,9 @@ pub enum StoreError {
         #[source]
         source: BoxError,
     },
+    /// The outcome of a call is unknown, and the store did not answer the check for its object (HeadObject) either.
+    #[error("{0}; it did not answer the check either")]
+    Unreachable(#[source] Box<StoreError>),
     #[error("{operation}: the store rejected the request ({code})")]
     Rejected {
         operation: &'static str,

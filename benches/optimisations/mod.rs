@@ -9,6 +9,7 @@ use image_store::upload::budget::{Budget, Reservation};
 use image_store::upload::parts::{PartCutter, join};
 use std::convert::Infallible;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use tokio::runtime::Runtime;
 
@@ -56,7 +57,7 @@ async fn parse_with_multer(chunks: Vec<Bytes>) -> usize {
 /// Buffers are reused.
 fn pool(criterion: &mut Criterion, runtime: &Runtime) {
     let chunk = vec![7; CHUNK];
-    let mut reservation = reserve(runtime);
+    let mut reservation = reserve(runtime, &Budget::new(64 << 20, None, PART, CONCURRENCY));
     let mut group = criterion.benchmark_group("buffer of a part");
     group.throughput(Throughput::Bytes(PART as u64));
     group.bench_function("reused", |bencher| {
@@ -97,12 +98,13 @@ fn buffers(criterion: &mut Criterion, runtime: &Runtime) {
     let image = Bytes::from(form::image(SIZE));
     let mut group = criterion.benchmark_group("parts to a nearby store");
     group.throughput(Throughput::Bytes(SIZE as u64)).sample_size(20);
-    let mut near = reserve(runtime);
+    let budget = Budget::new(64 << 20, None, PART, CONCURRENCY);
     group.bench_function("in two buffers", |bencher| {
-        bencher.iter(|| runtime.block_on(send(&image, &mut near, &store)));
+        // A reservation does not wait any more once it has waited in vain, so each upload has its own.
+        bencher.iter(|| runtime.block_on(send(&image, &mut reserve(runtime, &budget), &store)));
     });
-    let mut far = reserve(runtime);
-    // The third buffer comes after the wait, which is not repeated.
+    let mut far = reserve(runtime, &budget);
+    // The third buffer comes after a wait in vain.
     drop(runtime.block_on(async { [far.next().await, far.next().await, far.next().await] }));
     group.bench_function("in up to four buffers", |bencher| {
         bencher.iter(|| runtime.block_on(send(&image, &mut far, &store)));
@@ -112,8 +114,7 @@ fn buffers(criterion: &mut Criterion, runtime: &Runtime) {
     reader.join().expect("the reader ends with the parts");
 }
 
-fn reserve(runtime: &Runtime) -> Reservation {
-    let budget = Budget::new(64 << 20, None, PART, CONCURRENCY);
+fn reserve(runtime: &Runtime, budget: &Arc<Budget>) -> Reservation {
     runtime.block_on(budget.admit(None)).expect("no file is needed").expect("memory is free")
 }
 

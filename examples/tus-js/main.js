@@ -1,4 +1,5 @@
-// Uploads with tus-js-client. An upload continues where it stopped, also after a reload of the page.
+// Uploads with tus-js-client. After a lost connection, an upload continues where it stopped. After a reload of the page, it
+// continues when the user chooses the same file again.
 
 import * as tus from "tus-js-client";
 import { reason, showError, showImage, uploadAddress } from "../image-store.js";
@@ -8,6 +9,8 @@ async function start(file) {
     endpoint: `${await uploadAddress()}files`,
     metadata: { filename: file.name, filetype: file.type },
     retryDelays: [0, 1000, 3000, 5000, 10000],
+    // By default, a fingerprint contains the endpoint, and therefore a grant that no later upload has.
+    fingerprint: async () => [file.name, file.type, file.size, file.lastModified].join("-"),
     removeFingerprintOnSuccess: true,
     async onSuccess() {
       // The address of the upload returns the image's key and a link to it.

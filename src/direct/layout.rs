@@ -146,8 +146,8 @@ impl ReportedPart {
 
     /// Whether this may be the part that S3 has. Not every store reports the ETags of parts.
     fn is(&self, held: &Part) -> bool {
-        let number = held.number;
-        held.etag.as_deref().map_or(number == self.number, |etag| *self == ReportedPart::new(number, etag))
+        let is_etag = |etag: &str| *self == ReportedPart::new(held.number, etag);
+        held.number == self.number && held.etag.as_deref().is_none_or(is_etag)
     }
 }
 

@@ -8,54 +8,78 @@ use utoipa::ToSchema;
 use super::plan::{Plan, UploadLinks, UploadMethod, part_sizes};
 use crate::store::{CustomMetadata, PresignOptions, Presigned, PutConditions, Result, Store, Upload};
 
-/// The answer to `POST /uploads`.
+/// The answer to `POST /uploads`: a single PUT, or one PUT per part.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = UploadPlan)]
-pub struct UploadPlan {
+#[serde(untagged)]
+#[schema(as = UploadPlan, discriminator(property_name = "kind", mapping(
+    ("put" = "#/components/schemas/PutPlan"),
+    ("multipart" = "#/components/schemas/MultipartPlan"),
+)))]
+pub enum UploadPlan {
+    Put(PutPlan),
+    Multipart(MultipartPlan),
+}
+
+/// The plan of an upload with a single PUT.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct PutPlan {
+    #[schema(inline)]
+    pub kind: PutKind,
     #[schema(value_type = crate::store::ImageKey)]
     pub s3_key: String,
-    #[serde(flatten)]
-    pub target: UploadTarget,
-    /// When the URLs expire (RFC 3339). They may expire earlier: if S3 answers 403, request new URLs.
+    /// Always `PUT`.
+    #[schema(examples("PUT"))]
+    pub method: &'static str,
+    /// The presigned URL, valid until `expires_at`.
+    #[schema(
+        format = "uri",
+        examples("https://s3.example/photos/incoming/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?X-Amz-Signature=8f1e")
+    )]
+    pub url: String,
+    /// The exact headers to send. Browsers set Content-Length automatically.
+    #[schema(schema_with = exact_headers)]
+    pub headers: BTreeMap<String, String>,
+    /// When the URL expires (RFC 3339). It may expire earlier: if S3 answers 403, request a new plan.
     #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
     pub expires_at: String,
     #[serde(flatten)]
     pub links: UploadLinks,
 }
 
-/// The requests that upload the file.
+/// The plan of an upload in parts: one PUT per part, in any order and concurrently.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-#[schema(as = UploadTarget)]
-pub enum UploadTarget {
-    /// A single PUT.
-    Put {
-        /// Always `PUT`.
-        #[schema(examples("PUT"))]
-        method: &'static str,
-        /// The presigned URL, valid until `expires_at`.
-        #[schema(
-            format = "uri",
-            examples(
-                "https://s3.example/photos/incoming/0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png?X-Amz-Signature=8f1e"
-            )
-        )]
-        url: String,
-        /// The exact headers to send. Browsers set Content-Length automatically.
-        #[schema(schema_with = exact_headers)]
-        headers: BTreeMap<String, String>,
-    },
-    /// One PUT per part, in any order and concurrently.
-    Multipart {
-        /// The ID of the multipart upload in S3.
-        #[schema(examples("VXBsb2FkIElE"))]
-        upload_id: String,
-        /// Size in bytes of every part except the last.
-        #[schema(examples(5_242_880))]
-        part_size: u64,
-        /// All parts.
-        parts: Vec<UploadPart>,
-    },
+pub struct MultipartPlan {
+    #[schema(inline)]
+    pub kind: MultipartKind,
+    #[schema(value_type = crate::store::ImageKey)]
+    pub s3_key: String,
+    /// The ID of the multipart upload in S3.
+    #[schema(examples("VXBsb2FkIElE"))]
+    pub upload_id: String,
+    /// Size in bytes of every part except the last.
+    #[schema(examples(5_242_880))]
+    pub part_size: u64,
+    /// All parts.
+    pub parts: Vec<UploadPart>,
+    /// When the URLs expire (RFC 3339). They may expire earlier: if S3 answers 403, request new ones from `status_url`.
+    #[schema(format = DateTime, examples("2026-11-22T12:15:00Z"))]
+    pub expires_at: String,
+    #[serde(flatten)]
+    pub links: UploadLinks,
+}
+
+/// Always `put`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PutKind {
+    Put,
+}
+
+/// Always `multipart`.
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum MultipartKind {
+    Multipart,
 }
 
 /// A part to upload with PUT.
@@ -109,29 +133,25 @@ pub async fn sign(
     options: &PresignOptions,
     links: UploadLinks,
 ) -> Result<UploadPlan> {
-    let (target, expires_at) = match &plan.method {
-        UploadMethod::Put { sha256 } => sign_put(store, plan, *sha256, custom, options).await?,
+    let s3_key = plan.key.to_string();
+    match &plan.method {
+        UploadMethod::Put { sha256 } => {
+            let content_type = plan.format.content_type().to_owned();
+            let conditions = PutConditions { size: plan.size, content_type, sha256: *sha256, custom };
+            let signed = store.presign_put(&plan.incoming(), &conditions, options).await?;
+            let Presigned { url, headers, expires_at } = signed;
+            let (headers, expires_at) = (headers.into_iter().collect(), rfc3339(expires_at));
+            let kind = PutKind::Put;
+            Ok(UploadPlan::Put(PutPlan { kind, s3_key, method: "PUT", url, headers, expires_at, links }))
+        }
         UploadMethod::Multipart { upload_id, part_size } => {
             let upload = Upload { name: plan.incoming(), id: upload_id.clone() };
             let (parts, expires_at) = sign_parts(store, plan.size, &upload, *part_size, |_| true, options).await?;
-            let target = UploadTarget::Multipart { upload_id: upload_id.clone(), part_size: *part_size, parts };
-            (target, expires_at)
+            let (upload_id, part_size, expires_at) = (upload.id, *part_size, rfc3339(expires_at));
+            let kind = MultipartKind::Multipart;
+            Ok(UploadPlan::Multipart(MultipartPlan { kind, s3_key, upload_id, part_size, parts, expires_at, links }))
         }
-    };
-    Ok(UploadPlan { s3_key: plan.key.to_string(), target, expires_at: rfc3339(expires_at), links })
-}
-
-async fn sign_put(
-    store: &dyn Store,
-    plan: &Plan,
-    sha256: Option<[u8; 32]>,
-    custom: CustomMetadata,
-    options: &PresignOptions,
-) -> Result<(UploadTarget, SystemTime)> {
-    let content_type = plan.format.content_type().to_owned();
-    let conditions = PutConditions { size: plan.size, content_type, sha256, custom };
-    let Presigned { url, headers, expires_at } = store.presign_put(&plan.incoming(), &conditions, options).await?;
-    Ok((UploadTarget::Put { method: "PUT", url, headers: headers.into_iter().collect() }, expires_at))
+    }
 }
 
 /// Returns all parts of an upload, with URLs for those that are `wanted`, and when the first of these URLs expires.

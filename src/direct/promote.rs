@@ -21,8 +21,11 @@ use super::plan::Expected;
 use super::verify::{Checked, HasWaiters, Verifier};
 use crate::error::{Error, Result};
 use crate::store::limits::MIN_PART_SIZE;
-use crate::store::{ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload};
+use crate::store::{
+    ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload, Written,
+};
 use crate::upload::parts::payload;
+use crate::upload::turns::create_new;
 use crate::upload::undo::Creating;
 
 /// Number of attempts before the request fails because the object keeps changing.
@@ -184,7 +187,7 @@ impl Verifier {
             }
         };
         let whole = ObjectDigest { size: checked.source.size, crc64: part.crc64 };
-        let completed = self.store.complete_upload(&upload, &[part], whole).await;
+        let completed = self.create_image(&upload, part, whole).await;
         match &completed {
             Ok(_) => undo.disarm(),
             // Aborted before the image is looked for: an upload that is not complete by then never will be.
@@ -202,6 +205,15 @@ impl Verifier {
             (None, Ok(_) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
             (None, Err(error)) => Err(error.into()),
         }
+    }
+
+    /// Completes the copy, in turn with uploads that this process receives: under a key that was fixed beforehand, one of
+    /// them may be writing the same image.
+    async fn create_image(&self, upload: &Upload, part: Part, whole: ObjectDigest) -> Result<Written, StoreError> {
+        let place = self.turns.join(upload.name.key());
+        let _turn = place.turn(!self.store.honours_if_none_match()).await;
+        let parts = [part];
+        create_new(self.store.as_ref(), &upload.name, self.store.complete_upload(upload, &parts, whole)).await
     }
 
     /// Copies the object as a part. If the store rejects a small source, the object is read and sent instead. Its size
@@ -244,18 +256,24 @@ impl Verifier {
         try_join_all(aborts).await.map(drop).map_err(Error::from)
     }
 
-    /// Deletes an image permanently. No direct upload can create it again.
+    /// Deletes an image permanently. No direct upload that was planned before can create it again.
+    ///
+    /// A plan is known by what it has left under `incoming/`. Under a key that was fixed by a grant, the image itself says
+    /// that there may be plans that have not left anything yet.
     ///
     /// # Errors
     /// Returns [`Error::NotFound`] if there is no image.
     pub async fn delete(&self, key: &ImageKey) -> Result<()> {
         let image = ObjectName::Image(key.clone());
-        let mut found = self.store.find(&image).await?.is_some();
-        if self.store.find(&ObjectName::Incoming(key.clone())).await?.is_some() {
+        let mut found = self.store.find(&image).await?;
+        let may_be_planned = found.as_ref().is_some_and(|found| found.may_be_planned);
+        if may_be_planned || self.store.find(&ObjectName::Incoming(key.clone())).await?.is_some() {
             self.withdraw(key).await?;
-            found |= self.store.find(&image).await?.is_some();
+            if found.is_none() {
+                found = self.store.find(&image).await?;
+            }
         }
-        if !found {
+        if found.is_none() {
             return Err(Error::NotFound);
         }
         self.store.delete(&image).await.map_err(Error::from)

@@ -2,16 +2,13 @@
 //!
 //! Each actor has its own [`Verifier`], as if it were a separate process. All use the same in-memory store. Every call
 //! yields once before it takes effect, and a schedule is the list of actors in the order of their calls. So runs are
-//! deterministic and can be enumerated. If two calls do not touch the same objects, only one of their orders is run
-//! (sleep sets, Godefroid 1996), which still reaches every state. The invariants are in [`World::check`] and
-//! [`World::check_end`].
+//! deterministic and can be enumerated. The invariants are in [`World::check`] and [`World::check_end`].
 
-use std::collections::HashSet;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
-use tokio::runtime::{Builder, Runtime};
 
+use super::companion::CompanionUpload;
+use super::layout::{DirectUpload, ReportedPart};
 use super::plan::{Expected, Plan, UploadMethod};
 use super::verify::Verifier;
 use crate::error::Error;
@@ -19,9 +16,12 @@ use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::reconcile::Reconciler;
 use crate::store::tests::memory::{Faults, Memory, Random, Shared};
-use crate::store::{ImageKey, ObjectName};
+use crate::store::tests::schedule::{self, Run, advance, in_runtime};
+use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
+use crate::upload::parts::payload;
+use crate::upload::turns::Turns;
 
 /// What an actor of a run does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,8 @@ enum Role {
     Abort,
     /// Sends these bytes to the plan's URL.
     Put(&'static [u8]),
+    /// Streams [`OTHER`] through the service, under the same key.
+    Form,
 }
 
 const IMAGE: &[u8] = include_bytes!("../../tests/fixtures/plain.png");
@@ -51,6 +53,8 @@ enum Kind {
     Parts(&'static [u8]),
     /// Parts in a store whose Complete takes effect later, even if the upload was aborted meanwhile.
     SlowParts(&'static [u8]),
+    /// Parts whose sizes were not declared.
+    Reported(&'static [u8]),
 }
 
 #[derive(PartialEq, Eq)]
@@ -61,7 +65,7 @@ enum Outcome {
 
 struct Actor {
     role: Role,
-    work: std::pin::Pin<Box<dyn Future<Output = Outcome>>>,
+    work: Pin<Box<dyn Future<Output = Outcome>>>,
     outcome: Option<Outcome>,
     crashed: bool,
 }
@@ -70,8 +74,8 @@ struct World {
     shared: Shared,
     key: ImageKey,
     actors: Vec<Actor>,
-    /// Set if a PUT succeeded after the delete was answered. An image of that PUT is not a violation.
-    put_after_delete: bool,
+    /// Set if a form succeeded after the delete was answered. Its image is not a violation.
+    form_after_delete: bool,
     schedule: Vec<usize>,
 }
 
@@ -84,48 +88,28 @@ impl World {
         let key = ImageKey::parse("0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png").unwrap();
         let method = match kind {
             Kind::Put => UploadMethod::Put { sha256: None },
-            Kind::Parts(bytes) | Kind::SlowParts(bytes) => {
+            Kind::Parts(bytes) | Kind::SlowParts(bytes) | Kind::Reported(bytes) => {
                 let upload_id = shared.lay_parts(&ObjectName::Incoming(key.clone()), bytes);
                 UploadMethod::Multipart { upload_id, part_size: IMAGE.len() as u64 }
             }
         };
         let plan = Plan { key: key.clone(), size: IMAGE.len() as u64, format: Format::Png, method };
-        let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, plan.clone()));
-        let mut world = World { actors: actors.collect(), shared, key, put_after_delete: false, schedule: Vec::new() };
+        let upload = match (kind, plan.upload()) {
+            (Kind::Reported(_), Some((upload, _))) => {
+                CompanionUpload { upload, max_size: 1 << 30 }.direct_upload(vec![ReportedPart::new(1, "any")])
+            }
+            _ => (&plan).into(),
+        };
+        let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, upload.clone()));
+        let mut world = World { actors: actors.collect(), shared, key, form_after_delete: false, schedule: Vec::new() };
         // Runs each actor up to its first call.
         (0..roles.len()).for_each(|id| world.poll(id));
         world
     }
 
     fn poll(&mut self, id: usize) {
-        let actor = &mut self.actors[id];
-        for _ in 0..1_000 {
-            match actor.work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(outcome) => {
-                    actor.outcome = Some(outcome);
-                    return;
-                }
-                // The actor sleeps before its next attempt, and the clock is paused.
-                Poll::Pending if !self.shared.is_waiting(id) => pass_time(),
-                Poll::Pending => return,
-            }
-        }
-        panic!("the actor makes no call and does not end: {:?}", self.schedule);
-    }
-
-    fn enabled(&self) -> Vec<usize> {
-        let runs = |actor: &Actor| actor.outcome.is_none() && !actor.crashed;
-        (0..self.actors.len()).filter(|id| runs(&self.actors[*id])).collect()
-    }
-
-    /// Executes one store call of one actor.
-    fn step(&mut self, id: usize) {
-        self.schedule.push(id);
-        let deleted = self.answered(Role::Delete);
-        self.poll(id);
-        let put = matches!(self.actors[id].role, Role::Put(_)) && self.is_done(id);
-        self.put_after_delete |= deleted && put;
-        self.check();
+        let Actor { work, outcome, .. } = &mut self.actors[id];
+        *outcome = advance(&self.shared, id, work, &self.schedule);
     }
 
     /// Kills the actor: none of its code runs any more, including clean-ups.
@@ -152,7 +136,7 @@ impl World {
         let image = self.image();
         let whole = image.as_ref().is_none_or(|image| *image == IMAGE || *image == *OTHER);
         assert!(whole, "an object that was not verified is readable: {:?}", self.schedule);
-        let gone = self.answered(Role::Delete) && !self.put_after_delete;
+        let gone = self.answered(Role::Delete) && !self.form_after_delete;
         assert!(!gone || image.is_none(), "a deleted image exists: {:?}", self.schedule);
         assert!(!self.answered(Role::Abort) || image.is_none(), "an aborted image exists: {:?}", self.schedule);
         let removed = self.answered(Role::Delete) || self.answered(Role::Abort) || self.is_deleting();
@@ -165,6 +149,34 @@ impl World {
         self.actors.iter().any(|actor| actor.role == Role::Delete)
     }
 
+    /// Whether no complete or abort succeeded, because the PUT followed their checks.
+    fn ended_before_a_put(&self) -> bool {
+        !self.answered(Role::Complete) && !self.answered(Role::Abort)
+    }
+}
+
+impl Run for World {
+    fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    fn schedule(&self) -> &[usize] {
+        &self.schedule
+    }
+
+    fn enabled(&self) -> Vec<usize> {
+        let runs = |actor: &Actor| actor.outcome.is_none() && !actor.crashed;
+        (0..self.actors.len()).filter(|id| runs(&self.actors[*id])).collect()
+    }
+
+    fn step(&mut self, id: usize) {
+        self.schedule.push(id);
+        let deleted = self.answered(Role::Delete);
+        self.poll(id);
+        self.form_after_delete |= deleted && self.actors[id].role == Role::Form && self.is_done(id);
+        self.check();
+    }
+
     /// Checks what must hold after all actors have ended without failures: only an image and a marker may exist.
     fn check_end(&self) {
         let uploads = self.shared.open_uploads(&ObjectName::Image(self.key.clone()));
@@ -173,17 +185,12 @@ impl World {
         let left = self.shared.object(&ObjectName::Incoming(self.key.clone())).is_some_and(|bytes| !bytes.is_empty());
         // The last call may be a PUT. The next complete or a sweep finds its object.
         let put_last = self.schedule.last().is_some_and(|id| matches!(self.actors[*id].role, Role::Put(_)));
-        let late = put_last || self.put_after_delete || self.ended_before_a_put();
+        let late = put_last || self.ended_before_a_put();
         assert!(!(asked && left) || late, "a direct upload remains: {:?}", self.schedule);
-    }
-
-    /// Whether no complete or abort succeeded, because the PUT followed their checks.
-    fn ended_before_a_put(&self) -> bool {
-        !self.answered(Role::Complete) && !self.answered(Role::Abort)
     }
 }
 
-fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
+fn actor(store: Memory, role: Role, upload: DirectUpload) -> Actor {
     let policy = Policy {
         formats: vec![Format::Png],
         key_format: None,
@@ -192,67 +199,31 @@ fn actor(store: Memory, role: Role, plan: Plan) -> Actor {
         header_scan_limit: 1 << 20,
     };
     let budget = Budget::new(64 << 20, None, 5 << 20, 4);
-    let reconciler = Reconciler::new(Arc::new(store.clone()));
-    let verifier = Verifier::new(Arc::new(store.clone()), reconciler, Arc::new(policy), budget, Tasks::default());
+    let (reconciler, turns) = (Reconciler::new(Arc::new(store.clone())), Turns::default());
+    let verifier =
+        Verifier::new(Arc::new(store.clone()), reconciler, Arc::new(policy), budget, Tasks::default(), turns);
     let outcome = |done: Result<(), Error>| done.map_or(Outcome::Failed, |()| Outcome::Done);
     let work = async move {
         match role {
-            Role::Complete => outcome(verifier.complete(&(&plan).into(), &|| true).await.map(drop)),
-            Role::Event => outcome(verifier.promote(&plan.key, Expected::default(), &|| false).await.map(drop)),
-            Role::Delete => outcome(verifier.delete(&plan.key).await),
-            Role::Abort => outcome(verifier.abort(&(&plan).into()).await),
-            Role::Put(bytes) => outcome(store.put_by_url(&plan.incoming(), bytes).await.map_err(Error::from)),
+            Role::Complete => outcome(verifier.complete(&upload, &|| true).await.map(drop)),
+            Role::Event => outcome(verifier.promote(&upload.key, Expected::default(), &|| false).await.map(drop)),
+            Role::Delete => outcome(verifier.delete(&upload.key).await),
+            Role::Abort => outcome(verifier.abort(&upload).await),
+            Role::Form => {
+                let metadata = Metadata::unverified("image/png", CustomMetadata::new());
+                let metadata = Metadata { may_be_planned: true, ..metadata };
+                let sent = store.put(&upload.image(), &metadata, payload(OTHER.clone().into())).await;
+                outcome(sent.map(drop).map_err(Error::from))
+            }
+            Role::Put(bytes) => outcome(store.put_by_url(&upload.incoming(), bytes).await.map_err(Error::from)),
         }
     };
     Actor { role, work: Box::pin(work), outcome: None, crashed: false }
 }
 
-thread_local! {
-    static RUNTIME: Runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-}
-
-fn in_runtime<T>(work: impl FnOnce() -> T) -> T {
-    RUNTIME.with(|runtime| {
-        let _entered = runtime.enter();
-        work()
-    })
-}
-
-/// Advances the clock, so that timers expire.
-fn pass_time() {
-    RUNTIME.with(|runtime| runtime.block_on(tokio::time::advance(Duration::from_secs(1))));
-}
-
 /// Runs every order of the actors' calls. Returns the number of runs.
 fn explore(kind: Kind, roles: &[Role]) -> usize {
-    fn run(world: World, again: &dyn Fn(&[usize]) -> World, mut sleeping: HashSet<usize>, ends: &mut usize) {
-        let enabled = world.enabled();
-        if enabled.is_empty() {
-            world.check_end();
-            *ends += 1;
-        }
-        let awake: Vec<usize> = enabled.into_iter().filter(|id| !sleeping.contains(id)).collect();
-        let (shared, schedule) = (world.shared.clone(), world.schedule.clone());
-        let mut world = Some(world);
-        for id in &awake {
-            let commutes = |other: &usize| shared.commute(*other, *id);
-            let still = sleeping.iter().copied().filter(commutes).collect();
-            // A world cannot be cloned, so all orders except the last are replayed from the start.
-            let mut next =
-                if Some(id) == awake.last() { world.take() } else { None }.unwrap_or_else(|| again(&schedule));
-            next.step(*id);
-            run(next, again, still, ends);
-            sleeping.insert(*id);
-        }
-    }
-    let again = |schedule: &[usize]| {
-        let mut world = World::new(kind, roles, Faults::none());
-        schedule.iter().for_each(|id| world.step(*id));
-        world
-    };
-    let mut ends = 0;
-    in_runtime(|| run(again(&[]), &again, HashSet::new(), &mut ends));
-    ends
+    schedule::explore(|| World::new(kind, roles, Faults::None))
 }
 
 #[test]
@@ -264,6 +235,7 @@ fn two_requests_are_consistent_in_every_order() {
         for other in &arrived[at..] {
             for bytes in [IMAGE, &TEXT] {
                 runs += explore(Kind::Parts(bytes), &[*one, *other]);
+                runs += explore(Kind::Reported(bytes), &[*one, *other]);
             }
         }
         for bytes in [IMAGE, &TEXT] {
@@ -295,7 +267,7 @@ fn put_and_two_requests_are_consistent_in_every_order() {
 /// Runs one random order, chosen by `seed`, with crashes and lost answers if `faulty`.
 fn run_drawn(kind: Kind, roles: &[Role], seed: u64, faulty: bool) {
     let mut random = Random::new(seed);
-    let faults = if faulty { Faults::drawn(seed) } else { Faults::none() };
+    let faults = if faulty { Faults::drawn(seed) } else { Faults::None };
     let mut world = World::new(kind, roles, faults);
     loop {
         world.shared.land_late(&mut random);
@@ -319,14 +291,18 @@ fn five_requests_are_consistent_in_random_orders() {
     let puts = [Put(IMAGE), Put(&TEXT), Complete, Complete, Delete];
     let events = [Put(IMAGE), Complete, Event, Delete, Abort];
     let parts = [Complete, Complete, Event, Delete, Abort];
+    // The image of a form is deleted before the plan's PUT.
+    let forms = [Form, Delete, Put(IMAGE), Complete, Event];
     in_runtime(|| {
         for seed in 0..3_000 {
             for faulty in [false, true] {
                 run_drawn(Kind::Put, &puts, seed, faulty);
                 run_drawn(Kind::Put, &events, seed, faulty);
+                run_drawn(Kind::Put, &forms, seed, faulty);
                 run_drawn(Kind::Parts(IMAGE), &parts, seed, faulty);
                 run_drawn(Kind::Parts(&TEXT), &parts, seed, faulty);
                 run_drawn(Kind::SlowParts(IMAGE), &parts, seed, faulty);
+                run_drawn(Kind::Reported(IMAGE), &parts, seed, faulty);
             }
         }
     });

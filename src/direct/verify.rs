@@ -17,6 +17,7 @@ use crate::store::reconcile::Reconciler;
 use crate::store::{Marker, ObjectInfo, ObjectName, Store, StoreError};
 use crate::tasks::Tasks;
 use crate::upload::budget::Budget;
+use crate::upload::turns::Turns;
 
 /// Number of objects that are sniffed concurrently. Memory of each one beyond [`Search::HEAD`] is charged to the
 /// budget.
@@ -34,6 +35,7 @@ pub struct Verifier {
     pub(super) reconciler: Reconciler,
     pub(super) tasks: Tasks,
     pub(super) budget: Arc<Budget>,
+    pub(super) turns: Turns,
     policy: Arc<Policy>,
     sniffs: Arc<Semaphore>,
 }
@@ -52,8 +54,10 @@ impl Verifier {
         policy: Arc<Policy>,
         budget: Arc<Budget>,
         tasks: Tasks,
+        turns: Turns,
     ) -> Self {
-        Verifier { store, reconciler, tasks, budget, policy, sniffs: Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS)) }
+        let sniffs = Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS));
+        Verifier { store, reconciler, tasks, budget, turns, policy, sniffs }
     }
 
     /// Verifies `source`, the answer to a HEAD of `incoming`. Returns `None` if the object was changed or removed

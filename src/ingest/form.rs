@@ -74,13 +74,13 @@ impl Form {
 
     /// Skips the fields before the file and returns the file.
     ///
-    /// A part without a file name is the file if it contains an image and no part with a file name follows, because
+    /// A part without a file name is the file if it contains an accepted image and no part with a file name follows, because
     /// some clients omit the file name. Otherwise it is a field with the name of the file's field: an input that was
     /// left empty (RFC 7578, 4.2), or the metadata that FilePond sends before each file.
     ///
     /// # Errors
     /// Returns [`Error::NoFile`] if the form has no file, and [`Error::InvalidFileType`] if it has only a part without
-    /// a file name that is not an image.
+    /// a file name that is not an accepted image.
     pub(super) async fn find_file(&mut self, policy: &Policy) -> Result<FilePart> {
         let mut rejected = None;
         if self.found.is_none() {
@@ -100,14 +100,30 @@ impl Form {
             match self.peek().await? {
                 None => {}
                 Some(Sniff::NotAnImage { detected }) => {
-                    rejected = Some(detected);
+                    rejected = Some(policy.invalid_type(detected));
                     self.fields.size += std::mem::take(&mut self.peeked).len();
                     self.skip_field().await?;
                 }
-                Some(_) => return Ok(FilePart { file_name: None }),
+                Some(_) => match sniff::reject_early(&self.peeked, policy) {
+                    Ok(()) => return Ok(FilePart { file_name: None }),
+                    Err(error) => {
+                        rejected = Some(error);
+                        self.skip_image(policy).await?;
+                    }
+                },
             }
         }
-        Err(rejected.map_or_else(|| self.no_file(), |detected| policy.invalid_type(detected)))
+        Err(rejected.unwrap_or_else(|| self.no_file()))
+    }
+
+    /// Skips an image that is not accepted. It can be larger than a field.
+    async fn skip_image(&mut self, policy: &Policy) -> Result<()> {
+        let mut size = std::mem::take(&mut self.peeked).len() as u64;
+        while let Some(chunk) = self.chunk().await? {
+            size += chunk.len() as u64;
+            policy.check_stream_size(size)?;
+        }
+        Ok(())
     }
 
     /// Returns the error for a form whose file is missing or empty.
@@ -146,6 +162,11 @@ impl Form {
     /// Returns the file that replaces the one that was read, if there is one.
     pub(super) fn replacement(&mut self) -> Option<FilePart> {
         self.replacement.take().map(|name| FilePart { file_name: Some(name) })
+    }
+
+    /// Whether the file has a file name.
+    pub(super) fn is_named(&self) -> bool {
+        self.named
     }
 
     pub(super) fn has_replacement(&self) -> bool {

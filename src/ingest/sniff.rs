@@ -134,7 +134,7 @@ fn out_of_reach(head: &[u8], policy: &Policy, elsewhere: bool) -> Error {
 }
 
 /// Rejects an image of a disallowed format before its dimensions are known.
-fn reject_early(head: &[u8], policy: &Policy) -> Result<()> {
+pub(super) fn reject_early(head: &[u8], policy: &Policy) -> Result<()> {
     match mark(head) {
         Ok(format) if head.len() >= MARK && !policy.allows_bytes(format) => {
             Err(policy.invalid_type(Some(format.name())))

@@ -86,9 +86,14 @@ pub fn start() -> OpenApi {
 /// Documents which authority the routes so far require. It is optional unless `keys` are configured.
 pub fn secure(document: &mut OpenApi, access: Access, keys: bool) {
     let (scope, required) = match access {
-        Access::Open | Access::Anybody => return,
-        Access::UploadId => return secure_by_path(document),
-        Access::Link => return secure_by_link(document),
+        Access::Open => return set_security(document, vec![SecurityRequirement::default()]),
+        Access::Anybody => {
+            let schemes = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
+            return set_security(document, [SecurityRequirement::default()].into_iter().chain(schemes).collect());
+        }
+        // OpenAPI has no scheme for a token in the path.
+        Access::UploadId => return set_security(document, Vec::new()),
+        Access::Link => return set_security(document, vec![SecurityRequirement::new(PLAN, [""; 0])]),
         Access::Operator => (None, false),
         Access::Key(scope) => (Some(scope), keys),
         Access::Upload | Access::Form => (Some(Scope::Upload), keys),
@@ -116,16 +121,8 @@ pub fn repeat(document: &mut OpenApi, path: &str, other: &str, operation_id: &st
     document.paths.paths.insert(other.to_owned(), item);
 }
 
-/// Documents that a plan's link authorizes the routes so far.
-fn secure_by_link(document: &mut OpenApi) {
-    for operation in operations(document) {
-        operation.security = Some(vec![SecurityRequirement::new(PLAN, [""; 0])]);
-    }
-}
-
-/// Documents that a part of the path authorizes the routes so far.
-fn secure_by_path(document: &mut OpenApi) {
-    operations(document).for_each(|operation| operation.security = Some(Vec::new()));
+fn set_security(document: &mut OpenApi, security: Vec<SecurityRequirement>) {
+    operations(document).for_each(|operation| operation.security = Some(security.clone()));
 }
 
 /// Returns the document, which is completed when it is first requested.
@@ -136,7 +133,8 @@ pub fn finish(document: OpenApi, app: &App) -> Document {
 
 /// Adds what applies to every route, and what depends on the settings.
 fn whole(mut document: OpenApi, app: &App) -> Value {
-    document.servers = app.config.public_url.as_ref().map(|url| vec![Server::new(url)]);
+    // A relative URL is relative to the document's.
+    document.servers = Some(vec![Server::new(app.config.public_url.as_deref().unwrap_or("."))]);
     for operation in operations(&mut document) {
         let anywhere = [Error::Internal("".into()), Error::Deadline, Error::TooManyConnections];
         answers::add(&mut operation.responses.responses, anywhere);

@@ -43,6 +43,10 @@ pub struct ErrorBody {
     /// Describes the error and what to do, in English, for people. The wording may change: programs use `code`.
     #[schema(examples("File not found"))]
     pub detail: String,
+    /// The same text as `detail`, for Uppy. Only in the errors of `/s3/*`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("File not found"))]
+    pub message: Option<String>,
     /// Identifies the error, for programs. Codes do not change.
     #[schema(schema_with = codes)]
     pub code: &'static str,
@@ -94,6 +98,7 @@ impl From<&Error> for ErrorBody {
     fn from(error: &Error) -> Self {
         let mut refusal = ErrorBody {
             detail: error.to_string(),
+            message: None,
             code: error.code(),
             detected: None,
             accepted: None,

@@ -47,7 +47,8 @@ impl App {
         let tasks = uploads.tasks().clone();
         let budget = Arc::clone(uploads.budget());
         let reconciler = uploads.reconciler().clone();
-        let verifier = Verifier::new(Arc::clone(&store), reconciler, Arc::clone(&policy), budget, tasks.clone());
+        let (checks, turns) = (Arc::clone(&policy), uploads.turns().clone());
+        let verifier = Verifier::new(Arc::clone(&store), reconciler, checks, budget, tasks.clone(), turns);
         let tokens = Tokens::new(config.auth.keys.clone(), config.auth.token_secret.as_ref());
         App {
             promotions: Promotions::new(verifier.clone(), tasks, metrics.clone()),

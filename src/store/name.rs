@@ -47,6 +47,11 @@ impl ImageKey {
         format_of_key(&self.0)
     }
 
+    /// Returns the UUID.
+    pub fn id(&self) -> &str {
+        self.0.split('.').next().unwrap_or_default()
+    }
+
     /// Returns the extension without its dot.
     pub fn extension(&self) -> &str {
         self.0.rsplit('.').next().unwrap_or_default()

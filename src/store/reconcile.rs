@@ -15,7 +15,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::Instant;
 
 use self::queue::{Queue, Watched};
-use super::{CreatedUpload, ImageKey, Metadata, ObjectName, Result, Store, Upload};
+use super::{CreatedUpload, ImageKey, Metadata, ObjectName, Result, Store, StoreError, Upload};
 
 mod queue;
 #[cfg(test)]
@@ -40,8 +40,9 @@ pub enum LateEffect {
     Object(ObjectName),
     /// Multipart uploads with unknown IDs appear. `in_use` is the ID of the one that is in use.
     Uploads { name: ObjectName, in_use: Option<String> },
-    /// Multipart uploads appear that promotions of this image have created. They cannot be distinguished from those of
-    /// a promotion that is running in another process.
+    /// Multipart uploads appear that promotions of this image have created. They cannot be distinguished from new ones of
+    /// other promotions and, under a key that was fixed beforehand, of streamed uploads. But they never receive a part,
+    /// because nobody knows their IDs.
     Promotions(ImageKey),
 }
 
@@ -166,9 +167,9 @@ impl LateEffect {
     async fn undo(&self, store: &dyn Store) -> Result<()> {
         match self {
             LateEffect::Object(name) => delete(store, name).await,
-            LateEffect::Uploads { name, in_use } => abort(store, name, in_use.as_deref()).await,
+            LateEffect::Uploads { name, in_use } => abort_all_but(store, name, in_use.as_deref()).await,
             LateEffect::Promotions(key) if is_promotable(store, key).await? => Ok(()),
-            LateEffect::Promotions(key) => abort(store, &ObjectName::Image(key.clone()), None).await,
+            LateEffect::Promotions(key) => abort_empty(store, &ObjectName::Image(key.clone())).await,
         }
     }
 
@@ -209,12 +210,30 @@ async fn is_promotable(store: &dyn Store, key: &ImageKey) -> Result<bool> {
         && store.find(&ObjectName::Image(key.clone())).await?.is_none())
 }
 
-async fn abort(store: &dyn Store, name: &ObjectName, in_use: Option<&str>) -> Result<()> {
+/// Aborts all uploads of the name except the one that is in use.
+async fn abort_all_but(store: &dyn Store, name: &ObjectName, in_use: Option<&str>) -> Result<()> {
     for upload in store.uploads_of(name).await? {
         if in_use != Some(&upload.id) {
-            store.abort_upload(&upload).await?;
-            tracing::warn!(s3_key = %name.key(), "aborted a multipart upload of a call whose answer was lost");
+            abort(store, &upload).await?;
         }
     }
+    Ok(())
+}
+
+/// Aborts the uploads of the name that have no parts.
+async fn abort_empty(store: &dyn Store, name: &ObjectName) -> Result<()> {
+    for upload in store.uploads_of(name).await? {
+        match store.list_parts(&upload).await {
+            Ok(parts) if parts.is_empty() => abort(store, &upload).await?,
+            Ok(_) | Err(StoreError::NoSuchUpload) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+async fn abort(store: &dyn Store, upload: &Upload) -> Result<()> {
+    store.abort_upload(upload).await?;
+    tracing::warn!(s3_key = %upload.name.key(), "aborted a multipart upload of a call whose answer was lost");
     Ok(())
 }

@@ -1,3 +1,4 @@
 //! What the tests of several modules share.
 
 pub(crate) mod memory;
+pub(crate) mod schedule;

@@ -5,9 +5,11 @@
 //! succeeded with it.
 
 use futures::TryStreamExt;
+use std::future::Future;
 use uuid::Uuid;
 
 use super::digest::{Stored, StreamDigest};
+use super::turns::{Place, Turns, create_new};
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::policy::Policy;
@@ -38,29 +40,70 @@ impl FixedKey {
         }
     }
 
-    /// Returns the existing object under `key`, which is the result of [`FixedKey::of`].
-    ///
-    /// # Errors
-    /// Returns [`Error::IdempotencyKeyReused`] (422 `idempotency_key_reused`) if an image of another format exists.
-    pub async fn find(&self, store: &dyn Store, key: &ImageKey) -> Result<Option<ObjectInfo>> {
-        if let FixedKey::Idempotent(id) = self {
-            let existing = store.images_of(*id).await.map_err(Error::from)?;
-            if existing.is_empty() {
-                return Ok(None);
-            }
-            if !existing.contains(key) {
-                return Err(Error::IdempotencyKeyReused);
-            }
-        }
-        store.find(&ObjectName::Image(key.clone())).await.map_err(Error::from)
-    }
-
     /// Converts the error of an upload to the error for the client.
     pub fn explain(&self, error: Error) -> Error {
         match (self, error) {
             (FixedKey::Idempotent(_), Error::AlreadyExists) => Error::IdempotencyKeyReused,
             (_, error) => error,
         }
+    }
+}
+
+/// An upload under a fixed key, from before the check for an existing image until the outcome of its write is known.
+pub struct FixedUpload {
+    key: ImageKey,
+    fixed: FixedKey,
+    place: Place,
+}
+
+impl FixedUpload {
+    /// Begins an upload under `key`, which is the result of [`FixedKey::of`].
+    pub(super) fn begin(fixed: &FixedKey, key: ImageKey, turns: &Turns) -> Self {
+        FixedUpload { place: turns.join(&key), fixed: fixed.clone(), key }
+    }
+
+    /// Returns the name of the image.
+    pub fn name(&self) -> ObjectName {
+        ObjectName::Image(self.key.clone())
+    }
+
+    /// Returns the existing object.
+    ///
+    /// # Errors
+    /// Returns [`Error::IdempotencyKeyReused`] (422 `idempotency_key_reused`) if an image of another format exists.
+    pub async fn find(&self, store: &dyn Store) -> Result<Option<ObjectInfo>> {
+        if !self.may_exist(store).await? {
+            return Ok(None);
+        }
+        store.find(&self.name()).await.map_err(Error::from)
+    }
+
+    /// Whether the object may exist.
+    async fn may_exist(&self, store: &dyn Store) -> Result<bool> {
+        let FixedKey::Idempotent(id) = self.fixed else { return Ok(true) };
+        let existing = store.images_of(id).await.map_err(Error::from)?;
+        let exists = existing.contains(&self.key);
+        if exists || existing.is_empty() { Ok(exists) } else { Err(Error::IdempotencyKeyReused) }
+    }
+
+    /// Creates the object with `write` unless it exists, in turn with other uploads of this process.
+    ///
+    /// `is_late`: the upload may have taken long. An image of another format may then have been stored meanwhile.
+    ///
+    /// # Errors
+    /// Returns [`Error::IdempotencyKeyReused`] (422 `idempotency_key_reused`) if an image of another format exists. Nothing
+    /// was written then.
+    pub(super) async fn create<T>(
+        &self,
+        store: &dyn Store,
+        is_late: bool,
+        write: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<Result<T, StoreError>> {
+        let _turn = self.place.turn(!store.honours_if_none_match()).await;
+        if is_late || self.place.has_other_keys() {
+            self.may_exist(store).await?;
+        }
+        Ok(create_new(store, &self.name(), write).await)
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::budget::Budget;
+use super::fixed::{FixedKey, FixedUpload};
 use super::parts::PartCutter;
 use super::spill::Spill;
 use super::task::{Ownership, UploadTask};
@@ -83,9 +84,15 @@ impl UploadManager {
         self.begin(name, Ownership::Drawn, metadata, opening)
     }
 
-    /// The same under a key that was fixed beforehand, under which other attempts may write ([`super::fixed`]).
-    pub fn start_fixed(&self, key: ImageKey, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
-        self.begin(ObjectName::Image(key), Ownership::Fixed(self.turns.clone()), metadata, opening)
+    /// Begins an upload under a key that was fixed beforehand, under which other attempts may write ([`super::fixed`]). The
+    /// caller looks for an existing image, and then starts the upload.
+    pub fn begin_fixed(&self, fixed: &FixedKey, key: ImageKey) -> FixedUpload {
+        FixedUpload::begin(fixed, key, &self.turns)
+    }
+
+    /// Does the same as [`UploadManager::start`] under a key that was fixed beforehand.
+    pub fn start_fixed(&self, fixed: FixedUpload, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
+        self.begin(fixed.name(), Ownership::Fixed(fixed), metadata, opening)
     }
 
     fn begin(
@@ -108,6 +115,11 @@ impl UploadManager {
     /// Returns the budget of all uploads.
     pub fn budget(&self) -> &Arc<Budget> {
         &self.budget
+    }
+
+    /// Returns the turns of the writes under fixed keys.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     /// Returns the tasks that must end before the process exits.

@@ -27,9 +27,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::digest::Stored;
-use super::turns::Turns;
+use super::fixed::{FixedUpload, check_same};
+use super::parts;
 use super::undo::{abort, retry};
-use super::{fixed, parts};
 use crate::error::Error;
 use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::is_outcome_unknown;
@@ -72,7 +72,7 @@ pub(super) enum Ownership {
     Drawn,
     /// Fixed by a grant or an Idempotency-Key. An object under this name may belong to another attempt, and is complete
     /// and verified in any case. Objects are never deleted, and only this task's own multipart upload is aborted.
-    Fixed(Turns),
+    Fixed(FixedUpload),
 }
 
 /// A message from the request.
@@ -269,22 +269,14 @@ impl UploadTask {
         upload: Option<&Upload>,
         call: impl Future<Output = Result<Written, StoreError>>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
-        let _turn = match &self.ownership {
-            Ownership::Fixed(turns) if !self.store.honours_if_none_match() => {
-                let turn = turns.take(self.name.key()).await;
-                let seen = match self.store.find(&self.name).await {
-                    Ok(None) => None,
-                    Ok(Some(found)) => Some(self.compare(&found, whole).await),
-                    Err(error) => Some(Err(error.into())),
-                };
-                if let Some(seen) = seen {
-                    return (seen, upload.cloned().map_or(Cleanup::Nothing, Cleanup::Upload));
-                }
-                Some(turn)
-            }
-            _ => None,
+        let written = match &self.ownership {
+            Ownership::Drawn => call.await,
+            Ownership::Fixed(fixed) => match fixed.create(self.store.as_ref(), upload.is_some(), call).await {
+                Ok(written) => written,
+                Err(error) => return (Err(error.into()), upload.cloned().map_or(Cleanup::Nothing, Cleanup::Upload)),
+            },
         };
-        match call.await {
+        match written {
             Ok(Written::Now) => (Ok(whole), Cleanup::Object(None)),
             Ok(Written::Found(found)) => (self.compare(&found, whole).await, Cleanup::Object(None)),
             Err(error) => {
@@ -314,7 +306,7 @@ impl UploadTask {
     /// Compares the object that was found with the upload. Under a name that was drawn at random it is always the same.
     async fn compare(&self, found: &ObjectInfo, whole: Stored) -> Result<Stored, Interruption> {
         if matches!(self.ownership, Ownership::Fixed(_)) {
-            fixed::check_same(self.store.as_ref(), &self.name, found, whole).await?;
+            check_same(self.store.as_ref(), &self.name, found, whole).await?;
         }
         Ok(whole)
     }
@@ -431,19 +423,19 @@ impl UploadTask {
     }
 }
 
-/// Whether a failed PutObject can be repeated: its outcome is unknown, and the store answers.
-fn can_be_repeated(result: &Result<Stored, Interruption>, leftover: &Cleanup) -> bool {
-    let Err(Interruption::Failed(error)) = result else { return false };
-    let is_unreachable = matches!(StoreError::behind(error), Some(StoreError::Unreachable(_)));
-    matches!(leftover, Cleanup::LateObject(_)) && !is_unreachable
-}
-
 type PartFuture<'a> = Pin<Box<dyn Future<Output = Result<Part, StoreError>> + Send + 'a>>;
 
 /// A part that was sent.
 struct Sent {
     size: u64,
     crc64: u64,
+}
+
+/// Whether a failed PutObject can be repeated: its outcome is unknown, and the store answers.
+fn can_be_repeated(result: &Result<Stored, Interruption>, leftover: &Cleanup) -> bool {
+    let Err(Interruption::Failed(error)) = result else { return false };
+    let is_unreachable = matches!(StoreError::behind(error), Some(StoreError::Unreachable(_)));
+    matches!(leftover, Cleanup::LateObject(_)) && !is_unreachable
 }
 
 /// Compares the parts that the store confirmed with the parts that were sent, before the object becomes visible.

@@ -111,6 +111,11 @@ impl UploadTimer {
     pub fn stored(self, bytes: u64) {
         self.metrics.stored(self.method, self.began, bytes);
     }
+
+    /// Records that the image was already stored by an earlier upload of the same bytes.
+    pub fn repeated(self) {
+        self.metrics.counter(&defs::UPLOADS_REPEATED, &[self.method.name()]).increment(1);
+    }
 }
 
 struct Unfinished<'a>(Option<&'a UploadTimer>);

@@ -215,9 +215,11 @@ async fn described_security_matches_settings() {
     };
     let keys = |scope: &str| json!([{ "bearer": [scope] }, { "api_key": [scope] }]);
     let optional = |scope: &str| json!([{}, { "bearer": [scope] }, { "api_key": [scope] }]);
-    assert_eq!(security(&[]).await, (Some(optional("upload")), Some(optional("read")), None));
-    assert_eq!(security(&["--api-keys=k"]).await, (Some(keys("upload")), Some(keys("read")), None));
-    assert_eq!(security(&["--api-keys=k", "--public-read=true"]).await, (Some(keys("upload")), None, None));
+    let (open, anybody) = (json!([{}]), Some(json!([{}, { "bearer": [] }, { "api_key": [] }])));
+    assert_eq!(security(&[]).await, (Some(optional("upload")), Some(optional("read")), anybody.clone()));
+    assert_eq!(security(&["--api-keys=k"]).await, (Some(keys("upload")), Some(keys("read")), anybody.clone()));
+    let public = security(&["--api-keys=k", "--public-read=true"]).await;
+    assert_eq!(public, (Some(keys("upload")), Some(open), anybody));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use image_store::store::s3::Checksum;
 use image_store::store::{CustomMetadata, ImageKey, Metadata, ObjectName};
 use reqwest::{Client, Response, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::support::app::{TestApp, fixture, png, until};
 use super::support::backend::Backend;
@@ -289,6 +289,75 @@ async fn one_image_is_stored_without_conditional_writes_in_one_process() {
     on.backend.check_clean().await;
 }
 
+/// A promotion writes the same key as a form.
+#[tokio::test]
+async fn promotion_and_upload_of_one_key_take_turns_without_conditional_writes() {
+    let on = OnStrict::start(&[Quirk::NoIfNoneMatch, Quirk::NoCrc64]).await;
+    let (client, size) = (Client::new(), 1_000);
+    let post = |path: &str| client.post(format!("{}{path}", on.url));
+    let (_, grant) = answer(post("/grants").json(&json!({ "filename": "a.png" })).send().await.unwrap()).await;
+    let grant = grant["grant"].as_str().unwrap();
+    let request = json!({ "filename": "a.png", "size": size });
+    let (_, plan) = answer(post("/uploads").bearer_auth(grant).json(&request).send().await.unwrap()).await;
+    let headers = plan["headers"].as_object().unwrap().iter().filter(|(name, _)| *name != "content-length");
+    let put = client.put(plan["url"].as_str().unwrap());
+    let put = headers.fold(put, |put, (name, value)| put.header(name, value.as_str().unwrap()));
+    assert_eq!(put.body(png(size)).send().await.unwrap().status(), 200);
+
+    on.faults.fail_once(Operation::Put, Action::Hold);
+    let puts = on.faults.calls(Operation::Put);
+    let form = post("/images").bearer_auth(grant).header("content-type", "image/png").body(png(size + 1));
+    let form = tokio::spawn(form.send());
+    on.faults.wait_for(Operation::Put, puts + 1).await;
+    let promotion = tokio::spawn(post(plan["complete_url"].as_str().unwrap()).send());
+    on.faults.wait_for(Operation::Copy, 1).await;
+    on.faults.release();
+    let (status, image) = answer(form.await.unwrap().unwrap()).await;
+    assert_eq!(status, 200, "{image}");
+    let (status, error) = answer(promotion.await.unwrap().unwrap()).await;
+    assert_eq!((status.as_u16(), &error["code"]), (409, &json!("already_exists")), "{error}");
+    assert_eq!(on.bytes(&image), png(size + 1), "the acknowledged image is the stored one");
+    on.delete(&image).await;
+}
+
+/// No condition of the store applies, because the two images have two keys.
+#[tokio::test]
+async fn two_formats_at_the_same_time_store_one_image_in_one_process() {
+    let app = TestApp::behind_faults(&["--s3-timeout=30s"]).await;
+    app.faults().fail_once(Operation::Put, Action::Hold);
+    let first = tokio::spawn(send_to(app.url.clone(), png(1_000)));
+    app.faults().wait_for(Operation::Put, 1).await;
+    let second = tokio::spawn(send_to(app.url.clone(), fixture("plain.gif")));
+    // It finds no image.
+    app.faults().wait_for(Operation::ListObjects, 2).await;
+    app.faults().release();
+    let ((status, image), (_, error)) = (first.await.unwrap(), second.await.unwrap());
+    assert_eq!((status.as_u16(), &error["code"]), (200, &json!("idempotency_key_reused")), "{image} {error}");
+    app.end(&[key(&image)]).await;
+}
+
+async fn send_to(base: String, bytes: Vec<u8>) -> (StatusCode, Value) {
+    send(&base, VALUE, bytes).await
+}
+
+/// Another process has stored an image of another format while the parts were sent.
+#[tokio::test]
+async fn long_upload_is_rejected_if_another_format_was_stored_meanwhile() {
+    let app = TestApp::behind_faults(&[]).await;
+    let another = app.another().await;
+    let body = form("a.png", &png(12 * MIB));
+    let mut client = RawClient::connect(app.address()).await;
+    client.send(head(body.len(), &format!("idempotency-key: {VALUE}\r\n"))).await;
+    client.send(&body[..7 * MIB]).await;
+    app.faults().wait_for(Operation::UploadPart, 1).await;
+    let image = stored(&another, VALUE, fixture("plain.gif")).await;
+    client.send(&body[7 * MIB..]).await;
+    let answer = client.read_answer().await;
+    assert!(answer.starts_with("HTTP/1.1 422") && answer.contains("idempotency_key_reused"), "{answer}");
+    assert_eq!(app.faults().calls(Operation::Complete), 0);
+    app.end(&[key(&image)]).await;
+}
+
 #[tokio::test]
 async fn object_without_checksum_is_read_for_comparison() {
     let on = OnStrict::start(&[Quirk::NoCrc64]).await;
@@ -507,7 +576,7 @@ async fn repeated_upload_returns_the_stored_metadata() {
     app.store.put(&name, &metadata, payload(&fixture("plain.png").into())).await.unwrap();
 
     let again = stored(&app.url, VALUE, fixture("plain.png")).await;
-    assert_eq!(again["metadata"], serde_json::json!({ "owner": "J\u{fc}rgen" }));
+    assert_eq!(again["metadata"], json!({ "owner": "J\u{fc}rgen" }));
     let link = app.client.get(app.at(&format!("/images/{}/url", key(&first)))).send().await.unwrap();
     assert_eq!(link.json::<Value>().await.unwrap()["metadata"], again["metadata"]);
     app.end(&[key(&first)]).await;

@@ -22,7 +22,8 @@ fn aborted(method: &str, reason: &str) -> String {
 }
 
 async fn post_raw(app: &TestApp, body: Vec<u8>) -> reqwest::Response {
-    app.client.post(app.at("/upload-image")).header("content-type", "image/png").body(body).send().await.unwrap()
+    let post = app.client.post(app.at("/upload-image")).header("content-type", "image/png");
+    post.header("idempotency-key", "raw").body(body).send().await.unwrap()
 }
 
 async fn key(answer: reqwest::Response) -> String {
@@ -43,6 +44,7 @@ async fn half(app: &TestApp) -> RawClient {
 async fn all_upload_methods(app: &TestApp) -> Vec<String> {
     let form = key(app.upload("a.png", png(12 * MIB)).await).await;
     let raw = key(post_raw(app, png(20_000)).await).await;
+    assert_eq!(key(post_raw(app, png(20_000)).await).await, raw);
     let planned = plan(app, 5_000).await;
     put(app, &planned, &png(5_000)).await;
     completed(app, &planned).await;
@@ -83,7 +85,7 @@ async fn every_metric_of_the_table_is_exported_and_counts() {
         }
     }
     scrape.check(&[
-        (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="200"}"#, 2.0),
+        (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="200"}"#, 3.0),
         (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="400"}"#, 1.0),
         (r#"image_store_http_requests_total{route="/upload-image",method="POST",status="500"}"#, 1.0),
         (r#"image_store_http_requests_total{route="/uploads/{s3_key}/complete",method="POST",status="200"}"#, 2.0),
@@ -102,6 +104,7 @@ async fn every_metric_of_the_table_is_exported_and_counts() {
         (r#"image_store_upload_size_bytes_sum{method="direct"}"#, 5_000.0),
         (r#"image_store_promotions_total{trigger="complete",outcome="promoted"}"#, 1.0),
         (r#"image_store_promotions_total{trigger="complete",outcome="already_there"}"#, 1.0),
+        (r#"image_store_uploads_repeated_total{method="raw"}"#, 1.0),
         (&aborted("form", "store_failed"), 1.0),
         (&aborted("direct", "requested"), 1.0),
         (&call("PutObject", "ok"), 3.0),

@@ -5,7 +5,6 @@ use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use http::header;
-use serde::Serialize;
 
 use crate::error::Error;
 use crate::server::html;
@@ -14,14 +13,6 @@ use crate::server::response::{ErrorBody, Logged};
 
 /// The routes of Uppy's Companion.
 const COMPANION: &str = "/s3/";
-
-/// An error as Uppy reads it: it shows `message` to its user.
-#[derive(Serialize)]
-struct CompanionError {
-    message: String,
-    #[serde(flatten)]
-    body: ErrorBody,
-}
 
 /// The form of a request's errors.
 enum Form {
@@ -48,14 +39,15 @@ pub async fn adapt(request: Request, next: Next) -> Response {
     let Some(Logged(error)) = response.extensions().get() else { return response };
     let body = match form {
         Form::Json => return response,
-        Form::Companion => Json(companion_error(error)).into_response(),
+        Form::Companion => Json(with_message(error)).into_response(),
         Form::Page => html::error_page(error),
     };
     with_body(response, body)
 }
 
-fn companion_error(error: &Error) -> CompanionError {
-    CompanionError { message: error.to_string(), body: ErrorBody::from(error) }
+/// Returns the body of an error as Uppy reads it: it shows `message` to its user.
+fn with_message(error: &Error) -> ErrorBody {
+    ErrorBody { message: Some(error.to_string()), ..ErrorBody::from(error) }
 }
 
 /// Returns the response with the body of another one, and the headers that describe it.

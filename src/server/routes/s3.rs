@@ -79,6 +79,7 @@ pub struct CompanionForm {
 
 /// The fields of the form. They precede the field `file`.
 #[derive(Serialize, ToSchema)]
+#[schema(examples(json!({ "grant": "eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl", "key": "0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png" })))]
 pub struct FormFields {
     /// A grant for exactly this image.
     #[schema(examples("eyJhbGciOiJIUzI1NiJ9.e30.c2lnbmF0dXJl"))]
@@ -116,6 +117,7 @@ pub struct CompanionPartUrl {
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "PascalCase")]
 pub struct CompanionPart {
+    /// Part numbers start at 1.
     #[schema(examples(1))]
     pub part_number: u32,
     /// The part's ETag. After the parts were joined: the object's.
@@ -131,6 +133,7 @@ pub struct CompanionPart {
 #[derive(Deserialize, ToSchema)]
 #[serde(expecting = "an object with parts")]
 pub struct CompanionReport {
+    /// All parts, in any order.
     #[schema(min_items = 1)]
     pub parts: Vec<SentPart>,
 }
@@ -139,6 +142,7 @@ pub struct CompanionReport {
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "PascalCase", expecting = "an object with PartNumber and ETag")]
 pub struct SentPart {
+    /// Part numbers start at 1.
     #[schema(minimum = 1, examples(1))]
     pub part_number: u32,
     /// The ETag in the response to its PUT, with or without quotes.

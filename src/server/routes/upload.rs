@@ -16,10 +16,11 @@ use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, ObjectBuilder};
 
-use super::{ServiceBase, uploaded};
+use super::ServiceBase;
+use super::uploaded::Uploaded;
 use crate::crc64;
 use crate::error::{Error, Result};
-use crate::format::ImageInfo;
+use crate::format::{Format, ImageInfo};
 use crate::ingest::{BodyKind, IncomingBody, IncomingImage};
 use crate::policy::Policy;
 use crate::server::App;
@@ -29,8 +30,8 @@ use crate::server::openapi::{IMAGES, answers};
 use crate::server::request::Invocation;
 use crate::server::request::accept::prefers_html;
 use crate::server::request::started::Started;
-use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, PresignOptions};
-use crate::upload::fixed::{FixedKey, check_same};
+use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectInfo, ObjectName, PresignOptions, StoreError};
+use crate::upload::fixed::{FixedKey, FixedUpload, check_same};
 use crate::upload::idempotency::IdempotencyKey;
 use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
 use crate::upload::writer::AdmittedUpload;
@@ -134,13 +135,20 @@ pub struct RawImage(pub ());
 pub async fn upload(State(app): State<App>, mut request: UploadHead, body: Body) -> Result<Response> {
     let stored = store(&app, &mut request, body).await;
     let image = stored.map_err(|error| Invocation::explain(request.invocation.as_ref(), error))?;
-    let kid = request.authority.as_ref().and_then(Authority::key_name);
     if prefers_html(&request.headers)
-        && let Ok(redirect) = uploaded::see_other(&app, &image, kid)
+        && let Ok(redirect) = see_other(&app, &image, request.authority.as_ref())
     {
         return Ok(redirect);
     }
     Ok(located(image, &ServiceBase(request.base)))
+}
+
+/// Returns the redirect to a page that shows the image.
+fn see_other(app: &App, image: &StoredImage, authority: Option<&Authority>) -> Result<Response> {
+    let (key, content_type) = (image.s3_key.clone(), image.content_type.clone());
+    let dimensions = image.width.zip(image.height).unwrap_or_default();
+    let uploaded = Uploaded::new(key, content_type, image.size, dimensions, app.config.read_url_ttl);
+    uploaded.see_other(app, authority.and_then(Authority::key_name))
 }
 
 /// Returns the response with the image's URL.
@@ -204,18 +212,42 @@ impl UploadHead {
 /// The conditions of an upload, besides its bytes.
 struct Terms {
     policy: Arc<Policy>,
+    /// What fixes the image's key. `None` if it is drawn at random.
     key: Option<FixedKey>,
     metadata: CustomMetadata,
+    /// The declared length of the body in bytes.
+    length: Option<u64>,
+    link: PresignOptions,
 }
 
 impl Terms {
-    fn new(request: &UploadHead) -> Result<Self> {
+    fn new(app: &App, request: &UploadHead) -> Result<Self> {
         let authority = request.authority.as_ref();
         Ok(Terms {
             policy: request.limits(),
             key: fixed_key(authority, &request.headers)?,
             metadata: authority.map(Authority::metadata).unwrap_or_default(),
+            length: content_length(&request.headers),
+            link: app.read_link(request.base.clone()),
         })
+    }
+
+    fn metadata_of(&self, image: &IncomingImage) -> Metadata {
+        let may_be_planned = matches!(self.key, Some(FixedKey::Image(_)));
+        Metadata { may_be_planned, ..Metadata::verified(image.info(), self.metadata.clone()) }
+    }
+
+    /// Returns a link to the stored image.
+    async fn link_to(&self, app: &App, name: &ObjectName) -> Result<String, StoreError> {
+        Ok(app.store.presign_get(name, &self.link).await?.url)
+    }
+
+    /// Returns the error as the client gets it.
+    fn explain(&self, error: Error) -> Error {
+        match &self.key {
+            Some(fixed) => fixed.explain(error),
+            None => error,
+        }
     }
 }
 
@@ -245,22 +277,18 @@ async fn store(app: &App, request: &mut UploadHead, body: Body) -> Result<Stored
     // This removes only axum's wrapper: the reader recognises the transport's errors by their type.
     let mut body = IncomingBody::new(kind.clone(), body.map_err(axum::Error::into_inner));
     request.take_form_grant(app, &mut body).await?;
-    let terms = Terms::new(request)?;
+    let terms = Terms::new(app, request)?;
     kind.check_length(length.unwrap_or_default(), &terms.policy)?;
     let mut admitted = app.uploads.admit(length).await?;
     let mut image = IncomingImage::open(body, Arc::clone(&terms.policy), admitted.head()).await?;
-    let link = app.read_link(request.base.clone());
     loop {
-        let target = Target::new(&image, &terms)?;
-        let work = send(app, &target, &mut image, admitted, &link);
-        match watch.run(work).await.map_err(|error| target.explain(error))? {
+        let work = send(app, &terms, &mut image, admitted);
+        match watch.run(work).await.map_err(|error| terms.explain(error))? {
             ControlFlow::Break(outcome) => {
-                if outcome.name != target.name {
-                    record_field(field::S3_KEY, outcome.name.key().as_str());
-                }
                 record_field(field::SIZE, outcome.stored.size);
-                if outcome.is_new {
-                    watch.stored(outcome.stored.size);
+                match outcome.is_new {
+                    true => watch.stored(outcome.stored.size),
+                    false => watch.repeated(),
                 }
                 return Ok(answer(image.info(), outcome));
             }
@@ -270,33 +298,28 @@ async fn store(app: &App, request: &mut UploadHead, body: Body) -> Result<Stored
     }
 }
 
-/// The name under which an image is stored, and its metadata.
-struct Target {
-    name: ObjectName,
-    /// What fixed the name. `None` if it was drawn at random.
-    fixed: Option<FixedKey>,
-    metadata: Metadata,
+/// What a request's image is stored as.
+enum Target {
+    Drawn(ObjectName),
+    Fixed(FixedUpload),
+    /// An object exists under the fixed key.
+    Existing(ObjectName, ObjectInfo),
 }
 
 impl Target {
-    fn new(image: &IncomingImage, terms: &Terms) -> Result<Self> {
-        let info = image.info();
-        record_field(field::CONTENT_TYPE, info.format.content_type());
-        let s3_key = match &terms.key {
-            Some(fixed) => fixed.of(info.format, &terms.policy)?,
-            None => ImageKey::random(image.extension()),
+    async fn find(app: &App, terms: &Terms, format: Format, extension: &'static str) -> Result<Self> {
+        record_field(field::CONTENT_TYPE, format.content_type());
+        let Some(fixed) = &terms.key else {
+            let key = ImageKey::random(extension);
+            record_field(field::S3_KEY, key.as_str());
+            return Ok(Target::Drawn(ObjectName::Image(key)));
         };
-        record_field(field::S3_KEY, s3_key.as_str());
-        let metadata = Metadata::verified(info, terms.metadata.clone());
-        Ok(Target { name: ObjectName::Image(s3_key), fixed: terms.key.clone(), metadata })
-    }
-
-    /// Returns the error as the client gets it.
-    fn explain(&self, error: Error) -> Error {
-        match &self.fixed {
-            Some(fixed) => fixed.explain(error),
-            None => error,
-        }
+        let upload = app.uploads.begin_fixed(fixed, fixed.of(format, &terms.policy)?);
+        record_field(field::S3_KEY, upload.name().key().as_str());
+        Ok(match upload.find(app.store.as_ref()).await? {
+            Some(existing) => Target::Existing(upload.name(), existing),
+            None => Target::Fixed(upload),
+        })
     }
 }
 
@@ -310,46 +333,62 @@ struct Outcome {
     is_new: bool,
 }
 
-/// Stores the image, or finds that it exists already. If another file of the form replaces it, nothing of it is stored and its
-/// reservation is returned.
+/// Stores the image, or finds that it exists already. If another file of the form replaces it, nothing of it is stored and a
+/// reservation for the other file is returned.
 async fn send(
     app: &App,
-    target: &Target,
+    terms: &Terms,
     image: &mut IncomingImage,
     admitted: AdmittedUpload,
-    link: &PresignOptions,
 ) -> Result<ControlFlow<Outcome, AdmittedUpload>> {
-    let Target { name, fixed, metadata } = target;
-    let presigned = async |name: &ObjectName| app.store.presign_get(name, link).await.map(|link| link.url);
-    let existing = match fixed {
-        Some(fixed) => fixed.find(app.store.as_ref(), name.key()).await?,
-        None => None,
-    };
-    if let Some(existing) = existing {
-        let stored = digest(image, admitted).await?;
-        if image.is_replaced() {
-            return Ok(ControlFlow::Continue(app.uploads.admit(None).await?));
+    let metadata = terms.metadata_of(image);
+    let existing = match Target::find(app, terms, image.info().format, image.extension()).await {
+        Ok(Target::Drawn(name)) => {
+            let uploader = app.uploads.start(name.clone(), metadata, admitted);
+            return stream(app, terms, image, name, uploader).await;
         }
-        check_same(app.store.as_ref(), name, &existing, stored).await?;
-        let (url, metadata) = (presigned(name).await?, existing.custom);
-        return Ok(ControlFlow::Break(Outcome { name: name.clone(), stored, url, metadata, is_new: false }));
-    }
-    let mut uploader = match fixed {
-        Some(_) => app.uploads.start_fixed(name.key().clone(), metadata.clone(), admitted),
-        None => app.uploads.start(name.clone(), metadata.clone(), admitted),
+        Ok(Target::Fixed(upload)) => {
+            let name = upload.name();
+            return stream(app, terms, image, name, app.uploads.start_fixed(upload, metadata, admitted)).await;
+        }
+        Ok(Target::Existing(name, existing)) => Ok((name, existing)),
+        // The error does not matter if another file replaces this one.
+        Err(error) if image.may_be_replaced() => Err(error),
+        Err(error) => return Err(error),
     };
+    let stored = digest(image, admitted).await?;
+    if image.is_replaced() {
+        return Ok(ControlFlow::Continue(app.uploads.admit(terms.length).await?));
+    }
+    let (name, existing) = existing?;
+    check_same(app.store.as_ref(), &name, &existing, stored).await?;
+    let url = terms.link_to(app, &name).await?;
+    Ok(ControlFlow::Break(Outcome { name, stored, url, metadata: existing.custom, is_new: false }))
+}
+
+/// Streams the image into the store, under `name` unless that name must be given up.
+async fn stream(
+    app: &App,
+    terms: &Terms,
+    image: &mut IncomingImage,
+    name: ObjectName,
+    mut uploader: UploadWriter,
+) -> Result<ControlFlow<Outcome, AdmittedUpload>> {
     pump(image, &mut uploader).await?;
     if image.is_replaced() {
         return Ok(ControlFlow::Continue(uploader.restart().await));
     }
     let durable = uploader.finish().await?;
+    if durable.name != name {
+        record_field(field::S3_KEY, durable.name.key().as_str());
+    }
     // If this fails or is dropped, the upload is undone. Nothing is awaited after it.
-    let url = match (presigned(&durable.name).await, fixed) {
+    let url = match (terms.link_to(app, &durable.name).await, &terms.key) {
         (Err(error), Some(_)) => return Err(Error::OutcomeUnknown(error.into())),
         (url, _) => url?,
     };
     let name = durable.name.clone();
-    let (stored, metadata) = (durable.acknowledge(), metadata.custom.clone());
+    let (stored, metadata) = (durable.acknowledge(), terms.metadata.clone());
     Ok(ControlFlow::Break(Outcome { name, stored, url, metadata, is_new: true }))
 }
 

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};
 
 use super::ServiceBase;
-use super::upload::StoredImage;
 use crate::auth::tokens::UploadClaims;
 use crate::direct::presign::rfc3339;
 use crate::error::{Error, Result};
@@ -25,7 +24,7 @@ const PAGE: &str = include_str!("../../../web/uploaded.html");
 /// What the page shows, as stored in its address.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Uploaded {
+pub struct Uploaded {
     key: String,
     #[serde(rename = "type")]
     content_type: String,
@@ -45,20 +44,19 @@ pub struct ImageQuery {
     image: String,
 }
 
-/// Redirects to the page of an image that the API key named `kid` has stored, so that reloading the page does not send
-/// the form again.
-pub fn see_other(app: &App, image: &StoredImage, kid: Option<&str>) -> Result<Response> {
-    let uploaded = Uploaded {
-        key: image.s3_key.clone(),
-        content_type: image.content_type.clone(),
-        size: image.size,
-        width: image.width.unwrap_or_default(),
-        height: image.height.unwrap_or_default(),
-        until: seconds(SystemTime::now() + app.config.read_url_ttl),
-    };
-    let token = app.tokens.sign(uploaded, kid)?;
-    // Relative, so that it is correct behind any proxy.
-    Ok((StatusCode::SEE_OTHER, [(header::LOCATION, format!("./uploaded?image={token}"))]).into_response())
+impl Uploaded {
+    /// `ttl` is the lifetime of the page and its link.
+    pub fn new(key: String, content_type: String, size: u64, (width, height): (u32, u32), ttl: Duration) -> Self {
+        Uploaded { key, content_type, size, width, height, until: seconds(SystemTime::now() + ttl) }
+    }
+
+    /// Redirects to the page, so that reloading it does not send the form again. The API key named `kid` has stored the
+    /// image.
+    pub fn see_other(self, app: &App, kid: Option<&str>) -> Result<Response> {
+        let token = app.tokens.sign(self, kid)?;
+        // Relative, so that it is correct behind any proxy.
+        Ok((StatusCode::SEE_OTHER, [(header::LOCATION, format!("./uploaded?image={token}"))]).into_response())
+    }
 }
 
 /// `GET /uploaded`.

@@ -16,6 +16,7 @@ const HEIGHT: &str = "height";
 const CRC64: &str = "crc64nvme";
 /// The custom metadata: the base64url of its JSON, because a header's value is ASCII and its name without case.
 const CUSTOM: &str = "image-store";
+const MAY_BE_PLANNED: &str = "may-be-planned";
 
 pub(super) fn sha256_to_base64(sha256: &[u8; 32]) -> String {
     STANDARD.encode(sha256)
@@ -32,7 +33,9 @@ pub(super) fn user_metadata(metadata: &Metadata, crc64: Option<u64>) -> HashMap<
     let dimensions =
         metadata.dimensions.map(|(width, height)| [(WIDTH, width.to_string()), (HEIGHT, height.to_string())]);
     let crc64 = crc64.map(|crc64| (CRC64, crc64::to_base64(crc64)));
-    let named = dimensions.into_iter().flatten().chain(crc64).map(|(name, value)| (name.to_owned(), value));
+    let may_be_planned = metadata.may_be_planned.then(|| (MAY_BE_PLANNED, "true".to_owned()));
+    let named = dimensions.into_iter().flatten().chain(crc64).chain(may_be_planned);
+    let named = named.map(|(name, value)| (name.to_owned(), value));
     named.chain(custom_metadata(&metadata.custom)).collect()
 }
 
@@ -64,6 +67,7 @@ pub(super) fn object_info(head: &HeadObjectOutput) -> ObjectInfo {
         sha256: head.checksum_sha256().and_then(sha256_from_base64),
         last_modified: head.last_modified().and_then(|at| SystemTime::try_from(*at).ok()),
         custom: custom_from(head.metadata()),
+        may_be_planned: head.metadata().is_some_and(|metadata| metadata.contains_key(MAY_BE_PLANNED)),
         marker: super::marker::marker(head.content_type(), head.metadata()),
     }
 }

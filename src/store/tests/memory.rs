@@ -4,10 +4,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::task::Poll;
 use uuid::Uuid;
 
@@ -43,7 +44,12 @@ impl Random {
 }
 
 /// Decides which answers are lost.
-pub(crate) struct Faults(Option<Random>);
+pub(crate) enum Faults {
+    None,
+    Drawn(Random),
+    /// Every call that changes the store is lost.
+    Dropping,
+}
 
 /// What happens to a call that changes the store.
 enum Fate {
@@ -57,19 +63,18 @@ enum Fate {
 }
 
 impl Faults {
-    pub(crate) fn none() -> Self {
-        Faults(None)
-    }
-
     pub(crate) fn drawn(seed: u64) -> Self {
-        Faults(Some(Random::new(seed ^ 0xfa17)))
+        Faults::Drawn(Random::new(seed ^ 0xfa17))
     }
 
     fn draw(&mut self) -> Fate {
-        match self.0.as_mut().map(|random| random.next() % 45) {
-            Some(0) => Fate::Lost,
-            Some(1) => Fate::Dropped,
-            Some(2) => Fate::Late,
+        let Faults::Drawn(random) = self else {
+            return if matches!(self, Faults::None) { Fate::Answered } else { Fate::Dropped };
+        };
+        match random.next() % 45 {
+            0 => Fate::Lost,
+            1 => Fate::Dropped,
+            2 => Fate::Late,
             _ => Fate::Answered,
         }
     }
@@ -79,9 +84,14 @@ impl Faults {
 struct Object {
     bytes: Vec<u8>,
     marker: Option<Marker>,
+    may_be_planned: bool,
 }
 
 impl Object {
+    fn of(bytes: &[u8]) -> Self {
+        Object { bytes: bytes.to_vec(), ..Object::default() }
+    }
+
     fn etag(&self) -> String {
         let marker = if self.marker.is_some() { "m" } else { "" };
         format!("\"{:016x}{marker}\"", crate::crc64::checksum(&self.bytes))
@@ -90,7 +100,18 @@ impl Object {
 
 struct Unfinished {
     name: ObjectName,
+    may_be_planned: bool,
     parts: BTreeMap<u32, Vec<u8>>,
+}
+
+/// The numbers of calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Calls {
+    pub(crate) heads: usize,
+    pub(crate) puts: usize,
+    running: usize,
+    /// The maximum number of concurrent calls.
+    pub(crate) most_running: usize,
 }
 
 /// What a call reads and changes, as bit sets: objects and uploads of objects, each final or under `incoming/`.
@@ -140,6 +161,7 @@ struct Scheduler {
     /// What the next call of each actor touches. `None` if the actor is not about to make a call.
     next: Vec<Option<Touched>>,
     faults: Faults,
+    calls: Calls,
     late: Vec<Effect>,
     /// Whether a Complete under `incoming/` has two steps. If its upload is aborted between them, it still takes
     /// effect.
@@ -151,8 +173,12 @@ pub(crate) struct Shared(Arc<Mutex<Scheduler>>);
 
 impl Shared {
     pub(crate) fn new(actors: usize, faults: Faults) -> Self {
-        let (state, next) = (State::default(), vec![None; actors]);
-        Shared(Arc::new(Mutex::new(Scheduler { state, next, faults, late: Vec::new(), slow_assembly: false })))
+        let (state, next, calls) = (State::default(), vec![None; actors], Calls::default());
+        Shared(Arc::new(Mutex::new(Scheduler { state, next, faults, calls, late: Vec::new(), slow_assembly: false })))
+    }
+
+    pub(crate) fn calls(&self) -> Calls {
+        self.lock().calls
     }
 
     pub(crate) fn assemble_slowly(&self) {
@@ -164,13 +190,14 @@ impl Shared {
     }
 
     fn lock(&self) -> MutexGuard<'_, Scheduler> {
-        self.0.lock().unwrap()
+        self.0.lock()
     }
 
     /// Creates a multipart upload with all its parts. Returns its ID.
     pub(crate) fn lay_parts(&self, name: &ObjectName, bytes: &[u8]) -> String {
         let parts = BTreeMap::from([(1, bytes.to_vec())]);
-        self.lock().state.uploads.insert("plan".to_owned(), Unfinished { name: name.clone(), parts });
+        let upload = Unfinished { name: name.clone(), may_be_planned: false, parts };
+        self.lock().state.uploads.insert("plan".to_owned(), upload);
         "plan".to_owned()
     }
 
@@ -185,6 +212,15 @@ impl Shared {
 
     pub(crate) fn object(&self, name: &ObjectName) -> Option<Vec<u8>> {
         self.lock().state.objects.get(&name.object_key("")).map(|object| object.bytes.clone())
+    }
+
+    pub(crate) fn lay(&self, names: impl IntoIterator<Item = ObjectName>) {
+        let objects = names.into_iter().map(|name| (name.object_key(""), Object::of(b"an object")));
+        self.lock().state.objects.extend(objects);
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.lock().state.objects.len()
     }
 
     pub(crate) fn open_uploads(&self, name: &ObjectName) -> usize {
@@ -253,11 +289,14 @@ impl Memory {
     async fn turn(&self, touched: Touched) {
         let mut scheduled = false;
         poll_fn(|cx| {
-            let next = &mut self.shared.lock().next[self.actor];
-            *next = (!scheduled).then_some(touched);
+            let scheduler = &mut *self.shared.lock();
+            scheduler.next[self.actor] = (!scheduled).then_some(touched);
             if std::mem::replace(&mut scheduled, true) {
+                scheduler.calls.running -= 1;
                 return Poll::Ready(());
             }
+            scheduler.calls.running += 1;
+            scheduler.calls.most_running = scheduler.calls.most_running.max(scheduler.calls.running);
             // An actor may have several concurrent calls. Each of them must be polled when the actor is scheduled.
             cx.waker().wake_by_ref();
             Poll::Pending
@@ -291,27 +330,27 @@ impl Memory {
     /// Sends the presigned PUT of a plan, which signs `If-None-Match: *`.
     pub(crate) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.turn(Touched::changing(Touched::object(name))).await;
-        let object = Object { bytes: bytes.to_vec(), marker: None };
-        self.shared.lock().state.write(name, object, true)
+        self.shared.lock().state.write(name, Object::of(bytes), true)
     }
 }
 
 #[async_trait]
 impl Store for Memory {
-    async fn put(&self, name: &ObjectName, _: &Metadata, body: Payload) -> Result<Written> {
+    async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
+        self.shared.lock().calls.puts += 1;
         let touched = Touched::object(name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
-        let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
+        let (name, object) = (name.clone(), Object { may_be_planned: metadata.may_be_planned, ..Object::of(&bytes) });
         self.change(touched, move |state| state.write(&name, object, true).map(|()| Written::Now)).await
     }
 
-    async fn create_upload(&self, name: &ObjectName, _: &Metadata) -> Result<Upload> {
+    async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         let touched = Touched::uploads(name);
-        let name = name.clone();
+        let (name, may_be_planned) = (name.clone(), metadata.may_be_planned);
         self.change(touched, move |state| {
             state.serial += 1;
             let id = format!("u{}", state.serial);
-            state.uploads.insert(id.clone(), Unfinished { name: name.clone(), parts: BTreeMap::new() });
+            state.uploads.insert(id.clone(), Unfinished { name: name.clone(), may_be_planned, parts: BTreeMap::new() });
             Ok(Upload { name, id })
         })
         .await
@@ -342,7 +381,8 @@ impl Store for Memory {
                 Some(bytes) => bytes,
                 None => state.joined(&upload, &numbers, whole)?,
             };
-            state.write(&upload.name, Object { bytes, marker: None }, true)?;
+            let may_be_planned = state.upload(&upload).is_ok_and(|upload| upload.may_be_planned);
+            state.write(&upload.name, Object { bytes, marker: None, may_be_planned }, true)?;
             state.uploads.remove(&upload.id);
             state.completed.insert(upload.id);
             Ok(Written::Now)
@@ -375,6 +415,7 @@ impl Store for Memory {
     }
 
     async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
+        self.shared.lock().calls.heads += 1;
         self.read_state(Touched::object(name), |state| {
             let object = state.get(name)?;
             Ok(ObjectInfo {
@@ -387,6 +428,7 @@ impl Store for Memory {
                 sha256: None,
                 last_modified: None,
                 custom: CustomMetadata::new(),
+                may_be_planned: object.may_be_planned,
                 marker: object.marker,
             })
         })
@@ -439,7 +481,7 @@ impl Store for Memory {
     async fn put_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         let touched = Touched::object(name);
         let (name, replaces) = (name.clone(), replaces.map(str::to_owned));
-        let object = Object { bytes: Vec::new(), marker: Some(marker.clone()) };
+        let object = Object { marker: Some(marker.clone()), ..Object::default() };
         self.change(touched, move |state| {
             if let Some(etag) = replaces {
                 state.get_if(&name, &etag)?;

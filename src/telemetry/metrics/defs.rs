@@ -94,8 +94,8 @@ pub const UPLOAD_DURATION: Metric = histogram(
     "image_store_upload_duration_seconds",
     UPLOAD_SECONDS,
     &["method"],
-    "Duration of successful uploads, from the request head to the stored image; `method`: `form`, `raw` or `direct` \
-     (only verifying and promoting)",
+    "Duration of successful uploads, from the request head to the stored image; `method`: `form`, `raw`, `direct` \
+     or `companion` (Uppy's parts); of the last two only verifying and promoting",
 );
 pub const UPLOAD_SIZE: Metric =
     histogram("image_store_upload_size_bytes", UPLOAD_BYTES, &["method"], "Size of stored images");
@@ -104,7 +104,13 @@ pub const UPLOADS_ABORTED: Metric = counter(
     &["method", "reason"],
     "Aborted uploads by `reason`: `client_gone`, `client_too_slow`, `refused_late` (rejected after its beginning was \
      accepted), `store_failed`, `deadline`, `shutdown`, `over_capacity` (the disk for spilled parts is full), \
-     `internal`; with method `direct`: `requested` (by DELETE)",
+     `internal`; with the methods `direct` and `companion`: `requested` (by DELETE)",
+);
+pub const UPLOADS_REPEATED: Metric = counter(
+    "image_store_uploads_repeated_total",
+    &["method"],
+    "Uploads under an `Idempotency-Key` or a grant for one key that were answered with an image that was already stored; \
+     they are not in the duration and size of uploads",
 );
 pub const UPLOADS_OPEN: Metric =
     gauge("image_store_uploads_open", &[], "Uploads, completions and aborts in progress, including their clean-up");
@@ -143,7 +149,7 @@ pub const BUILD_INFO: Metric =
 pub const START_TIME: Metric =
     gauge("process_start_time_seconds", &[], "Start time of the service, in seconds since 1970");
 
-pub const METRICS: [Metric; 16] = [
+pub const METRICS: [Metric; 17] = [
     REQUESTS,
     RECEIVED,
     REFUSALS,
@@ -152,6 +158,7 @@ pub const METRICS: [Metric; 16] = [
     UPLOAD_DURATION,
     UPLOAD_SIZE,
     UPLOADS_ABORTED,
+    UPLOADS_REPEATED,
     UPLOADS_OPEN,
     PROMOTIONS,
     CALL_DURATION,

@@ -146,6 +146,46 @@ async fn direct_uploads() {
     app.end(&[put["s3_key"].as_str().unwrap()]).await;
 }
 
+#[tokio::test]
+async fn companion() {
+    let app = TestApp::with(&["--max-upload-size=6MiB"]).await;
+    let checked = Checked::new(&app).await;
+    let (part, parts) = ("/s3/multipart/{upload_id}/{part_number}", "/s3/multipart/{upload_id}");
+    let complete = (Method::POST, "/s3/multipart/{upload_id}/complete");
+    let form = (Method::GET, "/s3/params");
+    checked.ask(form.clone(), "/s3/params?filename=a.png&type=image/png", 200, as_is).await;
+    checked.ask(form, "/s3/params?filename=a.svg", 400, as_is).await;
+    let start = async || {
+        let file = json!({ "filename": "a.png", "type": "image/png", "metadata": {} });
+        checked.ask((Method::POST, "/s3/multipart"), "/s3/multipart", 200, |request| request.json(&file)).await
+    };
+    let started = start().await;
+    let id = |started: &Value| started["uploadId"].as_str().unwrap().to_owned();
+    let path = |started: &Value, rest: &str| {
+        format!("/s3/multipart/{}{rest}?key={}", id(started), started["key"].as_str().unwrap())
+    };
+    let signed = checked.ask((Method::GET, part), &path(&started, "/1"), 200, as_is).await;
+    checked.ask((Method::GET, part), &path(&started, "/3"), 413, as_is).await;
+    checked.ask((Method::GET, part), &path(&started, "/0"), 400, as_is).await;
+    let sent = app.client.put(signed["url"].as_str().unwrap()).body(fixture("plain.png")).send().await.unwrap();
+    let etag = sent.headers()["etag"].to_str().unwrap().to_owned();
+    checked.ask((Method::GET, parts), &path(&started, ""), 200, as_is).await;
+    let report = |number: u32| json!({ "parts": [{ "PartNumber": number, "ETag": etag }] });
+    let with = |body: Value| move |request: RequestBuilder| request.json(&body);
+    checked.ask(complete.clone(), &path(&started, "/complete"), 400, with(report(2))).await;
+    checked.ask(complete.clone(), &path(&started, "/complete"), 415, as_is).await;
+    checked.ask(complete.clone(), &path(&started, "/complete"), 200, with(report(1))).await;
+    checked.ask((Method::GET, parts), &path(&started, ""), 200, as_is).await;
+    checked.ask((Method::DELETE, parts), &path(&started, ""), 409, as_is).await;
+    let other = start().await;
+    checked.ask(complete.clone(), &path(&other, "/complete"), 409, with(report(1))).await;
+    checked.ask((Method::DELETE, parts), &path(&other, ""), 200, as_is).await;
+    checked.ask(complete, &path(&other, "/complete"), 404, with(report(1))).await;
+    let wrong = format!("/s3/multipart/{}?key=x", id(&other));
+    checked.ask((Method::GET, parts), &wrong, 401, as_is).await;
+    app.end(&[started["key"].as_str().unwrap()]).await;
+}
+
 async fn send(app: &TestApp, plan: &Value, bytes: &[u8]) {
     let headers = plan["headers"].as_object().unwrap().iter().filter(|(name, _)| *name != "content-length");
     let request = app.client.put(plan["url"].as_str().unwrap());
@@ -242,7 +282,7 @@ async fn without_a_key() {
         checked.ask((method, template), &path, status, as_is).await;
         refused += usize::from(status == 401);
     }
-    assert_eq!(refused, 12);
+    assert_eq!(refused, 18);
     app.end(&[]).await;
 }
 

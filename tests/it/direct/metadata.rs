@@ -5,7 +5,7 @@ use image_store::cli::Cli;
 use image_store::config::Config;
 use image_store::direct::create::{PlanTerms, create};
 use image_store::direct::plan::{Expected, UploadRequest};
-use image_store::direct::presign::{UploadTarget, sign};
+use image_store::direct::presign::{MultipartPlan, PutPlan, UploadPlan, sign};
 use image_store::store::reconcile::Reconciler;
 use image_store::store::{CustomMetadata, Presigned};
 use image_store::tasks::Tasks;
@@ -30,13 +30,13 @@ async fn put(signed: &Presigned, bytes: Vec<u8>) -> StatusCode {
 }
 
 /// Returns the presigned PUTs of a plan, in order.
-fn targets(target: UploadTarget) -> Vec<Presigned> {
+fn targets(plan: UploadPlan) -> Vec<Presigned> {
     let expires_at = SystemTime::now();
-    match target {
-        UploadTarget::Put { url, headers, .. } => {
+    match plan {
+        UploadPlan::Put(PutPlan { url, headers, .. }) => {
             vec![Presigned { url, headers: headers.into_iter().collect(), expires_at }]
         }
-        UploadTarget::Multipart { parts, .. } => {
+        UploadPlan::Multipart(MultipartPlan { parts, .. }) => {
             let signed = parts.into_iter().map(|part| {
                 let headers = part.headers.unwrap().into_iter().collect();
                 Presigned { url: part.url.unwrap(), headers, expires_at }
@@ -62,7 +62,7 @@ async fn custom_metadata_is_copied_from_the_plan_to_the_image() {
             let plan = pending.plan.clone();
             let signed = sign(store.as_ref(), &plan, custom(), &for_a_minute(), plan.links(None, "token")).await;
             pending.acknowledged();
-            let targets = targets(signed.unwrap().target);
+            let targets = targets(signed.unwrap());
             let has_metadata =
                 |signed: &Presigned| signed.headers.iter().any(|(name, _)| name == "x-amz-meta-image-store");
             assert!(targets.len() > 1 || has_metadata(&targets[0]), "the metadata is missing in the headers to send");

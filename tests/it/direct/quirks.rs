@@ -10,6 +10,7 @@ use image_store::store::reconcile::Reconciler;
 use image_store::store::{CustomMetadata, ImageKey, Marker, Metadata, ObjectName};
 use image_store::tasks::Tasks;
 use image_store::upload::budget::Budget;
+use image_store::upload::turns::Turns;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -31,7 +32,7 @@ pub fn verifier(store: Arc<dyn image_store::store::Store>) -> Verifier {
     };
     let budget = Budget::new(64 << 20, None, 5 << 20, 4);
     let reconciler = Reconciler::new(Arc::clone(&store));
-    Verifier::new(store, reconciler, Arc::new(policy), budget, Tasks::default())
+    Verifier::new(store, reconciler, Arc::new(policy), budget, Tasks::default(), Turns::default())
 }
 
 /// Creates a strict S3 with these quirks and a PNG that a client has put under `incoming/`.
