@@ -239,9 +239,6 @@ pub enum StoreError {
         #[source]
         source: BoxError,
     },
-    /// The outcome of a call is unknown, and the store did not answer the check for its object (HeadObject) either.
-    #[error("{0}; it did not answer the check either")]
-    Unreachable(#[source] Box<StoreError>),
     /// The stored data differs from the data that was sent.
     #[error("the stored data differs from the data that was sent: {0}")]
     IntegrityMismatch(String),
