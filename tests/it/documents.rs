@@ -10,8 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Pages that are written, but not part of this branch.
-const PENDING: [&str; 2] = ["docs/browsers.md", "docs/resumable.md"];
+/// A page that is written, but not part of this branch.
+const PENDING: [&str; 1] = ["docs/resumable.md"];
 /// Variables of the documented commands that are no settings of the service.
 const OTHER_VARIABLES: [&str; 6] =
     ["RUST_LOG", "API_KEY", "IMAGE_STORE_API_KEY", "IMAGE_STORE_URL", "LAMBDA_TARGET", "CARGO_TARGET_DIR"];
@@ -34,7 +34,8 @@ fn files(folder: &str, extensions: &[&str]) -> Vec<String> {
 fn pages() -> Vec<String> {
     let mut pages = files("docs", &["md"]);
     assert!(pages.len() >= 10, "{pages:?}");
-    let others = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "loadtest/README.md"];
+    let others =
+        ["README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md", "loadtest/README.md"];
     pages.extend(others.map(str::to_owned));
     pages
 }
@@ -128,10 +129,10 @@ fn links_between_pages_lead_somewhere() {
                 "" => page.clone(),
                 file => resolve(Path::new(&page).parent().unwrap(), file),
             };
-            if PENDING.contains(&target.as_str()) {
+            if !root().join(&target).exists() {
+                assert!(PENDING.contains(&target.as_str()), "{page}: {link}");
                 continue;
             }
-            assert!(root().join(&target).exists(), "{page}: {link}");
             assert!(anchor.is_empty() || anchors(&read(&target)).contains(anchor), "{page}: {link}");
             links += 1;
         }
@@ -154,7 +155,7 @@ fn documented_metrics_exist() {
     let labels: BTreeMap<&str, &[&str]> = METRICS.iter().map(|metric| (metric.name, metric.labels)).collect();
     let mut sources: Vec<String> = pages();
     sources.extend(["deploy/grafana.json", "deploy/alerts.yaml", "tests/e2e/alerts.test.yaml"].map(str::to_owned));
-    let used = Regex::new(r"\b(image_store_[a-z0-9_]+|process_start_time_seconds)(\{[^}]*\})?").unwrap();
+    let used = Regex::new(r"\b(image_store_[a-z0-9_]+|process_[a-z_]+)(\{[^}]*\})?").unwrap();
     let label = Regex::new(r#"([a-z_]+)\s*(?:=~|!=|!~|=)\s*\\?""#).unwrap();
     let mut found = 0;
     for source in sources {
