@@ -28,6 +28,7 @@ e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; instal
 	$(VENV)/bin/pip install --quiet -r tests/e2e/requirements.txt
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/httpx_client.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
+	BIN=$(BIN) $(VENV)/bin/python tests/e2e/tus_client.py
 	NO_BUILD=1 loadtest/memory.sh
 	BIN=$(BIN) tests/e2e/run.sh
 	BIN=$(BIN) tests/e2e/nginx.sh

@@ -75,9 +75,9 @@ pub enum Error {
     #[error("The grant has expired; request a new one from its issuer")]
     ExpiredGrant,
     /// The link of a plan that was changed or forged, or whose API key was removed. The source is only logged.
-    #[error("The link is invalid; use the links from the answer to POST /uploads unchanged")]
+    #[error("The link is invalid; use the links from the answer to POST /uploads or POST /files unchanged")]
     InvalidToken(#[source] Option<BoxError>),
-    #[error("The link has expired; create a new plan with POST /uploads")]
+    #[error("The link has expired; start the upload again with POST /uploads or POST /files")]
     ExpiredToken,
     #[error("File not found")]
     NotFound,
@@ -124,6 +124,11 @@ pub enum Error {
     ContentTransferEncoding,
     #[error("The Content-Type is not supported; send application/json")]
     NotJson,
+    /// The body of a request to `/files`.
+    #[error("The Content-Type is not supported; send the bytes of the file as {accepted}")]
+    NotPartialUpload { accepted: &'static str },
+    #[error("This version of tus is not supported; send Tus-Resumable: 1.0.0")]
+    TusVersion,
     #[error("The image could not be stored; try again")]
     Storage(#[source] BoxError),
     #[error("Too many concurrent uploads; try again later, or upload directly with POST /uploads")]
@@ -218,7 +223,8 @@ impl Error {
             Error::TransferEncoding => "unsupported_transfer_encoding",
             Error::UriTooLong { .. } => "uri_too_long",
             Error::PayloadTooLarge { .. } | Error::StreamTooLarge { .. } => "payload_too_large",
-            Error::UnsupportedMediaType | Error::NotJson => "unsupported_media_type",
+            Error::UnsupportedMediaType | Error::NotJson | Error::NotPartialUpload { .. } => "unsupported_media_type",
+            Error::TusVersion => "unsupported_tus_version",
             Error::ContentEncoding => "unsupported_content_encoding",
             Error::ContentTransferEncoding => "unsupported_content_transfer_encoding",
             Error::Storage(_) => "storage_failed",
@@ -273,6 +279,8 @@ impl Error {
             Error::ContentEncoding,
             Error::ContentTransferEncoding,
             Error::NotJson,
+            Error::NotPartialUpload { accepted: "application/offset+octet-stream" },
+            Error::TusVersion,
             Error::Storage("".into()),
             Error::OverCapacity(None),
             Error::TooManyConnections,
@@ -324,9 +332,12 @@ impl Error {
             | Error::Verifying
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
             Error::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Error::UnsupportedMediaType | Error::ContentEncoding | Error::ContentTransferEncoding | Error::NotJson => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
-            }
+            Error::UnsupportedMediaType
+            | Error::ContentEncoding
+            | Error::ContentTransferEncoding
+            | Error::NotJson
+            | Error::NotPartialUpload { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Error::TusVersion => StatusCode::PRECONDITION_FAILED,
             Error::OverCapacity(_)
             | Error::TooManyConnections
             | Error::Deadline

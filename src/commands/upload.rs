@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! file ─→ job ─┬→ stream (one form) ───────────────────→ the service
+//!              ├→ resumable (tus) ─────────────────────→ the service
 //!              └→ direct (a plan) ─→ PUT or parts ─→ S3 ─→ complete
 //! ```
 //!
@@ -23,6 +24,7 @@ mod http;
 mod job;
 mod parts;
 mod report;
+mod resumable;
 mod retry;
 mod stream;
 
@@ -77,8 +79,11 @@ pub async fn upload(options: &UploadOptions, stop: impl Future<Output = ()>) -> 
 }
 
 async fn send(job: &Job<'_>, options: &UploadOptions) -> Result<Image, Failure> {
-    if let Some(status_url) = &options.resume {
-        return direct::resume(job, status_url).await;
+    match &options.resume {
+        Some(address) if resumable::is_address(address) => return resumable::resume(job, address).await,
+        Some(status_url) => return direct::resume(job, status_url).await,
+        None if options.resumable => return resumable::upload(job).await,
+        None => {}
     }
     let limits: Limits = job.ask(Method::GET, &job.http.route("limits")?, None).await?.json()?;
     if options.direct || (!options.stream && !limits.streams(job.size)) {

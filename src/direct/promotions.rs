@@ -187,7 +187,7 @@ pub fn count(metrics: &Metrics, trigger: Trigger, began: Instant, verified: Resu
     };
     metrics.counter(&defs::PROMOTIONS, &[trigger, outcome]).increment(1);
     if let Ok(Verified { image, new: true }) = verified {
-        metrics.stored(UploadMethod::Direct, began, image.size);
+        metrics.stored(UploadMethod::Direct, began.elapsed(), image.size);
     }
 }
 

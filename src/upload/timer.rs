@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::telemetry::metrics::{Metrics, defs};
@@ -14,6 +14,7 @@ pub enum UploadMethod {
     Form,
     Raw,
     Direct,
+    Resumable,
 }
 
 impl UploadMethod {
@@ -22,6 +23,7 @@ impl UploadMethod {
             UploadMethod::Form => "form",
             UploadMethod::Raw => "raw",
             UploadMethod::Direct => "direct",
+            UploadMethod::Resumable => "resumable",
         }
     }
 }
@@ -42,9 +44,9 @@ impl DeadlineFlag {
 }
 
 impl Metrics {
-    /// Records a stored image of `bytes` bytes, whose upload began at `began`.
-    pub fn stored(&self, method: UploadMethod, began: Instant, bytes: u64) {
-        self.histogram(&defs::UPLOAD_DURATION, &[method.name()]).record(began.elapsed());
+    /// Records a stored image of `bytes` bytes, whose upload took `duration`.
+    pub fn stored(&self, method: UploadMethod, duration: Duration, bytes: u64) {
+        self.histogram(&defs::UPLOAD_DURATION, &[method.name()]).record(duration);
         self.histogram(&defs::UPLOAD_SIZE, &[method.name()]).record(bytes as f64);
     }
 
@@ -106,7 +108,7 @@ impl UploadTimer {
 
     /// Records that the upload is stored as an image of `bytes` bytes.
     pub fn stored(self, bytes: u64) {
-        self.metrics.stored(self.method, self.began, bytes);
+        self.metrics.stored(self.method, self.began.elapsed(), bytes);
     }
 }
 

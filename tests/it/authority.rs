@@ -81,10 +81,16 @@ const fn page(ok: u16) -> Row {
     [ok; COLUMNS.len()]
 }
 
-/// `{plan}` stands for the token of a plan for `{s3_key}`. The requests have no body, so that authorized uploads and
-/// plans are rejected with 415.
+/// The limits, which every valid credential may read.
+const fn limits(ok: u16) -> Row {
+    [ok, ok, ok, ok, 401, ok, ok, 401, 401, ok, ok, 401, 401]
+}
+
+/// `{plan}` stands for the token of a plan for `{s3_key}`, and `{upload}` for that of a resumable upload. The requests have
+/// no body, so that authorized uploads and plans are rejected with 415, and resumable uploads with 400.
 fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
     let (status, complete, abort) = ("/uploads/{s3_key}", "/uploads/{s3_key}/complete", "/uploads/{s3_key}");
+    let file = "/files/{s3_key}";
     vec![
         ("POST", "/upload-image", "", upload(415)),
         ("POST", "/images", "", upload(415)),
@@ -98,13 +104,30 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
         ("DELETE", abort, "?plan={plan}x", link(401)),
         // A grant is not a plan token.
         ("GET", status, "?plan={grant}", link(401)),
+        ("POST", "/files", "", upload(400)),
+        ("HEAD", file, "?upload={upload}", link(204)),
+        ("GET", file, "?upload={upload}", link(204)),
+        ("PATCH", file, "?upload={upload}", link(415)),
+        ("POST", file, "?upload={upload}", link(405)),
+        ("HEAD", file, "?upload={upload}x", link(401)),
+        ("GET", file, "?upload={upload}x", link(401)),
+        ("PATCH", file, "?upload={upload}x", link(401)),
+        ("POST", file, "?upload={upload}x", link(401)),
+        ("DELETE", file, "?upload={upload}x", link(401)),
+        // Neither a grant nor the token of a plan is the token of a resumable upload.
+        ("GET", file, "?upload={grant}", link(401)),
+        ("GET", file, "?upload={plan}", link(401)),
+        ("GET", status, "?plan={upload}", link(401)),
+        ("DELETE", file, "?upload={upload}", link(204)),
+        ("OPTIONS", "/files", "", limits(204)),
+        ("OPTIONS", file, "", limits(204)),
         ("GET", "/images/{s3_key}", "", key(404, false, false, true)),
         ("HEAD", "/images/{s3_key}", "", key(404, false, false, true)),
         ("GET", "/images/{s3_key}/url", "", key(404, false, false, true)),
         ("DELETE", "/delete/{s3_key}", "", key(404, false, true, false)),
         ("DELETE", "/images/{s3_key}", "", key(404, false, true, false)),
         ("GET", "/metrics", "", key(200, true, true, true)),
-        ("GET", "/limits", "", [200, 200, 200, 200, 401, 200, 200, 401, 401, 200, 200, 401, 401]),
+        ("GET", "/limits", "", limits(200)),
         ("GET", "/healthz", "", open(200)),
         ("GET", "/readyz", "", open(200)),
         ("GET", "/openapi.json", "", open(200)),
@@ -120,6 +143,8 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
 struct World {
     app: TestApp,
     plan: Value,
+    /// The address of a resumable upload.
+    upload: String,
     _keys: NamedTempFile,
 }
 
@@ -133,7 +158,17 @@ impl World {
         let request = json!({ "filename": "a.png", "size": 1 });
         let planned = app.client.post(app.at("/uploads")).bearer_auth("the-upload-key").json(&request);
         let plan = planned.send().await.unwrap().json().await.unwrap();
-        World { app, plan, _keys: keys }
+        let creation = app.client.post(app.at("/files")).bearer_auth("the-upload-key").header("tus-resumable", "1.0.0");
+        let creation = creation.header("upload-length", 1).header("upload-metadata", "filename YS5wbmc=");
+        let created = creation.send().await.unwrap();
+        let upload = created.headers()["location"].to_str().unwrap().to_owned();
+        World { app, plan, upload, _keys: keys }
+    }
+
+    async fn end(self) {
+        let cancelled = self.app.client.delete(&self.upload).send().await.unwrap();
+        assert_eq!(cancelled.status(), 204);
+        self.app.end(&[]).await;
     }
 
     fn grant(&self, grant: Grant) -> String {
@@ -151,10 +186,15 @@ impl World {
     }
 
     fn request(&self, method: &str, template: &str, query: &str, credential: Credential) -> RequestBuilder {
-        let token = self.plan["status_url"].as_str().unwrap().split_once("?plan=").unwrap().1;
-        let plans = template.starts_with("/uploads/");
-        let key = if plans { self.plan["s3_key"].as_str().unwrap() } else { UNKNOWN_IMAGE };
-        let query = query.replace("{plan}", token).replace("{grant}", &self.grant(Grant::Plain));
+        let plan = self.plan["status_url"].as_str().unwrap().split_once("?plan=").unwrap().1;
+        let (upload_path, upload) = self.upload.split_once("?upload=").unwrap();
+        let key = match template.split('/').nth(1) {
+            Some("uploads") => self.plan["s3_key"].as_str().unwrap(),
+            Some("files") => upload_path.rsplit('/').next().unwrap(),
+            _ => UNKNOWN_IMAGE,
+        };
+        let query = query.replace("{plan}", plan).replace("{upload}", upload);
+        let query = query.replace("{grant}", &self.grant(Grant::Plain));
         let prefix =
             if let Credential::Path(grant) = credential { format!("/g/{}", self.grant(grant)) } else { String::new() };
         let path = format!("{prefix}{}{query}", template.replace("{s3_key}", key));
@@ -208,7 +248,7 @@ async fn every_route_accepts_only_the_right_credentials() {
             }
         }
     }
-    world.app.end(&[]).await;
+    world.end().await;
 }
 
 #[tokio::test]
@@ -222,7 +262,7 @@ async fn api_key_is_also_accepted_as_x_api_key() {
             assert_eq!(answer.status().as_u16(), expected, "{method} {template} by {credential:?}");
         }
     }
-    world.app.end(&[]).await;
+    world.end().await;
 }
 
 /// Fails if a route of the API's description or of the router is missing in the table.
@@ -250,7 +290,7 @@ async fn table_contains_every_route() {
     assert!(routes.len() >= 19, "{routes:?}");
     let missing: Vec<_> = routes.difference(&tested).collect();
     assert!(missing.is_empty(), "not in the table: {missing:?}");
-    world.app.end(&[]).await;
+    world.end().await;
 }
 
 #[tokio::test]
@@ -263,6 +303,8 @@ async fn without_keys_all_requests_are_allowed_and_grants_apply() {
     for (method, path, open, granted) in [
         (Method::POST, "/upload-image", 415, 415),
         (Method::POST, "/uploads", 415, 415),
+        (Method::POST, "/files", 400, 400),
+        (Method::OPTIONS, "/files", 204, 204),
         (Method::POST, "/grants", 415, 403),
         (Method::GET, "/images/x", 404, 403),
         (Method::DELETE, "/delete/x", 404, 403),

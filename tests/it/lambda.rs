@@ -10,6 +10,7 @@ use uuid::Uuid;
 mod concurrent;
 mod grants;
 mod promotions;
+mod resumable;
 
 use super::hardening::HEADERS;
 use super::support::app::{TestApp, fixture, png, until};

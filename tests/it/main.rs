@@ -12,6 +12,7 @@ mod docs;
 mod doctor;
 mod embedded;
 mod environment;
+mod files;
 mod grants;
 mod hardening;
 mod idempotency;

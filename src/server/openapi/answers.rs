@@ -96,6 +96,77 @@ answers! {
         | Error::Verifying
         | Error::NotFound
         | Error::Storage(_),
+    /// Errors of `POST /files`.
+    CreateUpload:
+        Error::NoFile { .. }
+        | Error::InvalidFileType { .. }
+        | Error::InvalidRequest(_)
+        | Error::InconsistentLength { .. }
+        | Error::TooManyPixels { .. }
+        | Error::InvalidBase64
+        | Error::MangledBody
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::PayloadTooLarge { .. }
+        | Error::NotPartialUpload { .. }
+        | Error::ContentEncoding
+        | Error::TusVersion
+        | Error::AlreadyExists
+        | Error::IdempotencyKeyReused
+        | Error::OutcomeUnknown(_)
+        | Error::UploadInterrupted(_)
+        | Error::Storage(_)
+        | Error::OverCapacity(_),
+    /// Errors of `HEAD` and `GET /files/{s3_key}`.
+    UploadState:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::InvalidRequest(_)
+        | Error::InvalidFileType { .. }
+        | Error::TooManyPixels { .. }
+        | Error::NotFound
+        | Error::UploadGone
+        | Error::TusVersion
+        | Error::AlreadyExists
+        | Error::OutcomeUnknown(_)
+        | Error::UploadInterrupted(_)
+        | Error::Storage(_)
+        | Error::OverCapacity(_),
+    /// Errors of `PATCH /files/{s3_key}`.
+    AppendToUpload:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::InvalidRequest(_)
+        | Error::InvalidFileType { .. }
+        | Error::InconsistentLength { .. }
+        | Error::TooManyPixels { .. }
+        | Error::InvalidBase64
+        | Error::MangledBody
+        | Error::TruncatedBody(_)
+        | Error::ClientTooSlow { .. }
+        | Error::BelowMinRate { .. }
+        | Error::NotFound
+        | Error::OffsetMismatch { .. }
+        | Error::AlreadyExists
+        | Error::UploadGone
+        | Error::TusVersion
+        | Error::PayloadTooLarge { .. }
+        | Error::NotPartialUpload { .. }
+        | Error::ContentEncoding
+        | Error::OutcomeUnknown(_)
+        | Error::UploadInterrupted(_)
+        | Error::Storage(_)
+        | Error::OverCapacity(_),
+    /// Errors of `DELETE /files/{s3_key}`.
+    CancelUpload:
+        Error::InvalidToken(_)
+        | Error::ExpiredToken
+        | Error::NotFound
+        | Error::AlreadyComplete
+        | Error::TusVersion
+        | Error::UploadInterrupted(_)
+        | Error::Storage(_),
     /// Errors of `POST /grants`.
     Grant:
         Error::InvalidRequest(_)

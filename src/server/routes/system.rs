@@ -43,7 +43,8 @@ pub struct Limits {
     /// The accepted image formats.
     pub formats: Vec<FormatLimits>,
     /// The available upload methods: `form` and `raw` (a form or the bytes as the body of `POST /upload-image`), `put`
-    /// and `multipart` (one presigned PUT or several parts, planned by `POST /uploads`).
+    /// and `multipart` (one presigned PUT or several parts, planned by `POST /uploads`), and `resumable` (tus or the IETF's
+    /// resumable uploads, at `/files`).
     #[schema(examples("form"))]
     pub upload_methods: Vec<&'static str>,
     /// With a grant: when it expires (RFC 3339, UTC).
@@ -104,7 +105,7 @@ pub async fn limits(
         max_side: MAX_SIDE,
         header_scan_limit: policy.header_scan_limit,
         formats: formats.collect(),
-        upload_methods: vec!["form", "raw", "put", "multipart"],
+        upload_methods: vec!["form", "raw", "put", "multipart", "resumable"],
         expires_at: grant.map(|grant| presign::rfc3339(grant.expires_at)),
         s3_key: grant.and_then(|grant| grant.key.clone()),
     })

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, ObjectBuilder};
+use uuid::Uuid;
 
 use super::ServiceBase;
 use crate::error::{Error, Result};
@@ -142,14 +143,14 @@ fn located(image: StoredImage, base: Option<&str>) -> Response {
 
 /// The head of an upload request.
 pub struct UploadHead {
-    headers: HeaderMap,
-    base: Option<String>,
+    pub(super) headers: HeaderMap,
+    pub(super) base: Option<String>,
     /// `None` if the form must contain it.
-    authority: Option<Authority>,
+    pub(super) authority: Option<Authority>,
     /// The policy without the limits of the authority.
     policy: Arc<Policy>,
-    invocation: Option<Invocation>,
-    timed_out: DeadlineFlag,
+    pub(super) invocation: Option<Invocation>,
+    pub(super) timed_out: DeadlineFlag,
 }
 
 impl FromRequestParts<App> for UploadHead {
@@ -171,7 +172,7 @@ impl FromRequestParts<App> for UploadHead {
 
 impl UploadHead {
     /// Returns the policy with the limits of the authority.
-    fn limits(&self) -> Arc<Policy> {
+    pub(super) fn limits(&self) -> Arc<Policy> {
         let policy = Arc::clone(&self.policy);
         match &self.authority {
             Some(authority) => authority.limit(policy),
@@ -192,19 +193,25 @@ impl UploadHead {
 }
 
 /// The conditions of an upload, besides its bytes.
-struct Terms {
-    policy: Arc<Policy>,
-    key: Option<FixedKey>,
-    metadata: CustomMetadata,
+pub(super) struct Terms {
+    pub(super) policy: Arc<Policy>,
+    pub(super) key: Option<FixedKey>,
+    /// The key if none is fixed. `None`: it is drawn when the image's format is known.
+    pub(super) drawn_key: Option<ImageKey>,
+    pub(super) metadata: CustomMetadata,
+    /// The ID of the resumable upload that the image belongs to.
+    pub(super) resumable: Option<Uuid>,
 }
 
 impl Terms {
-    fn new(request: &UploadHead) -> Result<Self> {
+    pub(super) fn new(request: &UploadHead) -> Result<Self> {
         let authority = request.authority.as_ref();
         Ok(Terms {
             policy: request.limits(),
             key: fixed_key(authority, &request.headers)?,
+            drawn_key: None,
             metadata: authority.map(Authority::metadata).unwrap_or_default(),
+            resumable: None,
         })
     }
 }
@@ -237,12 +244,23 @@ async fn store(app: &App, mut request: UploadHead, body: Body) -> Result<StoredI
     request.take_form_grant(app, &mut body).await?;
     let terms = Terms::new(&request)?;
     kind.check_length(length.unwrap_or_default(), &terms.policy)?;
+    stream(app, body, length, &terms, &app.read_link(request.base), watch).await
+}
+
+/// Stores the image in `body`, of at most `length` bytes.
+pub(super) async fn stream(
+    app: &App,
+    body: IncomingBody,
+    length: Option<u64>,
+    terms: &Terms,
+    link: &PresignOptions,
+    watch: UploadTimer,
+) -> Result<StoredImage> {
     let mut admitted = app.uploads.admit(length).await?;
     let mut image = IncomingImage::open(body, Arc::clone(&terms.policy), admitted.head()).await?;
-    let link = app.read_link(request.base);
     loop {
-        let target = Target::new(&image, &terms)?;
-        let work = send(app, &target, &mut image, admitted, &link);
+        let target = Target::new(&image, terms)?;
+        let work = send(app, &target, &mut image, admitted, link);
         match watch.run(work).await.map_err(|error| target.explain(error))? {
             ControlFlow::Break(outcome) => {
                 if outcome.name != target.name {
@@ -274,10 +292,11 @@ impl Target {
         record_field(field::CONTENT_TYPE, info.format.content_type());
         let s3_key = match &terms.key {
             Some(fixed) => fixed.of(info.format, &terms.policy)?,
-            None => ImageKey::random(image.extension()),
+            None => terms.drawn_key.clone().unwrap_or_else(|| ImageKey::random(image.extension())),
         };
         record_field(field::S3_KEY, s3_key.as_str());
-        let metadata = Metadata::verified(info, terms.metadata.clone());
+        let verified = Metadata::verified(info, terms.metadata.clone());
+        let metadata = Metadata { resumable: terms.resumable, ..verified };
         Ok(Target { name: ObjectName::Image(s3_key), fixed: terms.key.clone(), metadata })
     }
 
@@ -386,7 +405,7 @@ pub fn checksum_text(crc64: u64) -> String {
 }
 
 /// Rejects an image with a Content-Encoding (RFC 9110 8.4): neither the service nor its readers would decode it.
-fn check_encoding(headers: &HeaderMap) -> Result<()> {
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<()> {
     let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes().trim_ascii());
     let mut others = codings.filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
     others.next().map_or(Ok(()), |_| Err(Error::ContentEncoding))

@@ -94,8 +94,8 @@ pub const UPLOAD_DURATION: Metric = histogram(
     "image_store_upload_duration_seconds",
     UPLOAD_SECONDS,
     &["method"],
-    "Duration of successful uploads, from the request head to the stored image; `method`: `form`, `raw` or `direct` \
-     (only verifying and promoting)",
+    "Duration of successful uploads, from the request head to the stored image; `method`: `form`, `raw`, `direct` (only \
+     verifying and promoting) or `resumable` (from the creation of the upload)",
 );
 pub const UPLOAD_SIZE: Metric =
     histogram("image_store_upload_size_bytes", UPLOAD_BYTES, &["method"], "Size of stored images");
@@ -104,7 +104,7 @@ pub const UPLOADS_ABORTED: Metric = counter(
     &["method", "reason"],
     "Aborted uploads by `reason`: `client_gone`, `client_too_slow`, `refused_late` (rejected after its beginning was \
      accepted), `store_failed`, `deadline`, `shutdown`, `over_capacity` (the disk for spilled parts is full), \
-     `internal`; with method `direct`: `requested` (by DELETE)",
+     `internal`; with methods `direct` and `resumable`: `requested` (by DELETE)",
 );
 pub const UPLOADS_OPEN: Metric =
     gauge("image_store_uploads_open", &[], "Uploads, completions and aborts in progress, including their clean-up");
