@@ -160,6 +160,17 @@ pub enum Error {
     /// Only for uploads whose key a grant or an Idempotency-Key fixes, so that the same request finds the image.
     #[error("The image may have been stored; send the same request again; the image is stored only once")]
     OutcomeUnknown(#[source] BoxError),
+    /// A resumable upload continues at another byte than the one that the request begins with.
+    #[error("The upload continues at byte {offset}; send the bytes from there on")]
+    OffsetMismatch { offset: u64 },
+    /// A request of a resumable upload contradicts the length of the file.
+    #[error("The file has {length} bytes; send exactly these bytes, and no other length")]
+    InconsistentLength { length: u64 },
+    #[error("The upload was cancelled or has expired; create a new upload with POST /files")]
+    UploadGone,
+    /// The store has failed in the middle of a resumable upload. What it has stored so far remains.
+    #[error("The upload was interrupted; ask for its offset with HEAD, and send the bytes from there on")]
+    UploadInterrupted(#[source] BoxError),
     #[error("The upload is being verified; ask again")]
     Verifying,
     #[error("The uploaded object changed repeatedly while it was verified; try again when no client is sending it")]
@@ -237,6 +248,10 @@ impl Error {
             Error::AlreadyExists => "already_exists",
             Error::IdempotencyKeyReused => "idempotency_key_reused",
             Error::OutcomeUnknown(_) => "outcome_unknown",
+            Error::OffsetMismatch { .. } => "offset_mismatch",
+            Error::InconsistentLength { .. } => "inconsistent_length",
+            Error::UploadGone => "upload_gone",
+            Error::UploadInterrupted(_) => "upload_interrupted",
             Error::Verifying => "verifying",
             Error::ChangedMeanwhile => "changed_meanwhile",
             Error::Internal(_) => "internal",
@@ -292,6 +307,10 @@ impl Error {
             Error::AlreadyExists,
             Error::IdempotencyKeyReused,
             Error::OutcomeUnknown("".into()),
+            Error::OffsetMismatch { offset: 5_242_880 },
+            Error::InconsistentLength { length: 482_113 },
+            Error::UploadGone,
+            Error::UploadInterrupted("".into()),
             Error::Verifying,
             Error::ChangedMeanwhile,
             Error::Internal("".into()),
@@ -307,6 +326,7 @@ impl Error {
             | Error::InvalidBase64
             | Error::MangledBody
             | Error::InvalidRequest(_)
+            | Error::InconsistentLength { .. }
             | Error::TooManyPixels { .. }
             | Error::TruncatedBody(_) => StatusCode::BAD_REQUEST,
             Error::ClientTooSlow { .. } | Error::BelowMinRate { .. } => StatusCode::REQUEST_TIMEOUT,
@@ -329,8 +349,10 @@ impl Error {
             | Error::PartsUnexpected { .. }
             | Error::AlreadyComplete
             | Error::AlreadyExists
+            | Error::OffsetMismatch { .. }
             | Error::Verifying
             | Error::ChangedMeanwhile => StatusCode::CONFLICT,
+            Error::UploadGone => StatusCode::GONE,
             Error::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Error::UnsupportedMediaType
             | Error::ContentEncoding
@@ -342,6 +364,7 @@ impl Error {
             | Error::TooManyConnections
             | Error::Deadline
             | Error::NotReady { .. }
+            | Error::UploadInterrupted(_)
             | Error::OutcomeUnknown(_) => StatusCode::SERVICE_UNAVAILABLE,
             Error::Storage(_) | Error::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         }

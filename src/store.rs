@@ -25,7 +25,7 @@ pub mod scratch;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use name::{INCOMING, ImageKey, ObjectName};
+pub use name::{INCOMING, ImageKey, Kept, ObjectName};
 
 /// The media type of markers: empty objects that replace an object under `incoming/` ([`Marker`]).
 pub const MARKER_TYPE: &str = "application/x-image-store-marker";
@@ -40,17 +40,19 @@ pub struct Metadata {
     /// Width and height in pixels.
     pub dimensions: Option<(u32, u32)>,
     pub custom: CustomMetadata,
+    /// The ID of the resumable upload that creates the object.
+    pub resumable: Option<Uuid>,
 }
 
 impl Metadata {
     /// Of an object whose bytes have not been looked at.
     pub fn unverified(content_type: &str, custom: CustomMetadata) -> Self {
-        Metadata { content_type: content_type.to_owned(), dimensions: None, custom }
+        Metadata { content_type: content_type.to_owned(), dimensions: None, custom, resumable: None }
     }
 
     pub fn verified(info: ImageInfo, custom: CustomMetadata) -> Self {
         let content_type = info.format.content_type().to_owned();
-        Metadata { content_type, dimensions: Some((info.width, info.height)), custom }
+        Metadata { content_type, dimensions: Some((info.width, info.height)), custom, resumable: None }
     }
 }
 
@@ -130,6 +132,8 @@ pub struct ObjectInfo {
     pub sha256: Option<[u8; 32]>,
     pub last_modified: Option<SystemTime>,
     pub custom: CustomMetadata,
+    /// The ID of the resumable upload that created the object.
+    pub resumable: Option<Uuid>,
     /// Set if the object is a marker.
     pub marker: Option<Marker>,
 }
@@ -139,6 +143,15 @@ impl ObjectInfo {
     pub fn known_crc64(&self) -> Option<u64> {
         self.crc64.or(self.noted_crc64)
     }
+}
+
+/// The bytes that an unfinished resumable upload keeps apart from its parts ([`Kept`]).
+pub struct KeptBytes {
+    /// CRC64NVME of the bytes that this object contains.
+    pub crc64: Option<u64>,
+    /// CRC64NVME of all bytes of the file before them, if it was known when they were stored.
+    pub crc64_before: Option<u64>,
+    pub bytes: BoxStream<'static, Result<Bytes>>,
 }
 
 /// How an object came to exist that a call was to create.
@@ -348,6 +361,19 @@ pub trait Store: Send + Sync + 'static {
     /// Returns [`StoreError::Precondition`] if `from` has changed since, and [`StoreError::NotFound`] if it was
     /// removed.
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part>;
+
+    /// Returns what an unfinished resumable upload keeps apart from its parts (ListObjectsV2, all pages).
+    async fn list_kept(&self, key: &ImageKey, id: Uuid) -> Result<Vec<Kept>>;
+
+    /// Writes or replaces an object that a resumable upload keeps apart from its parts (PutObject). The object also contains
+    /// the CRC64NVME of all bytes of the file before these.
+    ///
+    /// Unlike [`Store::put`] it has no condition, and an attempt whose outcome is unknown is repeated: whoever writes this
+    /// name writes the same bytes.
+    async fn put_kept(&self, name: &ObjectName, body: Payload, crc64_before: Option<u64>) -> Result<()>;
+
+    /// Reads an object that [`Store::put_kept`] has written (GetObject).
+    async fn read_kept(&self, name: &ObjectName) -> Result<KeptBytes>;
 
     /// Returns the unfinished multipart uploads of exactly this object (ListMultipartUploads, all pages).
     async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>>;

@@ -14,7 +14,7 @@ pub mod parts;
 pub mod spill;
 mod task;
 pub mod timer;
-mod turns;
+pub mod turns;
 pub mod undo;
 pub mod writer;
 

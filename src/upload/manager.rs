@@ -110,6 +110,16 @@ impl UploadManager {
         &self.budget
     }
 
+    /// Returns the semaphore of parts in files, for [`super::parts::file_turn`].
+    pub fn files(&self) -> &Arc<Semaphore> {
+        &self.files
+    }
+
+    /// Returns the turns of uploads of one key on stores without conditional writes.
+    pub fn turns(&self) -> &Turns {
+        &self.turns
+    }
+
     /// Returns the tasks that must end before the process exits.
     pub fn tasks(&self) -> &Tasks {
         &self.tasks

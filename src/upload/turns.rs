@@ -2,14 +2,15 @@
 //! object of the first one.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 use crate::store::ImageKey;
 
 /// Grants one turn at a time for each key. Clones share their state. Keys that are not in use take no memory.
-#[derive(Clone, Debug, Default)]
-pub struct Turns(Arc<Mutex<HashMap<ImageKey, Queue>>>);
+#[derive(Clone, Debug)]
+pub struct Turns<K: Eq + Hash = ImageKey>(Arc<Mutex<HashMap<K, Queue>>>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -20,22 +21,28 @@ struct Queue {
 
 /// The turn at one key. It ends when this is dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub struct Turn<K: Clone + Eq + Hash = ImageKey> {
     // Must be dropped before the place: after a queue was removed, the next task creates a new one with another lock.
     _held: OwnedMutexGuard<()>,
-    _place: Place,
+    _place: Place<K>,
 }
 
 /// A place in a key's queue.
 #[derive(Debug)]
-struct Place {
-    turns: Turns,
-    key: ImageKey,
+struct Place<K: Clone + Eq + Hash> {
+    turns: Turns<K>,
+    key: K,
 }
 
-impl Turns {
+impl<K: Eq + Hash> Default for Turns<K> {
+    fn default() -> Self {
+        Turns(Arc::default())
+    }
+}
+
+impl<K: Clone + Eq + Hash> Turns<K> {
     /// Waits for the turn at this key. Cancel-safe.
-    pub async fn take(&self, key: &ImageKey) -> Turn {
+    pub async fn take(&self, key: &K) -> Turn<K> {
         let lock = {
             let mut queues = self.queues();
             let queue = queues.entry(key.clone()).or_default();
@@ -46,12 +53,12 @@ impl Turns {
         Turn { _held: lock.lock_owned().await, _place: place }
     }
 
-    fn queues(&self) -> MutexGuard<'_, HashMap<ImageKey, Queue>> {
+    fn queues(&self) -> MutexGuard<'_, HashMap<K, Queue>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Place {
+impl<K: Clone + Eq + Hash> Drop for Place<K> {
     fn drop(&mut self) {
         let mut queues = self.turns.queues();
         if let Some(queue) = queues.get_mut(&self.key) {

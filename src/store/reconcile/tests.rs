@@ -11,8 +11,8 @@ use tokio::runtime::Handle;
 use super::*;
 use crate::store::{CustomMetadata, StoreError};
 use crate::store::{
-    ImageKey, Leftover, Marker, ObjectDigest, ObjectInfo, Part, Payload, PresignOptions, Presigned, PutConditions,
-    Written,
+    ImageKey, Kept, KeptBytes, Leftover, Marker, ObjectDigest, ObjectInfo, Part, Payload, PresignOptions, Presigned,
+    PutConditions, Written,
 };
 use uuid::Uuid;
 
@@ -51,6 +51,7 @@ impl Store for Objects {
             last_modified: None,
             noted_crc64: None,
             custom: CustomMetadata::new(),
+            resumable: None,
             marker,
         };
         if self.existing().contains(name) { Ok(found) } else { Err(StoreError::NotFound) }
@@ -102,6 +103,18 @@ impl Store for Objects {
     }
 
     async fn copy_part(&self, _: &Upload, _: &ObjectName, _: &ObjectInfo) -> Result<Part> {
+        unreachable!()
+    }
+
+    async fn list_kept(&self, _: &ImageKey, _: Uuid) -> Result<Vec<Kept>> {
+        unreachable!()
+    }
+
+    async fn put_kept(&self, _: &ObjectName, _: Payload, _: Option<u64>) -> Result<()> {
+        unreachable!()
+    }
+
+    async fn read_kept(&self, _: &ObjectName) -> Result<KeptBytes> {
         unreachable!()
     }
 

@@ -9,11 +9,13 @@ use std::future::poll_fn;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::store::name::kept_prefix;
 use crate::store::{
-    Content, CustomMetadata, ImageKey, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload,
-    PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
+    Content, CustomMetadata, ImageKey, Kept, KeptBytes, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo,
+    ObjectName, Part, Payload, PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 
 /// A random number generator with a seed (SplitMix64).
@@ -45,8 +47,9 @@ impl Random {
 /// Decides which answers are lost.
 pub(crate) struct Faults(Option<Random>);
 
-/// What happens to a call that changes the store.
-enum Fate {
+/// What happens to a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
     Answered,
     /// The call takes effect, but its answer is lost.
     Lost,
@@ -79,21 +82,29 @@ impl Faults {
 struct Object {
     bytes: Vec<u8>,
     marker: Option<Marker>,
+    resumable: Option<Uuid>,
+    crc64_before: Option<u64>,
 }
 
 impl Object {
     fn etag(&self) -> String {
         let marker = if self.marker.is_some() { "m" } else { "" };
-        format!("\"{:016x}{marker}\"", crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, &self.bytes))
+        format!("\"{:016x}{marker}\"", crc64(&self.bytes))
     }
+}
+
+fn crc64(bytes: &[u8]) -> u64 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
 struct Unfinished {
     name: ObjectName,
+    resumable: Option<Uuid>,
     parts: BTreeMap<u32, Vec<u8>>,
 }
 
-/// What a call reads and changes, as bit sets: objects and uploads of objects, each final or under `incoming/`.
+/// What a call reads and changes, as bit sets: objects and uploads of objects, each final or under `incoming/`, and what
+/// resumable uploads keep.
 #[derive(Clone, Copy, Default)]
 struct Touched {
     read: u8,
@@ -102,7 +113,11 @@ struct Touched {
 
 impl Touched {
     fn object(name: &ObjectName) -> u8 {
-        if matches!(name, ObjectName::Image(_)) { 1 } else { 2 }
+        match name {
+            ObjectName::Image(_) => 1,
+            ObjectName::Incoming(_) => 2,
+            ObjectName::Resumable { .. } => 16,
+        }
     }
 
     fn uploads(name: &ObjectName) -> u8 {
@@ -141,9 +156,40 @@ struct Scheduler {
     next: Vec<Option<Touched>>,
     faults: Faults,
     late: Vec<Effect>,
+    /// The calls that wait, if a driver decides on each of them.
+    gate: Option<Gate>,
     /// Whether a Complete under `incoming/` has two steps. If its upload is aborted between them, it still takes
     /// effect.
     slow_assembly: bool,
+}
+
+/// The calls of a gated store that wait, by the order in which they were made.
+#[derive(Default)]
+struct Gate {
+    waiting: BTreeMap<u64, Waiting>,
+    serial: u64,
+    dead: BTreeSet<usize>,
+}
+
+struct Waiting {
+    actor: usize,
+    call: &'static str,
+    touched: Touched,
+    answer: oneshot::Sender<Fate>,
+}
+
+/// Removes a call that its caller drops.
+struct Left<'a> {
+    shared: &'a Shared,
+    serial: u64,
+}
+
+impl Drop for Left<'_> {
+    fn drop(&mut self) {
+        if let Some(gate) = &mut self.shared.lock().gate {
+            gate.waiting.remove(&self.serial);
+        }
+    }
 }
 
 #[derive(Clone)]
@@ -152,7 +198,99 @@ pub(crate) struct Shared(Arc<Mutex<Scheduler>>);
 impl Shared {
     pub(crate) fn new(actors: usize, faults: Faults) -> Self {
         let (state, next) = (State::default(), vec![None; actors]);
-        Shared(Arc::new(Mutex::new(Scheduler { state, next, faults, late: Vec::new(), slow_assembly: false })))
+        Shared(Arc::new(Mutex::new(Scheduler {
+            state,
+            next,
+            faults,
+            late: Vec::new(),
+            gate: None,
+            slow_assembly: false,
+        })))
+    }
+
+    /// A store whose calls wait until [`Shared::answer`] is called for them, however many an actor has at once. So actors
+    /// may consist of many tasks.
+    pub(crate) fn gated(actors: usize) -> Self {
+        let shared = Shared::new(actors, Faults::none());
+        shared.lock().gate = Some(Gate::default());
+        shared
+    }
+
+    fn is_gated(&self) -> bool {
+        self.lock().gate.is_some()
+    }
+
+    /// Waits until the driver decides on a call. Returns `None` if the actor is dead.
+    async fn enter(&self, actor: usize, call: &'static str, touched: Touched) -> Option<Fate> {
+        let (answer, answered) = oneshot::channel();
+        let serial = {
+            let mut scheduler = self.lock();
+            let gate = scheduler.gate.as_mut()?;
+            if gate.dead.contains(&actor) {
+                return None;
+            }
+            gate.serial += 1;
+            let serial = gate.serial;
+            gate.waiting.insert(serial, Waiting { actor, call, touched, answer });
+            serial
+        };
+        let _left = Left { shared: self, serial };
+        answered.await.ok()
+    }
+
+    /// Returns the calls that wait, in the order in which they were made, with the number of their actor.
+    pub(crate) fn waiting(&self) -> Vec<(usize, &'static str, bool)> {
+        let scheduler = self.lock();
+        let waiting = scheduler.gate.iter().flat_map(|gate| gate.waiting.values());
+        waiting.map(|waiting| (waiting.actor, waiting.call, waiting.touched.changed != 0)).collect()
+    }
+
+    /// Whether two of these calls have the same effects and answers in either order.
+    pub(crate) fn waiting_commute(&self, one: usize, other: usize) -> bool {
+        let scheduler = self.lock();
+        let touched: Vec<Touched> =
+            scheduler.gate.iter().flat_map(|gate| gate.waiting.values()).map(|waiting| waiting.touched).collect();
+        touched[one].commutes(touched[other])
+    }
+
+    /// Decides on the call at this position of [`Shared::waiting`].
+    pub(crate) fn answer(&self, at: usize, fate: Fate) {
+        let mut scheduler = self.lock();
+        let gate = scheduler.gate.as_mut().expect("the store is gated");
+        let serial = *gate.waiting.keys().nth(at).expect("the call waits");
+        let waiting = gate.waiting.remove(&serial).expect("the call waits");
+        let _ = waiting.answer.send(fate);
+    }
+
+    /// Kills an actor: none of its calls is answered any more. Those that were sent may take effect later.
+    pub(crate) fn kill(&self, actor: usize) {
+        let mut scheduler = self.lock();
+        let gate = scheduler.gate.as_mut().expect("the store is gated");
+        gate.dead.insert(actor);
+        gate.waiting.retain(|_, waiting| waiting.actor != actor);
+    }
+
+    /// Returns how many calls may still take effect although nobody waits for them.
+    pub(crate) fn late(&self) -> usize {
+        self.lock().late.len()
+    }
+
+    /// Applies the effect of one of these calls.
+    pub(crate) fn land(&self, at: usize) {
+        let mut scheduler = self.lock();
+        let effect = scheduler.late.remove(at);
+        effect(&mut scheduler.state);
+    }
+
+    /// Returns the parts of the only multipart upload of `name`. `None` if there is none.
+    pub(crate) fn parts(&self, name: &ObjectName) -> Option<BTreeMap<u32, Vec<u8>>> {
+        let scheduler = self.lock();
+        scheduler.state.uploads.values().find(|upload| upload.name == *name).map(|upload| upload.parts.clone())
+    }
+
+    /// Returns the keys of all objects.
+    pub(crate) fn objects(&self) -> Vec<String> {
+        self.lock().state.objects.keys().cloned().collect()
     }
 
     pub(crate) fn assemble_slowly(&self) {
@@ -170,7 +308,7 @@ impl Shared {
     /// Creates a multipart upload with all its parts. Returns its ID.
     pub(crate) fn lay_parts(&self, name: &ObjectName, bytes: &[u8]) -> String {
         let parts = BTreeMap::from([(1, bytes.to_vec())]);
-        self.lock().state.uploads.insert("plan".to_owned(), Unfinished { name: name.clone(), parts });
+        self.lock().state.uploads.insert("plan".to_owned(), Unfinished { name: name.clone(), resumable: None, parts });
         "plan".to_owned()
     }
 
@@ -228,14 +366,32 @@ impl State {
         self.uploads.get_mut(&upload.id).ok_or(StoreError::NoSuchUpload)
     }
 
-    fn joined(&mut self, upload: &Upload, numbers: &[u32], whole: ObjectDigest) -> Result<Vec<u8>> {
+    fn joined(&mut self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Vec<u8>> {
         let held = &self.upload(upload)?.parts;
-        let bytes: Vec<u8> = numbers.iter().filter_map(|number| held.get(number)).flatten().copied().collect();
-        if bytes.len() as u64 == whole.size {
-            return Ok(bytes);
+        let mut bytes = Vec::new();
+        for part in parts {
+            let found = held.get(&part.number).ok_or_else(|| rejected("InvalidPart"))?;
+            if part.etag.as_ref().is_some_and(|named| *named != etag(found)) {
+                return Err(rejected("InvalidPart"));
+            }
+            bytes.extend_from_slice(found);
         }
-        Err(StoreError::Rejected { operation: "test", code: "InvalidPart".to_owned(), source: "".into() })
+        if bytes.len() as u64 != whole.size {
+            return Err(rejected("InvalidPart"));
+        }
+        if whole.crc64.is_some_and(|sent| sent != crc64(&bytes)) {
+            return Err(rejected("BadDigest"));
+        }
+        Ok(bytes)
     }
+}
+
+fn etag(part: &[u8]) -> String {
+    format!("\"{:016x}\"", crc64(part))
+}
+
+fn rejected(code: &str) -> StoreError {
+    StoreError::Rejected { operation: "test", code: code.to_owned(), source: "".into() }
 }
 
 /// The store as one actor uses it.
@@ -265,16 +421,43 @@ impl Memory {
         .await;
     }
 
-    async fn read_state<T>(&self, read: u8, read_from: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
-        self.turn(Touched::reading(read)).await;
+    async fn read_state<T>(
+        &self,
+        call: &'static str,
+        read: u8,
+        read_from: impl FnOnce(&mut State) -> Result<T>,
+    ) -> Result<T> {
+        if self.shared.is_gated() {
+            match self.shared.enter(self.actor, call, Touched::reading(read)).await {
+                Some(Fate::Answered) => {}
+                Some(_) => return Err(lost()),
+                None => return std::future::pending().await,
+            }
+        } else {
+            self.turn(Touched::reading(read)).await;
+        }
         read_from(&mut self.shared.lock().state)
     }
 
-    async fn change<T>(&self, changed: u8, change: impl FnOnce(&mut State) -> Result<T> + Send + 'static) -> Result<T> {
-        self.turn(Touched::changing(changed)).await;
+    async fn change<T>(
+        &self,
+        call: &'static str,
+        changed: u8,
+        change: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let mut sent = Sent { shared: &self.shared, change: Some(change) };
+        let fate = if self.shared.is_gated() {
+            match self.shared.enter(self.actor, call, Touched::changing(changed)).await {
+                Some(fate) => fate,
+                None => return sent.die().await,
+            }
+        } else {
+            self.turn(Touched::changing(changed)).await;
+            self.shared.lock().faults.draw()
+        };
+        let Some(change) = sent.change.take() else { unreachable!() };
         let scheduler = &mut *self.shared.lock();
-        let lost = || StoreError::OutcomeUnknown { operation: "test", source: "lost".into() };
-        match scheduler.faults.draw() {
+        match fate {
             Fate::Answered => change(&mut scheduler.state),
             Fate::Lost => {
                 let _ = change(&mut scheduler.state);
@@ -291,27 +474,60 @@ impl Memory {
     /// Sends the presigned PUT of a plan, which signs `If-None-Match: *`.
     pub(crate) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
         self.turn(Touched::changing(Touched::object(name))).await;
-        let object = Object { bytes: bytes.to_vec(), marker: None };
+        let object = Object { bytes: bytes.to_vec(), ..Object::default() };
         self.shared.lock().state.write(name, object, true)
+    }
+}
+
+fn lost() -> StoreError {
+    StoreError::OutcomeUnknown { operation: "test", source: "lost".into() }
+}
+
+/// A call that changes the store and was sent. If its caller drops it, it may take effect later.
+struct Sent<'a, F: FnOnce(&mut State) -> Result<T> + Send + 'static, T> {
+    shared: &'a Shared,
+    change: Option<F>,
+}
+
+impl<F: FnOnce(&mut State) -> Result<T> + Send + 'static, T> Sent<'_, F, T> {
+    /// The process of the caller has died. The call may take effect later, and nobody is answered.
+    async fn die(mut self) -> Result<T> {
+        self.give_up();
+        std::future::pending().await
+    }
+
+    fn give_up(&mut self) {
+        if let Some(change) = self.change.take()
+            && self.shared.is_gated()
+        {
+            self.shared.lock().late.push(Box::new(|state| drop(change(state))));
+        }
+    }
+}
+
+impl<F: FnOnce(&mut State) -> Result<T> + Send + 'static, T> Drop for Sent<'_, F, T> {
+    fn drop(&mut self) {
+        self.give_up();
     }
 }
 
 #[async_trait]
 impl Store for Memory {
-    async fn put(&self, name: &ObjectName, _: &Metadata, body: Payload) -> Result<Written> {
+    async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
         let touched = Touched::object(name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
-        let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), marker: None });
-        self.change(touched, move |state| state.write(&name, object, true).map(|()| Written::Now)).await
+        let object = Object { bytes: bytes.to_vec(), resumable: metadata.resumable, ..Object::default() };
+        let name = name.clone();
+        self.change("put", touched, move |state| state.write(&name, object, true).map(|()| Written::Now)).await
     }
 
-    async fn create_upload(&self, name: &ObjectName, _: &Metadata) -> Result<Upload> {
+    async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         let touched = Touched::uploads(name);
-        let name = name.clone();
-        self.change(touched, move |state| {
+        let (name, resumable) = (name.clone(), metadata.resumable);
+        self.change("create_upload", touched, move |state| {
             state.serial += 1;
             let id = format!("u{}", state.serial);
-            state.uploads.insert(id.clone(), Unfinished { name: name.clone(), parts: BTreeMap::new() });
+            state.uploads.insert(id.clone(), Unfinished { name: name.clone(), resumable, parts: BTreeMap::new() });
             Ok(Upload { name, id })
         })
         .await
@@ -320,29 +536,32 @@ impl Store for Memory {
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
         let touched = Touched::uploads(&upload.name);
         let Content::Memory(bytes) = body.content else { unreachable!() };
-        let (upload, size) = (upload.clone(), body.len);
-        self.change(touched, move |state| {
+        let (upload, size, crc64) = (upload.clone(), body.len, body.crc64);
+        self.change("upload_part", touched, move |state| {
             state.upload(&upload)?.parts.insert(number, bytes.to_vec());
-            Ok(Part { number, size, etag: None, crc64: None })
+            Ok(Part { number, size, etag: Some(etag(&bytes)), crc64: Some(crc64) })
         })
         .await
     }
 
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Written> {
         let touched = Touched::uploads(&upload.name) | Touched::object(&upload.name);
-        let (upload, numbers) = (upload.clone(), parts.iter().map(|part| part.number).collect::<Vec<_>>());
+        let (upload, parts) = (upload.clone(), parts.to_vec());
         let begun = match self.shared.is_assembled_slowly(&upload.name) {
-            true => Some(self.read_state(touched, |state| state.joined(&upload, &numbers, whole)).await?),
+            true => {
+                Some(self.read_state("complete_upload", touched, |state| state.joined(&upload, &parts, whole)).await?)
+            }
             false => None,
         };
-        self.change(touched, move |state| {
+        self.change("complete_upload", touched, move |state| {
             // A Complete that has begun takes effect despite an Abort. If there are two, the first one ends the upload.
             let bytes = match begun {
                 Some(_) if state.completed.contains(&upload.id) => return Err(StoreError::NoSuchUpload),
                 Some(bytes) => bytes,
-                None => state.joined(&upload, &numbers, whole)?,
+                None => state.joined(&upload, &parts, whole)?,
             };
-            state.write(&upload.name, Object { bytes, marker: None }, true)?;
+            let resumable = state.uploads.get(&upload.id).and_then(|upload| upload.resumable);
+            state.write(&upload.name, Object { bytes, resumable, ..Object::default() }, true)?;
             state.uploads.remove(&upload.id);
             state.completed.insert(upload.id);
             Ok(Written::Now)
@@ -353,7 +572,7 @@ impl Store for Memory {
     async fn abort_upload(&self, upload: &Upload) -> Result<()> {
         let touched = Touched::uploads(&upload.name);
         let id = upload.id.clone();
-        self.change(touched, move |state| {
+        self.change("abort_upload", touched, move |state| {
             state.uploads.remove(&id);
             Ok(())
         })
@@ -361,12 +580,12 @@ impl Store for Memory {
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
-        self.read_state(Touched::uploads(&upload.name), |state| {
+        self.read_state("list_parts", Touched::uploads(&upload.name), |state| {
             let parts = state.upload(upload)?.parts.iter();
             let part = |(number, bytes): (&u32, &Vec<u8>)| Part {
                 number: *number,
                 size: bytes.len() as u64,
-                etag: None,
+                etag: Some(etag(bytes)),
                 crc64: None,
             };
             Ok(parts.map(part).collect())
@@ -375,7 +594,7 @@ impl Store for Memory {
     }
 
     async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
-        self.read_state(Touched::object(name), |state| {
+        self.read_state("head", Touched::object(name), |state| {
             let object = state.get(name)?;
             Ok(ObjectInfo {
                 size: object.bytes.len() as u64,
@@ -387,6 +606,7 @@ impl Store for Memory {
                 sha256: None,
                 last_modified: None,
                 custom: CustomMetadata::new(),
+                resumable: object.resumable,
                 marker: object.marker,
             })
         })
@@ -402,7 +622,7 @@ impl Store for Memory {
     }
 
     async fn read(&self, name: &ObjectName, range: Range<u64>, etag: &str) -> Result<Bytes> {
-        self.read_state(Touched::object(name), |state| {
+        self.read_state("read", Touched::object(name), |state| {
             let bytes = state.get_if(name, etag)?.bytes;
             let end = bytes.len().min(usize::try_from(range.end).unwrap_or(usize::MAX));
             Ok(Bytes::copy_from_slice(&bytes[(range.start as usize).min(end)..end]))
@@ -419,17 +639,42 @@ impl Store for Memory {
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         let touched = Touched::uploads(&upload.name);
         let etag = source.etag.clone().unwrap();
-        let bytes = self.read_state(Touched::object(from), |state| Ok(state.get_if(from, &etag)?.bytes)).await?;
+        let bytes =
+            self.read_state("copy_part", Touched::object(from), |state| Ok(state.get_if(from, &etag)?.bytes)).await?;
         let (upload, size) = (upload.clone(), bytes.len() as u64);
-        self.change(touched, move |state| {
+        self.change("copy_part", touched, move |state| {
             state.upload(&upload)?.parts.insert(1, bytes);
             Ok(Part { number: 1, size, etag: None, crc64: None })
         })
         .await
     }
 
+    async fn list_kept(&self, key: &ImageKey, id: Uuid) -> Result<Vec<Kept>> {
+        let prefix = kept_prefix("", key, id);
+        self.read_state("list_kept", 16, |state| {
+            Ok(state.objects.keys().filter_map(|name| Kept::parse(name.strip_prefix(&prefix)?)).collect())
+        })
+        .await
+    }
+
+    async fn put_kept(&self, name: &ObjectName, body: Payload, crc64_before: Option<u64>) -> Result<()> {
+        let touched = Touched::object(name);
+        let Content::Memory(bytes) = body.content else { unreachable!() };
+        let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), crc64_before, ..Object::default() });
+        self.change("put_kept", touched, move |state| state.write(&name, object, false)).await
+    }
+
+    async fn read_kept(&self, name: &ObjectName) -> Result<KeptBytes> {
+        self.read_state("read_kept", Touched::object(name), |state| {
+            let Object { bytes, crc64_before, .. } = state.get(name)?;
+            let crc64 = Some(crc64(&bytes));
+            Ok(KeptBytes { crc64, crc64_before, bytes: futures::stream::iter([Ok(Bytes::from(bytes))]).boxed() })
+        })
+        .await
+    }
+
     async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>> {
-        self.read_state(Touched::uploads(name), |state| {
+        self.read_state("uploads_of", Touched::uploads(name), |state| {
             let ours = state.uploads.iter().filter(|(_, upload)| upload.name == *name);
             Ok(ours.map(|(id, upload)| Upload { name: upload.name.clone(), id: id.clone() }).collect())
         })
@@ -439,8 +684,8 @@ impl Store for Memory {
     async fn put_marker(&self, name: &ObjectName, marker: &Marker, replaces: Option<&str>) -> Result<()> {
         let touched = Touched::object(name);
         let (name, replaces) = (name.clone(), replaces.map(str::to_owned));
-        let object = Object { bytes: Vec::new(), marker: Some(marker.clone()) };
-        self.change(touched, move |state| {
+        let object = Object { marker: Some(marker.clone()), ..Object::default() };
+        self.change("put_marker", touched, move |state| {
             if let Some(etag) = replaces {
                 state.get_if(&name, &etag)?;
             }
@@ -452,7 +697,7 @@ impl Store for Memory {
     async fn delete(&self, name: &ObjectName) -> Result<()> {
         let touched = Touched::object(name);
         let key = name.object_key("");
-        self.change(touched, move |state| {
+        self.change("delete", touched, move |state| {
             state.objects.remove(&key);
             Ok(())
         })
