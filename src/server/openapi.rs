@@ -82,7 +82,8 @@ pub fn start() -> OpenApi {
     components.add_security_scheme(KEY, SecurityScheme::ApiKey(ApiKey::Header(key)));
     let plan = ApiKeyValue::with_description(PLAN, "Part of the links of a plan, which are used unchanged.");
     components.add_security_scheme(PLAN, SecurityScheme::ApiKey(ApiKey::Query(plan)));
-    let upload = ApiKeyValue::with_description(UPLOAD, "Part of the address of a resumable upload, which is used unchanged.");
+    let upload =
+        ApiKeyValue::with_description(UPLOAD, "Part of the address of a resumable upload, which is used unchanged.");
     components.add_security_scheme(UPLOAD, SecurityScheme::ApiKey(ApiKey::Query(upload)));
     document
 }

@@ -76,10 +76,7 @@ pub struct ErrorBody {
     pub parts: Option<Vec<u32>>,
     /// With `offset_mismatch` and `inconsistent_length`: the problem type of the IETF's resumable uploads (RFC 9457).
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
-    #[schema(
-        nullable = false,
-        examples("https://iana.org/assignments/http-problem-types#mismatching-upload-offset")
-    )]
+    #[schema(nullable = false, examples("https://iana.org/assignments/http-problem-types#mismatching-upload-offset"))]
     pub problem: Option<&'static str>,
     /// With `offset_mismatch`: the offset at which the upload continues, as in `Upload-Offset`.
     #[serde(rename = "expected-offset", skip_serializing_if = "Option::is_none")]

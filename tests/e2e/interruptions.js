@@ -4,13 +4,15 @@ import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
 import { once } from "node:events";
-import { mkdtemp, readFile, readdir, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, readdir, rm, stat, writeFile } from "node:fs/promises";
 import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
-import { fixture } from "./support.js";
+import { MIB, fixture, until } from "./support.js";
 
+/** The service's default part size. */
+export const PART = 5 * MIB;
 const ROOT = path.resolve(import.meta.dirname, "../..");
 const BIN = path.resolve(process.env.BIN ?? path.join(ROOT, "target/release/image-store"));
 
@@ -92,6 +94,26 @@ export class Interruptible {
       once(this.child, "exit").then(() => assert.fail(`the service did not start:\n${log}`)),
     ]);
     this.proxy.target = Number(/http:\/\/[^:]+:(\d+)/.exec(line)[1]);
+  }
+
+  /**
+   * Runs `start`, which uploads a file of more than `parts` parts. Resolves when the service has stored this number of parts and
+   * receives no more.
+   */
+  async stallAfterParts(parts, start) {
+    const stalled = this.proxy.stallAfter(parts * PART + 2 * MIB);
+    const started = await start();
+    await stalled;
+    await until(`${parts} parts are stored`, async () => (await this.parts()) === parts);
+    return started;
+  }
+
+  /** Returns the number of whole parts of unfinished uploads. */
+  async parts() {
+    const folder = path.join(this.folder, "data/uploads");
+    const names = await readdir(folder, { recursive: true });
+    const sizes = await Promise.all(names.map((name) => stat(path.join(folder, name)).catch(() => null)));
+    return sizes.filter((found) => found?.isFile() && found.size >= PART).length;
   }
 
   /** Kills the service (SIGKILL) and starts it again on the same data. */

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Tests the page, the docs and resumable uploads in headless Chromium and Node.js, against the binary in BIN. Installs the browser (Debian) and the
-# driver if they are missing.
+# Tests the page, the docs and resumable uploads in headless Chromium and Node.js, against the binary in BIN. Installs the
+# browser (Debian) and the driver if they are missing.
 set -euo pipefail
 cd "$(dirname "$0")"
 if [ ! -x /usr/bin/chromium ]; then

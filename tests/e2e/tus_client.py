@@ -7,6 +7,7 @@ import socketserver
 import sys
 import tempfile
 import threading
+import time
 import urllib.request
 
 import requests
@@ -16,18 +17,20 @@ from tusclient.exceptions import TusCommunicationError, TusUploadFailed
 
 FIXTURES = pathlib.Path(__file__).resolve().parents[1] / "fixtures"
 MIB = 1 << 20
+PART = 5 * MIB
 
 
 class Proxy(socketserver.ThreadingTCPServer):
-    """Passes connections on to the service, and cuts one when it has passed on `limit` bytes from its client."""
+    """Passes connections on to the service. Cuts one when it has passed on `limit` bytes and the service has stored a part."""
 
     allow_reuse_address = True
     daemon_threads = True
     limit: int | None = None
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int], data: pathlib.Path) -> None:
         super().__init__(("127.0.0.1", 0), Connection)
         self.target = target
+        self.data = data
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     @property
@@ -44,10 +47,11 @@ class Connection(socketserver.BaseRequestHandler):
             upstream.sendall(data)
             passed += len(data)
             if self.server.limit is not None and passed >= self.server.limit:
+                until_a_part_is_stored(self.server.data)
                 self.server.limit = None
                 break
         for end in (upstream, self.request):
-            with_reset(end)
+            cut(end)
 
     def copy_answers(self, upstream: socket.socket) -> None:
         try:
@@ -58,7 +62,14 @@ class Connection(socketserver.BaseRequestHandler):
             pass  # The connection was cut.
 
 
-def with_reset(end: socket.socket) -> None:
+def until_a_part_is_stored(data: pathlib.Path) -> None:
+    deadline = time.monotonic() + 30
+    while not any(file.stat().st_size >= PART for file in data.glob("uploads/*/*")):
+        assert time.monotonic() < deadline, "no part is stored within 30 s"
+        time.sleep(0.02)
+
+
+def cut(end: socket.socket) -> None:
     """Shuts a connection down in both directions."""
     try:
         end.shutdown(socket.SHUT_RDWR)
@@ -109,7 +120,7 @@ def next_process(proxy: Proxy, folder: str) -> None:
     except (TusUploadFailed, TusCommunicationError):
         pass
     second = client.TusClient(f"{proxy.url}/files").uploader(str(file), url=first.url, chunk_size=3 * MIB)
-    assert 5 * MIB <= second.offset < 7 * MIB, second.offset
+    assert PART <= second.offset < 8 * MIB, second.offset
     second.upload()
     check(first.url, file)
 
@@ -117,7 +128,7 @@ def next_process(proxy: Proxy, folder: str) -> None:
 def main() -> int:
     with tempfile.TemporaryDirectory() as folder, service(DATA_DIR=f"{folder}/data", RUST_LOG="warn") as base:
         host, port = base.removeprefix("http://").split(":")
-        with Proxy((host, int(port))) as proxy:
+        with Proxy((host, int(port)), pathlib.Path(folder, "data")) as proxy:
             for test in (cut_connection, next_process):
                 test(proxy, folder)
                 print(f"tuspy: {test.__name__} passed")

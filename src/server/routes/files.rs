@@ -22,23 +22,25 @@ use std::time::SystemTime;
 use utoipa::{IntoParams, ToSchema};
 
 mod answer;
+mod creation;
 mod headers;
 mod ietf;
-mod request;
+mod protocol;
 mod tus;
 
 pub use answer::speak_version;
 
 use answer::{Answer, Limits, Position};
+use creation::{Creation, DeclaredFile};
 use headers::{accepts_json, body_length, single};
-use request::{Creation, DeclaredFile, Protocol};
+use protocol::Protocol;
 
 use super::ServiceBase;
 use super::images::KeyInPath;
 use super::upload::{self, StoredImage, Terms, UploadHead, check_encoding, checksum_text};
 use crate::auth::tokens::{PLAN_LIFETIME, VerifiedToken};
 use crate::direct::plan::draw_key;
-use crate::error::{BoxError, Error, Result};
+use crate::error::{Error, Result};
 use crate::ingest::{BodyKind, IncomingBody, error_from_body};
 use crate::policy::Policy;
 use crate::resumable::{Append, NewUpload, Progress, ResumableClaims, ResumableUpload};
@@ -79,7 +81,8 @@ impl FromRequestParts<App> for UploadFromLink {
         let key = path.ok().and_then(|Path(key)| ImageKey::parse(&key)).ok_or(Error::NotFound)?;
         record_field(field::S3_KEY, key.as_str());
         let query: Result<Query<UploadQuery>, QueryRejection> = Query::from_request_parts(parts, app).await;
-        let Query(UploadQuery { upload: token }) = query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
+        let Query(UploadQuery { upload: token }) =
+            query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
         let VerifiedToken { upload, kid, expires_at } = app.tokens.verify::<ResumableClaims>(&token)?;
         if let Some(kid) = kid {
             record_field(field::API_KEY_NAME, kid.as_str());
@@ -271,7 +274,13 @@ async fn store_whole(
 }
 
 /// Stores the body of an IETF request as the raw upload that it is. The answer contains the image, and no upload remains.
-async fn store_raw(app: &App, answer: Answer, request: UploadHead, creation: &Creation, body: Body) -> Result<Response> {
+async fn store_raw(
+    app: &App,
+    answer: Answer,
+    request: UploadHead,
+    creation: &Creation,
+    body: Body,
+) -> Result<Response> {
     let terms = Terms::new(&request)?;
     if let Some(name) = &creation.file.name {
         terms.policy.check_name(name)?;
@@ -484,5 +493,5 @@ async fn json(app: &App, base: Option<String>, progress: &Progress) -> Result<Op
 
 /// Returns the data of a body.
 fn chunks(body: Body) -> impl Stream<Item = Result<Bytes>> + Send {
-    body.into_data_stream().map_err(|error| error_from_body(BoxError::from(error)))
+    TryStreamExt::map_err(body.into_data_stream(), |error| error_from_body(error.into_inner()))
 }

@@ -242,7 +242,7 @@ async fn without_a_key() {
         checked.ask((method, template), &path, status, as_is).await;
         refused += usize::from(status == 401);
     }
-    assert_eq!(refused, 12);
+    assert_eq!(refused, 17);
     app.end(&[]).await;
 }
 

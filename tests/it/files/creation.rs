@@ -113,7 +113,8 @@ async fn options_returns_the_limits_and_preflights_remain() {
             assert_eq!(header(&answer, name), value, "{url}");
         }
         let preflight = options.header("access-control-request-method", "PATCH");
-        let answer = expect(preflight.header("access-control-request-headers", "tus-resumable,upload-offset"), 200).await;
+        let answer =
+            expect(preflight.header("access-control-request-headers", "tus-resumable,upload-offset"), 200).await;
         assert!(header(&answer, "access-control-allow-methods").contains("PATCH"));
     }
     expect(app.client.request(Method::OPTIONS, app.at("/limits")), 405).await;

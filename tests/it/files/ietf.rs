@@ -77,7 +77,8 @@ async fn whole_file_in_the_first_request_is_a_raw_upload() {
     assert_eq!(second["content_type"], "image/jpeg");
     let wrong = bare.try_clone().unwrap().header("content-disposition", "inline; filename=\"a.svg\"");
     rejected(wrong.body(fixture("plain.jpg")), 400, "invalid_file_type").await;
-    rejected(bare.try_clone().unwrap().header("content-type", "text/plain").body("a"), 415, "unsupported_media_type").await;
+    rejected(bare.try_clone().unwrap().header("content-type", "text/plain").body("a"), 415, "unsupported_media_type")
+        .await;
     rejected(bare.body("text"), 400, "invalid_file_type").await;
     app.end(&[first["s3_key"].as_str().unwrap(), second["s3_key"].as_str().unwrap()]).await;
 }
@@ -86,7 +87,10 @@ async fn whole_file_in_the_first_request_is_a_raw_upload() {
 async fn interrupted_whole_file_leaves_nothing() {
     let app = TestApp::start().await;
     let bytes = png(3 * PART);
-    for head in ["upload-complete: ?1\r\n", "tus-resumable: 1.0.0\r\nupload-length: 15728640\r\nupload-metadata: filename YS5wbmc=\r\n"] {
+    for head in [
+        "upload-complete: ?1\r\n",
+        "tus-resumable: 1.0.0\r\nupload-length: 15728640\r\nupload-metadata: filename YS5wbmc=\r\n",
+    ] {
         let content_type = if head.starts_with("tus") { "application/offset+octet-stream" } else { "image/png" };
         let mut client = RawClient::connect(app.address()).await;
         let lines = format!("host: localhost\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n", bytes.len());
@@ -152,7 +156,10 @@ async fn inconsistent_lengths_are_rejected() {
     let rejection = expect(whole, 400).await;
     assert_eq!(header(&rejection, "upload-complete"), "?0");
     let body: Value = rejection.json().await.unwrap();
-    assert_eq!((body["code"].as_str(), body["type"].as_str()), (Some("inconsistent_length"), Some(&*format!("{PROBLEM}inconsistent-upload-length"))));
+    assert_eq!(
+        (body["code"].as_str(), body["type"].as_str()),
+        (Some("inconsistent_length"), Some(&*format!("{PROBLEM}inconsistent-upload-length")))
+    );
 
     let upload = Upload::of(&app, &expect(post(&app, "?0").header("upload-length", 1000), 201).await);
     rejected(patch(&upload, 0, "?0", &bytes[..10]).header("upload-length", 999), 400, "inconsistent_length").await;

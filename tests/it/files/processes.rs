@@ -48,7 +48,8 @@ async fn upload_continues_in_the_next_process_after_a_kill() {
     upload.check(&bytes).await;
     third.terminate();
     assert!(third.end().await.0.success());
-    let left: Vec<_> = std::fs::read_dir(data.path().join("objects")).unwrap().map(|file| file.unwrap().file_name()).collect();
+    let left: Vec<_> =
+        std::fs::read_dir(data.path().join("objects")).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(left.len(), 1, "{left:?}");
 }
 

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use super::headers::{UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_LIMIT, UPLOAD_OFFSET, single};
 use super::ietf::{self, UPLOAD_COMPLETE, UPLOAD_DRAFT_INTEROP_VERSION};
-use super::request::Protocol;
+use super::protocol::Protocol;
 use super::tus::{self, TUS_EXTENSION, TUS_MAX_SIZE, TUS_RESUMABLE, TUS_VERSION, UPLOAD_DEFER_LENGTH};
 use crate::auth::tokens::PLAN_LIFETIME;
 use crate::error::Error;

@@ -4,8 +4,8 @@
 
 use http::{HeaderMap, HeaderName};
 
+use super::creation::{Creation, DeclaredFile};
 use super::headers::{UPLOAD_LENGTH, UPLOAD_OFFSET, body_length, media_type, single};
-use super::request::{Creation, DeclaredFile};
 use crate::error::{Error, Result};
 use crate::ingest::file_name;
 use crate::resumable::Append;

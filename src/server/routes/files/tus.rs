@@ -5,8 +5,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use http::{HeaderMap, HeaderName};
 
+use super::creation::{Creation, DeclaredFile};
 use super::headers::{UPLOAD_LENGTH, UPLOAD_OFFSET, body_length, media_type, single};
-use super::request::{Creation, DeclaredFile};
 use crate::error::{Error, Result};
 use crate::resumable::Append;
 

@@ -1,7 +1,8 @@
-//! A request to `/files`, in the terms that both protocols have in common.
+//! The two protocols of `/files`.
 
 use http::HeaderMap;
 
+use super::creation::Creation;
 use super::tus::TUS_RESUMABLE;
 use super::{ietf, tus};
 use crate::error::Result;
@@ -14,23 +15,6 @@ pub enum Protocol {
     Tus,
     /// The IETF's resumable uploads.
     Ietf,
-}
-
-/// A request that creates an upload.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Creation {
-    /// The length of the file in bytes. `None` if the client does not know it yet.
-    pub length: Option<u64>,
-    /// Whether the body is the whole file.
-    pub is_whole: bool,
-    pub file: DeclaredFile,
-}
-
-/// What a client says about its file.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct DeclaredFile {
-    pub name: Option<String>,
-    pub content_type: Option<String>,
 }
 
 impl Protocol {
