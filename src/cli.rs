@@ -25,10 +25,10 @@ pub enum Command {
     Healthcheck,
     /// Abort abandoned multipart uploads and delete abandoned unverified objects, then exit
     Sweep {
-        /// Minimum age of what is removed (a duration: 30m, 24h); markers of ended uploads are kept at least for
-        /// UPLOAD_URL_TTL
-        #[arg(long, value_name = "DURATION", default_value = "24h")]
-        older_than: String,
+        /// Minimum age of what is removed (a duration: 30m, 24h); by default 24h plus REQUEST_TIMEOUT, after which no
+        /// request can continue an upload; markers of ended uploads are kept at least for UPLOAD_URL_TTL
+        #[arg(long, value_name = "DURATION")]
+        older_than: Option<String>,
     },
     /// Check that the bucket supports what the service requires, and remove all test objects; exits with status 1 on
     /// failure

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     let task = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve if transport::lambda::is_function() => Ok(Task::Function),
         Command::Serve => Ok(Task::Serve),
-        Command::Sweep { older_than } => sweep_task(&older_than),
+        Command::Sweep { older_than } => sweep_task(older_than.as_deref()),
         #[cfg(feature = "doctor")]
         Command::Doctor { json } => Ok(Task::Doctor { json }),
         Command::Healthcheck => return exit(healthcheck(&cli.settings)),
@@ -55,7 +55,8 @@ enum Task {
     /// Serve as a Lambda function.
     Function,
     Sweep {
-        age: Duration,
+        /// The default depends on the settings.
+        age: Option<Duration>,
     },
     #[cfg(feature = "doctor")]
     Doctor {
@@ -72,8 +73,8 @@ fn configure(settings: &Settings, task: Result<Task, Vec<String>>) -> Result<(Co
     Ok((config, task))
 }
 
-fn sweep_task(older_than: &str) -> Result<Task, Vec<String>> {
-    let age = image_store::config::duration(older_than);
+fn sweep_task(older_than: Option<&str>) -> Result<Task, Vec<String>> {
+    let age = older_than.map(image_store::config::duration).transpose();
     age.map(|age| Task::Sweep { age }).map_err(|problem| vec![format!("--older-than: {problem}")])
 }
 
@@ -101,7 +102,10 @@ fn run(config: Config, task: Task) -> Outcome {
         let code = match task {
             Task::Serve => commands::serve::serve(config, &backend).await?,
             Task::Function => commands::serve::function(config, &backend).await?,
-            Task::Sweep { age } => clean(backend.store.as_ref(), age, config.direct.url_ttl).await,
+            Task::Sweep { age } => {
+                let age = age.unwrap_or_else(|| sweep::safe_age(config.server.request_timeout));
+                clean(backend.store.as_ref(), age, config.direct.url_ttl).await
+            }
             #[cfg(feature = "doctor")]
             Task::Doctor { json } => {
                 commands::doctor::doctor(&config, &backend, json, commands::stop_signal()?).await?

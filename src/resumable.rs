@@ -173,6 +173,7 @@ impl ResumableUploads {
         self.0.keep_length(upload, &mut open, append.length).await?;
         let mut body = pin!(body);
         let first = tokio::select! {
+            biased;
             first = body.next() => first.transpose()?,
             () = turn.taken_over() => return Ok(Progress::Unfinished { offset: open.offset, length: open.length }),
         };

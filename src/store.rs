@@ -166,7 +166,7 @@ pub enum Written {
 
 /// The reason why no object can be uploaded under a name in `incoming/` any more. Only the text of an error depends on
 /// it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Marker {
     /// The object was promoted to an image.
     Spent,

@@ -139,10 +139,13 @@ fn log_left(upload: &ResumableUpload, error: &StoreError) {
 }
 
 /// Whether these are exactly the parts of a file of `size` bytes, in order.
-fn are_all(parts: &[Part], part_size: u64, size: u64) -> bool {
+pub(super) fn are_all(parts: &[Part], part_size: u64, size: u64) -> bool {
     let whole: u64 = parts.iter().map(|part| part.size).sum();
-    let is_full = |(number, part): (u32, &Part)| part.number == number && part.size <= part_size;
-    whole == size && parts.len() as u64 == size.div_ceil(part_size) && (1..).zip(parts).all(is_full)
+    let is_exact = |(number, part): (u32, &Part)| {
+        let before = u64::from(number - 1) * part_size;
+        part.number == number && part.size == size.saturating_sub(before).min(part_size) && part.size > 0
+    };
+    whole == size && (1..).zip(parts).all(is_exact)
 }
 
 /// Whether Complete has failed because a part is another than the one that was named.

@@ -32,7 +32,7 @@ pub(super) struct Open {
 
 impl Open {
     /// A part counts only if it is full and all parts before it count. Other parts are sent again.
-    fn new(upload: &ResumableUpload, parts: Vec<Part>, kept: Vec<Kept>) -> Self {
+    pub(super) fn new(upload: &ResumableUpload, parts: Vec<Part>, kept: Vec<Kept>) -> Self {
         let numbered = (1..).zip(&parts);
         let full = numbered.take_while(|(number, part)| part.number == *number && part.size == upload.part_size);
         let stored = full.count() as u64 * upload.part_size;

@@ -231,6 +231,7 @@ impl Transfer {
         let mut next = pin!(self.reservation.next());
         let buffer = loop {
             tokio::select! {
+                biased;
                 buffer = &mut next => break buffer,
                 Some(part) = self.in_flight.next() => self.sent.push(part?),
             }

@@ -5,7 +5,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::future::poll_fn;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
@@ -38,6 +40,11 @@ impl Random {
         self.next().is_multiple_of(many)
     }
 
+    /// Returns a number below `limit`, which is not 0.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.next() as usize % limit
+    }
+
     pub(crate) fn choose(&mut self, among: &[usize]) -> Option<usize> {
         let at = self.next() as usize;
         (!among.is_empty()).then(|| among[at % among.len()])
@@ -48,7 +55,7 @@ impl Random {
 pub(crate) struct Faults(Option<Random>);
 
 /// What happens to a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Fate {
     Answered,
     /// The call takes effect, but its answer is lost.
@@ -78,7 +85,7 @@ impl Faults {
     }
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Hash)]
 struct Object {
     bytes: Vec<u8>,
     marker: Option<Marker>,
@@ -97,6 +104,7 @@ fn crc64(bytes: &[u8]) -> u64 {
     crc_fast::checksum(crc_fast::CrcAlgorithm::Crc64Nvme, bytes)
 }
 
+#[derive(Hash)]
 struct Unfinished {
     name: ObjectName,
     resumable: Option<Uuid>,
@@ -140,7 +148,7 @@ impl Touched {
 
 type Effect = Box<dyn FnOnce(&mut State) + Send>;
 
-#[derive(Default)]
+#[derive(Default, Hash)]
 struct State {
     objects: BTreeMap<String, Object>,
     uploads: BTreeMap<String, Unfinished>,
@@ -155,7 +163,7 @@ struct Scheduler {
     /// What the next call of each actor touches. `None` if the actor is not about to make a call.
     next: Vec<Option<Touched>>,
     faults: Faults,
-    late: Vec<Effect>,
+    late: Vec<(CallId, Effect)>,
     /// The calls that wait, if a driver decides on each of them.
     gate: Option<Gate>,
     /// Whether a Complete under `incoming/` has two steps. If its upload is aborted between them, it still takes
@@ -163,16 +171,21 @@ struct Scheduler {
     slow_assembly: bool,
 }
 
-/// The calls of a gated store that wait, by the order in which they were made.
+/// An actor, and the number of its call.
+type CallId = (usize, u64);
+
+/// The calls of a gated store that wait.
 #[derive(Default)]
 struct Gate {
-    waiting: BTreeMap<u64, Waiting>,
-    serial: u64,
+    waiting: BTreeMap<CallId, Waiting>,
+    calls: BTreeMap<usize, u64>,
+    hides_checksums: bool,
+    /// Hashes of what each actor has experienced.
+    histories: BTreeMap<usize, u64>,
     dead: BTreeSet<usize>,
 }
 
 struct Waiting {
-    actor: usize,
     call: &'static str,
     touched: Touched,
     answer: oneshot::Sender<Fate>,
@@ -181,13 +194,13 @@ struct Waiting {
 /// Removes a call that its caller drops.
 struct Left<'a> {
     shared: &'a Shared,
-    serial: u64,
+    id: CallId,
 }
 
 impl Drop for Left<'_> {
     fn drop(&mut self) {
         if let Some(gate) = &mut self.shared.lock().gate {
-            gate.waiting.remove(&self.serial);
+            gate.waiting.remove(&self.id);
         }
     }
 }
@@ -216,49 +229,110 @@ impl Shared {
         shared
     }
 
+    /// Whether the lists of parts have their checksums.
+    pub(crate) fn list_checksums(&self, lists: bool) {
+        self.lock().gate.as_mut().expect("the store is gated").hides_checksums = !lists;
+    }
+
+    fn lists_checksums(&self) -> bool {
+        self.lock().gate.as_ref().is_some_and(|gate| !gate.hides_checksums)
+    }
+
     fn is_gated(&self) -> bool {
         self.lock().gate.is_some()
     }
 
-    /// Waits until the driver decides on a call. Returns `None` if the actor is dead.
-    async fn enter(&self, actor: usize, call: &'static str, touched: Touched) -> Option<Fate> {
+    /// Returns the ID of an actor's next call.
+    fn draw_call(&self, actor: usize) -> CallId {
+        let mut scheduler = self.lock();
+        let calls = scheduler.gate.as_mut().expect("the store is gated").calls.entry(actor).or_default();
+        *calls += 1;
+        (actor, *calls)
+    }
+
+    /// Waits until the driver decides on a call. Returns `None` if its actor is dead.
+    async fn enter(&self, id: CallId, call: &'static str, touched: Touched) -> Option<Fate> {
         let (answer, answered) = oneshot::channel();
-        let serial = {
-            let mut scheduler = self.lock();
-            let gate = scheduler.gate.as_mut()?;
-            if gate.dead.contains(&actor) {
-                return None;
-            }
-            gate.serial += 1;
-            let serial = gate.serial;
-            gate.waiting.insert(serial, Waiting { actor, call, touched, answer });
-            serial
-        };
-        let _left = Left { shared: self, serial };
+        self.lock().gate.as_mut()?.waiting.insert(id, Waiting { call, touched, answer });
+        let _left = Left { shared: self, id };
         answered.await.ok()
+    }
+
+    fn is_dead(&self, actor: usize) -> bool {
+        self.lock().gate.as_ref().is_some_and(|gate| gate.dead.contains(&actor))
+    }
+
+    fn apply<T>(
+        &self,
+        id: CallId,
+        change: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
+        fate: Fate,
+    ) -> Result<T> {
+        let scheduler = &mut *self.lock();
+        match fate {
+            Fate::Answered => change(&mut scheduler.state),
+            Fate::Lost => {
+                let _ = change(&mut scheduler.state);
+                Err(lost())
+            }
+            Fate::Dropped => Err(lost()),
+            Fate::Late => {
+                scheduler.late.push((id, Box::new(|state| drop(change(state)))));
+                Err(lost())
+            }
+        }
+    }
+
+    /// Adds to what an actor has experienced. What an actor does next depends on nothing else.
+    pub(crate) fn note(&self, actor: usize, event: impl Hash) {
+        let mut scheduler = self.lock();
+        let gate = scheduler.gate.as_mut().expect("the store is gated");
+        let history = gate.histories.entry(actor).or_default();
+        let mut hasher = DefaultHasher::new();
+        (*history, event).hash(&mut hasher);
+        *history = hasher.finish();
+    }
+
+    /// Returns a hash of the store, of what its actors have experienced, and of the calls that may still take effect.
+    pub(crate) fn fingerprint(&self) -> u64 {
+        let scheduler = self.lock();
+        let mut hasher = DefaultHasher::new();
+        scheduler.state.hash(&mut hasher);
+        let mut late: Vec<CallId> = scheduler.late.iter().map(|(id, _)| *id).collect();
+        late.sort_unstable();
+        late.hash(&mut hasher);
+        scheduler.gate.iter().for_each(|gate| gate.histories.hash(&mut hasher));
+        hasher.finish()
+    }
+
+    /// Returns a hash of what the store contains.
+    pub(crate) fn contents(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.lock().state.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Creates a multipart upload of a resumable upload. Returns its ID.
+    pub(crate) fn create(&self, name: &ObjectName, resumable: Uuid) -> String {
+        let (id, parts) = (format!("of {resumable}"), BTreeMap::new());
+        let upload = Unfinished { name: name.clone(), resumable: Some(resumable), parts };
+        self.lock().state.uploads.insert(id.clone(), upload);
+        id
     }
 
     /// Returns the calls that wait, in the order in which they were made, with the number of their actor.
     pub(crate) fn waiting(&self) -> Vec<(usize, &'static str, bool)> {
         let scheduler = self.lock();
-        let waiting = scheduler.gate.iter().flat_map(|gate| gate.waiting.values());
-        waiting.map(|waiting| (waiting.actor, waiting.call, waiting.touched.changed != 0)).collect()
-    }
-
-    /// Whether two of these calls have the same effects and answers in either order.
-    pub(crate) fn waiting_commute(&self, one: usize, other: usize) -> bool {
-        let scheduler = self.lock();
-        let touched: Vec<Touched> =
-            scheduler.gate.iter().flat_map(|gate| gate.waiting.values()).map(|waiting| waiting.touched).collect();
-        touched[one].commutes(touched[other])
+        let waiting = scheduler.gate.iter().flat_map(|gate| &gate.waiting);
+        waiting.map(|(id, waiting)| (id.0, waiting.call, waiting.touched.changed != 0)).collect()
     }
 
     /// Decides on the call at this position of [`Shared::waiting`].
     pub(crate) fn answer(&self, at: usize, fate: Fate) {
         let mut scheduler = self.lock();
         let gate = scheduler.gate.as_mut().expect("the store is gated");
-        let serial = *gate.waiting.keys().nth(at).expect("the call waits");
-        let waiting = gate.waiting.remove(&serial).expect("the call waits");
+        let id = *gate.waiting.keys().nth(at).expect("the call waits");
+        let waiting = gate.waiting.remove(&id).expect("the call waits");
         let _ = waiting.answer.send(fate);
     }
 
@@ -267,7 +341,7 @@ impl Shared {
         let mut scheduler = self.lock();
         let gate = scheduler.gate.as_mut().expect("the store is gated");
         gate.dead.insert(actor);
-        gate.waiting.retain(|_, waiting| waiting.actor != actor);
+        gate.waiting.retain(|id, _| id.0 != actor);
     }
 
     /// Returns how many calls may still take effect although nobody waits for them.
@@ -278,7 +352,7 @@ impl Shared {
     /// Applies the effect of one of these calls.
     pub(crate) fn land(&self, at: usize) {
         let mut scheduler = self.lock();
-        let effect = scheduler.late.remove(at);
+        let (_, effect) = scheduler.late.remove(at);
         effect(&mut scheduler.state);
     }
 
@@ -337,7 +411,7 @@ impl Shared {
     pub(crate) fn land_late(&self, random: &mut Random) {
         let mut scheduler = self.lock();
         if !scheduler.late.is_empty() && random.one_in(4) {
-            let effect = scheduler.late.remove(0);
+            let (_, effect) = scheduler.late.remove(0);
             effect(&mut scheduler.state);
         }
     }
@@ -421,54 +495,55 @@ impl Memory {
         .await;
     }
 
-    async fn read_state<T>(
+    async fn read_state<T: fmt::Debug>(
         &self,
         call: &'static str,
         read: u8,
         read_from: impl FnOnce(&mut State) -> Result<T>,
     ) -> Result<T> {
-        if self.shared.is_gated() {
-            match self.shared.enter(self.actor, call, Touched::reading(read)).await {
-                Some(Fate::Answered) => {}
-                Some(_) => return Err(lost()),
-                None => return std::future::pending().await,
-            }
-        } else {
+        if !self.shared.is_gated() {
             self.turn(Touched::reading(read)).await;
+            return read_from(&mut self.shared.lock().state);
         }
-        read_from(&mut self.shared.lock().state)
+        let id = self.send().await;
+        let result = match self.shared.enter(id, call, Touched::reading(read)).await {
+            Some(Fate::Answered) => read_from(&mut self.shared.lock().state),
+            Some(_) => Err(lost()),
+            None => return std::future::pending().await,
+        };
+        self.shared.note(self.actor, (id, format!("{result:?}")));
+        result
     }
 
-    async fn change<T>(
+    /// Returns the ID of a new call. A process that is dead makes no calls.
+    async fn send(&self) -> CallId {
+        if self.shared.is_dead(self.actor) {
+            return std::future::pending().await;
+        }
+        self.shared.draw_call(self.actor)
+    }
+
+    async fn change<T: fmt::Debug>(
         &self,
         call: &'static str,
         changed: u8,
         change: impl FnOnce(&mut State) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let mut sent = Sent { shared: &self.shared, change: Some(change) };
-        let fate = if self.shared.is_gated() {
-            match self.shared.enter(self.actor, call, Touched::changing(changed)).await {
-                Some(fate) => fate,
-                None => return sent.die().await,
-            }
-        } else {
+        if !self.shared.is_gated() {
             self.turn(Touched::changing(changed)).await;
-            self.shared.lock().faults.draw()
-        };
-        let Some(change) = sent.change.take() else { unreachable!() };
-        let scheduler = &mut *self.shared.lock();
-        match fate {
-            Fate::Answered => change(&mut scheduler.state),
-            Fate::Lost => {
-                let _ = change(&mut scheduler.state);
-                Err(lost())
-            }
-            Fate::Dropped => Err(lost()),
-            Fate::Late => {
-                scheduler.late.push(Box::new(|state| drop(change(state))));
-                Err(lost())
-            }
+            let fate = self.shared.lock().faults.draw();
+            return self.shared.apply(CallId::default(), change, fate);
         }
+        let id = self.send().await;
+        let mut sent = Sent { shared: &self.shared, id, change: Some(change) };
+        let Some(fate) = self.shared.enter(id, call, Touched::changing(changed)).await else {
+            sent.give_up();
+            return std::future::pending().await;
+        };
+        let change = sent.change.take().expect("the call was not given up");
+        let result = self.shared.apply(id, change, fate);
+        self.shared.note(self.actor, (id, fate, format!("{result:?}")));
+        result
     }
 
     /// Sends the presigned PUT of a plan, which signs `If-None-Match: *`.
@@ -486,21 +561,14 @@ fn lost() -> StoreError {
 /// A call that changes the store and was sent. If its caller drops it, it may take effect later.
 struct Sent<'a, F: FnOnce(&mut State) -> Result<T> + Send + 'static, T> {
     shared: &'a Shared,
+    id: CallId,
     change: Option<F>,
 }
 
 impl<F: FnOnce(&mut State) -> Result<T> + Send + 'static, T> Sent<'_, F, T> {
-    /// The process of the caller has died. The call may take effect later, and nobody is answered.
-    async fn die(mut self) -> Result<T> {
-        self.give_up();
-        std::future::pending().await
-    }
-
     fn give_up(&mut self) {
-        if let Some(change) = self.change.take()
-            && self.shared.is_gated()
-        {
-            self.shared.lock().late.push(Box::new(|state| drop(change(state))));
+        if let Some(change) = self.change.take() {
+            self.shared.lock().late.push((self.id, Box::new(|state| drop(change(state)))));
         }
     }
 }
@@ -580,13 +648,14 @@ impl Store for Memory {
     }
 
     async fn list_parts(&self, upload: &Upload) -> Result<Vec<Part>> {
+        let lists_checksums = self.shared.lists_checksums();
         self.read_state("list_parts", Touched::uploads(&upload.name), |state| {
             let parts = state.upload(upload)?.parts.iter();
             let part = |(number, bytes): (&u32, &Vec<u8>)| Part {
                 number: *number,
                 size: bytes.len() as u64,
                 etag: Some(etag(bytes)),
-                crc64: None,
+                crc64: lists_checksums.then(|| crc64(bytes)),
             };
             Ok(parts.map(part).collect())
         })
@@ -665,12 +734,10 @@ impl Store for Memory {
     }
 
     async fn read_kept(&self, name: &ObjectName) -> Result<KeptBytes> {
-        self.read_state("read_kept", Touched::object(name), |state| {
-            let Object { bytes, crc64_before, .. } = state.get(name)?;
-            let crc64 = Some(crc64(&bytes));
-            Ok(KeptBytes { crc64, crc64_before, bytes: futures::stream::iter([Ok(Bytes::from(bytes))]).boxed() })
-        })
-        .await
+        let read = |state: &mut State| state.get(name).map(|Object { bytes, crc64_before, .. }| (bytes, crc64_before));
+        let (bytes, crc64_before) = self.read_state("read_kept", Touched::object(name), read).await?;
+        let crc64 = Some(crc64(&bytes));
+        Ok(KeptBytes { crc64, crc64_before, bytes: futures::stream::iter([Ok(Bytes::from(bytes))]).boxed() })
     }
 
     async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>> {
