@@ -95,7 +95,7 @@ impl Answer {
         let mut response = error.into_response();
         let is_limit = response.status() == StatusCode::PAYLOAD_TOO_LARGE;
         let headers = response.headers_mut();
-        if is_limit {
+        if is_limit || self.protocol == Protocol::Ietf {
             set(headers, UPLOAD_LIMIT, &self.limits.value());
         }
         if self.protocol == Protocol::Ietf {
