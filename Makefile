@@ -32,6 +32,7 @@ e2e: $(BIN) loadtest-smoke ## Run the tests that require more than cargo; instal
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/description.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/generated_clients.py
 	BIN=$(BIN) $(VENV)/bin/python tests/e2e/traces.py
+	BIN=$(BIN) $(VENV)/bin/python tests/e2e/tus_client.py
 	NO_BUILD=1 loadtest/memory.sh
 	BIN=$(BIN) PYTHON=$(VENV)/bin/python GO=$(VENV)/bin/go tests/e2e/run.sh
 	BIN=$(BIN) tests/e2e/documents.sh

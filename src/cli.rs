@@ -31,10 +31,10 @@ pub enum Command {
     Healthcheck,
     /// Abort abandoned multipart uploads and delete abandoned unverified objects, then exit
     Sweep {
-        /// Minimum age of what is removed (a duration: 30m, 24h); markers of ended uploads are kept at least for
-        /// UPLOAD_URL_TTL
-        #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = config::duration)]
-        older_than: Duration,
+        /// Minimum age of what is removed (a duration: 30m, 24h); by default 24h plus REQUEST_TIMEOUT, after which no
+        /// request can continue an upload; markers of ended uploads are kept at least for UPLOAD_URL_TTL
+        #[arg(long, value_name = "DURATION", value_parser = config::duration)]
+        older_than: Option<Duration>,
     },
     /// Check that the bucket supports what the service requires, and remove all test objects; exits with status 1 on
     /// failure

@@ -96,10 +96,10 @@ pub enum Error {
     #[strum(serialize = "expired_token", props(status = 401))]
     ExpiredGrant,
     /// The link of a plan that was changed or forged, or whose API key was removed. The source is only logged.
-    #[error("The link is invalid; use the links from the answer to POST /uploads unchanged")]
+    #[error("The link is invalid; use the links from the answer to POST /uploads or POST /files unchanged")]
     #[strum(props(status = 401))]
     InvalidToken(#[source] Option<BoxError>),
-    #[error("The link has expired; create a new plan with POST /uploads")]
+    #[error("The link has expired; start the upload again with POST /uploads or POST /files")]
     #[strum(props(status = 401))]
     ExpiredToken,
     #[error("File not found")]
@@ -160,6 +160,13 @@ pub enum Error {
     #[error("The Content-Type is not supported; send application/json")]
     #[strum(serialize = "unsupported_media_type", props(status = 415))]
     NotJson,
+    /// The body of a request to `/files`.
+    #[error("The Content-Type is not supported; send the bytes of the file as {accepted}")]
+    #[strum(serialize = "unsupported_media_type", props(status = 415))]
+    NotPartialUpload { accepted: &'static str },
+    #[error("This version of tus is not supported; send Tus-Resumable: 1.0.0")]
+    #[strum(serialize = "unsupported_tus_version", props(status = 412))]
+    TusVersion,
     #[error("The image could not be stored; try again")]
     #[strum(serialize = "storage_failed", props(status = 500))]
     Storage(#[source] BoxError),
@@ -202,6 +209,21 @@ pub enum Error {
     #[error("The image may have been stored; send the same request again; the image is stored only once")]
     #[strum(props(status = 503))]
     OutcomeUnknown(#[source] BoxError),
+    /// A resumable upload continues at another byte than the one that the request begins with.
+    #[error("The upload continues at byte {offset}; send the bytes from there on")]
+    #[strum(props(status = 409))]
+    OffsetMismatch { offset: u64 },
+    /// A request of a resumable upload contradicts the length of the file.
+    #[error("The file has {length} bytes; send exactly these bytes, and no other length")]
+    #[strum(props(status = 400))]
+    InconsistentLength { length: u64 },
+    #[error("The upload was cancelled or has expired; create a new upload with POST /files")]
+    #[strum(props(status = 410))]
+    UploadGone,
+    /// The store has failed in the middle of a resumable upload. What it has stored so far remains.
+    #[error("The upload was interrupted; ask for its offset with HEAD, and send the bytes from there on")]
+    #[strum(props(status = 503))]
+    UploadInterrupted(#[source] BoxError),
     #[error("The upload is being verified; ask again")]
     #[strum(props(status = 409))]
     Verifying,
@@ -286,6 +308,8 @@ impl Error {
             Error::ContentEncoding,
             Error::ContentTransferEncoding,
             Error::NotJson,
+            Error::NotPartialUpload { accepted: "application/offset+octet-stream" },
+            Error::TusVersion,
             Error::Storage("".into()),
             Error::OverCapacity(None),
             Error::TooManyConnections,
@@ -297,6 +321,10 @@ impl Error {
             Error::AlreadyExists,
             Error::IdempotencyKeyReused,
             Error::OutcomeUnknown("".into()),
+            Error::OffsetMismatch { offset: 5_242_880 },
+            Error::InconsistentLength { length: 482_113 },
+            Error::UploadGone,
+            Error::UploadInterrupted("".into()),
             Error::Verifying,
             Error::ChangedMeanwhile,
             Error::Internal("".into()),

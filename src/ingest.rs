@@ -7,6 +7,7 @@
 //! ```
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::Body;
 use std::future::Future;
 use std::sync::Arc;
@@ -30,6 +31,7 @@ pub(crate) use body::error_from_body;
 pub use content_type::BodyKind;
 
 use body::BodyStream;
+use disposition::Disposition;
 use form::{FilePart, Form};
 
 /// A request's body, before its image was looked for.
@@ -203,6 +205,11 @@ impl IncomingImage {
         }
         next
     }
+}
+
+/// Returns the file name in the Content-Disposition of a request (RFC 6266).
+pub fn file_name(headers: &HeaderMap) -> Option<String> {
+    Disposition::of(headers).file_name
 }
 
 /// Returns the file name's extension if it matches the detected format, otherwise the usual extension of that format.

@@ -22,6 +22,8 @@ pub mod server;
 
 pub mod direct;
 
+pub mod resumable;
+
 pub mod upload;
 
 pub mod ingest;

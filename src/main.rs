@@ -88,7 +88,8 @@ enum Task {
     /// Serve as a Lambda function.
     Function,
     Sweep {
-        age: Duration,
+        /// The default depends on the settings.
+        age: Option<Duration>,
     },
     #[cfg(feature = "doctor")]
     Doctor {
@@ -131,7 +132,10 @@ fn run(config: Config, task: Task) -> Outcome {
         let code = match task {
             Task::Serve => commands::serve::serve(config, &backend).await?,
             Task::Function => commands::serve::function(config, &backend).await?,
-            Task::Sweep { age } => clean(backend.store.as_ref(), age, config.direct.url_ttl).await,
+            Task::Sweep { age } => {
+                let age = age.unwrap_or_else(|| sweep::safe_age(config.server.request_timeout));
+                clean(backend.store.as_ref(), age, config.direct.url_ttl).await
+            }
             #[cfg(feature = "doctor")]
             Task::Doctor { json } => {
                 commands::doctor::doctor(&config, &backend, json, commands::stop_signal()?).await?

@@ -25,7 +25,7 @@ pub mod scratch;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use name::{INCOMING, ImageKey, ObjectName};
+pub use name::{INCOMING, ImageKey, Kept, ObjectName};
 
 /// The media type of markers: empty objects that replace an object under `incoming/` ([`Marker`]).
 pub const MARKER_TYPE: &str = "application/x-image-store-marker";
@@ -43,17 +43,31 @@ pub struct Metadata {
     /// Whether a grant fixed the key and the image was streamed, so that there may be plans of direct uploads for the same
     /// key. A delete must end them.
     pub may_be_planned: bool,
+    /// The ID of the resumable upload that creates the object.
+    pub resumable: Option<Uuid>,
 }
 
 impl Metadata {
     /// Of an object whose bytes have not been looked at.
     pub fn unverified(content_type: &str, custom: CustomMetadata) -> Self {
-        Metadata { content_type: content_type.to_owned(), dimensions: None, custom, may_be_planned: false }
+        Metadata {
+            content_type: content_type.to_owned(),
+            dimensions: None,
+            custom,
+            may_be_planned: false,
+            resumable: None,
+        }
     }
 
     pub fn verified(info: ImageInfo, custom: CustomMetadata) -> Self {
         let content_type = info.format.content_type().to_owned();
-        Metadata { content_type, dimensions: Some((info.width, info.height)), custom, may_be_planned: false }
+        Metadata {
+            content_type,
+            dimensions: Some((info.width, info.height)),
+            custom,
+            may_be_planned: false,
+            resumable: None,
+        }
     }
 }
 
@@ -135,6 +149,8 @@ pub struct ObjectInfo {
     pub custom: CustomMetadata,
     /// As [`Metadata::may_be_planned`].
     pub may_be_planned: bool,
+    /// The ID of the resumable upload that created the object.
+    pub resumable: Option<Uuid>,
     /// Set if the object is a marker.
     pub marker: Option<Marker>,
 }
@@ -144,6 +160,15 @@ impl ObjectInfo {
     pub fn known_crc64(&self) -> Option<u64> {
         self.crc64.or(self.noted_crc64)
     }
+}
+
+/// The bytes that an unfinished resumable upload keeps apart from its parts ([`Kept`]).
+pub struct KeptBytes {
+    /// CRC64NVME of the bytes that this object contains.
+    pub crc64: Option<u64>,
+    /// CRC64NVME of all bytes of the file before them, if it was known when they were stored.
+    pub crc64_before: Option<u64>,
+    pub bytes: BoxStream<'static, Result<Bytes>>,
 }
 
 /// How an object came to exist that a call was to create.
@@ -158,7 +183,7 @@ pub enum Written {
 
 /// The reason why no object can be uploaded under a name in `incoming/` any more. Only the text of an error depends on
 /// it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Marker {
     /// The object was promoted to an image.
     Spent,
@@ -354,6 +379,19 @@ pub trait Store: Send + Sync + 'static {
     /// Returns [`StoreError::Precondition`] if `from` has changed since, and [`StoreError::NotFound`] if it was
     /// removed.
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part>;
+
+    /// Returns what an unfinished resumable upload keeps apart from its parts (ListObjectsV2, all pages).
+    async fn list_kept(&self, key: &ImageKey, id: Uuid) -> Result<Vec<Kept>>;
+
+    /// Writes or replaces an object that a resumable upload keeps apart from its parts (PutObject). The object also contains
+    /// the CRC64NVME of all bytes of the file before these.
+    ///
+    /// Unlike [`Store::put`] it has no condition, and an attempt whose outcome is unknown is repeated: whoever writes this
+    /// name writes the same bytes.
+    async fn put_kept(&self, name: &ObjectName, body: Payload, crc64_before: Option<u64>) -> Result<()>;
+
+    /// Reads an object that [`Store::put_kept`] has written (GetObject).
+    async fn read_kept(&self, name: &ObjectName) -> Result<KeptBytes>;
 
     /// Returns the unfinished multipart uploads of exactly this object (ListMultipartUploads, all pages).
     async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>>;

@@ -53,6 +53,16 @@ impl UploadClaims for PlanClaims {
     const AUDIENCE: &str = "image-store/plan";
 }
 
+/// A token that is valid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedToken<C> {
+    /// The upload.
+    pub upload: C,
+    /// The name of the API key with which the upload was started. `None` if no keys are configured.
+    pub kid: Option<String>,
+    pub expires_at: SystemTime,
+}
+
 /// The claims of a token: the upload and the registered claims (RFC 7519, 4.1).
 #[derive(Serialize, Deserialize)]
 struct Claims<C> {
@@ -88,10 +98,17 @@ impl Tokens {
 
     /// Returns a token for an upload that was started with the API key named `kid`. It is valid for [`PLAN_LIFETIME`].
     pub fn sign<C: UploadClaims>(&self, plan: C, kid: Option<&str>) -> Result<String> {
+        self.issue(plan, kid).map(|(token, _)| token)
+    }
+
+    /// Like [`Tokens::sign`], but also returns when the token expires.
+    pub fn issue<C: UploadClaims>(&self, plan: C, kid: Option<&str>) -> Result<(String, SystemTime)> {
         let now = SystemTime::UNIX_EPOCH.elapsed().map_err(|error| Error::Internal(error.into()))?;
         let key = kid.and_then(|kid| self.0.keys.fingerprint(kid));
-        let claims = Claims { aud: C::AUDIENCE.to_owned(), exp: (now + PLAN_LIFETIME).as_secs(), key, plan };
-        jwt::sign(&claims, &self.0.secret, kid).map_err(|error| Error::Internal(error.into()))
+        let exp = (now + PLAN_LIFETIME).as_secs();
+        let claims = Claims { aud: C::AUDIENCE.to_owned(), exp, key, plan };
+        let token = jwt::sign(&claims, &self.0.secret, kid).map_err(|error| Error::Internal(error.into()))?;
+        Ok((token, expiry(exp)))
     }
 
     /// Verifies a token. Returns its upload, and the name of the API key with which the upload was started.
@@ -100,8 +117,13 @@ impl Tokens {
     /// Returns [`Error::ExpiredToken`] (401 `expired_token`) or [`Error::InvalidToken`] (401 `invalid_token`). The
     /// latter is also returned if the key was removed or no longer has the scope `upload`.
     pub fn read<C: UploadClaims>(&self, token: &str) -> Result<(C, Option<String>)> {
+        self.verify(token).map(|verified| (verified.upload, verified.kid))
+    }
+
+    /// Like [`Tokens::read`], but also returns when the token expires.
+    pub fn verify<C: UploadClaims>(&self, token: &str) -> Result<VerifiedToken<C>> {
         let read = jwt::read(token, &self.0.secret, C::AUDIENCE, Duration::ZERO);
-        let Claims { key, plan, .. } = read.map_err(refusal)?;
+        let Claims { key, plan, exp, .. } = read.map_err(refusal)?;
         let gone = || Error::InvalidToken(Some("its API key was removed or no longer has the scope upload".into()));
         let kid = match key {
             None if self.0.keys.is_empty() => None,
@@ -111,8 +133,12 @@ impl Tokens {
                 Some(key.name().to_owned())
             }
         };
-        Ok((plan, kid))
+        Ok(VerifiedToken { upload: plan, kid, expires_at: expiry(exp) })
     }
+}
+
+fn expiry(exp: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(exp)
 }
 
 fn refusal(flaw: Flaw) -> Error {
@@ -173,6 +199,16 @@ mod tests {
             let token = tokens.sign(plan(), kid).unwrap();
             assert_eq!(tokens.read(&token).unwrap(), (plan(), kid.map(str::to_owned)));
         }
+    }
+
+    #[test]
+    fn token_is_valid_for_a_day() {
+        let tokens = Tokens::new(open(), None);
+        let (token, expires_at) = tokens.issue(plan(), None).unwrap();
+        let left = expires_at.duration_since(SystemTime::now()).unwrap();
+        assert!(left <= PLAN_LIFETIME && left > PLAN_LIFETIME - Duration::from_secs(60), "{left:?}");
+        let verified = tokens.verify::<PlanClaims>(&token).unwrap();
+        assert_eq!(verified, VerifiedToken { upload: plan(), kid: None, expires_at });
     }
 
     #[test]

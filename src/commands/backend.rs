@@ -9,7 +9,7 @@ use crate::store::Store;
 use crate::store::s3::{S3Options, S3Store};
 
 #[cfg(feature = "embedded")]
-use crate::commands::sweep::{AGE, sweep};
+use crate::commands::sweep::{safe_age, sweep};
 #[cfg(feature = "embedded")]
 use crate::store::embedded::{Embedded, MOUNT};
 #[cfg(feature = "embedded")]
@@ -89,12 +89,13 @@ impl Backend {
 #[cfg(feature = "embedded")]
 impl Backend {
     async fn embedded(config: &Config) -> Result<Self, Box<dyn Error>> {
+        let age = safe_age(config.server.request_timeout);
         let config = &config.store;
         let place = format!("the embedded S3 in {}", config.data_dir.display());
         let embedded = Embedded::open(&config.data_dir).map_err(|error| format!("cannot open {place}: {error}"))?;
         let s3 = Arc::new(S3Store::connect(embedded.s3_options(&config.prefix, config.timeout)).await);
         let store = Arc::clone(&s3) as Arc<dyn Store>;
-        let sweeper = tokio::spawn(sweep_now_and_then(Arc::clone(&store), embedded.sweeper()));
+        let sweeper = tokio::spawn(sweep_now_and_then(Arc::clone(&store), embedded.sweeper(), age));
         Ok(Backend { store, s3, place, embedded: Some((embedded, sweeper)) })
     }
 
@@ -122,13 +123,14 @@ pub fn client_routes(embedded: &Embedded) -> Router {
 async fn sweep_now_and_then(
     store: Arc<dyn Store>,
     sweep_files: impl Fn(Duration) -> BoxFuture<'static, io::Result<()>>,
+    age: Duration,
 ) {
     let mut hourly = tokio::time::interval(Duration::from_secs(3600));
     loop {
         hourly.tick().await;
-        // Presigned URLs of uploads expire within AGE at the latest.
-        sweep(store.as_ref(), AGE, AGE).await;
-        if let Err(error) = sweep_files(AGE).await {
+        // Presigned URLs of uploads expire within this age at the latest.
+        sweep(store.as_ref(), age, age).await;
+        if let Err(error) = sweep_files(age).await {
             tracing::warn!(%error, "old temporary files of the embedded store could not be removed");
         }
     }

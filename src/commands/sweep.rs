@@ -8,10 +8,18 @@ use std::error::Error;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use crate::auth::tokens::PLAN_LIFETIME;
 use crate::store::{Leftover, Store};
 
-/// The age at which an upload or an object counts as left behind.
-pub const AGE: Duration = Duration::from_secs(24 * 3600);
+/// The age at which an object under `incoming/` counts as left behind if no request is running: nothing that a token allows
+/// lasts longer.
+pub const AGE: Duration = PLAN_LIFETIME;
+
+/// Returns the age at which an upload or an object counts as left behind. A request may have begun just before the token of
+/// its upload expired.
+pub fn safe_age(request_timeout: Duration) -> Duration {
+    AGE + request_timeout
+}
 
 /// The result of a sweep.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! file ─→ job ─┬→ stream (one form) ───────────────────→ the service
+//!              ├→ resumable (tus) ─────────────────────→ the service
 //!              └→ direct (a plan) ─→ PUT or parts ─→ S3 ─→ complete
 //! ```
 //!
@@ -25,6 +26,7 @@ mod input;
 mod job;
 mod parts;
 mod report;
+mod resumable;
 mod retry;
 mod stream;
 
@@ -126,8 +128,11 @@ fn address(http: &Http, options: &UploadOptions, image: &Image) -> Result<String
 }
 
 async fn send(job: &Job<'_>, options: &UploadOptions) -> Result<Image, Failure> {
-    if let Some(status_url) = &options.resume {
-        return direct::resume(job, status_url).await;
+    match &options.resume {
+        Some(address) if resumable::is_address(address) => return resumable::resume(job, address).await,
+        Some(status_url) => return direct::resume(job, status_url).await,
+        None if options.resumable => return resumable::upload(job).await,
+        None => {}
     }
     let limits: Limits = job.ask(Method::GET, &job.http.route("limits")?, None).await?.json()?;
     if options.direct || (!options.stream && !limits.streams(job.size)) {

@@ -193,7 +193,7 @@ pub fn count(
     };
     metrics.counter(&defs::PROMOTIONS, &[trigger, outcome]).increment(1);
     if let Ok(Verified { image, new: true }) = verified {
-        metrics.stored(method, began, image.size);
+        metrics.stored(method, began.elapsed(), image.size);
     }
 }
 

@@ -36,7 +36,7 @@ const LONG_LOOKS_KIB: u32 = 16 << 10;
 
 /// Waits until `bytes` bytes of an image may be read into memory outside the budget. The bytes must be dropped before
 /// the permit.
-pub(super) async fn long_look(bytes: u64) -> Option<SemaphorePermit<'static>> {
+pub async fn long_look(bytes: u64) -> Option<SemaphorePermit<'static>> {
     let kib = u32::try_from(bytes >> 10).unwrap_or(u32::MAX).clamp(1, LONG_LOOKS_KIB);
     // The semaphore is never closed, so this never fails.
     LONG_LOOKS.acquire_many(kib).await.ok()

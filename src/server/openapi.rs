@@ -27,6 +27,7 @@ use crate::error::Error;
 /// The tags that group the routes.
 pub const IMAGES: &str = "Images";
 pub const DIRECT: &str = "Uploads";
+pub const RESUMABLE: &str = "Resumable uploads";
 pub const GRANTS: &str = "Grants";
 pub const COMPANION: &str = "Uppy";
 pub const SERVICE: &str = "Service";
@@ -34,6 +35,7 @@ pub const SERVICE: &str = "Service";
 const BEARER: &str = "bearer";
 const KEY: &str = "api_key";
 const PLAN: &str = "plan";
+const UPLOAD: &str = "upload";
 
 const JSON: &str = "application/json";
 
@@ -59,6 +61,9 @@ const JSON: &str = "application/json";
         (name = DIRECT, description = "Direct uploads: `POST /uploads` returns a plan with presigned URLs, the client \
             PUTs the bytes to S3, and a POST to `complete_url` verifies and stores the image. Use the links of a plan \
             unchanged."),
+        (name = RESUMABLE, description = "Uploads that continue after an interruption, with clients of tus 1.0 or of the IETF's \
+            resumable uploads (draft, interop version 8): `POST /files` returns the address of an upload, `PATCH` appends \
+            bytes, `HEAD` returns how many have arrived. `OPTIONS /files` returns the limits."),
         (name = GRANTS, description = "The right to upload, for clients without an API key. Grants are signed with an API \
             key, have limits, and expire within a day."),
         (name = COMPANION, description = "The routes of Uppy's Companion that its S3 plugin uses (`@uppy/aws-s3`). An \
@@ -80,6 +85,9 @@ pub fn start() -> OpenApi {
     components.add_security_scheme(KEY, SecurityScheme::ApiKey(ApiKey::Header(key)));
     let plan = ApiKeyValue::with_description(PLAN, "Part of the links of a plan, which are used unchanged.");
     components.add_security_scheme(PLAN, SecurityScheme::ApiKey(ApiKey::Query(plan)));
+    let upload =
+        ApiKeyValue::with_description(UPLOAD, "Part of the address of a resumable upload, which is used unchanged.");
+    components.add_security_scheme(UPLOAD, SecurityScheme::ApiKey(ApiKey::Query(upload)));
     document
 }
 
@@ -93,7 +101,7 @@ pub fn secure(document: &mut OpenApi, access: Access, keys: bool) {
         }
         // OpenAPI has no scheme for a token in the path.
         Access::UploadId => return set_security(document, Vec::new()),
-        Access::Link => return set_security(document, vec![SecurityRequirement::new(PLAN, [""; 0])]),
+        Access::Link => return secure_by_link(document),
         Access::Operator => (None, false),
         Access::Key(scope) => (Some(scope), keys),
         Access::Upload | Access::Form => (Some(Scope::Upload), keys),
@@ -119,6 +127,12 @@ pub fn repeat(document: &mut OpenApi, path: &str, other: &str, operation_id: &st
         operation.description = None;
     }
     document.paths.paths.insert(other.to_owned(), item);
+}
+
+/// Documents that an upload's link authorizes the routes so far.
+fn secure_by_link(document: &mut OpenApi) {
+    let scheme = if document.paths.paths.keys().any(|path| path.starts_with("/files/")) { UPLOAD } else { PLAN };
+    set_security(document, vec![SecurityRequirement::new(scheme, [""; 0])]);
 }
 
 fn set_security(document: &mut OpenApi, security: Vec<SecurityRequirement>) {

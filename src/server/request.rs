@@ -41,7 +41,7 @@ pub struct RequestFacts {
     /// The `host[:port]` that the client requested. The client chooses it freely, so it may be used only in responses
     /// to this client.
     pub authority: Option<String>,
-    /// The prefix that trusted proxies have removed from the path. It is empty, or for example `/images`.
+    /// The prefix that trusted proxies or an API Gateway have before the path. It is empty, or for example `/images`.
     pub prefix: String,
     /// The client's [`X_BASE_URL`], without a trailing slash.
     pub stated_base: Option<String>,
@@ -110,6 +110,11 @@ pub struct Invocation {
     pub as_text: bool,
 }
 
+/// A request extension: the base path and the stage that an API Gateway has before the paths of the service, for example
+/// `/prod`. It is empty if there are none.
+#[derive(Clone, Debug, Default)]
+pub struct BasePath(pub String);
+
 impl Invocation {
     /// Returns the policy for an image in the body: inside a Lambda event the size limit may be smaller.
     pub fn policy(invocation: Option<&Invocation>, policy: &Arc<Policy>) -> Arc<Policy> {
@@ -147,7 +152,8 @@ fn facts<B>(request: &http::Request<B>, trusted: &TrustedProxies) -> RequestFact
     let authority = requested_authority(request.uri(), headers);
     let stated_base = stated_base(headers);
     if request.extensions().get::<Invocation>().is_some() {
-        return RequestFacts { stated_base, ..lambda_facts(headers, authority) };
+        let prefix = request.extensions().get().and_then(|BasePath(base)| path_prefix(base)).unwrap_or_default();
+        return RequestFacts { stated_base, prefix, ..lambda_facts(headers, authority) };
     }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_canonical());
     let facts = RequestFacts { client: peer, scheme: Scheme::Http, authority, prefix: String::new(), stated_base };
@@ -462,8 +468,9 @@ mod tests {
             .unwrap();
         let (request_id, ends) = (String::new(), Instant::now());
         request.extensions_mut().insert(Invocation { request_id, ends, max_stream: 0, as_text: false });
+        request.extensions_mut().insert(BasePath("/prod".to_owned()));
         let facts = facts(&request, &TrustedProxies::default());
-        assert_eq!(facts.base_url(None).as_deref(), Some("https://x.lambda-url.example"));
+        assert_eq!(facts.base_url(None).as_deref(), Some("https://x.lambda-url.example/prod"));
         assert_eq!(facts.client, "192.0.2.7".parse().ok());
     }
 }

@@ -2,12 +2,18 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use std::sync::Arc;
 use utoipa::ToSchema;
 
 use crate::error::{Error, ScanLimit};
+
+pub const UPLOAD_OFFSET: HeaderName = HeaderName::from_static("upload-offset");
+
+/// The problem types of the IETF's resumable uploads (RFC 9457).
+const MISMATCHING_OFFSET: &str = "https://iana.org/assignments/http-problem-types#mismatching-upload-offset";
+const INCONSISTENT_LENGTH: &str = "https://iana.org/assignments/http-problem-types#inconsistent-upload-length";
 
 /// A response extension: the error that the access log reports.
 #[derive(Clone, Debug)]
@@ -27,6 +33,9 @@ pub fn respond(error: Arc<Error>) -> Response {
     }
     if error.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    if let Error::OffsetMismatch { offset } = *error {
+        response.headers_mut().insert(UPLOAD_OFFSET, HeaderValue::from(offset));
     }
     if matches!(*error, Error::ContentEncoding) {
         // RFC 9110 15.5.16: the content codings that are supported.
@@ -69,6 +78,14 @@ pub struct ErrorBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples(2))]
     pub parts: Option<Vec<u32>>,
+    /// With `offset_mismatch` and `inconsistent_length`: the problem type of the IETF's resumable uploads (RFC 9457).
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples("https://iana.org/assignments/http-problem-types#mismatching-upload-offset"))]
+    pub problem: Option<&'static str>,
+    /// With `offset_mismatch`: the offset at which the upload continues, as in `Upload-Offset`.
+    #[serde(rename = "expected-offset", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples(5_242_880))]
+    pub expected_offset: Option<u64>,
     /// More advice on how to fix the request, in English, for people. The wording may change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("Send the image as a file that is not empty, in a form field named 'file'"))]
@@ -105,6 +122,8 @@ impl From<&Error> for ErrorBody {
             limit: None,
             fields: None,
             parts: None,
+            problem: None,
+            expected_offset: None,
             hint: error.hint(),
         };
         match error {
@@ -114,6 +133,10 @@ impl From<&Error> for ErrorBody {
                 refusal.limit = limit.map(SearchLimit::from);
             }
             Error::NoFile { fields } => refusal.fields.clone_from(fields),
+            Error::OffsetMismatch { offset } => {
+                (refusal.problem, refusal.expected_offset) = (Some(MISMATCHING_OFFSET), Some(*offset));
+            }
+            Error::InconsistentLength { .. } => refusal.problem = Some(INCONSISTENT_LENGTH),
             Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => refusal.parts = Some(parts.clone()),
             _ => {}
         }

@@ -3,7 +3,7 @@
 use axum::extract::Request;
 use axum::middleware::{self, Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, options, post};
 use axum::{Extension, Router};
 use http::Method;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::middleware::authority::{self, Access, Guard};
 use super::middleware::{cors, deadline, error_form, headers, path_grant};
 use super::request::{self, Rejected};
 use super::response::respond;
-use super::routes::{direct, docs, grants, images, page, s3, system, upload, uploaded};
+use super::routes::{direct, docs, files, grants, images, page, s3, system, upload, uploaded};
 use super::{App, openapi};
 use crate::auth::Scope;
 use crate::error::Error;
@@ -35,6 +35,7 @@ impl App {
             .merge(self.guarded(linked(), Access::Link))
             .merge(self.guarded(companion(), Access::Upload))
             .merge(self.guarded(companion_uploads(), Access::UploadId))
+            .merge(self.resumable())
             .merge(self.guarded(granting(), Access::Key(Scope::Upload)))
             .merge(self.guarded(reading(), read))
             .merge(self.guarded(deleting(), Access::Key(Scope::Delete)))
@@ -64,6 +65,21 @@ impl App {
         routes.route_layer(from_fn_with_state(self.guard(access), authority::check))
     }
 
+    /// Returns the routes of resumable uploads.
+    fn resumable(&self) -> OpenApiRouter<App> {
+        let creating = OpenApiRouter::default().routes(routes!(files::create));
+        let linked = OpenApiRouter::default()
+            .routes(routes!(files::head, files::image, files::append, files::cancel))
+            .route("/files/{s3_key}", post(files::overridden));
+        let described = OpenApiRouter::default()
+            .route("/files", options(files::options))
+            .route("/files/{s3_key}", options(files::options));
+        self.guarded(creating, Access::Upload)
+            .merge(self.guarded(linked, Access::Link))
+            .merge(self.guarded(described, Access::Anybody))
+            .route_layer(middleware::from_fn(files::speak_version))
+    }
+
     /// Adds the layers that apply to all of `routes`, from the innermost to the outermost one.
     fn around(&self, routes: Router<App>) -> Router {
         let routes = routes
@@ -73,9 +89,8 @@ impl App {
             .layer(middleware::from_fn(limit_uri))
             .layer(middleware::from_fn(reject))
             .layer(CatchPanicLayer::custom(panicked))
-            .layer(middleware::from_fn(error_form::adapt))
-            .layer(cors::cors(&self.config.cors_origins))
-            .layer(middleware::from_fn(reject_preflight));
+            .layer(middleware::from_fn(error_form::adapt));
+        let routes = cors::allow(routes, &self.config.cors_origins).layer(middleware::from_fn(reject_preflight));
         headers::protected(self.observed(routes)).with_state(self.clone())
     }
 

@@ -3,6 +3,7 @@
 pub(super) mod asset;
 pub mod direct;
 pub mod docs;
+pub mod files;
 pub mod grants;
 pub mod images;
 pub mod page;

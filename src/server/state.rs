@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::direct::Promotions;
 use crate::direct::verify::Verifier;
 use crate::policy::Policy;
+use crate::resumable::ResumableUploads;
 use crate::store::metered::MeteredStore;
 use crate::store::{PresignOptions, Store};
 use crate::telemetry::Metrics;
@@ -25,6 +26,7 @@ pub struct App {
     pub policy: Arc<Policy>,
     pub store: Arc<dyn Store>,
     pub uploads: UploadManager,
+    pub resumable: ResumableUploads,
     pub verifier: Verifier,
     pub promotions: Promotions,
     pub tokens: Tokens,
@@ -49,12 +51,15 @@ impl App {
         let reconciler = uploads.reconciler().clone();
         let (checks, turns) = (Arc::clone(&policy), uploads.turns().clone());
         let verifier = Verifier::new(Arc::clone(&store), reconciler, checks, budget, tasks.clone(), turns);
+        let resumable =
+            ResumableUploads::new(Arc::clone(&store), uploads.clone(), Arc::clone(&policy), config.upload.part_size);
         let tokens = Tokens::new(config.auth.keys.clone(), config.auth.token_secret.as_ref());
         App {
             promotions: Promotions::new(verifier.clone(), tasks, metrics.clone()),
             verifier,
             policy,
             uploads,
+            resumable,
             tokens,
             authorities: Authorities::new(config.auth.keys.clone(), metrics.clone()),
             config: Arc::new(config),

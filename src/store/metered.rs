@@ -13,8 +13,8 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 use super::{
-    CreatedUpload, ImageKey, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload,
-    PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
+    CreatedUpload, ImageKey, Kept, KeptBytes, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part,
+    Payload, PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 use crate::telemetry::metrics::{GaugeGuard, Metrics, defs};
 use crate::telemetry::span;
@@ -167,6 +167,19 @@ impl Store for MeteredStore {
 
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         self.measure(Operation::UploadPartCopy, self.inner.copy_part(upload, from, source)).await
+    }
+
+    async fn list_kept(&self, key: &ImageKey, id: Uuid) -> Result<Vec<Kept>> {
+        self.measure(Operation::ListObjectsV2, self.inner.list_kept(key, id)).await
+    }
+
+    async fn put_kept(&self, name: &ObjectName, body: Payload, crc64_before: Option<u64>) -> Result<()> {
+        let _in_flight = self.part_in_flight();
+        self.measure(Operation::PutObject, self.inner.put_kept(name, body, crc64_before)).await
+    }
+
+    async fn read_kept(&self, name: &ObjectName) -> Result<KeptBytes> {
+        self.measure(Operation::GetObject, self.inner.read_kept(name)).await
     }
 
     async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>> {

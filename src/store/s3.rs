@@ -30,8 +30,8 @@ pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, is_aws, timeouts};
 use self::presign_template::PresignTemplate;
 use super::{
-    CreatedUpload, ImageKey, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload,
-    PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
+    CreatedUpload, ImageKey, Kept, KeptBytes, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part,
+    Payload, PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
 };
 use crate::crc64;
 
@@ -211,6 +211,17 @@ async fn read_at_most(mut body: ByteStream, limit: usize) -> Result<Bytes> {
     Ok(read.freeze())
 }
 
+/// The chunks of a body. Each has to arrive within `timeout`, because the SDK's timeouts end with the headers.
+fn chunks(body: ByteStream, timeout: Duration) -> BoxStream<'static, Result<Bytes>> {
+    let read = move |mut body: ByteStream| async move {
+        let next = tokio::time::timeout(timeout, body.next()).await;
+        let lost = |source| StoreError::OutcomeUnknown { operation: "GetObject", source };
+        let next = next.map_err(|late| lost(late.into()))?;
+        next.transpose().map(|bytes| bytes.map(|bytes| (bytes, body))).map_err(|error| lost(error.into()))
+    };
+    futures::stream::try_unfold(body, read).boxed()
+}
+
 #[async_trait]
 impl Store for S3Store {
     async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
@@ -320,19 +331,36 @@ impl Store for S3Store {
         if object.e_tag.as_deref().is_some_and(|now| now != etag) {
             return Err(StoreError::Precondition);
         }
-        // The SDK's timeouts end with the headers.
-        let pause = self.attempt_timeout;
-        let read = move |mut body: ByteStream| async move {
-            let next = tokio::time::timeout(pause, body.next()).await;
-            let lost = |source| StoreError::OutcomeUnknown { operation: "GetObject", source };
-            let next = next.map_err(|late| lost(late.into()))?;
-            next.transpose().map(|bytes| bytes.map(|bytes| (bytes, body))).map_err(|error| lost(error.into()))
-        };
-        Ok(futures::stream::try_unfold(object.body, read).boxed())
+        Ok(chunks(object.body, self.attempt_timeout))
     }
 
     async fn copy_part(&self, upload: &Upload, from: &ObjectName, source: &ObjectInfo) -> Result<Part> {
         self.copy_whole(upload, from, source).await
+    }
+
+    async fn list_kept(&self, key: &ImageKey, id: Uuid) -> Result<Vec<Kept>> {
+        self.list_kept_of(key, id).await
+    }
+
+    async fn put_kept(&self, name: &ObjectName, body: Payload, crc64_before: Option<u64>) -> Result<()> {
+        let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
+        let call = call
+            .content_type("application/octet-stream")
+            .set_metadata(Some(convert::kept_metadata(body.crc64, crc64_before)))
+            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
+            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
+            .content_length(convert::length(body.len))
+            .set_checksum_crc64_nvme(self.crc64(body.crc64))
+            .body(body::retryable(&body));
+        let sent = call.customize().disable_payload_signing().send().await;
+        sent.map(drop).map_err(|error| classify("PutObject", error))
+    }
+
+    async fn read_kept(&self, name: &ObjectName) -> Result<KeptBytes> {
+        let call = self.client.get_object().bucket(&self.bucket).key(self.key(name));
+        let object = call.send().await.map_err(|error| classify("GetObject", error))?;
+        let (crc64, crc64_before) = convert::kept_crc64(object.metadata.as_ref());
+        Ok(KeptBytes { crc64, crc64_before, bytes: chunks(object.body, self.attempt_timeout) })
     }
 
     async fn uploads_of(&self, name: &ObjectName) -> Result<Vec<Upload>> {

@@ -117,6 +117,11 @@ impl UploadManager {
         &self.budget
     }
 
+    /// Returns the semaphore of parts in files, for [`super::parts::file_turn`].
+    pub fn files(&self) -> &Arc<Semaphore> {
+        &self.files
+    }
+
     /// Returns the turns of the writes under fixed keys.
     pub fn turns(&self) -> &Turns {
         &self.turns

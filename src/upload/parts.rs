@@ -3,6 +3,8 @@
 use bytes::Bytes;
 use crc_fast::Digest;
 use std::io;
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::budget::{Buffer, Peek};
 use super::digest::StreamDigest;
@@ -32,6 +34,20 @@ impl PartCutter {
         self.filling.as_ref().is_none_or(|filling| filling.remaining() == 0)
     }
 
+    /// Returns the number of bytes in the part that is being filled.
+    pub fn len(&self) -> usize {
+        self.filling.as_ref().map_or(0, Buffer::len)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns the CRC64NVME of the bytes in the part that is being filled.
+    pub fn crc64(&self) -> u64 {
+        self.crc.finalize()
+    }
+
     /// Moves as many bytes from the front of `chunk` into the part as fit.
     ///
     /// # Errors
@@ -46,15 +62,14 @@ impl PartCutter {
     /// Returns the part that was filled.
     pub fn cut(&mut self) -> Payload {
         let crc64 = std::mem::replace(&mut self.crc, crc64::digest()).finalize();
-        let len = self.filling.as_ref().map_or(0, |filling| filling.len() as u64);
+        let len = self.len() as u64;
         let content = self.filling.take().map_or(Content::Memory(Bytes::new()), Buffer::freeze);
         Payload { content, len, crc64 }
     }
 
     /// Releases the buffer. Of the bytes only their number and checksum are kept.
     pub(super) fn into_digest(self) -> StreamDigest {
-        let size = self.filling.as_ref().map_or(0, |filling| filling.len() as u64);
-        StreamDigest::after(size, self.crc)
+        StreamDigest::after(self.len() as u64, self.crc)
     }
 
     /// Provides the buffer for the next part.
@@ -74,6 +89,15 @@ impl PrefixBuffer for PartCutter {
             Some(filling) => filling.peek(limit).await.map_err(over_capacity),
             None => Ok(Peek::default()),
         }
+    }
+}
+
+/// Waits for the turn of a part in a file, which needs disk space while it waits, and a connection and its buffers while it
+/// is sent. A part in memory is sent immediately.
+pub async fn file_turn(files: &Arc<Semaphore>, part: &Payload) -> Option<OwnedSemaphorePermit> {
+    match part.content {
+        Content::Memory(_) => None,
+        Content::File(_) => Arc::clone(files).acquire_owned().await.ok(),
     }
 }
 

@@ -24,7 +24,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::digest::Stored;
 use super::fixed::{FixedUpload, check_same};
@@ -33,9 +33,7 @@ use super::undo::{abort, retry};
 use crate::error::Error;
 use crate::store::reconcile::{LateEffect, Reconciler};
 use crate::store::s3::is_outcome_unknown;
-use crate::store::{
-    Content, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, Store, StoreError, Upload, Written,
-};
+use crate::store::{Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, Payload, Store, StoreError, Upload, Written};
 
 #[cfg(test)]
 mod tests;
@@ -403,23 +401,14 @@ impl UploadTask {
         sent.push(Sent { size: part.len, crc64: part.crc64 });
         let number = u32::try_from(sent.len()).unwrap_or(u32::MAX);
         Box::pin(async move {
-            let _turn = self.turn(&part).await;
+            let _turn = parts::file_turn(&self.files, &part).await;
             self.store.upload_part(upload, number, part).await
         })
     }
 
     async fn put_in_turn(&self, only: Payload) -> Result<Written, StoreError> {
-        let _turn = self.turn(&only).await;
+        let _turn = parts::file_turn(&self.files, &only).await;
         self.store.put(&self.name, &self.metadata, only).await
-    }
-
-    /// Waits for the turn of a part in a file, which needs disk space while it waits, and a connection and its buffers
-    /// while it is sent. A part in memory is sent immediately.
-    async fn turn(&self, part: &Payload) -> Option<OwnedSemaphorePermit> {
-        match part.content {
-            Content::Memory(_) => None,
-            Content::File(_) => Arc::clone(&self.files).acquire_owned().await.ok(),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::telemetry::metrics::{Metrics, defs};
@@ -16,6 +16,7 @@ pub enum UploadMethod {
     Direct,
     /// In parts, by Uppy's S3 plugin.
     Companion,
+    Resumable,
 }
 
 impl UploadMethod {
@@ -25,6 +26,7 @@ impl UploadMethod {
             UploadMethod::Raw => "raw",
             UploadMethod::Direct => "direct",
             UploadMethod::Companion => "companion",
+            UploadMethod::Resumable => "resumable",
         }
     }
 }
@@ -45,9 +47,9 @@ impl DeadlineFlag {
 }
 
 impl Metrics {
-    /// Records a stored image of `bytes` bytes, whose upload began at `began`.
-    pub fn stored(&self, method: UploadMethod, began: Instant, bytes: u64) {
-        self.histogram(&defs::UPLOAD_DURATION, &[method.name()]).record(began.elapsed());
+    /// Records a stored image of `bytes` bytes, whose upload took `duration`.
+    pub fn stored(&self, method: UploadMethod, duration: Duration, bytes: u64) {
+        self.histogram(&defs::UPLOAD_DURATION, &[method.name()]).record(duration);
         self.histogram(&defs::UPLOAD_SIZE, &[method.name()]).record(bytes as f64);
     }
 
@@ -109,7 +111,7 @@ impl UploadTimer {
 
     /// Records that the upload is stored as an image of `bytes` bytes.
     pub fn stored(self, bytes: u64) {
-        self.metrics.stored(self.method, self.began, bytes);
+        self.metrics.stored(self.method, self.began.elapsed(), bytes);
     }
 
     /// Records that the image was already stored by an earlier upload of the same bytes.

@@ -165,16 +165,14 @@ impl Drop for Creating {
 }
 
 /// Aborts an upload with several attempts. Logs the failure if all of them fail.
-pub(super) async fn abort(store: &dyn Store, upload: &Upload) {
+pub async fn abort(store: &dyn Store, upload: &Upload) {
     if let Err(error) = retry(|| store.abort_upload(upload)).await {
         let error = &error as &dyn std::error::Error;
         tracing::error!(s3_key = %upload.name.key(), error, "multipart upload could not be aborted; sweep removes it");
     }
 }
 
-pub(super) async fn retry<F: Future<Output = Result<(), StoreError>>>(
-    mut call: impl FnMut() -> F,
-) -> Result<(), StoreError> {
+pub async fn retry<F: Future<Output = Result<(), StoreError>>>(mut call: impl FnMut() -> F) -> Result<(), StoreError> {
     let mut delay = RETRY_DELAY;
     for _ in 1..ATTEMPTS {
         if call().await.is_ok() {

@@ -22,6 +22,11 @@ impl AdmittedUpload {
         &mut self.cutter
     }
 
+    /// Returns the cutter that takes the bytes, and the reservation that provides its further buffers.
+    pub fn into_parts(self) -> (PartCutter, Reservation) {
+        (self.cutter, self.share)
+    }
+
     /// Releases the reservation: bytes that were sent before are only compared, and not stored again.
     pub fn into_digest(self) -> StreamDigest {
         self.cutter.into_digest()

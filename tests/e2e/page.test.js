@@ -385,7 +385,12 @@ for (const state of ["empty", "uploads"]) {
   for (const colorScheme of ["light", "dark"]) {
     pageTest(`axe finds nothing: ${state}, ${colorScheme}`, { colorScheme, logs: /status of 400/ }, async (desk) => {
       if (state === "uploads") {
-        await desk.pick(fixture("plain.png"), { name: "broken.png", mimeType: "image/png", buffer: Buffer.from("x") }, { name: "a.txt", buffer: Buffer.from("x"), mimeType: "text/plain" });
+        const [image, broken] = [await readFile(fixture("plain.png")), Buffer.from("x")];
+        await desk.pick(
+          { name: "plain.png", mimeType: "image/png", buffer: image },
+          { name: "broken.png", mimeType: "image/png", buffer: broken },
+          { name: "a.txt", mimeType: "text/plain", buffer: broken },
+        );
         await Promise.all([desk.becomes("plain.png", "done"), desk.becomes("broken.png", "failed"), desk.becomes("a.txt", "failed")]);
       }
       await desk.page.evaluate(axe.source);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Tests the page, the docs and the examples, mostly in headless Chromium, against the binary in BIN. Installs the browser
-# (Debian) and the npm packages if they are missing. PYTHON (with PyJWT) and GO run the examples in these languages.
+# Tests the page, the docs, the examples and resumable uploads, mostly in headless Chromium, against the binary in BIN.
+# Installs the browser (Debian) and the npm packages if they are missing. PYTHON (with PyJWT) and GO run the examples in these
+# languages.
 set -euo pipefail
 cd "$(dirname "$0")"
 if [ ! -x /usr/bin/chromium ]; then
@@ -11,4 +12,5 @@ fi
 npm ci --no-audit --no-fund
 # The examples use the same packages.
 ln -sfn ../tests/e2e/node_modules ../../examples/node_modules
-node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js grants.test.js docs.test.js examples.test.js
+node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js grants.test.js docs.test.js examples.test.js \
+    tus.test.js tus-browser.test.js

@@ -16,7 +16,7 @@ import { chromium } from "playwright-core";
 const ROOT = path.resolve(import.meta.dirname, "../..");
 const BIN = path.resolve(process.env.BIN ?? path.join(ROOT, "target/release/image-store"));
 const PICTURES = path.join(ROOT, "target/e2e");
-const BROWSER = {
+export const BROWSER = {
   executablePath: "/usr/bin/chromium",
   args: [
     "--no-sandbox",

@@ -86,11 +86,18 @@ const fn page(ok: u16) -> Row {
     [ok; COLUMNS.len()]
 }
 
-/// `{plan}` stands for the token of a plan for `{s3_key}`, `{upload_id}` for a Companion upload of it. The requests have no body, so that authorized uploads and
-/// plans are rejected with 415.
+/// The limits, which every valid credential may read.
+const fn limits(ok: u16) -> Row {
+    [ok, ok, ok, ok, 401, ok, ok, 401, 401, ok, ok, 401, 401]
+}
+
+/// `{plan}` stands for the token of a plan for `{s3_key}`, `{upload}` for that of a resumable upload, and `{upload_id}` for a
+/// Companion upload of it. The requests have no body, so that authorized uploads and plans are rejected with 415, and
+/// resumable uploads with 400.
 fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
     let (status, complete, abort) = ("/uploads/{s3_key}", "/uploads/{s3_key}/complete", "/uploads/{s3_key}");
     let (companion, part) = ("/s3/multipart/{upload_id}", "/s3/multipart/{upload_id}/{part_number}");
+    let file = "/files/{s3_key}";
     vec![
         ("POST", "/upload-image", "", upload(415)),
         ("POST", "/images", "", upload(415)),
@@ -112,13 +119,30 @@ fn table() -> Vec<(&'static str, &'static str, &'static str, Row)> {
         // A plan token is not an uploadId.
         ("GET", "/s3/multipart/{plan}/{part_number}", "?key={s3_key}", upload_id(401)),
         ("DELETE", companion, "?key={s3_key}", upload_id(200)),
+        ("POST", "/files", "", upload(400)),
+        ("HEAD", file, "?upload={upload}", link(204)),
+        ("GET", file, "?upload={upload}", link(204)),
+        ("PATCH", file, "?upload={upload}", link(415)),
+        ("POST", file, "?upload={upload}", link(405)),
+        ("HEAD", file, "?upload={upload}x", link(401)),
+        ("GET", file, "?upload={upload}x", link(401)),
+        ("PATCH", file, "?upload={upload}x", link(401)),
+        ("POST", file, "?upload={upload}x", link(401)),
+        ("DELETE", file, "?upload={upload}x", link(401)),
+        // Neither a grant nor the token of a plan is the token of a resumable upload.
+        ("GET", file, "?upload={grant}", link(401)),
+        ("GET", file, "?upload={plan}", link(401)),
+        ("GET", status, "?plan={upload}", link(401)),
+        ("DELETE", file, "?upload={upload}", link(204)),
+        ("OPTIONS", "/files", "", limits(204)),
+        ("OPTIONS", file, "", limits(204)),
         ("GET", "/images/{s3_key}", "", key(404, false, false, true)),
         ("HEAD", "/images/{s3_key}", "", key(404, false, false, true)),
         ("GET", "/images/{s3_key}/url", "", key(404, false, false, true)),
         ("DELETE", "/delete/{s3_key}", "", key(404, false, true, false)),
         ("DELETE", "/images/{s3_key}", "", key(404, false, true, false)),
         ("GET", "/metrics", "", key(200, true, true, true)),
-        ("GET", "/limits", "", [200, 200, 200, 200, 401, 200, 200, 401, 401, 200, 200, 401, 401]),
+        ("GET", "/limits", "", limits(200)),
         ("GET", "/healthz", "", open(200)),
         ("GET", "/readyz", "", open(200)),
         ("GET", "/openapi.json", "", open(200)),
@@ -139,6 +163,8 @@ struct World {
     plan: Value,
     /// A Companion upload.
     companion: Value,
+    /// The address of a resumable upload.
+    upload: String,
     _keys: NamedTempFile,
 }
 
@@ -155,12 +181,18 @@ impl World {
         let request = json!({ "filename": "a.png", "type": "image/png", "metadata": {} });
         let started = app.client.post(app.at("/s3/multipart")).bearer_auth("the-upload-key").json(&request);
         let companion = started.send().await.unwrap().json().await.unwrap();
-        World { app, plan, companion, _keys: keys }
+        let creation = app.client.post(app.at("/files")).bearer_auth("the-upload-key").header("tus-resumable", "1.0.0");
+        let creation = creation.header("upload-length", 1).header("upload-metadata", "filename YS5wbmc=");
+        let created = creation.send().await.unwrap();
+        let upload = created.headers()["location"].to_str().unwrap().to_owned();
+        World { app, plan, companion, upload, _keys: keys }
     }
 
     async fn end(self) {
         let abort = self.request("DELETE", "/s3/multipart/{upload_id}", "?key={s3_key}", Credential::None);
         assert_eq!(abort.send().await.unwrap().status(), 200);
+        let cancelled = self.app.client.delete(&self.upload).send().await.unwrap();
+        assert_eq!(cancelled.status(), 204);
         self.app.end(&[]).await;
     }
 
@@ -179,16 +211,19 @@ impl World {
     }
 
     fn request(&self, method: &str, template: &str, query: &str, credential: Credential) -> RequestBuilder {
-        let token = self.plan["status_url"].as_str().unwrap().split_once("?plan=").unwrap().1;
-        let key = match template {
-            plans if plans.starts_with("/uploads/") => self.plan["s3_key"].as_str().unwrap(),
-            companion if companion.starts_with("/s3/") => self.companion["key"].as_str().unwrap(),
+        let plan = self.plan["status_url"].as_str().unwrap().split_once("?plan=").unwrap().1;
+        let (upload_path, upload) = self.upload.split_once("?upload=").unwrap();
+        let key = match template.split('/').nth(1) {
+            Some("uploads") => self.plan["s3_key"].as_str().unwrap(),
+            Some("s3") => self.companion["key"].as_str().unwrap(),
+            Some("files") => upload_path.rsplit('/').next().unwrap(),
             _ => UNKNOWN_IMAGE,
         };
         let upload_id = self.companion["uploadId"].as_str().unwrap();
         let fill = |text: &str| {
-            let text = text.replace("{plan}", token).replace("{grant}", &self.grant(Grant::Plain));
-            text.replace("{s3_key}", key).replace("{upload_id}", upload_id).replace("{part_number}", "1")
+            let text = text.replace("{plan}", plan).replace("{upload}", upload);
+            let text = text.replace("{grant}", &self.grant(Grant::Plain)).replace("{s3_key}", key);
+            text.replace("{upload_id}", upload_id).replace("{part_number}", "1")
         };
         let prefix =
             if let Credential::Path(grant) = credential { format!("/g/{}", self.grant(grant)) } else { String::new() };
@@ -298,6 +333,8 @@ async fn without_keys_all_requests_are_allowed_and_grants_apply() {
     for (method, path, open, granted) in [
         (Method::POST, "/upload-image", 415, 415),
         (Method::POST, "/uploads", 415, 415),
+        (Method::POST, "/files", 400, 400),
+        (Method::OPTIONS, "/files", 204, 204),
         (Method::POST, "/grants", 415, 403),
         (Method::GET, "/images/x", 404, 403),
         (Method::DELETE, "/delete/x", 404, 403),

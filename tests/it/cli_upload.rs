@@ -1,6 +1,7 @@
 //! `image-store upload`: the real binary against an in-process service.
 
 mod addresses;
+mod resumable;
 mod terminal;
 
 use serde_json::Value;
@@ -416,7 +417,13 @@ async fn client_ignores_server_settings_and_rejects_wrong_usage() {
     let command = command.arg(files.image(1_000)).env("PART_SIZE", "nonsense").env("LOG_FORMAT", "xml");
     let (code, lines, err) = read(finished(command.spawn().unwrap()).await);
     assert_eq!(code, 0, "{lines:?}: {err}");
-    for wrong in [&["--url=nowhere"][..], &["--stream", "--direct"], &["--resume=x", "--stream"], &["--parallel=0"]] {
+    for wrong in [
+        &["--url=nowhere"][..],
+        &["--stream", "--direct"],
+        &["--resume=x", "--stream"],
+        &["--resumable", "--direct"],
+        &["--parallel=0"],
+    ] {
         let (code, ..) = run(&app, wrong, &[Path::new("a.png")]).await;
         assert_eq!(code, 2, "{wrong:?}");
     }

@@ -2,8 +2,8 @@
 
 use futures::TryStreamExt;
 use image_store::store::{
-    CustomMetadata, ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, PresignOptions, Presigned,
-    PutConditions, StoreError, Upload, Written,
+    CustomMetadata, ImageKey, Kept, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, PresignOptions,
+    Presigned, PutConditions, StoreError, Upload, Written,
 };
 use reqwest::{Method, StatusCode};
 use std::collections::HashSet;
@@ -65,6 +65,8 @@ contract! {
     copy_of_changed_source_is_rejected,
     uploads_of_lists_only_uploads_of_that_name,
     marker_prevents_later_puts,
+    state_of_resumable_uploads_is_kept_by_name,
+    image_has_the_id_of_its_resumable_upload,
     stream_requires_matching_etag,
     presigned_get_reads_the_object,
     presigned_put_writes_the_signed_object,
@@ -123,6 +125,56 @@ async fn custom_metadata_is_returned(backend: &Backend) {
     let found = backend.store.head(&by_put).await.unwrap();
     assert_eq!((found.noted_crc64, found.custom.len()), (Some(crc64(&bytes)), 0));
     backend.store.delete(&by_put).await.unwrap();
+}
+
+async fn state_of_resumable_uploads_is_kept_by_name(backend: &Backend) {
+    let (key, id) = (ImageKey::random("png"), uuid::Uuid::new_v4());
+    let name = |kept| ObjectName::Resumable { key: key.clone(), id, kept };
+    let (tail, longer) = (Kept::Tail { base: 0, len: 70_000 }, Kept::Tail { base: PART as u64, len: 1 });
+    let (bytes, empty) = (noise(30, 70_000), noise(0, 0));
+    let other = ObjectName::Resumable { key: key.clone(), id: uuid::Uuid::new_v4(), kept: tail };
+    assert_eq!(backend.store.list_kept(&key, id).await.unwrap(), []);
+    for (name, bytes, before) in [
+        (name(tail), &noise(31, 70_000), None),
+        // The same name is written again.
+        (name(tail), &bytes, None),
+        (name(longer), &noise(32, 1), Some(7)),
+        (name(Kept::Length(9)), &empty, None),
+        (other.clone(), &bytes, None),
+    ] {
+        backend.store.put_kept(&name, payload(bytes), before).await.unwrap();
+    }
+    let mut listed = backend.store.list_kept(&key, id).await.unwrap();
+    listed.sort_unstable();
+    assert_eq!(listed, [tail, longer, Kept::Length(9)]);
+
+    let read = backend.store.read_kept(&name(tail)).await.unwrap();
+    assert_eq!((read.crc64, read.crc64_before), (Some(crc64(&bytes)), None));
+    assert_eq!(read.bytes.try_collect::<Vec<_>>().await.unwrap().concat(), bytes);
+    let read = backend.store.read_kept(&name(longer)).await.unwrap();
+    assert_eq!((read.crc64, read.crc64_before), (Some(crc64(&noise(32, 1))), Some(7)));
+    let missing = backend.store.read_kept(&name(Kept::Length(1))).await;
+    assert!(matches!(missing, Err(StoreError::NotFound)));
+    for name in [tail, longer, Kept::Length(9)].map(name).iter().chain([&other]) {
+        backend.store.delete(name).await.unwrap();
+    }
+}
+
+async fn image_has_the_id_of_its_resumable_upload(backend: &Backend) {
+    let id = uuid::Uuid::new_v4();
+    let (metadata, bytes) = (Metadata { resumable: Some(id), ..png() }, noise(33, 1_000));
+    let (by_put, by_parts, other) = (image(), image(), image());
+    backend.store.put(&by_put, &metadata, payload(&bytes)).await.unwrap();
+    backend.store.put(&other, &png(), payload(&bytes)).await.unwrap();
+    let upload = backend.store.create_upload(&by_parts, &metadata).await.unwrap();
+    let part = backend.store.upload_part(&upload, 1, payload(&bytes)).await.unwrap();
+    // The checksum of the whole object may be unknown.
+    let size = ObjectDigest { crc64: None, ..whole(&bytes) };
+    backend.store.complete_upload(&upload, &[part], size).await.unwrap();
+    for (name, expected) in [(&by_put, Some(id)), (&by_parts, Some(id)), (&other, None)] {
+        assert_eq!(backend.store.head(name).await.unwrap().resumable, expected);
+        backend.store.delete(name).await.unwrap();
+    }
 }
 
 async fn images_of_uuid_are_listed(backend: &Backend) {

@@ -5,12 +5,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The top-level modules. Each imports only from itself and from the modules after it in this list.
-const LAYERS: [&str; 16] = [
+const LAYERS: [&str; 17] = [
     "cli",
     "commands",
     "transport",
     "server",
     "direct",
+    "resumable",
     "upload",
     "ingest",
     "config",

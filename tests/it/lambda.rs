@@ -10,6 +10,7 @@ use uuid::Uuid;
 mod concurrent;
 mod grants;
 mod promotions;
+mod resumable;
 
 use super::hardening::HEADERS;
 use super::support::app::{TestApp, fixture, png, until};
@@ -93,6 +94,11 @@ fn base(shape: &str) -> &'static str {
     }
 }
 
+/// Returns the path prefix of the URL that clients of this event source request.
+fn requested_base(shape: &str) -> &'static str {
+    if shape == "rest_api" { "/prod" } else { base(shape) }
+}
+
 /// Builds an event of this shape that requests `path`.
 fn request(shape: &str, method: &str, path: &str) -> Value {
     let mut event = event(shape);
@@ -105,6 +111,9 @@ fn request(shape: &str, method: &str, path: &str) -> Value {
     } else {
         event["path"] = whole.into();
         event["httpMethod"] = method.into();
+    }
+    if event.pointer("/requestContext/path").is_some() {
+        event["requestContext"]["path"] = format!("{}{path}", requested_base(shape)).into();
     }
     if event.get("pathParameters").is_some() {
         event["pathParameters"] = json!({"proxy": path.trim_start_matches('/')});

@@ -17,6 +17,7 @@ mod documents;
 mod embedded;
 mod environment;
 mod examples;
+mod files;
 mod grants;
 mod hardening;
 mod idempotency;

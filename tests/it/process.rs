@@ -73,6 +73,12 @@ impl Process {
         assert!(status.success());
     }
 
+    /// Kills the process (SIGKILL).
+    pub fn kill(&self) {
+        let status = Command::new("kill").arg("-KILL").arg(self.child.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Waits for the process to end. Returns its exit status and its log.
     pub async fn end(mut self) -> (ExitStatus, String) {
         let deadline = Instant::now() + Duration::from_secs(20);

@@ -1,7 +1,8 @@
 //! Sweep removes what a killed process left, once it is old enough, and nothing else.
 
-use image_store::commands::sweep::{AGE, Swept, sweep};
-use image_store::store::{Content, CustomMetadata, ImageKey, Marker, Metadata, ObjectName, Payload};
+use image_store::auth::tokens::PLAN_LIFETIME;
+use image_store::commands::sweep::{AGE, Swept, safe_age, sweep};
+use image_store::store::{Content, CustomMetadata, ImageKey, Kept, Marker, Metadata, ObjectName, Payload};
 use std::time::Duration;
 
 use super::process::binary;
@@ -26,6 +27,24 @@ async fn sweep_removes_old_leftovers_and_no_images() {
     let swept = sweep(app.store.as_ref(), Duration::ZERO, Duration::ZERO).await;
     assert_eq!(swept, Swept { uploads: 1, objects: 1, ..Swept::default() });
     app.end(&[&format!("a/{}", answer["s3_key"].as_str().unwrap())]).await;
+}
+
+/// A request of an upload may begin just before the upload's token expires.
+#[tokio::test]
+async fn sweep_removes_what_resumable_uploads_have_kept() {
+    let app = TestApp::with(&["--s3-prefix=a/"]).await;
+    let (key, id) = (ImageKey::random("png"), uuid::Uuid::new_v4());
+    for kept in [Kept::Tail { base: 0, len: 10 }, Kept::Length(10)] {
+        let name = ObjectName::Resumable { key: key.clone(), id, kept };
+        app.store.put_kept(&name, payload(&noise(1, 10)), None).await.unwrap();
+    }
+    let request_timeout = Duration::from_secs(3600);
+    assert_eq!(safe_age(request_timeout), PLAN_LIFETIME + request_timeout);
+    assert_eq!(sweep(app.store.as_ref(), safe_age(request_timeout), Duration::ZERO).await, Swept::default());
+    assert_eq!(app.store.list_kept(&key, id).await.unwrap().len(), 2);
+    let swept = sweep(app.store.as_ref(), Duration::ZERO, Duration::ZERO).await;
+    assert_eq!(swept, Swept { objects: 2, ..Swept::default() });
+    app.end(&[]).await;
 }
 
 /// Until its URL expires, a PUT would succeed if the marker were removed.

@@ -167,10 +167,27 @@ impl Http {
     /// # Errors
     /// Returns an error unless the answer is a success.
     pub async fn post(&self, link: &Link, headers: &[(&str, String)], body: FileBody) -> Result<Answer, RequestError> {
-        let meter = body.meter();
-        let request = self.request(Method::POST, link);
-        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
-        self.send(request.body(reqwest::Body::wrap(body)), Some(&meter)).await.map_err(check_origin)
+        self.exchange(Method::POST, link, headers, Some(body)).await
+    }
+
+    /// Calls the service with these headers, and with bytes of a file as the body if there are any.
+    ///
+    /// # Errors
+    /// Returns an error unless the answer is a success.
+    pub async fn exchange(
+        &self,
+        method: Method,
+        link: &Link,
+        headers: &[(&str, String)],
+        body: Option<FileBody>,
+    ) -> Result<Answer, RequestError> {
+        let request = self.request(method, link);
+        let mut request = headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
+        let meter = body.as_ref().map(FileBody::meter);
+        if let Some(body) = body {
+            request = request.body(reqwest::Body::wrap(body));
+        }
+        self.send(request, meter.as_deref()).await.map_err(check_origin)
     }
 
     /// Sends a file to a presigned URL, with exactly the given headers.
@@ -230,9 +247,10 @@ impl Http {
     }
 }
 
-/// Returns the base URL of the service from a link of a plan.
+/// Returns the base URL of the service from the link of an upload.
 fn base_of(link: &Url) -> Option<Url> {
-    let (before, _) = link.path().rsplit_once("/uploads/")?;
+    let before = ["/uploads/", "/files/"].iter().find_map(|route| link.path().rsplit_once(route));
+    let (before, _) = before?;
     let mut base = link.clone();
     base.set_path(&format!("{before}/"));
     base.set_query(None);
@@ -307,6 +325,7 @@ mod tests {
             ("https://h/uploads/k.png?plan=a/uploads/b", "https://h/"),
             ("https://h/up/uploads/k.png?plan=x#y", "https://h/up/"),
             ("https://h/uploads/uploads/k.png", "https://h/uploads/"),
+            ("https://h/up/files/k.png?upload=x", "https://h/up/"),
         ] {
             assert_eq!(base_of(&url.parse().unwrap()).unwrap().as_str(), base);
         }

@@ -24,14 +24,17 @@ pub struct UploadOptions {
     /// Send the files through the service, regardless of their size
     #[arg(long, conflicts_with_all = ["direct", "resume"])]
     pub stream: bool,
+    /// Send the files through the service with resumable uploads (tus), which continue after an interruption
+    #[arg(long, conflicts_with_all = ["stream", "direct", "resume"])]
+    pub resumable: bool,
     /// Send the files directly to S3 with presigned URLs, regardless of their size
     #[arg(long)]
     pub direct: bool,
     /// Number of parts of one file that are sent at once
     #[arg(long, value_name = "COUNT", default_value = "4")]
     pub parallel: NonZeroUsize,
-    /// Resume the direct upload with this status_url: send the missing parts of the one FILE, unless it has changed,
-    /// and complete the upload
+    /// Resume the direct upload with this status_url, or the resumable upload at this address: send what is missing of
+    /// the one FILE, unless it has changed, and complete the upload
     #[arg(long, value_name = "STATUS_URL")]
     pub resume: Option<String>,
     /// Maximum number of retries of a request after a temporary error

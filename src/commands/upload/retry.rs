@@ -37,7 +37,7 @@ pub async fn retrying<T>(
 
 /// Returns an exponential delay with jitter (half to all of it), so that clients that failed together do not retry
 /// together.
-fn backoff(retry: u32) -> Duration {
+pub fn backoff(retry: u32) -> Duration {
     let longest = FIRST_BACKOFF.saturating_mul(1 << retry.min(16)).min(MAX_BACKOFF);
     // The random keys of the standard library's hasher are random enough for jitter.
     let random = (RandomState::new().hash_one(retry) >> 40) as f64 / (1_u64 << 24) as f64;

@@ -1,6 +1,10 @@
 //! CORS: which origins may call the service, which headers they may send and which response headers they may read
 //! (Fetch, "HTTP-CORS protocol").
 
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method, header};
 use std::time::Duration;
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -58,8 +62,35 @@ const RESPONSE: [HeaderName; 16] = [
     HeaderName::from_static("upload-offset"),
 ];
 
-/// Returns the layer that allows `origins`. A single `*` allows every origin; an empty list allows none.
-pub fn cors(origins: &[String]) -> CorsLayer {
+/// Allows `origins` to call `routes`. A single `*` allows every origin; an empty list allows none.
+///
+/// The CORS layer responds to every `OPTIONS` request itself, although only one with `Access-Control-Request-Method` is a
+/// preflight. Other ones are therefore shown to it as `GET`, so that they reach their route.
+pub fn allow<S: Clone + Send + Sync + 'static>(routes: Router<S>, origins: &[String]) -> Router<S> {
+    routes.layer(from_fn(restore_options)).layer(cors(origins)).layer(from_fn(hide_options))
+}
+
+/// An extension of `OPTIONS` requests that are no preflights.
+#[derive(Clone)]
+struct PlainOptions;
+
+async fn hide_options(mut request: Request, next: Next) -> Response {
+    let is_preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() == Method::OPTIONS && !is_preflight {
+        request.extensions_mut().insert(PlainOptions);
+        *request.method_mut() = Method::GET;
+    }
+    next.run(request).await
+}
+
+async fn restore_options(mut request: Request, next: Next) -> Response {
+    if request.extensions_mut().remove::<PlainOptions>().is_some() {
+        *request.method_mut() = Method::OPTIONS;
+    }
+    next.run(request).await
+}
+
+fn cors(origins: &[String]) -> CorsLayer {
     if origins.is_empty() {
         return CorsLayer::new();
     }

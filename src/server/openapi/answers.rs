@@ -55,6 +55,14 @@ answers! {
     CompanionPart: InvalidToken, ExpiredToken, InvalidRequest, PayloadTooLarge, Storage;
     /// Errors of `POST /s3/multipart/{upload_id}/complete`.
     CompanionComplete: InvalidToken, ExpiredToken, NotJson, TruncatedBody, ClientTooSlow, BelowMinRate, NoFile, AlreadyExists, UploadOver, AlreadyComplete, OverCapacity, InvalidFileType, InvalidRequest, TooManyPixels, NotFound, PayloadTooLarge, PartsMissing, PartsUnexpected, ChangedMeanwhile, Storage;
+    /// Errors of `POST /files`.
+    CreateUpload: NoFile, InvalidFileType, InvalidRequest, InconsistentLength, TooManyPixels, InvalidBase64, MangledBody, TruncatedBody, ClientTooSlow, BelowMinRate, PayloadTooLarge, NotPartialUpload, ContentEncoding, TusVersion, AlreadyExists, IdempotencyKeyReused, OutcomeUnknown, UploadInterrupted, Storage, OverCapacity;
+    /// Errors of `HEAD` and `GET /files/{s3_key}`.
+    UploadState: InvalidToken, ExpiredToken, InvalidRequest, InvalidFileType, TooManyPixels, NotFound, UploadGone, TusVersion, AlreadyExists, OutcomeUnknown, UploadInterrupted, Storage, OverCapacity;
+    /// Errors of `PATCH /files/{s3_key}`.
+    AppendToUpload: InvalidToken, ExpiredToken, InvalidRequest, InvalidFileType, InconsistentLength, TooManyPixels, InvalidBase64, MangledBody, TruncatedBody, ClientTooSlow, BelowMinRate, NotFound, OffsetMismatch, AlreadyExists, UploadGone, TusVersion, PayloadTooLarge, NotPartialUpload, ContentEncoding, OutcomeUnknown, UploadInterrupted, Storage, OverCapacity;
+    /// Errors of `DELETE /files/{s3_key}`.
+    CancelUpload: InvalidToken, ExpiredToken, NotFound, AlreadyComplete, TusVersion, UploadInterrupted, Storage;
     /// Errors of `POST /grants`.
     Grant: InvalidRequest, InvalidFileType, KeyTooShort, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson;
     /// Errors of `GET /limits`.

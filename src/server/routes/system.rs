@@ -44,7 +44,7 @@ pub struct Limits {
     pub formats: Vec<FormatLimits>,
     /// The available upload methods: `form` and `raw` (a form or the bytes as the body of `POST /upload-image`), `put`
     /// and `multipart` (one presigned PUT or several parts, planned by `POST /uploads`), `companion` (the routes of
-    /// Uppy's Companion, `/s3/*`).
+    /// Uppy's Companion, `/s3/*`), and `resumable` (tus or the IETF's resumable uploads, at `/files`).
     #[schema(examples("form"))]
     pub upload_methods: Vec<&'static str>,
     /// Whether uploads require an API key or a grant.
@@ -107,7 +107,7 @@ pub async fn limits(
         max_side: MAX_SIDE,
         header_scan_limit: policy.header_scan_limit,
         formats: formats.collect(),
-        upload_methods: vec!["form", "raw", "put", "multipart", "companion"],
+        upload_methods: vec!["form", "raw", "put", "multipart", "companion", "resumable"],
         key_required: !app.config.auth.keys.is_empty(),
         expires_at: grant.map(|grant| presign::rfc3339(grant.expires_at)),
         s3_key: grant.and_then(|grant| grant.key.clone()),

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa::openapi::schema::Type;
 use utoipa::openapi::{Object, ObjectBuilder};
+use uuid::Uuid;
 
 use super::ServiceBase;
 use super::uploaded::Uploaded;
@@ -160,14 +161,14 @@ fn located(image: StoredImage, base: &ServiceBase) -> Response {
 
 /// The head of an upload request.
 pub struct UploadHead {
-    headers: HeaderMap,
-    base: Option<String>,
+    pub(super) headers: HeaderMap,
+    pub(super) base: Option<String>,
     /// `None` if the form must contain it.
-    authority: Option<Authority>,
+    pub(super) authority: Option<Authority>,
     /// The policy without the limits of the authority.
     policy: Arc<Policy>,
-    invocation: Option<Invocation>,
-    timed_out: DeadlineFlag,
+    pub(super) invocation: Option<Invocation>,
+    pub(super) timed_out: DeadlineFlag,
 }
 
 impl FromRequestParts<App> for UploadHead {
@@ -189,7 +190,7 @@ impl FromRequestParts<App> for UploadHead {
 
 impl UploadHead {
     /// Returns the policy with the limits of the authority.
-    fn limits(&self) -> Arc<Policy> {
+    pub(super) fn limits(&self) -> Arc<Policy> {
         let policy = Arc::clone(&self.policy);
         match &self.authority {
             Some(authority) => authority.limit(policy),
@@ -210,23 +211,29 @@ impl UploadHead {
 }
 
 /// The conditions of an upload, besides its bytes.
-struct Terms {
-    policy: Arc<Policy>,
-    /// What fixes the image's key. `None` if it is drawn at random.
-    key: Option<FixedKey>,
-    metadata: CustomMetadata,
+pub(super) struct Terms {
+    pub(super) policy: Arc<Policy>,
+    /// What fixes the image's key.
+    pub(super) key: Option<FixedKey>,
+    /// The key if none is fixed. `None`: it is drawn when the image's format is known.
+    pub(super) drawn_key: Option<ImageKey>,
+    pub(super) metadata: CustomMetadata,
+    /// The ID of the resumable upload that the image belongs to.
+    pub(super) resumable: Option<Uuid>,
     /// The declared length of the body in bytes.
-    length: Option<u64>,
-    link: PresignOptions,
+    pub(super) length: Option<u64>,
+    pub(super) link: PresignOptions,
 }
 
 impl Terms {
-    fn new(app: &App, request: &UploadHead) -> Result<Self> {
+    pub(super) fn new(app: &App, request: &UploadHead) -> Result<Self> {
         let authority = request.authority.as_ref();
         Ok(Terms {
             policy: request.limits(),
             key: fixed_key(authority, &request.headers)?,
+            drawn_key: None,
             metadata: authority.map(Authority::metadata).unwrap_or_default(),
+            resumable: None,
             length: content_length(&request.headers),
             link: app.read_link(request.base.clone()),
         })
@@ -234,7 +241,8 @@ impl Terms {
 
     fn metadata_of(&self, image: &IncomingImage) -> Metadata {
         let may_be_planned = matches!(self.key, Some(FixedKey::Image(_)));
-        Metadata { may_be_planned, ..Metadata::verified(image.info(), self.metadata.clone()) }
+        let resumable = self.resumable;
+        Metadata { may_be_planned, resumable, ..Metadata::verified(image.info(), self.metadata.clone()) }
     }
 
     /// Returns a link to the stored image.
@@ -279,10 +287,20 @@ async fn store(app: &App, request: &mut UploadHead, body: Body) -> Result<Stored
     request.take_form_grant(app, &mut body).await?;
     let terms = Terms::new(app, request)?;
     kind.check_length(length.unwrap_or_default(), &terms.policy)?;
-    let mut admitted = app.uploads.admit(length).await?;
+    store_body(app, body, &terms, watch).await
+}
+
+/// Stores the image in `body`.
+pub(super) async fn store_body(
+    app: &App,
+    body: IncomingBody,
+    terms: &Terms,
+    watch: UploadTimer,
+) -> Result<StoredImage> {
+    let mut admitted = app.uploads.admit(terms.length).await?;
     let mut image = IncomingImage::open(body, Arc::clone(&terms.policy), admitted.head()).await?;
     loop {
-        let work = send(app, &terms, &mut image, admitted);
+        let work = send(app, terms, &mut image, admitted);
         match watch.run(work).await.map_err(|error| terms.explain(error))? {
             ControlFlow::Break(outcome) => {
                 record_field(field::SIZE, outcome.stored.size);
@@ -310,7 +328,7 @@ impl Target {
     async fn find(app: &App, terms: &Terms, format: Format, extension: &'static str) -> Result<Self> {
         record_field(field::CONTENT_TYPE, format.content_type());
         let Some(fixed) = &terms.key else {
-            let key = ImageKey::random(extension);
+            let key = terms.drawn_key.clone().unwrap_or_else(|| ImageKey::random(extension));
             record_field(field::S3_KEY, key.as_str());
             return Ok(Target::Drawn(ObjectName::Image(key)));
         };
@@ -430,7 +448,7 @@ fn answer(info: ImageInfo, outcome: Outcome) -> StoredImage {
 }
 
 /// Rejects an image with a Content-Encoding (RFC 9110 8.4): neither the service nor its readers would decode it.
-fn check_encoding(headers: &HeaderMap) -> Result<()> {
+pub(super) fn check_encoding(headers: &HeaderMap) -> Result<()> {
     let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes().trim_ascii());
     let mut others = codings.filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
     others.next().map_or(Ok(()), |_| Err(Error::ContentEncoding))

@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use std::collections::HashMap;
 use std::time::SystemTime;
+use uuid::Uuid;
 
 use crate::crc64;
 use crate::store::{CustomMetadata, Metadata, ObjectInfo, Part};
@@ -17,6 +18,10 @@ const CRC64: &str = "crc64nvme";
 /// The custom metadata: the base64url of its JSON, because a header's value is ASCII and its name without case.
 const CUSTOM: &str = "image-store";
 const MAY_BE_PLANNED: &str = "may-be-planned";
+/// The ID of a resumable upload.
+const RESUMABLE: &str = "upload";
+/// Of a tail: the CRC64NVME of all bytes before it.
+const CRC64_BEFORE: &str = "crc64nvme-before";
 
 pub(super) fn sha256_to_base64(sha256: &[u8; 32]) -> String {
     STANDARD.encode(sha256)
@@ -34,9 +39,22 @@ pub(super) fn user_metadata(metadata: &Metadata, crc64: Option<u64>) -> HashMap<
         metadata.dimensions.map(|(width, height)| [(WIDTH, width.to_string()), (HEIGHT, height.to_string())]);
     let crc64 = crc64.map(|crc64| (CRC64, crc64::to_base64(crc64)));
     let may_be_planned = metadata.may_be_planned.then(|| (MAY_BE_PLANNED, "true".to_owned()));
-    let named = dimensions.into_iter().flatten().chain(crc64).chain(may_be_planned);
+    let resumable = metadata.resumable.map(|id| (RESUMABLE, id.to_string()));
+    let named = dimensions.into_iter().flatten().chain(crc64).chain(may_be_planned).chain(resumable);
     let named = named.map(|(name, value)| (name.to_owned(), value));
     named.chain(custom_metadata(&metadata.custom)).collect()
+}
+
+/// The metadata of what a resumable upload keeps apart from its parts.
+pub(super) fn kept_metadata(crc64: u64, crc64_before: Option<u64>) -> HashMap<String, String> {
+    let named = [(CRC64, Some(crc64)), (CRC64_BEFORE, crc64_before)];
+    named.into_iter().filter_map(|(name, crc64)| Some((name.to_owned(), crc64::to_base64(crc64?)))).collect()
+}
+
+/// Returns the CRC64NVME of such an object, and that of all bytes before it.
+pub(super) fn kept_crc64(metadata: Option<&HashMap<String, String>>) -> (Option<u64>, Option<u64>) {
+    let value = |name| metadata.and_then(|metadata| crc64::from_base64(metadata.get(name)?));
+    (value(CRC64), value(CRC64_BEFORE))
 }
 
 /// The one header of the custom metadata, if there is any.
@@ -68,6 +86,7 @@ pub(super) fn object_info(head: &HeadObjectOutput) -> ObjectInfo {
         last_modified: head.last_modified().and_then(|at| SystemTime::try_from(*at).ok()),
         custom: custom_from(head.metadata()),
         may_be_planned: head.metadata().is_some_and(|metadata| metadata.contains_key(MAY_BE_PLANNED)),
+        resumable: head.metadata().and_then(|metadata| Uuid::try_parse(metadata.get(RESUMABLE)?).ok()),
         marker: super::marker::marker(head.content_type(), head.metadata()),
     }
 }
@@ -118,6 +137,19 @@ mod tests {
         map.insert("height".to_owned(), "-2".to_owned());
         assert_eq!(dimensions(Some(&map)), None);
         assert_eq!(dimensions(None), None);
+    }
+
+    #[test]
+    fn metadata_of_resumable_uploads_round_trips() {
+        let id = Uuid::new_v4();
+        let metadata = Metadata { resumable: Some(id), ..Metadata::unverified("image/png", CustomMetadata::new()) };
+        let head = HeadObjectOutput::builder().set_metadata(Some(user_metadata(&metadata, None))).build();
+        assert_eq!(object_info(&head).resumable, Some(id));
+        assert_eq!(object_info(&HeadObjectOutput::builder().build()).resumable, None);
+        for before in [None, Some(0), Some(u64::MAX)] {
+            assert_eq!(kept_crc64(Some(&kept_metadata(7, before))), (Some(7), before));
+        }
+        assert_eq!(kept_crc64(None), (None, None));
     }
 
     #[test]

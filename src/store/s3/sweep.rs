@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::S3Store;
 use super::errors::classify;
-use crate::store::{INCOMING, ImageKey, Leftover, Result, StoreError};
+use crate::store::name::{is_kept, kept_prefix};
+use crate::store::{INCOMING, ImageKey, Kept, Leftover, Result, StoreError};
 
 impl S3Store {
     pub(super) async fn list_unfinished_uploads(&self) -> Result<Vec<Leftover>> {
@@ -40,6 +41,12 @@ impl S3Store {
         let found = self.objects(&format!("{}{id}.", self.prefix)).await?;
         let names = found.iter().filter_map(|object| object.key()?.strip_prefix(&self.prefix));
         Ok(names.filter_map(ImageKey::parse).collect())
+    }
+
+    pub(super) async fn list_kept_of(&self, key: &ImageKey, id: Uuid) -> Result<Vec<Kept>> {
+        let prefix = kept_prefix(&self.prefix, key, id);
+        let found = self.objects(&prefix).await?;
+        Ok(found.iter().filter_map(|object| Kept::parse(object.key()?.strip_prefix(&prefix)?)).collect())
     }
 
     /// The objects whose keys begin with `prefix` (ListObjectsV2, all pages).
@@ -82,8 +89,8 @@ impl S3Store {
     /// the prefix may be empty.
     fn is_ours(&self, object_key: &str) -> bool {
         let name = object_key.strip_prefix(&self.prefix);
-        let name = name.map(|name| name.strip_prefix(INCOMING).unwrap_or(name));
-        name.and_then(ImageKey::parse).is_some()
+        let incoming = name.and_then(|name| name.strip_prefix(INCOMING));
+        incoming.or(name).is_some_and(|name| ImageKey::parse(name).is_some()) || incoming.is_some_and(is_kept)
     }
 
     pub(super) async fn abort(&self, object_key: &str, upload_id: &str) -> Result<()> {

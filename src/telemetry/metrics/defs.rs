@@ -102,7 +102,8 @@ pub const UPLOAD_DURATION: Metric = histogram(
     UPLOAD_SECONDS,
     &["method"],
     "Duration of successful uploads, from the request head to the stored image; `method`: `form`, `raw`, `direct` \
-     or `companion` (Uppy's parts); of the last two only verifying and promoting",
+     or `companion` (Uppy's parts), of these two only verifying and promoting, or `resumable` (from the creation of the \
+     upload)",
 );
 pub const UPLOAD_SIZE: Metric =
     histogram("image_store_upload_size_bytes", UPLOAD_BYTES, &["method"], "Size of stored images");
@@ -111,7 +112,7 @@ pub const UPLOADS_ABORTED: Metric = counter(
     &["method", "reason"],
     "Aborted uploads by `reason`: `client_gone`, `client_too_slow`, `refused_late` (rejected after its beginning was \
      accepted), `store_failed`, `deadline`, `shutdown`, `over_capacity` (the disk for spilled parts is full), \
-     `internal`; with the methods `direct` and `companion`: `requested` (by DELETE)",
+     `internal`; with the methods `direct`, `companion` and `resumable`: `requested` (by DELETE)",
 );
 pub const UPLOADS_REPEATED: Metric = counter(
     "image_store_uploads_repeated_total",

@@ -23,6 +23,12 @@ pub(super) fn below_base<'a>(path: &'a str, resource: Option<&str>, payload: &Pa
     matched.and_then(|matched| matched_end(path, &matched)).unwrap_or_else(|| below_stage(path, payload))
 }
 
+/// Returns what the URL that was requested has before `below`, the result of [`below_base`] for `path`.
+pub(super) fn base<'a>(path: &'a str, below: &str, payload: &'a Payload<'_>) -> &'a str {
+    let requested = payload.request_context.as_ref().and_then(|context| context.path.as_deref());
+    requested.unwrap_or(path).strip_suffix(below).unwrap_or_default()
+}
+
 /// Replaces the parameters in a resource by their values.
 ///
 /// Returns `None` if it is not a path or a parameter is missing or empty. API Gateway sends no empty parameters, but

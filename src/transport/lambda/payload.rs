@@ -53,6 +53,8 @@ pub(super) struct RequestContext {
     pub http: Option<HttpContext>,
     pub elb: Option<IgnoredAny>,
     pub stage: Option<String>,
+    /// The path of the URL that was requested. For REST APIs and for payload format 1.0.
+    pub path: Option<String>,
 }
 
 #[derive(Deserialize)]

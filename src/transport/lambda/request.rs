@@ -10,6 +10,7 @@ use super::body::EventBody;
 use super::path;
 use super::payload::Payload;
 use crate::error::BoxError;
+use crate::server::request::BasePath;
 
 /// Maximum payload of a synchronous invocation, in bytes.
 const PAYLOAD_LIMIT: u64 = 6_291_456;
@@ -57,10 +58,17 @@ impl HttpEvent {
         let Some((shape, method)) = shape(&payload) else {
             return Ok(None);
         };
+        let path = match shape {
+            Shape::V2 => payload.raw_path.as_deref(),
+            Shape::V1 | Shape::Alb { .. } => payload.path.as_deref(),
+        };
+        let path = path.unwrap_or_default();
+        let below = path::below_base(path, resource(shape, &payload), &payload);
+        let base = BasePath(path::base(path, below, &payload).to_owned());
         let target = match shape {
-            Shape::V2 => v2_target(&payload),
-            Shape::V1 => v1_target(&payload, encoded_query),
-            Shape::Alb { .. } => v1_target(&payload, raw_query),
+            Shape::V2 => target(below, payload.raw_query_string.as_deref().unwrap_or_default()),
+            Shape::V1 => v1_target(below, &payload, encoded_query),
+            Shape::Alb { .. } => v1_target(below, &payload, raw_query),
         };
         let mut headers = headers(&mut payload);
         let body = payload.body.take().map(|text| text.0);
@@ -75,6 +83,7 @@ impl HttpEvent {
         *request.method_mut() = Method::from_bytes(method.as_bytes())?;
         *request.uri_mut() = PathAndQuery::try_from(target)?.into();
         *request.headers_mut() = headers;
+        request.extensions_mut().insert(base);
         Ok(Some(HttpEvent { shape, request }))
     }
 }
@@ -90,14 +99,16 @@ fn shape(payload: &Payload<'_>) -> Option<(Shape, String)> {
     Some((if alb { Shape::Alb { multi_value } } else { Shape::V1 }, method))
 }
 
-fn v2_target(payload: &Payload<'_>) -> String {
-    // `$default` contains no path.
-    let route = payload.route_key.as_deref().and_then(|key| key.split_once(' ')).map(|(_, resource)| resource);
-    let path = path::below_base(payload.raw_path.as_deref().unwrap_or_default(), route, payload);
-    target(path, payload.raw_query_string.as_deref().unwrap_or_default())
+/// Returns the resource that the gateway matched.
+fn resource<'a>(shape: Shape, payload: &'a Payload<'_>) -> Option<&'a str> {
+    match shape {
+        // `$default` contains no path.
+        Shape::V2 => payload.route_key.as_deref()?.split_once(' ').map(|(_, resource)| resource),
+        Shape::V1 | Shape::Alb { .. } => payload.resource.as_deref(),
+    }
 }
 
-fn v1_target(payload: &Payload<'_>, query: impl Fn(&[(&str, &str)]) -> String) -> String {
+fn v1_target(path: &str, payload: &Payload<'_>, query: impl Fn(&[(&str, &str)]) -> String) -> String {
     let several = payload.multi_value_query_string_parameters.as_ref().filter(|all| !all.is_empty());
     let pairs: Vec<(&str, &str)> = match several {
         Some(all) => {
@@ -110,8 +121,7 @@ fn v1_target(payload: &Payload<'_>, query: impl Fn(&[(&str, &str)]) -> String) -
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect(),
     };
-    let path = payload.path.as_deref().unwrap_or_default();
-    target(path::below_base(path, payload.resource.as_deref(), payload), &query(&pairs))
+    target(path, &query(&pairs))
 }
 
 /// Encodes a query from API Gateway, which sends decoded names and values.
@@ -158,11 +168,15 @@ fn as_multi_value(single: BTreeMap<String, String>) -> BTreeMap<String, Vec<Stri
     single.into_iter().map(|(name, value)| (name, vec![value])).collect()
 }
 
+/// The media types of bodies that contain bytes of an image, besides forms and `image/*`.
+const BINARY: [&str; 3] = ["application/octet-stream", "application/offset+octet-stream", "application/partial-upload"];
+
 /// Whether the Content-Type says that the body contains an image, and therefore arbitrary bytes.
 fn is_binary(headers: &HeaderMap) -> bool {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let content_type = content_type.trim().to_ascii_lowercase();
-    content_type.starts_with("multipart/form-data") || content_type.starts_with("image/")
+    let is_known = BINARY.iter().any(|known| content_type.starts_with(known));
+    is_known || content_type.starts_with("multipart/form-data") || content_type.starts_with("image/")
 }
 
 #[cfg(test)]

@@ -348,6 +348,7 @@ impl S3 for Bucket {
             content_length: Some(bytes.len() as i64),
             content_range,
             content_type: found.content_type.clone(),
+            metadata: Some(found.metadata.clone()),
             e_tag: Some(ETag::Strong(found.etag.clone())),
             last_modified: Some(found.modified.into()),
             body: Some(StreamingBlob::from(s3s::Body::from(bytes))),
@@ -476,7 +477,7 @@ impl S3 for Bucket {
     async fn list_parts(&self, req: S3Request<ListPartsInput>) -> S3Result<S3Response<ListPartsOutput>> {
         let input = req.input;
         let mut state = self.called("ListParts", &input.bucket)?;
-        let no_such_key = state.has(Quirk::ListPartsNoSuchKey);
+        let (no_such_key, no_crc64) = (state.has(Quirk::ListPartsNoSuchKey), state.has(Quirk::NoCrc64));
         if state.completing.contains(&input.upload_id) {
             let (parts, is_truncated) = (Some(Vec::new()), Some(false));
             return Ok(S3Response::new(ListPartsOutput { parts, is_truncated, ..Default::default() }));
@@ -486,10 +487,12 @@ impl S3 for Bucket {
             upload => upload?,
         };
         let after = input.part_number_marker.unwrap_or_default();
+        let checksum = upload.checksum;
         let listed = upload.parts.range(after + 1..).map(|(number, part)| Part {
             part_number: Some(*number),
             size: Some(part.bytes.len() as i64),
             e_tag: Some(ETag::Strong(part.etag.clone())),
+            checksum_crc64nvme: (checksum && !no_crc64).then(|| crc64(&part.bytes)),
             ..Default::default()
         });
         let (parts, truncated) = page(listed);
