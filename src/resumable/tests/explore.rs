@@ -196,15 +196,18 @@ fn delete_beside_another_request_leaves_no_image() {
 
 #[test]
 fn requests_are_consistent_if_the_one_before_dies_or_is_late() {
-    for (units, before, calls) in [
-        (3, vec![], [patch(0, 3), Call::Head]),
-        (9, vec![], [patch(0, 9), Call::Head]),
-        (9, vec![patch(0, 3)], [patch(3, 9), patch(3, 9)]),
-        (12, vec![patch(0, 9)], [patch(9, 12), Call::Head]),
-        (9, vec![patch(0, 2)], [patch(2, 4), patch(2, 8)]),
+    const KILLS: &[Budget] = &[ONE_KILL, ONE_LEAVE];
+    const ALL: &[Budget] = &[ONE_KILL, ONE_LEAVE, ONE_LOST];
+    for (units, before, calls, budgets) in [
+        (3, vec![], [patch(0, 3), Call::Head], ALL),
+        (9, vec![], [patch(0, 9), Call::Head], KILLS),
+        (9, vec![patch(0, 3)], [patch(3, 9), patch(3, 9)], KILLS),
+        (9, vec![patch(0, 3)], [patch(3, 6), patch(3, 9)], KILLS),
+        (12, vec![patch(0, 9)], [patch(9, 12), Call::Head], ALL),
+        (9, vec![patch(0, 2)], [patch(2, 4), patch(2, 5)], ALL),
     ] {
-        for budget in [ONE_LOST, ONE_KILL, ONE_LEAVE] {
-            explore_pairs(units, false, &before, calls, budget);
+        for budget in budgets {
+            explore_pairs(units, false, &before, calls, *budget);
         }
     }
 }

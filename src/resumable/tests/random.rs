@@ -87,12 +87,12 @@ impl Runs {
 #[test]
 fn client_finishes_its_upload_in_random_runs() {
     let mut runs = Runs::default();
-    for seed in 0..200 {
+    for seed in 0..120 {
         for (units, deferred) in [(3, false), (9, false), (12, false), (15, false), (7, true), (12, true), (20, true)] {
             for budget in [NO_FAULTS, Budget { kills: 2, lost: 3, leaves: 3 }] {
                 runs.run(seed, units, deferred, budget);
             }
         }
     }
-    assert!(runs.done > 1_500 && runs.deleted > 100, "{runs:?}");
+    assert!(runs.done > 1_000 && runs.deleted > 80, "{runs:?}");
 }
