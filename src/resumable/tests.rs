@@ -30,8 +30,8 @@ mod single;
 
 /// Bytes of a part.
 const PART: u64 = 48;
-/// Half of a part. It is a whole PNG as far as its header says, but too few bytes to know that more of them are none.
-const UNIT: u64 = PART / 2;
+/// Requests begin and end at multiples of this. A part has six of them.
+const UNIT: u64 = PART / 6;
 /// Time after which a request has made its next call, unless it waits for another one: a request waits for a free buffer
 /// for a moment before it takes a third one.
 const PAUSE: Duration = Duration::from_millis(25);
@@ -41,7 +41,7 @@ const LONG_PAUSE: Duration = Duration::from_secs(2);
 const PROCESSES: usize = 5;
 const FRESH: usize = PROCESSES - 1;
 
-/// The file of a run: a PNG with a header, of this many units.
+/// The file of a run: a PNG with a header, of this many units. Three are enough for a header.
 fn file(units: u64) -> Vec<u8> {
     let header = &include_bytes!("../../tests/fixtures/plain.png")[..33];
     let rest = (header.len() as u64..units * UNIT).map(|at| (at % 251) as u8);

@@ -1,16 +1,25 @@
 //! What the service requires of a store, tested against each S3: embedded, strict, and one that the environment names.
 
+use bytes::Bytes;
+use clap::Parser;
 use futures::TryStreamExt;
+use image_store::cli::Cli;
+use image_store::config::Config;
+use image_store::format::Format;
+use image_store::resumable::{Append, NewUpload, Progress, ResumableUpload, ResumableUploads};
 use image_store::store::{
     CustomMetadata, ImageKey, Kept, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, PresignOptions,
-    Presigned, PutConditions, StoreError, Upload, Written,
+    Presigned, PutConditions, Store, StoreError, Upload, Written,
 };
+use image_store::upload::UploadManager;
 use reqwest::{Method, StatusCode};
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::backend::Backend;
 use crate::support::samples::*;
+use crate::support::strict::Quirk;
 
 macro_rules! contract {
     ($($test:ident),* $(,)?) => {
@@ -67,6 +76,7 @@ contract! {
     marker_prevents_later_puts,
     state_of_resumable_uploads_is_kept_by_name,
     image_has_the_id_of_its_resumable_upload,
+    resumable_upload_becomes_an_image,
     stream_requires_matching_etag,
     presigned_get_reads_the_object,
     presigned_put_writes_the_signed_object,
@@ -174,6 +184,96 @@ async fn image_has_the_id_of_its_resumable_upload(backend: &Backend) {
     for (name, expected) in [(&by_put, Some(id)), (&by_parts, Some(id)), (&other, None)] {
         assert_eq!(backend.store.head(name).await.unwrap().resumable, expected);
         backend.store.delete(name).await.unwrap();
+    }
+}
+
+/// Returns the part of the service that uses the store for resumable uploads.
+fn resumable(store: &Arc<dyn Store>) -> ResumableUploads {
+    let config = Config::new(&Cli::parse_from(["image-store", "--s3-bucket=b"]).settings).unwrap();
+    let uploads = UploadManager::new(Arc::clone(store), &config.upload, None);
+    ResumableUploads::new(Arc::clone(store), uploads, Arc::new(config.policy), config.upload.part_size)
+}
+
+async fn create_resumable(uploads: &ResumableUploads) -> ResumableUpload {
+    let (key, custom) = (ImageKey::random("png"), CustomMetadata::from([("n".to_owned(), "1".to_owned())]));
+    let (format, max_size) = (Format::Png, 1 << 30);
+    let new = NewUpload { key, format, length: None, max_size, custom, is_fixed_key: false };
+    let created = uploads.create(new).await.unwrap();
+    let upload = created.upload().clone();
+    created.acknowledged();
+    upload
+}
+
+/// Sends the bytes of a file in requests that end at these offsets. The last one says that it is the last.
+async fn send_in_pieces(
+    uploads: &ResumableUploads,
+    upload: &ResumableUpload,
+    file: &Bytes,
+    ends: &[usize],
+) -> image_store::error::Result<Progress> {
+    let mut last = uploads.status(upload).await;
+    for &end in ends {
+        let Ok(Progress::Unfinished { offset, .. }) = last else { return last };
+        let append = Append { offset, completes: end == file.len(), ..Append::default() };
+        let chunks =
+            file.slice(offset as usize..end).chunks(64 << 10).map(Bytes::copy_from_slice).map(Ok).collect::<Vec<_>>();
+        last = uploads.append(upload, append, futures::stream::iter(chunks)).await;
+        if end < file.len() {
+            assert_eq!(last.as_ref().unwrap(), &Progress::Unfinished { offset: end as u64, length: None });
+            assert_eq!(
+                uploads.status(upload).await.unwrap(),
+                Progress::Unfinished { offset: end as u64, length: None }
+            );
+        }
+    }
+    last
+}
+
+/// Returns a PNG as far as its header says, of `len` bytes.
+fn large_png(len: usize) -> Bytes {
+    let header = &include_bytes!("../fixtures/plain.png")[..33];
+    [header, &noise(40, len - header.len())].concat().into()
+}
+
+async fn resumable_upload_becomes_an_image(backend: &Backend) {
+    check_resumable(&backend.store).await;
+}
+
+async fn check_resumable(store: &Arc<dyn Store>) {
+    let uploads = resumable(store);
+    let file = large_png(2 * PART + 1_000);
+    for ends in [&[file.len()][..], &[10, PART - 1, PART + 1, 2 * PART, file.len()]] {
+        let upload = create_resumable(&uploads).await;
+        let Progress::Complete(image) = send_in_pieces(&uploads, &upload, &file, ends).await.unwrap() else {
+            panic!("the upload is unfinished");
+        };
+        assert!(image.crc64.is_none_or(|known| known == crc64(&file)), "{ends:?}");
+        assert_eq!((image.object.size, image.object.resumable), (file.len() as u64, Some(upload.id)));
+        assert_eq!((image.object.content_type.as_deref(), image.object.custom.len()), (Some("image/png"), 1));
+        assert_eq!(uploads.inspect(&image).await.unwrap().format, Format::Png);
+        let read = store.stream(&upload.image(), image.object.etag.as_deref().unwrap()).await.unwrap();
+        assert!(read.try_collect::<Vec<_>>().await.unwrap().concat() == file, "{ends:?}");
+        assert!(matches!(uploads.status(&upload).await, Ok(Progress::Complete(_))));
+        assert_eq!(uploads.delete(&upload).await.unwrap_err().code(), "already_complete");
+        assert_eq!(store.list_kept(&upload.key, upload.id).await.unwrap(), []);
+        store.delete(&upload.image()).await.unwrap();
+    }
+    let upload = create_resumable(&uploads).await;
+    send_in_pieces(&uploads, &upload, &file, &[PART + 1]).await.unwrap();
+    uploads.delete(&upload).await.unwrap();
+    assert_eq!(uploads.status(&upload).await.unwrap_err().code(), "upload_gone");
+    let upload = create_resumable(&uploads).await;
+    let refused = send_in_pieces(&uploads, &upload, &noise(41, PART + 1), &[PART + 1]).await;
+    assert_eq!(refused.unwrap_err().code(), "invalid_file_type");
+}
+
+#[tokio::test]
+async fn resumable_uploads_work_with_quirks_of_other_stores() {
+    for quirk in [Quirk::ListPartsNoSuchKey, Quirk::NoCrc64, Quirk::OpaqueEtags, Quirk::NoIfNoneMatch] {
+        let backend = Backend::strict().await;
+        backend.strict_s3().take_up(quirk);
+        check_resumable(&backend.store).await;
+        backend.check_clean().await;
     }
 }
 

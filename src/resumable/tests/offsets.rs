@@ -147,7 +147,7 @@ fn parts_are_all_only_if_they_make_up_the_file() {
 
 #[test]
 fn checksum_of_parts_is_known_if_all_of_theirs_are() {
-    let bytes = file(5);
+    let bytes = file(15);
     let part = |number: u32, from: usize, to: usize| {
         let crc64 = Some(parts_crc64(&bytes[from..to]));
         Part { number, size: (to - from) as u64, etag: None, crc64 }

@@ -87,13 +87,12 @@ impl Runs {
 #[test]
 fn client_finishes_its_upload_in_random_runs() {
     let mut runs = Runs::default();
-    for seed in 0..300 {
-        for (units, deferred) in [(1, false), (3, false), (4, false), (5, false), (3, true), (4, true), (7, true)] {
+    for seed in 0..120 {
+        for (units, deferred) in [(3, false), (9, false), (12, false), (15, false), (7, true), (12, true), (20, true)] {
             for budget in [NO_FAULTS, Budget { kills: 2, lost: 3, leaves: 3 }] {
                 runs.run(seed, units, deferred, budget);
             }
         }
     }
-    eprintln!("{runs:?}");
-    assert!(runs.done > 1_000 && runs.deleted > 100, "{runs:?}");
+    assert!(runs.done > 1_000 && runs.deleted > 80, "{runs:?}");
 }

@@ -46,8 +46,13 @@ impl World {
 
 type Pending = tokio::task::JoinHandle<Result<Progress>>;
 
-fn world(units: u64) -> World {
-    World::new(units, false, NO_FAULTS)
+/// An upload of a file of so many bytes.
+fn world(length: u64) -> World {
+    World::new(length / UNIT, false, NO_FAULTS)
+}
+
+fn deferred(length: u64) -> World {
+    World::new(length / UNIT, true, NO_FAULTS)
 }
 
 fn from(offset: u64) -> Append {
@@ -71,7 +76,7 @@ fn image(progress: Progress) -> FinishedImage {
 
 #[test]
 fn file_in_one_body_is_an_image() {
-    let mut world = world(5);
+    let mut world = world(120);
     let file = world.file.clone();
     let finished = image(world.append(from(0), &[&file]).unwrap());
     assert_eq!((finished.object.size, finished.crc64, finished.is_new), (120, Some(parts_crc64(&file)), true));
@@ -93,7 +98,7 @@ fn every_cut_of_a_file_makes_the_same_image() {
     for (size, lists_checksums) in
         [1, 7, 47, 48, 49, 95, 96, 97, 119].into_iter().flat_map(|size| [(size, true), (size, false)])
     {
-        let mut world = world(5);
+        let mut world = world(120);
         world.shared.list_checksums(lists_checksums);
         let file = world.file.clone();
         for (at, chunk) in file.chunks(size).enumerate() {
@@ -120,7 +125,7 @@ fn every_cut_of_a_file_makes_the_same_image() {
 
 #[test]
 fn status_takes_two_calls() {
-    let mut world = world(5);
+    let mut world = world(120);
     let bytes = world.file[..60].to_vec();
     world.append(from(0), &[&bytes]).unwrap();
     world.send(Request { process: 0, call: Call::Head });
@@ -138,7 +143,7 @@ fn status_takes_two_calls() {
 #[test]
 fn file_that_is_no_image_is_refused_and_nothing_remains() {
     for chunks in [&[&[b'x'; 118][..]][..], &[&[b'x'; 31], &[b'x'; 40]], &[&[b'x'; 46]]] {
-        let mut world = world(5);
+        let mut world = world(120);
         // So few bytes may still be those of an image.
         assert_eq!(world.append(from(0), &[b"xx"]).unwrap(), unfinished(2, Some(120)));
         assert_eq!(code(world.append(from(2), chunks)), "invalid_file_type");
@@ -149,16 +154,16 @@ fn file_that_is_no_image_is_refused_and_nothing_remains() {
 
 #[test]
 fn short_file_that_is_no_image_is_refused_at_its_end() {
-    let mut world = world(1);
+    let mut world = world(24);
     assert_eq!(code(world.append(from(0), &[b"GIF89a, but it is no GIF".as_ref()])), "invalid_file_type");
     assert_eq!(world.names().len(), 0);
-    let mut empty = World::new(1, true, NO_FAULTS);
+    let mut empty = deferred(24);
     assert_eq!(code(empty.append(Append { completes: true, ..from(0) }, &[])), "no_file");
 }
 
 #[test]
 fn image_of_another_format_than_the_key_is_refused() {
-    let mut world = world(5);
+    let mut world = world(120);
     let mut jpeg = vec![0; 120];
     jpeg[..4].copy_from_slice(&[0xff, 0xd8, 0xff, 0xe0]);
     assert_eq!(code(world.append(from(0), &[&jpeg])), "invalid_file_type");
@@ -166,7 +171,7 @@ fn image_of_another_format_than_the_key_is_refused() {
 
 #[test]
 fn more_bytes_than_the_length_are_rejected_and_those_before_stay() {
-    let mut world = world(5);
+    let mut world = world(120);
     let file = world.file.clone();
     assert_eq!(code(world.append(from(0), &[&file[..60], &[1; 61]])), "inconsistent_length");
     assert_eq!(world.status().unwrap(), unfinished(60, Some(120)));
@@ -177,7 +182,7 @@ fn more_bytes_than_the_length_are_rejected_and_those_before_stay() {
 
 #[test]
 fn file_beyond_the_limit_is_rejected_while_it_arrives() {
-    let mut world = World::new(5, true, NO_FAULTS);
+    let mut world = deferred(120);
     world.upload.max_size = 70;
     let file = world.file.clone();
     assert_eq!(code(world.append(from(0), &[&file[..70], &file[70..71]])), "payload_too_large");
@@ -186,7 +191,7 @@ fn file_beyond_the_limit_is_rejected_while_it_arrives() {
 
 #[test]
 fn length_is_said_once() {
-    let mut world = World::new(5, true, NO_FAULTS);
+    let mut world = deferred(120);
     let file = world.file.clone();
     let said = |length, offset| Append { length: Some(length), ..from(offset) };
     assert_eq!(world.append(from(0), &[&file[..16]]).unwrap(), unfinished(16, None));
@@ -202,7 +207,7 @@ fn length_is_said_once() {
 #[test]
 fn clean_end_of_the_last_body_is_the_length() {
     let last = |offset| Append { completes: true, ..from(offset) };
-    let mut world = World::new(5, true, NO_FAULTS);
+    let mut world = deferred(120);
     let file = world.file.clone();
     let broken: Vec<Result<Bytes>> = vec![Ok(Bytes::copy_from_slice(&file[..30])), Err(Error::TruncatedBody(None))];
     let (uploads, upload) = (world.processes[FRESH].clone(), world.upload.clone());
@@ -211,14 +216,14 @@ fn clean_end_of_the_last_body_is_the_length() {
     assert_eq!(world.status().unwrap(), unfinished(30, None));
     assert_eq!(image(world.append(last(30), &[&file[30..]]).unwrap()).object.size, 120);
 
-    let mut known = super::single::world(5);
+    let mut known = super::single::world(120);
     assert_eq!(code(known.append(last(0), &[&file[..96]])), "inconsistent_length");
     assert_eq!(known.status().unwrap(), unfinished(96, Some(120)));
 }
 
 #[test]
 fn request_that_is_dropped_stores_what_has_arrived() {
-    let mut world = world(5);
+    let mut world = world(120);
     let file = world.file.clone();
     let (body, request) = world.begin(from(0));
     body.unbounded_send(Ok(Bytes::copy_from_slice(&file[..60]))).unwrap();
@@ -235,7 +240,7 @@ fn request_that_is_dropped_stores_what_has_arrived() {
 
 #[test]
 fn newer_request_ends_the_older_one_and_keeps_its_bytes() {
-    let mut world = world(5);
+    let mut world = world(120);
     let file = world.file.clone();
     let (body, older) = world.begin(from(0));
     body.unbounded_send(Ok(Bytes::copy_from_slice(&file[..60]))).unwrap();
@@ -247,7 +252,7 @@ fn newer_request_ends_the_older_one_and_keeps_its_bytes() {
 
 #[test]
 fn client_that_sends_nothing_holds_nothing() {
-    let mut world = world(5);
+    let mut world = world(120);
     let (body, request) = world.begin(from(0));
     assert!(!request.is_finished());
     assert_eq!((world.processes[FRESH].0.uploads.used(), world.processes[FRESH].0.uploads.open()), ((0, 0), 0));
@@ -258,7 +263,7 @@ fn client_that_sends_nothing_holds_nothing() {
 
 #[test]
 fn delete_removes_everything_unless_the_image_exists() {
-    let mut world = world(5);
+    let mut world = world(120);
     let file = world.file.clone();
     world.append(from(0), &[&file[..60]]).unwrap();
     world.delete().unwrap();
@@ -267,7 +272,7 @@ fn delete_removes_everything_unless_the_image_exists() {
     assert_eq!(code(world.append(from(60), &[&file[60..]])), "upload_gone");
     world.delete().unwrap();
 
-    let mut world = super::single::world(5);
+    let mut world = super::single::world(120);
     world.append(from(0), &[&file]).unwrap();
     assert_eq!(code(world.delete()), "already_complete");
     assert_eq!(world.image(), Some(file));
@@ -275,16 +280,15 @@ fn delete_removes_everything_unless_the_image_exists() {
 
 #[test]
 fn image_of_another_upload_is_compared() {
-    for (bytes, other_size, same) in [(file(5), 5, true), (file(6), 6, false)] {
-        let mut world = world(5);
+    for (other_length, same) in [(120, true), (144, false)] {
+        let mut world = world(120);
         let whole = world.file.clone();
         world.append(from(0), &[&whole[..60]]).unwrap();
         // Another upload of the same key completes.
-        let mut other =
-            ResumableUpload { id: Uuid::from_u128(8), length: Some(other_size * UNIT), ..world.upload.clone() };
+        let mut other = ResumableUpload { id: Uuid::from_u128(8), length: Some(other_length), ..world.upload.clone() };
         other.upload_id = Some(world.shared.create(&other.image(), other.id));
         let uploads = world.processes[0].clone();
-        let body = stream::iter([Ok(Bytes::from(bytes))]);
+        let body = stream::iter([Ok(Bytes::from(file(other_length / UNIT)))]);
         world.run(async move { uploads.append(&other, from(0), body).await }).unwrap();
         let last = world.append(from(60), &[&whole[60..]]);
         match same {
@@ -298,12 +302,12 @@ fn image_of_another_upload_is_compared() {
 
 #[test]
 fn upload_whose_parts_do_not_fit_the_buffers_is_over() {
-    let mut world = world(5);
+    let mut world = world(120);
     world.upload.part_size = PART + 1;
     let file = world.file.clone();
     assert_eq!(code(world.append(from(0), &[&file])), "upload_gone");
     // Smaller ones fit.
-    let mut world = super::single::world(5);
+    let mut world = super::single::world(120);
     world.upload.part_size = 20;
     assert_eq!(code(world.append(from(0), &[&file])), "invalid_file_type", "the header of a PNG does not fit");
 }
@@ -316,7 +320,7 @@ fn new_upload(world: &World, length: Option<u64>, is_fixed_key: bool) -> NewUplo
 #[test]
 fn creation_creates_an_upload_that_is_removed_unless_it_is_acknowledged() {
     for is_fixed_key in [false, true] {
-        let mut world = world(5);
+        let mut world = world(120);
         let name = world.upload.image();
         let new = new_upload(&world, Some(120), is_fixed_key);
         let uploads = world.processes[FRESH].clone();
@@ -342,7 +346,7 @@ fn creation_creates_an_upload_that_is_removed_unless_it_is_acknowledged() {
 #[test]
 fn image_of_an_unacknowledged_creation_is_removed_unless_its_key_was_fixed() {
     for is_fixed_key in [false, true] {
-        let mut world = world(5);
+        let mut world = world(120);
         let (uploads, new) = (world.processes[FRESH].clone(), new_upload(&world, Some(120), is_fixed_key));
         let created = world.run(async move { uploads.create(new).await }).unwrap();
         let (uploads, upload) = (world.processes[FRESH].clone(), created.upload().clone());
@@ -357,7 +361,7 @@ fn image_of_an_unacknowledged_creation_is_removed_unless_its_key_was_fixed() {
 
 #[test]
 fn invalid_creations_create_nothing() {
-    let mut world = world(5);
+    let mut world = world(120);
     for (length, expected) in [(0, "no_file"), (201, "payload_too_large")] {
         let (uploads, new) = (world.processes[FRESH].clone(), new_upload(&world, Some(length), false));
         assert_eq!(code(world.run(async move { uploads.create(new).await.map(drop) })), expected);
@@ -371,7 +375,7 @@ fn invalid_creations_create_nothing() {
 
 #[test]
 fn upload_of_a_whole_file_is_complete_if_its_image_exists() {
-    let mut world = world(5);
+    let mut world = world(120);
     let (upload, metadata) = new_upload(&world, Some(120), false).of_whole_file(PART as usize);
     assert_eq!((metadata.resumable, metadata.content_type.as_str()), (Some(upload.id), "image/png"));
     world.upload = upload;
