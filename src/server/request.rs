@@ -153,7 +153,7 @@ fn facts<B>(request: &http::Request<B>, trusted: &TrustedProxies) -> RequestFact
     let stated_base = stated_base(headers);
     if request.extensions().get::<Invocation>().is_some() {
         let prefix = request.extensions().get().and_then(|BasePath(base)| path_prefix(base)).unwrap_or_default();
-        return RequestFacts { stated_base, prefix, ..lambda_facts(headers, authority) };
+        return RequestFacts { prefix, stated_base, ..lambda_facts(headers, authority) };
     }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0.to_canonical());
     let facts = RequestFacts { client: peer, scheme: Scheme::Http, authority, prefix: String::new(), stated_base };

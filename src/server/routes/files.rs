@@ -12,8 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, StatusCode, header};
-use http_body_util::BodyExt;
+use http::{HeaderMap, HeaderName, StatusCode};
 use serde::Deserialize;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -27,6 +26,7 @@ mod headers;
 mod ietf;
 mod protocol;
 mod tus;
+mod whole;
 
 pub use answer::speak_version;
 
@@ -37,12 +37,12 @@ use protocol::Protocol;
 
 use super::ServiceBase;
 use super::images::KeyInPath;
-use super::upload::{self, StoredImage, Terms, UploadHead, check_encoding};
+use super::upload::{StoredImage, UploadHead, check_encoding};
 use crate::auth::tokens::{PLAN_LIFETIME, VerifiedToken};
 use crate::crc64;
 use crate::direct::plan::draw_key;
 use crate::error::{Error, Result};
-use crate::ingest::{BodyKind, IncomingBody, error_from_body};
+use crate::ingest::error_from_body;
 use crate::policy::Policy;
 use crate::resumable::{Append, NewUpload, Progress, ResumableClaims, ResumableUpload};
 use crate::server::App;
@@ -50,10 +50,8 @@ use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{RESUMABLE, answers};
 use crate::server::request::Invocation;
-use crate::server::request::started::Started;
 use crate::store::{ImageKey, ObjectName};
-use crate::upload::fixed::FixedKey;
-use crate::upload::timer::{UploadMethod, UploadTimer};
+use crate::upload::timer::UploadMethod;
 
 const METHOD_OVERRIDE: HeaderName = HeaderName::from_static("x-http-method-override");
 
@@ -196,13 +194,13 @@ async fn start(app: &App, answer: Answer, policy: &Policy, request: UploadHead, 
     check_encoding(&request.headers)?;
     let creation = answer.protocol.creation(&request.headers)?;
     if creation.is_whole && answer.protocol == Protocol::Ietf {
-        return store_raw(app, answer, request, &creation, body).await;
+        return whole::store_raw(app, answer, request, &creation, body).await;
     }
     let authority = request.authority.clone().ok_or(Error::Unauthorized)?;
     let new = new_upload(&authority, policy, &creation)?;
     record_field(field::S3_KEY, new.key.as_str());
     if creation.is_whole {
-        return store_whole(app, answer, request, &authority, new, body).await;
+        return whole::store(app, answer, request, &authority, new, body).await;
     }
     let pending = app.resumable.create(new).await?;
     let (url, answer) = address(app, answer, pending.upload(), request.base.as_deref(), &authority)?;
@@ -244,68 +242,6 @@ fn address(
     let url = format!("{}/files/{}?upload={token}", base.unwrap_or("."), upload.key);
     let limits = Limits { expires_at: Some(expires_at), ..answer.limits };
     Ok((url, Answer { limits, ..answer }))
-}
-
-/// Stores the whole file under the key of a new upload, like every other file that comes in one request.
-async fn store_whole(
-    app: &App,
-    answer: Answer,
-    request: UploadHead,
-    authority: &Authority,
-    new: NewUpload,
-    body: Body,
-) -> Result<Response> {
-    let policy = Arc::new(request.limits().within(None, None, Some(new.format)));
-    let (key, is_fixed_key) = (new.key.clone(), new.is_fixed_key);
-    let (mut upload, metadata) = new.of_whole_file(app.config.upload.part_size);
-    let terms = Terms {
-        policy,
-        key: is_fixed_key.then(|| FixedKey::Image(key.clone())),
-        drawn_key: Some(key),
-        metadata: metadata.custom,
-        resumable: metadata.resumable,
-        length: body_length(&request.headers),
-        link: app.read_link(request.base.clone()),
-    };
-    let (base, is_json) = (request.base.clone(), accepts_json(&request.headers));
-    let image = stream(app, request, &terms, body).await?;
-    // Another key was drawn if the outcome of the first attempt is unknown.
-    upload.key = ImageKey::parse(&image.s3_key).ok_or_else(|| Error::Internal("an image without a key".into()))?;
-    let (url, answer) = address(app, answer, &upload, base.as_deref(), authority)?;
-    let position = Position { offset: image.size, length: Some(image.size), is_complete: true };
-    Ok(answer.created(&url, position, is_json.then_some(image)))
-}
-
-/// Stores the body of an IETF request as the raw upload that it is. The answer contains the image, and no upload remains.
-async fn store_raw(
-    app: &App,
-    answer: Answer,
-    request: UploadHead,
-    creation: &Creation,
-    body: Body,
-) -> Result<Response> {
-    let terms = Terms::new(app, &request)?;
-    if let Some(name) = &creation.file.name {
-        terms.policy.check_name(name)?;
-    }
-    let content_type = request.headers.get(header::CONTENT_TYPE);
-    if content_type.is_some() && BodyKind::of(content_type, &terms.policy)? != BodyKind::Raw {
-        return Err(Error::UnsupportedMediaType);
-    }
-    let image = stream(app, request, &terms, body).await?;
-    let position = Position { offset: image.size, length: Some(image.size), is_complete: true };
-    Ok(answer.appended(position, Some(image)))
-}
-
-/// Stores the image in the body.
-async fn stream(app: &App, request: UploadHead, terms: &Terms, body: Body) -> Result<StoredImage> {
-    let length = body_length(&request.headers);
-    BodyKind::Raw.check_length(length.unwrap_or_default(), &terms.policy)?;
-    let timer = UploadTimer::new(&app.metrics, UploadMethod::Resumable, request.timed_out);
-    app.uploads.check_capacity(length)?;
-    let body = Started::wait(body).await;
-    let body = IncomingBody::new(BodyKind::Raw, body.map_err(axum::Error::into_inner));
-    upload::store_body(app, body, terms, timer).await
 }
 
 /// Returns how much of the file is stored.
@@ -407,17 +343,16 @@ async fn append_body(
 ///
 /// The IETF's draft requires that an upload becomes invalid if it was sent more than its length.
 async fn failed(app: &App, protocol: Protocol, linked: &UploadFromLink, end: u64, error: Error) -> Error {
-    match &error {
-        Error::InvalidFileType { .. } | Error::TooManyPixels { .. } => {
-            app.metrics.aborted(UploadMethod::Resumable, "refused_late");
-        }
+    let is_refused = match &error {
+        Error::InvalidFileType { .. } | Error::TooManyPixels { .. } => true,
+        // If this fails, the upload remains until it expires.
         Error::InconsistentLength { length } if protocol == Protocol::Ietf && end > *length => {
-            // If this fails, the upload remains until it expires.
-            if app.resumable.delete(&linked.upload).await.is_ok() {
-                app.metrics.aborted(UploadMethod::Resumable, "refused_late");
-            }
+            app.resumable.delete(&linked.upload).await.is_ok()
         }
-        _ => {}
+        _ => false,
+    };
+    if is_refused {
+        app.metrics.aborted(UploadMethod::Resumable, "refused_late");
     }
     error
 }
