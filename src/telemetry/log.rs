@@ -14,11 +14,13 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// These crates log whole requests, including presigned queries and upload ids.
-const SILENT: [&str; 5] = [
+const SILENT: [&str; 6] = [
     "s3s=off",
     // Logs the access key.
     "aws_config=warn",
     "aws_smithy_runtime=warn",
+    // Logs an error for a call that was dropped before it had a connection.
+    "aws_smithy_runtime::client::http::connection_poisoning=off",
     "aws_runtime=warn",
     "aws_sigv4=warn",
 ];

@@ -48,6 +48,7 @@ pub struct Limits {
     #[schema(examples("form"))]
     pub upload_methods: Vec<&'static str>,
     /// Whether uploads require an API key or a grant.
+    #[schema(examples(true))]
     pub key_required: bool,
     /// With a grant: when it expires (RFC 3339, UTC).
     #[serde(skip_serializing_if = "Option::is_none")]

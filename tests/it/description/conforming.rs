@@ -282,7 +282,7 @@ async fn without_a_key() {
         checked.ask((method, template), &path, status, as_is).await;
         refused += usize::from(status == 401);
     }
-    assert_eq!(refused, 19);
+    assert_eq!(refused, 23);
     app.end(&[]).await;
 }
 
