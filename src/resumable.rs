@@ -17,8 +17,8 @@
 //! - Only bytes that are stored are acknowledged. If that is not certain, the answer is 503, and the client asks for the offset.
 //! - Whoever finds that all bytes are there completes the upload, because its client may consider it done.
 //!
-//! [`resolve`] finds out how far an upload is, [`transfer`] stores the bytes of a request, [`finish`] makes the image, and
-//! [`takeover`] ends an older request of the same upload in this process.
+//! `resolve` finds out how far an upload is, `transfer` stores the bytes of a request, `finish` makes the image, and
+//! `takeover` ends an older request of the same upload in this process.
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};

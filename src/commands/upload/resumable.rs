@@ -32,7 +32,7 @@ type Headers = [(&'static str, String)];
 pub async fn upload(job: &Job<'_>) -> Result<Image, Failure> {
     let link = job.http.route("files")?;
     let mut metadata = format!("filename {}", STANDARD.encode(job.file_name()));
-    if let Some(format) = by_extension(&job.file_name()) {
+    if let Some(format) = by_extension(job.file_name()) {
         metadata.push_str(&format!(",filetype {}", STANDARD.encode(format.content_type())));
     }
     let headers = [tus(), ("upload-length", job.size.to_string()), ("upload-metadata", metadata)];

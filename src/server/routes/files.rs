@@ -1,8 +1,8 @@
 //! `/files`: resumable uploads, with tus 1.0 or with the IETF's resumable uploads.
 //!
 //! A request that creates an upload requires an API key or a grant, and is answered with the address of the upload. The
-//! address contains a token, which is all that further requests require. [`tus`] and [`ietf`] read the headers of the two
-//! protocols, [`answer`] writes those of the responses, and [`crate::resumable`] does the rest.
+//! address contains a token, which is all that further requests require. `tus` and `ietf` read the headers of the two
+//! protocols, `answer` writes those of the responses, and [`crate::resumable`] does the rest.
 
 use axum::Extension;
 use axum::body::Body;

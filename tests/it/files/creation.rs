@@ -126,7 +126,10 @@ async fn options_returns_the_limits_and_preflights_remain() {
 async fn limits_name_the_upload_method() {
     let app = TestApp::start().await;
     let limits: Value = expect(app.client.get(app.at("/limits")), 200).await.json().await.unwrap();
-    assert_eq!(limits["upload_methods"], serde_json::json!(["form", "raw", "put", "multipart", "companion", "resumable"]));
+    assert_eq!(
+        limits["upload_methods"],
+        serde_json::json!(["form", "raw", "put", "multipart", "companion", "resumable"])
+    );
     app.end(&[]).await;
 }
 
