@@ -10,5 +10,6 @@ FILES = {"jpeg": "plain.jpg", "png": "plain.png", "gif": "plain.gif", "bmp": "pl
 
 binary = st.sampled_from([(FIXTURES / name).read_bytes() for name in FILES.values()]) | st.binary(max_size=1024)
 schemathesis.openapi.format("binary", binary)
-for media_type in ["application/octet-stream", *(f"image/{kind}" for kind in FILES)]:
+BYTES = ["application/octet-stream", "application/offset+octet-stream", "application/partial-upload"]
+for media_type in [*BYTES, *(f"image/{kind}" for kind in FILES)]:
     schemathesis.openapi.media_type(media_type, binary)
