@@ -366,6 +366,14 @@ pageTest("forty files show totals, and are listed after a reload until they are 
 
   await page.getByRole("button", { name: "Clear finished" }).click();
   assert.equal(await page.locator(".card").count(), 0);
+  await page.waitForFunction(() => new Promise((resolve) => {
+    indexedDB.open("image-store").onsuccess = ({ target: { result: database } }) => {
+      database.transaction("images").objectStore("images").count().onsuccess = ({ target }) => {
+        database.close();
+        resolve(target.result === 0);
+      };
+    };
+  }));
   await page.reload();
   await page.locator("#limits", { hasText: "up to" }).waitFor();
   assert.equal(await page.locator(".card").count(), 0);

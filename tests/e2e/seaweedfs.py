@@ -176,7 +176,9 @@ def by_grant(grant: str, content: bytes) -> list[dict]:
     return [
         {"url": "/images", "content": content, "headers": bearer | png_type},
         {"url": f"/g/{grant}/images", "content": content, "headers": png_type},
-        {"url": "/upload-image", "data": {"grant": grant}, "files": {"file": ("a.png", content, "image/png")}},
+        # A key that the client sends with every request would take precedence over the field.
+        {"url": "/upload-image", "data": {"grant": grant}, "files": {"file": ("a.png", content, "image/png")}}
+        | {"headers": {"Authorization": ""}},
     ]
 
 
