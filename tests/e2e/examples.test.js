@@ -123,6 +123,22 @@ for (const [name, retry] of [["axios"], ["uppy-xhr"], ["filepond", ".filepond--a
   });
 }
 
+pageTest("uppy-5: an API key in the headers works like a grant in the address", {}, async (desk) => {
+  // For pages that only people with a key can open. The example has no key, so its script is changed.
+  await desk.page.route("**/uppy-5/main.js", async (route) => {
+    const script = await (await route.fetch()).text();
+    const withKey = `endpoint: ${JSON.stringify(`${service.url}/`)}, headers: { Authorization: "Bearer ${KEY}" }`;
+    assert.equal(script.split("endpoint: await uploadAddress()").length, 3);
+    await route.fulfill({ contentType: "text/javascript", body: script.replaceAll("endpoint: await uploadAddress()", withKey) });
+  });
+  await desk.page.goto(`${site.url}/uppy-5/`);
+  const files = [fixture("plain.jpg"), await desk.service.png("twelve.png", 12 * MIB)];
+  await choose(desk.page, CLIENTS["uppy-5"], ...files);
+  for (const file of files) await sameBytes(await link(desk.page, path.basename(file)), file);
+  assert.equal(desk.sent("PUT", "partNumber=").length, 3);
+  assert.equal(desk.requests.some((request) => request.url().includes("/g/")), false);
+});
+
 pageTest("form: the browser shows the stored image, or the reason for the rejection", { logs: /status of 400/ }, async (desk) => {
   const send = async (file) => {
     await desk.page.goto(`${site.url}/form/`);
