@@ -385,7 +385,7 @@ async fn streamed_upload_whose_response_was_lost_is_retried_and_stored_once() {
 
 #[tokio::test]
 async fn complete_is_retried_after_202() {
-    let app = TestApp::behind_faults(&["--complete-wait=10ms"]).await;
+    let app = TestApp::behind_faults(&["--complete-wait=200ms"]).await;
     app.faults.as_ref().unwrap().fail(Operation::Copy, 1..=1, Action::Delay(Duration::from_millis(500)));
     let files = Files::new();
     let file = files.image(1_000);
