@@ -12,5 +12,6 @@ fi
 npm ci --no-audit --no-fund
 # The examples use the same packages.
 ln -sfn ../tests/e2e/node_modules ../../examples/node_modules
-node --test --test-reporter=spec --test-concurrency=1 "$@" page.test.js grants.test.js docs.test.js examples.test.js \
+# tus-js-client keeps reading the streams of uploads that were interrupted, so the process would not end by itself.
+node --test --test-reporter=spec --test-concurrency=1 --test-force-exit "$@" page.test.js grants.test.js docs.test.js examples.test.js \
     tus.test.js tus-browser.test.js
