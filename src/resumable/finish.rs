@@ -106,7 +106,7 @@ impl Service {
         self.remove_all(upload).await;
     }
 
-    /// Removes an image that nobody knows, because the answer to the request that created it was never sent.
+    /// Removes an image that no client knows, because the answer to the request that created it was never sent.
     pub(super) async fn discard_image(&self, upload: &ResumableUpload) {
         let name = upload.image();
         let found = self.store.find(&name).await;

@@ -104,7 +104,7 @@ enum Step {
     Send(Request),
     /// Decides on the call at this position.
     Answer(usize, Fate),
-    /// Applies a call that nobody waits for any more.
+    /// Applies a call whose caller has given up.
     Land(usize),
     Kill(usize),
     /// The client goes, and the process notices it.

@@ -42,7 +42,7 @@ pub enum LateEffect {
     Uploads { name: ObjectName, in_use: Option<String> },
     /// Multipart uploads appear that promotions of this image have created. They cannot be distinguished from new ones of
     /// other promotions and, under a key that was fixed beforehand, of streamed uploads. But they never receive a part,
-    /// because nobody knows their IDs.
+    /// because no client knows their IDs.
     Promotions(ImageKey),
 }
 

@@ -363,7 +363,7 @@ impl Shared {
         gate.waiting.retain(|id, _| id.0 != actor);
     }
 
-    /// Returns how many calls may still take effect although nobody waits for them.
+    /// Returns how many calls may still take effect after their callers have given up.
     pub(crate) fn late(&self) -> usize {
         self.lock().late.len()
     }
