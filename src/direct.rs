@@ -15,6 +15,7 @@ pub mod promotions;
 #[cfg(test)]
 mod tests;
 pub mod verify;
+pub mod withdraw;
 
 pub use plan::{Plan, UploadMethod};
 pub use promotions::Promotions;

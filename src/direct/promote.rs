@@ -1,6 +1,7 @@
-//! Promotes a verified object under `incoming/` to an image, and withdraws, deletes and aborts it.
+//! Promotes a verified object under `incoming/` to an image.
 //!
-//! Every step may run concurrently in several processes, together with a delete, an abort or another PUT. Three rules
+//! Every step may run concurrently in several processes, together with a delete, an abort or another PUT (`withdraw`). Three
+//! rules
 //! keep this consistent, on every store in which a multipart upload ends only once, by Complete or by Abort:
 //!
 //! - The copy is a multipart upload *on the final key*. It is invisible and can be aborted until it is completed.
@@ -13,12 +14,12 @@
 //! A request that finds the image replaces the object under `incoming/` before it answers. No promotion ever deletes a
 //! final key.
 
-use futures::future::try_join_all;
 use std::time::Duration;
 
 use super::layout::{DirectUpload, UploadInParts};
 use super::plan::Expected;
 use super::verify::{Checked, HasWaiters, Verifier};
+use super::withdraw::{over, withdrawn};
 use crate::error::{Error, Result};
 use crate::store::limits::MIN_PART_SIZE;
 use crate::store::{
@@ -245,75 +246,6 @@ impl Verifier {
         }
         Ok(Some(Verified { image, new: false }))
     }
-
-    /// Removes everything that could still become this image: replaces the object under `incoming/` with a marker, then
-    /// aborts all running promotions.
-    async fn withdraw(&self, key: &ImageKey) -> Result<()> {
-        let (incoming, image) = (ObjectName::Incoming(key.clone()), ObjectName::Image(key.clone()));
-        self.store.put_marker(&incoming, &Marker::Withdrawn, None).await.map_err(Error::from)?;
-        let uploads = self.store.uploads_of(&image).await.map_err(Error::from)?;
-        let aborts = uploads.iter().map(|upload| self.store.abort_upload(upload));
-        try_join_all(aborts).await.map(drop).map_err(Error::from)
-    }
-
-    /// Deletes an image permanently. No direct upload that was planned before can create it again.
-    ///
-    /// A plan is known by what it has left under `incoming/`. Under a key that was fixed by a grant, the image itself says
-    /// that there may be plans that have not left anything yet.
-    ///
-    /// # Errors
-    /// Returns [`Error::NotFound`] if there is no image.
-    pub async fn delete(&self, key: &ImageKey) -> Result<()> {
-        let image = ObjectName::Image(key.clone());
-        let mut found = self.store.find(&image).await?;
-        let may_be_planned = found.as_ref().is_some_and(|found| found.may_be_planned);
-        if may_be_planned || self.store.find(&ObjectName::Incoming(key.clone())).await?.is_some() {
-            self.withdraw(key).await?;
-            if found.is_none() {
-                found = self.store.find(&image).await?;
-            }
-        }
-        if found.is_none() {
-            return Err(Error::NotFound);
-        }
-        self.store.delete(&image).await.map_err(Error::from)
-    }
-
-    /// Removes an upload that is not an image yet. Never deletes an image.
-    ///
-    /// # Errors
-    /// Returns [`Error::AlreadyComplete`] if the image exists.
-    pub async fn abort(&self, upload: &DirectUpload) -> Result<()> {
-        let is_complete = self.store.find(&upload.image()).await?.is_some();
-        // Before the marker is written, so that the upload's object cannot replace it. If another attempt under a fixed
-        // key has made the image, this upload still exists.
-        if let Some(UploadInParts { upload, .. }) = &upload.parts {
-            self.store.abort_upload(upload).await.map_err(Error::from)?;
-        }
-        if is_complete {
-            return Err(Error::AlreadyComplete);
-        }
-        self.withdraw(&upload.key).await?;
-        // A promotion may have been faster.
-        match self.store.find(&upload.image()).await? {
-            Some(_) => Err(Error::AlreadyComplete),
-            None => Ok(()),
-        }
-    }
-}
-
-/// Returns the error for an upload that has ended, as its marker says.
-pub fn over(marker: &Marker) -> Error {
-    let reason = match marker {
-        Marker::Spent => "The image of this upload was deleted".to_owned(),
-        Marker::Withdrawn => return withdrawn(),
-        Marker::Rejected(code) => format!("The upload was rejected ({code})"),
-    };
-    Error::UploadOver { reason }
-}
-
-fn withdrawn() -> Error {
-    Error::UploadOver { reason: "The upload was aborted, or its image was deleted".to_owned() }
 }
 
 /// Whether the image may have been made of this object, as far as both are known. Under a key that was fixed beforehand

@@ -12,10 +12,16 @@ pub const HTML: &str = "text/html; charset=utf-8";
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
+const FRAME: &str = include_str!("../../web/frame.html");
 const REFUSED: &str = include_str!("../../web/refused.html");
 
-/// Returns a page. `{{name}}` in the template stands for the value of that name, as text.
-pub fn page(template: &str, values: &[(&str, &str)]) -> Response {
+/// Returns a page with this title. `{{name}}` in the template of its content stands for the value of that name, as text.
+pub fn page(title: &str, template: &str, values: &[(&str, &str)]) -> Response {
+    let html = FRAME.replace("{{title}}", title).replace("{{content}}", &filled(template, values));
+    ([(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, POLICY)], html).into_response()
+}
+
+fn filled(template: &str, values: &[(&str, &str)]) -> String {
     let mut html = String::new();
     let mut pieces = template.split("{{");
     html.push_str(pieces.next().unwrap_or_default());
@@ -25,7 +31,7 @@ pub fn page(template: &str, values: &[(&str, &str)]) -> Response {
         html.push_str(&escaped(value));
         html.push_str(rest);
     }
-    ([(header::CONTENT_TYPE, HTML), (header::CONTENT_SECURITY_POLICY, POLICY)], html).into_response()
+    html
 }
 
 /// Returns the page for an error. It has the status 200.
@@ -35,6 +41,7 @@ pub fn error_page(error: &Error) -> Response {
     let hint = [body.hint, accepted].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let status = error.status();
     page(
+        "Upload failed",
         REFUSED,
         &[("detail", &body.detail), ("hint", &hint), ("code", body.code), ("status", &status.as_u16().to_string())],
     )
@@ -48,10 +55,9 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn values_are_text() {
-        let page = page("<p title=\"{{a}}\">{{b}}{{none}}</p>", &[("a", "\"'>"), ("b", "<b>&{{a}}")]);
-        let html = axum::body::to_bytes(page.into_body(), 1 << 10).await.unwrap();
+    #[test]
+    fn values_are_text() {
+        let html = filled("<p title=\"{{a}}\">{{b}}{{none}}</p>", &[("a", "\"'>"), ("b", "<b>&{{a}}")]);
         assert_eq!(html, "<p title=\"&quot;&#39;&gt;\">&lt;b&gt;&amp;{{a}}</p>");
     }
 }

@@ -18,7 +18,7 @@ use crate::crc64;
 use crate::direct::create::{PlanTerms, create};
 use crate::direct::plan::{UploadLinks, UploadRequest, compare};
 use crate::direct::presign::{self, UploadPart, UploadPlan};
-use crate::direct::promote::over;
+use crate::direct::withdraw::over;
 use crate::direct::{Plan, plan};
 use crate::error::{Error, Result};
 use crate::server::App;

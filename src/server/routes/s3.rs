@@ -22,7 +22,7 @@ use crate::direct::companion::CompanionUpload;
 use crate::direct::create::{PlanTerms, create_parts};
 use crate::direct::layout::ReportedPart;
 use crate::direct::plan::{draw_key, part_sizes};
-use crate::direct::promote::over;
+use crate::direct::withdraw::over;
 use crate::error::{Error, Result};
 use crate::format::Format;
 use crate::policy::Policy;

@@ -74,6 +74,7 @@ pub async fn page(
     let options = PresignOptions { ttl: Duration::from_secs(left), base };
     let link = app.store.presign_get(&ObjectName::Image(key), &options).await.map_err(Error::from)?;
     Ok(html::page(
+        "Image uploaded",
         PAGE,
         &[
             ("url", &link.url),
