@@ -114,7 +114,9 @@ class Cluster:
         conf = WORK / "nginx.conf"
         conf.write_text(NGINX_CONF.format(work=WORK, first=first, second=second, port=port))
         self.nginx = subprocess.Popen([os.environ["NGINX_PROGRAM"], "-e", WORK / "nginx.err", "-c", conf])
-        self.client = Client(f"http://127.0.0.1:{port}")
+        # nginx closes a connection without announcing it if it has forwarded an answer before the whole request arrived
+        # (a 413). A client that reuses the connection at once would find it closed.
+        self.client = Client(f"http://127.0.0.1:{port}", limits=httpx.Limits(max_keepalive_connections=0))
         self.client.http.headers["Authorization"] = f"Bearer {KEY}"
         until("nginx answers", self.is_ready)
         return self

@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 from service import BINARY, ROOT, service
@@ -72,8 +73,8 @@ def body_of(answer: httpx.Response, status: int, code: str | None) -> dict:
 class Client:
     """A client of the service at `base`."""
 
-    def __init__(self, base: str) -> None:
-        self.http = httpx.Client(base_url=base, timeout=60)
+    def __init__(self, base: str, **options: Any) -> None:
+        self.http = httpx.Client(base_url=base, timeout=60, **options)
 
     def ask(self, method: str, url: str, status: int, code: str | None = None, **request) -> dict:
         return body_of(self.http.request(method, url, **request), status, code)
