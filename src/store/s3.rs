@@ -2,11 +2,14 @@
 //!
 //! The SDK's own protections are replaced where they cost or break: it would hash every body again, add checksum
 //! trailers that other stores refuse, and end a request whose peer is silent for five seconds. Here the CRC64NVME that
-//! came with the bytes is sent along, bodies go out as `UNSIGNED-PAYLOAD`, and every attempt has a timeout.
+//! came with the bytes is sent along, bodies go out as `UNSIGNED-PAYLOAD`, and every attempt has a timeout. The calls that
+//! carry images do without its orchestrator (`send`).
 
 use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::config::retry::TokenBucket;
 use aws_sdk_s3::operation::put_object::PutObjectError;
 use aws_sdk_s3::primitives::ByteStream;
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, ChecksumType, CompletedMultipartUpload};
@@ -16,11 +19,11 @@ use futures::stream::BoxStream;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use std::ops::Range;
-use std::sync::OnceLock;
 use std::time::Duration;
 use uuid::Uuid;
 
 use self::attempts::{Attempts, UnknownOutcome};
+use self::call::Call;
 use self::copy::CopyFacts;
 pub use self::copy::{CopyProtection, TriedCopy};
 use self::credentials::CurrentCredentials;
@@ -28,7 +31,9 @@ pub(crate) use self::errors::is_outcome_unknown;
 use self::errors::{classify, of_upload, rejected};
 pub use self::options::{Checksum, S3Options, Sse};
 use self::options::{client_config, is_aws, timeouts};
-use self::presign_template::PresignTemplate;
+use self::route::KnownRoute;
+use self::send::Sent;
+use self::signer::SigningKeys;
 use super::{
     CreatedUpload, ImageKey, Kept, KeptBytes, Leftover, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part,
     Payload, PresignOptions, Presigned, PutConditions, Result, Store, StoreError, Upload, Written,
@@ -37,6 +42,7 @@ use crate::crc64;
 
 mod attempts;
 mod body;
+mod call;
 mod convert;
 mod copy;
 mod credentials;
@@ -45,12 +51,20 @@ pub mod inspect;
 mod marker;
 mod options;
 mod presign;
-mod presign_template;
+mod route;
+mod send;
+mod signer;
 mod sweep;
+#[cfg(test)]
+mod tests;
 mod trace;
 
 /// Complete and UploadPartCopy move up to 5 GB inside the store before they answer.
 const SLOW_CALL_FACTOR: u32 = 4;
+/// The header with the CRC64NVME of a body.
+const CHECKSUM: &str = "x-amz-checksum-crc64nvme";
+/// The SDK's content type for bodies without one.
+const OCTET_STREAM: &str = "application/octet-stream";
 /// All but the unreserved characters (RFC 3986): what a signature wants encoded.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 
@@ -62,7 +76,6 @@ pub struct S3Store {
     prefix: String,
     /// In effect; None: AWS by region.
     endpoint: Option<String>,
-    public_endpoint: Option<String>,
     mount: Option<&'static str>,
     /// In effect: never [`Checksum::Auto`].
     checksum: Checksum,
@@ -70,8 +83,12 @@ pub struct S3Store {
     attempt_timeout: Duration,
     in_use: CurrentCredentials,
     copy_facts: Mutex<CopyFacts>,
-    /// Known from the first URL that was presigned; none within where it is not of the usual kind.
-    presign_template: OnceLock<Option<PresignTemplate>>,
+    own_route: KnownRoute,
+    /// For presigned URLs. `None` if clients use the same endpoint.
+    public_route: Option<KnownRoute>,
+    signing_keys: SigningKeys,
+    /// What the SDK's retries may use up.
+    retry_quota: TokenBucket,
 }
 
 impl S3Store {
@@ -79,21 +96,23 @@ impl S3Store {
     ///
     /// Unlike the SDK's default chain it does not ask the instance's metadata service for a region.
     pub async fn connect(options: S3Options) -> S3Store {
-        let in_use = CurrentCredentials::default();
-        let (config, endpoint) = client_config(&options, &in_use).await;
+        let (in_use, retry_quota) = (CurrentCredentials::default(), TokenBucket::default());
+        let (config, endpoint) = client_config(&options, &in_use, &retry_quota).await;
         S3Store {
             client: Client::from_conf(config.build()),
             bucket: options.bucket,
             prefix: options.prefix,
             checksum: options.checksum.resolve(endpoint.as_deref()),
             endpoint,
-            public_endpoint: options.public_endpoint,
             mount: options.mount,
             sse: options.sse,
             attempt_timeout: options.attempt_timeout,
             in_use,
             copy_facts: Mutex::default(),
-            presign_template: OnceLock::new(),
+            own_route: KnownRoute::default(),
+            public_route: options.public_endpoint.map(KnownRoute::to),
+            signing_keys: SigningKeys::default(),
+            retry_quota,
         }
     }
 
@@ -122,20 +141,45 @@ impl S3Store {
         aws_sdk_s3::Config::builder().timeout_config(timeouts(self.attempt_timeout * SLOW_CALL_FACTOR))
     }
 
+    fn put_call<'a>(&self, name: &'a ObjectName, metadata: &Metadata, body: &Payload) -> Call<'a> {
+        let user_metadata = convert::user_metadata(metadata, Some(body.crc64));
+        Call::put_object(name, &metadata.content_type, body.len, user_metadata, self.sse.as_ref())
+            .with(CHECKSUM, self.crc64(body.crc64))
+            .with("if-none-match", Some("*".to_owned()))
+    }
+
+    fn kept_call<'a>(&self, name: &'a ObjectName, body: &Payload, crc64_before: Option<u64>) -> Call<'a> {
+        let metadata = convert::kept_metadata(body.crc64, crc64_before);
+        Call::put_object(name, OCTET_STREAM, body.len, metadata, self.sse.as_ref())
+            .with(CHECKSUM, self.crc64(body.crc64))
+    }
+
+    fn part_call<'a>(&self, upload: &'a Upload, number: u32, body: &Payload) -> Call<'a> {
+        let crc64 = self.crc64(body.crc64).filter(|_| self.parts_have_checksums(&upload.name));
+        Call::upload_part(upload, number, Some(body.len))
+            .with("content-type", Some(OCTET_STREAM.to_owned()))
+            .with(CHECKSUM, crc64)
+    }
+
     async fn send_put(&self, name: &ObjectName, metadata: &Metadata, body: &Payload) -> Result<()> {
-        let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
-        let call = call
-            .content_type(&metadata.content_type)
-            .set_metadata(Some(convert::user_metadata(metadata, Some(body.crc64))))
-            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
-            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
-            .content_length(convert::length(body.len))
-            .set_checksum_crc64_nvme(self.crc64(body.crc64))
-            .if_none_match("*")
-            .body(body::retryable(body));
-        let once = aws_sdk_s3::Config::builder().retry_classifier(UnknownOutcome::<PutObjectError>::never_retried());
-        let sent = call.customize().disable_payload_signing().config_override(once).send().await;
-        sent.map(drop).map_err(|error| classify("PutObject", error))
+        let never = UnknownOutcome::<PutObjectError>::never_retried();
+        self.put_object(&self.put_call(name, metadata, body), body, |rest| rest.retry_classifier(never)).await
+    }
+
+    /// `retries` changes which failed attempts are repeated.
+    async fn put_object(
+        &self,
+        call: &Call<'_>,
+        body: &Payload,
+        retries: impl FnOnce(Builder) -> Builder,
+    ) -> Result<()> {
+        let rest = match self.send_first(call, body).await? {
+            Sent::Accepted(_) => return Ok(()),
+            Sent::Unfinished(rest) => retries(rest),
+        };
+        let put = self.client.put_object().bucket(&self.bucket).key(self.key(call.name)).body(body::retryable(body));
+        let put = call.complete(put.customize().disable_payload_signing().config_override(rest));
+        put.send().await.map(drop).map_err(|error| classify("PutObject", error))
     }
 
     async fn send_create(&self, name: &ObjectName, metadata: &Metadata) -> Result<CreatedUpload> {
@@ -190,6 +234,10 @@ impl S3Store {
     }
 }
 
+fn header(response: &HttpResponse, name: &str) -> Option<String> {
+    response.headers().get(name).map(str::to_owned)
+}
+
 /// Whether two checksums are the same, as far as both are known.
 fn agree(one: Option<u64>, other: Option<u64>) -> bool {
     one.zip(other).is_none_or(|(one, other)| one == other)
@@ -241,18 +289,21 @@ impl Store for S3Store {
     }
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
-        let crc64 = self.crc64(body.crc64).filter(|_| self.parts_have_checksums(&upload.name));
-        let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
-        let call = call
-            .part_number(convert::part_number(number))
-            .content_length(convert::length(body.len))
-            .set_checksum_crc64_nvme(crc64)
-            .body(body::retryable(&body));
-        let sent = call.customize().disable_payload_signing().send().await;
-        let sent = sent.map_err(|error| of_upload(classify("UploadPart", error)))?;
+        let call = self.part_call(upload, number, &body);
+        let (etag, taken) = match self.send_first(&call, &body).await? {
+            Sent::Accepted(response) => (header(&response, "etag"), header(&response, CHECKSUM)),
+            Sent::Unfinished(rest) => {
+                let part = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name));
+                let part = part.upload_id(&upload.id).part_number(convert::part_number(number));
+                let part = part.body(body::retryable(&body)).customize().disable_payload_signing();
+                let sent = call.complete(part.config_override(rest)).send().await;
+                let sent = sent.map_err(|error| of_upload(classify("UploadPart", error)))?;
+                (sent.e_tag, sent.checksum_crc64_nvme)
+            }
+        };
         // What S3 says it took, where it says so: the review compares it with what was sent.
-        let taken = sent.checksum_crc64_nvme.as_deref().and_then(crc64::from_base64);
-        Ok(Part { number, size: body.len, etag: sent.e_tag, crc64: taken.or(Some(body.crc64)) })
+        let taken = taken.as_deref().and_then(crc64::from_base64);
+        Ok(Part { number, size: body.len, etag, crc64: taken.or(Some(body.crc64)) })
     }
 
     async fn complete_upload(&self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Written> {
@@ -343,17 +394,7 @@ impl Store for S3Store {
     }
 
     async fn put_kept(&self, name: &ObjectName, body: Payload, crc64_before: Option<u64>) -> Result<()> {
-        let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
-        let call = call
-            .content_type("application/octet-stream")
-            .set_metadata(Some(convert::kept_metadata(body.crc64, crc64_before)))
-            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
-            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
-            .content_length(convert::length(body.len))
-            .set_checksum_crc64_nvme(self.crc64(body.crc64))
-            .body(body::retryable(&body));
-        let sent = call.customize().disable_payload_signing().send().await;
-        sent.map(drop).map_err(|error| classify("PutObject", error))
+        self.put_object(&self.kept_call(name, &body, crc64_before), &body, |rest| rest).await
     }
 
     async fn read_kept(&self, name: &ObjectName) -> Result<KeptBytes> {

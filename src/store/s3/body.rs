@@ -21,11 +21,16 @@ const PIECE: u64 = 32 << 10;
 ///
 /// With `SdkBody::from`, the SDK would treat `Bytes` as an in-memory body and hash it before sending.
 pub(super) fn retryable(payload: &Payload) -> ByteStream {
-    let len = payload.len;
-    ByteStream::new(match payload.content.clone() {
-        Content::Memory(bytes) => SdkBody::retryable(move || SdkBody::from_body_1_x(MemoryBody(bytes.clone()))),
-        Content::File(file) => SdkBody::retryable(move || SdkBody::from_body_1_x(FileBody::new(file.clone(), len))),
-    })
+    let payload = payload.clone();
+    ByteStream::new(SdkBody::retryable(move || of(&payload)))
+}
+
+/// Returns a body that is sent once.
+pub(super) fn of(payload: &Payload) -> SdkBody {
+    match payload.content.clone() {
+        Content::Memory(bytes) => SdkBody::from_body_1_x(MemoryBody(bytes)),
+        Content::File(file) => SdkBody::from_body_1_x(FileBody::new(file, payload.len)),
+    }
 }
 
 /// Bytes in memory, sent in one frame.

@@ -1,5 +1,5 @@
 //! Keeps the current credentials in addition to the SDK's own cache. A presigned URL expires with the credentials that
-//! signed it, and most URLs are signed without the SDK ([`super::presign_template`]).
+//! signed it, and most URLs and calls are signed without the SDK ([`super::signer`]).
 
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
@@ -20,7 +20,7 @@ pub(super) struct CurrentCredentials(Arc<Mutex<Option<Recorded>>>);
 #[derive(Clone, Debug)]
 struct Recorded {
     credentials: Credentials,
-    /// After this time, URLs must be signed by the SDK, which requests new credentials.
+    /// After this time, the SDK must be asked, which requests new credentials.
     usable_until: SystemTime,
 }
 

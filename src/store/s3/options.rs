@@ -6,6 +6,7 @@ use aws_config::profile::ProfileFileRegionProvider;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
+use aws_sdk_s3::config::retry::{RetryPartition, TokenBucket};
 use aws_sdk_s3::config::{
     Builder, Credentials, Region, RequestChecksumCalculation, ResponseChecksumValidation, SharedCredentialsProvider,
     SharedHttpClient, StalledStreamProtectionConfig,
@@ -124,7 +125,11 @@ fn configured_endpoint(shared: &SdkConfig) -> Option<String> {
 }
 
 /// Returns the SDK's configuration and its endpoint. Reads the environment and the profile, but sends no requests.
-pub(super) async fn client_config(options: &S3Options, in_use: &CurrentCredentials) -> (Builder, Option<String>) {
+pub(super) async fn client_config(
+    options: &S3Options,
+    in_use: &CurrentCredentials,
+    retry_quota: &TokenBucket,
+) -> (Builder, Option<String>) {
     let region = RegionProviderChain::first_try(options.region.clone().map(Region::new))
         .or_else(EnvironmentVariableRegionProvider::new())
         .or_else(ProfileFileRegionProvider::new())
@@ -143,7 +148,9 @@ pub(super) async fn client_config(options: &S3Options, in_use: &CurrentCredentia
         loader = loader.http_client(http_client.clone());
     }
     let shared = loader.load().await;
-    let mut config = Builder::from(&shared).force_path_style(options.force_path_style).interceptor(Traced);
+    let quota = RetryPartition::custom("image-store").token_bucket(retry_quota.clone()).build();
+    let config = Builder::from(&shared).force_path_style(options.force_path_style);
+    let mut config = config.retry_partition(quota).interceptor(Traced);
     let endpoint = options.endpoint.clone().or_else(|| configured_endpoint(&shared));
     if let Some(endpoint) = &endpoint {
         config = config.endpoint_url(endpoint);

@@ -2,29 +2,28 @@
 
 use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_sdk_s3::presigning::{PresignedRequest, PresigningConfig};
-use http::header;
 use percent_encoding::utf8_percent_encode;
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::convert::{custom_metadata, length, part_number, sha256_to_base64};
+use super::call::Call;
+use super::convert::{custom_metadata, part_number, sha256_to_base64};
 use super::errors::{classify, rejected};
-use super::presign_template::{Call, PresignTemplate};
-use super::{RESERVED, S3Store, Sse};
+use super::route::{KnownRoute, Route};
+use super::signer::{ALGORITHM, Signer, canonical_query, names};
+use super::{RESERVED, S3Store};
 use crate::store::{ObjectName, PresignOptions, Presigned, PutConditions, Result, Upload};
 
 impl S3Store {
     pub(super) async fn get_url(&self, name: &ObjectName, options: &PresignOptions) -> Result<Presigned> {
-        let call = Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
-        let start = current_second()?;
-        if let Some(signed) = self.sign(call, start, options) {
-            return signed;
+        let call = Call::get_object(name);
+        if let Some(signed) = self.sign(&call, options).await? {
+            return Ok(signed);
         }
-        let call = self.client.get_object().bucket(&self.bucket).key(self.key(name)).customize();
-        let (window, expires_at) = self.window(start, options)?;
-        let request = self.addressed(call).presigned(window).await;
-        let request = request.map_err(|error| classify("GetObject", error))?;
-        self.init_template(&request, name);
-        Ok(self.presigned(request, expires_at, options))
+        let get = self.client.get_object().bucket(&self.bucket).key(self.key(name)).customize();
+        let (window, expires_at) = self.window(options)?;
+        let request = self.addressed(call.complete(get)).presigned(window).await;
+        Ok(self.presigned(request.map_err(|error| classify("GetObject", error))?, expires_at, options))
     }
 
     pub(super) async fn put_url(
@@ -33,17 +32,17 @@ impl S3Store {
         conditions: &PutConditions,
         options: &PresignOptions,
     ) -> Result<Presigned> {
-        let call = self.client.put_object().bucket(&self.bucket).key(self.key(name));
-        let call = call
-            .content_length(length(conditions.size))
-            .content_type(&conditions.content_type)
-            .set_metadata(Some(custom_metadata(&conditions.custom).into_iter().collect()))
-            .set_checksum_sha256(conditions.sha256.as_ref().map(sha256_to_base64))
-            .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
-            .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
-            .if_none_match("*");
-        let (window, expires_at) = self.window(current_second()?, options)?;
-        let request = self.addressed(call.customize()).presigned(window).await;
+        let PutConditions { size, content_type, sha256, custom } = conditions;
+        let custom = custom_metadata(custom).into_iter().collect();
+        let call = Call::put_object(name, content_type, *size, custom, self.sse.as_ref())
+            .with("x-amz-checksum-sha256", sha256.as_ref().map(sha256_to_base64))
+            .with("if-none-match", Some("*".to_owned()));
+        if let Some(signed) = self.sign(&call, options).await? {
+            return Ok(signed);
+        }
+        let put = self.client.put_object().bucket(&self.bucket).key(self.key(name)).customize();
+        let (window, expires_at) = self.window(options)?;
+        let request = self.addressed(call.complete(put)).presigned(window).await;
         Ok(self.presigned(request.map_err(|error| classify("PutObject", error))?, expires_at, options))
     }
 
@@ -54,46 +53,33 @@ impl S3Store {
         size: Option<u64>,
         options: &PresignOptions,
     ) -> Result<Presigned> {
-        let query =
-            format!("x-id=UploadPart&partNumber={number}&uploadId={}", utf8_percent_encode(&upload.id, RESERVED));
-        let headers: Vec<_> = size.iter().map(|size| (header::CONTENT_LENGTH.to_string(), size.to_string())).collect();
-        let call = Call { method: "PUT", name: &upload.name, query: &query, headers: &headers };
-        let start = current_second()?;
-        if let Some(signed) = self.sign(call, start, options) {
-            return signed;
+        let call = Call::upload_part(upload, number, size);
+        if let Some(signed) = self.sign(&call, options).await? {
+            return Ok(signed);
         }
-        let call = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
-        let call = call.part_number(part_number(number)).set_content_length(size.map(length));
-        let (window, expires_at) = self.window(start, options)?;
-        let request = self.addressed(call.customize()).presigned(window).await;
-        let request = request.map_err(|error| classify("UploadPart", error))?;
-        self.init_template(&request, &upload.name);
-        Ok(self.presigned(request, expires_at, options))
+        let part = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name)).upload_id(&upload.id);
+        let part = part.part_number(part_number(number)).customize();
+        let (window, expires_at) = self.window(options)?;
+        let request = self.addressed(call.complete(part)).presigned(window).await;
+        Ok(self.presigned(request.map_err(|error| classify("UploadPart", error))?, expires_at, options))
     }
 
-    /// Signs with the template of an earlier URL. `None` if there is no template or no usable credentials. The SDK must
-    /// sign the URL then.
-    fn sign(&self, call: Call<'_>, start: SystemTime, options: &PresignOptions) -> Option<Result<Presigned>> {
-        let presign_template = self.presign_template.get()?.as_ref()?;
-        let credentials = self.in_use.get(start)?;
-        let ttl = whole_seconds(options);
-        let expires_at = earlier_of(start + ttl, credentials.expiry());
-        let signed = presign_template.sign(credentials, call, start, ttl);
-        Some(signed.map(|url| Presigned {
-            url: self.for_client(&url, options),
-            headers: call.headers.to_vec(),
-            expires_at,
+    /// Signs a URL. `None` if the SDK must sign it.
+    async fn sign(&self, call: &Call<'_>, options: &PresignOptions) -> Result<Option<Presigned>> {
+        let route = self.public_route.as_ref().unwrap_or(&self.own_route);
+        let Some((route, credentials)) = self.route(route, call.operation).await? else { return Ok(None) };
+        let (start, ttl) = (current_second()?, whole_seconds(options));
+        let signer = Signer::new(&self.signing_keys, &credentials, &route.region, start);
+        Ok(Some(Presigned {
+            url: self.for_client(&signed_url(call, &route, &signer, ttl), options),
+            headers: call.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
+            expires_at: earlier_of(start + ttl, credentials.expiry()),
         }))
     }
 
-    /// Creates the template for later URLs from a URL of the SDK, if there is none yet.
-    fn init_template(&self, request: &PresignedRequest, name: &ObjectName) {
-        self.presign_template.get_or_init(|| PresignTemplate::of(request.uri(), name));
-    }
-
-    /// Returns the validity period from `start`, and its end as far as the credentials are known before the SDK signs.
-    fn window(&self, start: SystemTime, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
-        let ttl = whole_seconds(options);
+    /// Returns the validity period from now, and its end as far as the credentials are known before the SDK signs.
+    fn window(&self, options: &PresignOptions) -> Result<(PresigningConfig, SystemTime)> {
+        let (start, ttl) = (current_second()?, whole_seconds(options));
         let window = PresigningConfig::builder().start_time(start).expires_in(ttl).build();
         let known = self.in_use.get(start).and_then(|credentials| credentials.expiry());
         Ok((window.map_err(|error| rejected("presign", error))?, earlier_of(start + ttl, known)))
@@ -119,14 +105,34 @@ impl S3Store {
         }
     }
 
-    /// Sets the endpoint for which the URL is signed, if clients use another endpoint than this process.
+    /// Sets the endpoint for which the SDK signs the URL, if clients use another endpoint than this process.
     fn addressed<T, E, B>(&self, call: CustomizableOperation<T, E, B>) -> CustomizableOperation<T, E, B> {
         // Setting it to `None` would override the endpoint with that of AWS.
-        match &self.public_endpoint {
+        match self.public_route.as_ref().and_then(KnownRoute::endpoint) {
             Some(endpoint) => call.config_override(aws_sdk_s3::Config::builder().endpoint_url(endpoint)),
             None => call,
         }
     }
+}
+
+/// Returns the URL with which clients may make `call` for `ttl`.
+pub(super) fn signed_url(call: &Call<'_>, route: &Route, signer: &Signer<'_>, ttl: Duration) -> String {
+    let mut headers = vec![("host", &*route.host)];
+    headers.extend(call.headers.iter().map(|(name, value)| (&**name, &**value)));
+    headers.sort_unstable();
+    let encoded = |value: &str| Cow::Owned(utf8_percent_encode(value, RESERVED).to_string());
+    let mut query = call.query.clone();
+    query.extend([
+        ("X-Amz-Algorithm", Cow::Borrowed(ALGORITHM)),
+        ("X-Amz-Credential", encoded(&signer.credential())),
+        ("X-Amz-Date", Cow::Borrowed(&*signer.date)),
+        ("X-Amz-Expires", ttl.as_secs().to_string().into()),
+        ("X-Amz-SignedHeaders", encoded(&names(&headers))),
+    ]);
+    query.extend(signer.credentials.session_token().map(|token| ("X-Amz-Security-Token", encoded(token))));
+    let (path, query) = (route.path(call.name), canonical_query(query));
+    let signature = signer.signature(call.method, &path, &query, &headers);
+    format!("{}{path}?{query}&X-Amz-Signature={signature}", route.origin)
 }
 
 /// Returns the earlier of the planned end and the credentials' expiry. A URL expires with the credentials that signed
@@ -175,15 +181,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn later_urls_are_signed_with_the_template() {
+    async fn urls_have_the_public_endpoint() {
         let store = store(Some("https://images.example"), None).await;
-        let (first, name) = (ObjectName::Image(ImageKey::random("png")), ObjectName::Incoming(ImageKey::random("png")));
-        let options = reached_by(Some("https://elsewhere.example"));
-        let get = |name| Call { method: "GET", name, query: "x-id=GetObject", headers: &[] };
-        let now = current_second().unwrap();
-        assert!(store.sign(get(&name), now, &options).is_none());
-        store.get_url(&first, &options).await.unwrap();
-        assert!(store.sign(get(&name), now, &options).is_some());
+        let (name, options) =
+            (ObjectName::Incoming(ImageKey::random("png")), reached_by(Some("https://elsewhere.example")));
         let upload = Upload { name: name.clone(), id: "an/id".to_owned() };
         for url in [
             store.get_url(&name, &options).await.unwrap().url,
