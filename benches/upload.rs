@@ -1,6 +1,10 @@
 //! A whole upload in process: from a form that is sent to the router, through the SDK, to a null S3 on the loopback
-//! interface. Also the plan of a direct upload, and presigned URLs with and without the template of an earlier one.
+//! interface. Also the plan of a direct upload, and single calls compared with those of the SDK.
 
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region, RequestChecksumCalculation};
+use aws_sdk_s3::presigning::PresigningConfig;
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use axum::body::Body;
 use axum::{Router, http};
 use bytes::Bytes;
@@ -8,12 +12,12 @@ use clap::Parser;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use futures::stream;
 use http::Request;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use image_store::cli::Cli;
 use image_store::config::Config;
 use image_store::server::App;
 use image_store::store::s3::{Checksum, S3Options, S3Store};
-use image_store::store::{CustomMetadata, ImageKey, ObjectName, PresignOptions, PutConditions, Store};
+use image_store::store::{Content, CustomMetadata, ImageKey, Metadata, ObjectName, Payload, PresignOptions, Store};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,11 +29,18 @@ mod form;
 /// Bytes in one read, and length of the block that a long image repeats.
 const CHUNK: usize = 64 << 10;
 
-/// Connects to a null S3 that is started for it.
-async fn connect() -> Arc<S3Store> {
+/// Connects to a null S3 that is started for it, also by the SDK alone.
+async fn connect() -> (Arc<S3Store>, Client) {
     let listener = null_s3::listen(([127, 0, 0, 1], 0).into()).expect("a port");
     let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
     std::thread::spawn(move || null_s3::serve(&listener, null_s3::Faults::default()));
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(&endpoint)
+        .force_path_style(true)
+        .region(Region::new("us-east-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "bench"))
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired);
     let options = S3Options {
         bucket: "null".to_owned(),
         prefix: String::new(),
@@ -44,7 +55,7 @@ async fn connect() -> Arc<S3Store> {
         http_client: None,
         mount: None,
     };
-    Arc::new(S3Store::connect(options).await)
+    (Arc::new(S3Store::connect(options).await), Client::from_conf(config.build()))
 }
 
 fn router(store: &Arc<S3Store>) -> Router {
@@ -77,26 +88,38 @@ async fn send(router: Router, request: Request<Body>) {
     assert!(status.is_success(), "{status}: {body:?}");
 }
 
-/// A GET is signed with the template of an earlier one, and a PUT by the SDK.
-fn presign(criterion: &mut Criterion, runtime: &Runtime, store: &S3Store) {
-    let name = ObjectName::Image(ImageKey::random("png"));
-    let options = PresignOptions { ttl: Duration::from_secs(900), base: None };
-    let content_type = "image/png".to_owned();
-    let put = PutConditions { size: 1, content_type, sha256: None, custom: CustomMetadata::new() };
+/// Signs URLs, and sends an image as one object, both also by the SDK.
+fn calls(criterion: &mut Criterion, runtime: &Runtime, store: &S3Store, sdk: &Client) {
+    let (key, ttl) = (ImageKey::random("png"), Duration::from_secs(900));
+    let (name, options) = (ObjectName::Image(key.clone()), PresignOptions { ttl, base: None });
     let mut group = criterion.benchmark_group("presign");
-    group.bench_function("GET with the template", |bencher| {
+    group.bench_function("GET", |bencher| {
         bencher.iter(|| runtime.block_on(store.presign_get(&name, &options)).expect("a URL"));
     });
-    group.bench_function("PUT by the SDK", |bencher| {
-        bencher.iter(|| runtime.block_on(store.presign_put(&name, &put, &options)).expect("a URL"));
+    group.bench_function("GET by the SDK", |bencher| {
+        let window = || PresigningConfig::expires_in(ttl).expect("a window");
+        let get = || sdk.get_object().bucket("null").key(key.to_string()).presigned(window());
+        bencher.iter(|| runtime.block_on(get()).expect("a URL"));
     });
     group.finish();
+    let bytes = Bytes::from(form::image(64 << 10));
+    let (metadata, len) = (Metadata::unverified("image/png", CustomMetadata::new()), bytes.len() as u64);
+    criterion.bench_function("PutObject of 64 KiB", |bencher| {
+        let body = || Payload { content: Content::Memory(bytes.clone()), len, crc64: 0 };
+        bencher.iter(|| runtime.block_on(store.put(&name, &metadata, body())).expect("an object"));
+    });
+    criterion.bench_function("PutObject of 64 KiB by the SDK", |bencher| {
+        let body = || ByteStream::new(SdkBody::from_body_1_x(Full::new(bytes.clone())));
+        let put = || sdk.put_object().bucket("null").key(key.to_string()).content_type("image/png").body(body());
+        let put = || put().if_none_match("*").checksum_crc64_nvme("AAAAAAAAAAA=").customize().disable_payload_signing();
+        bencher.iter(|| runtime.block_on(put().send()).expect("an object"));
+    });
 }
 
 fn bench(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    let store = runtime.block_on(connect());
-    presign(criterion, &runtime, &store);
+    let (store, sdk) = runtime.block_on(connect());
+    calls(criterion, &runtime, &store, &sdk);
     let router = router(&store);
     let image = Bytes::from(form::image(2 * CHUNK));
     let (first, block) = (image.slice(..CHUNK), image.slice(CHUNK..));

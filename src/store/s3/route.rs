@@ -5,6 +5,7 @@
 //! anything unknown, such as another kind of session, there is no route, and the SDK signs and sends all calls.
 
 use aws_credential_types::Credentials;
+use aws_sdk_s3::config::http::HttpRequest;
 use aws_sdk_s3::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{ConfigBag, HttpClient, Intercept, RuntimeComponents};
@@ -13,22 +14,25 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::S3Store;
 use super::errors::classify;
 use super::signer::{parse_date, region_of};
+use super::{CHECKSUM, S3Store};
 use crate::error::BoxError;
 use crate::store::{ImageKey, ObjectName, Result};
 
 /// The headers of the SDK that are the same in the first attempt of every call.
 pub(super) const SDK_HEADERS: [&str; 3] = ["amz-sdk-request", "user-agent", "x-amz-user-agent"];
 /// The other headers that a prepared call may have.
-const OTHER_HEADERS: [&str; 8] = [
+const OTHER_HEADERS: [&str; 11] = [
     "amz-sdk-invocation-id",
+    "authorization",
     "content-length",
     "content-type",
     "traceparent",
     "tracestate",
+    CHECKSUM,
     "x-amz-content-sha256",
+    "x-amz-date",
     "x-amz-security-token",
     TRACE_ID,
 ];
@@ -57,20 +61,18 @@ pub(super) struct Route {
 }
 
 impl Route {
-    /// Returns the route of a call that was prepared for `name`. `None` if it contains anything unknown.
-    fn of(prepared: &Prepared, name: &ObjectName) -> Option<Route> {
-        let value = |wanted| prepared.headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
-        let known = |name: &str| SDK_HEADERS.contains(&name) || OTHER_HEADERS.contains(&name);
-        let is_signature = |name: &str| name == "authorization" || name == "x-amz-date";
-        if !prepared.headers.iter().all(|(name, _)| known(name) || is_signature(name)) {
+    /// Returns the route of a call that was prepared for `name` just before `now`. `None` if it contains anything unknown.
+    fn of(call: &HttpRequest, name: &ObjectName, connector: SharedHttpConnector, now: SystemTime) -> Option<Route> {
+        let headers = call.headers();
+        if !headers.iter().all(|(name, _)| SDK_HEADERS.contains(&name) || OTHER_HEADERS.contains(&name)) {
             return None;
         }
-        let base = prepared.uri.strip_suffix("?x-id=PutObject")?.strip_suffix(&name.object_key(""))?;
+        let base = call.uri().strip_suffix("?x-id=PutObject")?.strip_suffix(&name.object_key(""))?;
         let (scheme, rest) = base.split_once("://")?;
         let (authority, folder) = rest.split_at(rest.find('/')?);
         let default_port = if scheme == "https" { ":443" } else { ":80" };
-        let [request, agent, x_agent] = SDK_HEADERS.map(|name| value(name).map(str::to_owned));
-        let signed_at = parse_date(value("x-amz-date")?)?;
+        let [request, agent, x_agent] = SDK_HEADERS.map(|name| headers.get(name).map(str::to_owned));
+        let signed_at = parse_date(headers.get("x-amz-date")?)?;
         let skew = |ahead: SystemTime, behind| {
             ahead.duration_since(behind).ok().filter(|skew| *skew >= MIN_SKEW).unwrap_or_default()
         };
@@ -78,11 +80,11 @@ impl Route {
             origin: format!("{scheme}://{authority}"),
             host: authority.strip_suffix(default_port).unwrap_or(authority).to_owned(),
             folder: folder.to_owned(),
-            region: region_of(value("authorization")?)?.to_owned(),
+            region: region_of(headers.get("authorization")?)?.to_owned(),
             sdk_headers: [request?, agent?, x_agent?],
-            has_trace_id: value(TRACE_ID).is_some(),
-            skew: (skew(signed_at, prepared.at), skew(prepared.at, signed_at)),
-            connector: prepared.connector.clone()?,
+            has_trace_id: headers.contains_key(TRACE_ID),
+            skew: (skew(signed_at, now), skew(now, signed_at)),
+            connector,
         })
     }
 
@@ -136,34 +138,30 @@ impl S3Store {
         if let Some((route, credentials)) = route.zip(self.in_use.get(SystemTime::now())) {
             return Ok(route.map(|route| (route, credentials)));
         }
-        let (name, prepared) = (ObjectName::Image(ImageKey::random("png")), Unsent::default());
-        let call = self.client.put_object().bucket(&self.bucket).key(self.key(&name)).customize();
-        let mut call = call.disable_payload_signing().interceptor(prepared.clone());
+        let unsent = Unsent { name: ObjectName::Image(ImageKey::random("png")), route: Arc::default() };
+        // The user agent says whether there is a checksum.
+        let call = self.client.put_object().bucket(&self.bucket).key(self.key(&unsent.name));
+        let call = call.set_checksum_crc64_nvme(self.crc64(0)).customize();
+        let mut call = call.disable_payload_signing().interceptor(unsent.clone());
         if let Some(endpoint) = &known.endpoint {
             call = call.config_override(aws_sdk_s3::Config::builder().endpoint_url(endpoint));
         }
         let sent = call.send().await;
-        let Some(prepared) = prepared.0.lock().take() else {
+        let Some(route) = unsent.route.lock().take() else {
             return sent.map(|_| None).map_err(|error| classify(operation, error));
         };
-        let route = Route::of(&prepared, &name).map(Arc::new);
         *known.route.lock() = Some(route.clone());
         Ok(route.zip(self.in_use.get(SystemTime::now())))
     }
 }
 
-/// A call that the SDK has prepared.
-#[derive(Debug)]
-struct Prepared {
-    uri: String,
-    headers: Vec<(String, String)>,
-    at: SystemTime,
-    connector: Option<SharedHttpConnector>,
+/// Looks at a call that the SDK has prepared for `name`, and prevents that it is sent.
+#[derive(Clone, Debug)]
+struct Unsent {
+    name: ObjectName,
+    /// `None` if the call could not be prepared.
+    route: Arc<Mutex<Option<Option<Arc<Route>>>>>,
 }
-
-/// Keeps a call that the SDK has prepared, and prevents that it is sent.
-#[derive(Clone, Debug, Default)]
-struct Unsent(Arc<Mutex<Option<Prepared>>>);
 
 impl Intercept for Unsent {
     fn name(&self) -> &'static str {
@@ -176,16 +174,14 @@ impl Intercept for Unsent {
         components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        let timeouts = config.load::<TimeoutConfig>();
         let mut settings = HttpConnectorSettings::builder();
-        settings.set_connect_timeout(config.load::<TimeoutConfig>().and_then(TimeoutConfig::connect_timeout));
-        settings.set_read_timeout(config.load::<TimeoutConfig>().and_then(TimeoutConfig::read_timeout));
-        let (request, settings) = (context.request(), settings.build());
-        *self.0.lock() = Some(Prepared {
-            uri: request.uri().to_owned(),
-            headers: request.headers().iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
-            at: SystemTime::now(),
-            connector: components.http_client().map(|client| client.http_connector(&settings, components)),
-        });
+        settings.set_connect_timeout(timeouts.and_then(TimeoutConfig::connect_timeout));
+        settings.set_read_timeout(timeouts.and_then(TimeoutConfig::read_timeout));
+        let connector = components.http_client().map(|client| client.http_connector(&settings.build(), components));
+        let route =
+            connector.and_then(|connector| Route::of(context.request(), &self.name, connector, SystemTime::now()));
+        *self.route.lock() = Some(route.map(Arc::new));
         Err("the call was only prepared".into())
     }
 }
