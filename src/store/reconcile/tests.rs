@@ -65,6 +65,25 @@ async fn only_empty_uploads_of_a_promotion_are_aborted() {
     assert_eq!(left.iter().map(|upload| &*upload.id).collect::<Vec<_>>(), ["plan"]);
 }
 
+/// Another process is promoting the object while this one stops: its upload, which is empty yet, is not aborted, and those
+/// of this process are aborted as soon as the image exists.
+#[tokio::test(start_paused = true)]
+async fn last_check_waits_for_the_promotion_of_another_process() {
+    let (objects, reconciler) = reconciler();
+    let (store, name) = (Memory::new(&objects, 0), image());
+    objects.lay([ObjectName::Incoming(name.key().clone())]);
+    store.create_upload(&name, &Metadata::unverified("image/png", CustomMetadata::new())).await.unwrap();
+    reconciler.watch(LateEffect::Promotions(name.key().clone()));
+    let began = Instant::now();
+    let promoted = async {
+        tokio::time::sleep(FIRST_DELAY / 2).await;
+        assert_eq!(objects.open_uploads(&name), 1);
+        objects.lay([name.clone()]);
+    };
+    tokio::join!(reconciler.conclude(), promoted);
+    assert_eq!((objects.open_uploads(&name), began.elapsed()), (0, FIRST_DELAY));
+}
+
 #[test]
 fn full_queue_is_logged_once_a_minute() {
     let (mut queue, start) = (Queue::default(), Instant::now());
