@@ -39,6 +39,8 @@ const TEMPORARY = [408, 429, 500, 502, 503, 504];
 const OF_THE_FILE = ["invalid_file_type", "no_file", "payload_too_large", "too_many_pixels"];
 
 function words(status, body) {
+  // The service's own text names the headers, for programs.
+  if (body?.code === "unauthorized") return "An API key is required.";
   if (typeof body?.detail !== "string") return `The server returned status ${status}.`;
   const { detail, detected, limit, hint, accepted } = body;
   const sentences = [detected && !limit ? `${detail}: this looks like ${detected}` : detail];

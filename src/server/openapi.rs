@@ -144,6 +144,8 @@ fn whole(mut document: OpenApi, app: &App) -> Value {
     for operation in operations(&mut document) {
         let anywhere = [Error::Internal("".into()), Error::Deadline, Error::TooManyConnections];
         answers::add(&mut operation.responses.responses, anywhere);
+        // A summary is plain text, while a description is Markdown.
+        operation.summary = operation.summary.take().map(|summary| summary.replace('`', ""));
         operation.responses.responses.values_mut().filter_map(inline).for_each(headers::request_id);
     }
     for item in document.paths.paths.values_mut() {
