@@ -115,6 +115,7 @@ def rows(client: Client) -> list[str]:
         "direct, 2 MB": lambda: client.direct(2_000_000),
         "direct, 150 MiB in parts": lambda: client.direct(150 * MIB),
         "resumable, 2 MB in one request": lambda: client.resumable(2_000_000, 1),
+        "resumable, 2 MB in four requests": lambda: client.resumable(2_000_000, 4),
         "resumable, 100 MiB in one request": lambda: client.resumable(100 * MIB, 1),
         "resumable, 100 MiB in ten requests": lambda: client.resumable(100 * MIB, 10),
         "Uppy's parts, 150 MiB": lambda: client.companion(150 * MIB),
