@@ -219,7 +219,7 @@ pub(super) struct Terms {
     pub(super) drawn_key: Option<ImageKey>,
     pub(super) metadata: CustomMetadata,
     /// The ID of the resumable upload that the image belongs to.
-    pub(super) resumable: Option<Uuid>,
+    pub(super) origin: Option<Uuid>,
     /// The declared length of the body in bytes.
     pub(super) length: Option<u64>,
     pub(super) link: PresignOptions,
@@ -233,7 +233,7 @@ impl Terms {
             key: fixed_key(authority, &request.headers)?,
             drawn_key: None,
             metadata: authority.map(Authority::metadata).unwrap_or_default(),
-            resumable: None,
+            origin: None,
             length: content_length(&request.headers),
             link: app.read_link(request.base.clone()),
         })
@@ -241,8 +241,8 @@ impl Terms {
 
     fn metadata_of(&self, image: &IncomingImage) -> Metadata {
         let may_be_planned = matches!(self.key, Some(FixedKey::Image(_)));
-        let resumable = self.resumable;
-        Metadata { may_be_planned, resumable, ..Metadata::verified(image.info(), self.metadata.clone()) }
+        let origin = self.origin;
+        Metadata { may_be_planned, origin, ..Metadata::verified(image.info(), self.metadata.clone()) }
     }
 
     /// Returns a link to the stored image.

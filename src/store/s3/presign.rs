@@ -6,7 +6,7 @@ use http::header;
 use percent_encoding::utf8_percent_encode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::convert::{custom_metadata, length, part_number, sha256_to_base64};
+use super::convert::{length, part_number, sha256_to_base64, unverified_metadata};
 use super::errors::{classify, rejected};
 use super::presign_template::{Call, PresignTemplate};
 use super::{RESERVED, S3Store, Sse};
@@ -37,7 +37,7 @@ impl S3Store {
         let call = call
             .content_length(length(conditions.size))
             .content_type(&conditions.content_type)
-            .set_metadata(Some(custom_metadata(&conditions.custom).into_iter().collect()))
+            .set_metadata(Some(unverified_metadata(&conditions.custom, conditions.origin)))
             .set_checksum_sha256(conditions.sha256.as_ref().map(sha256_to_base64))
             .set_server_side_encryption(self.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(self.sse.as_ref().and_then(Sse::key_id))
@@ -203,6 +203,7 @@ mod tests {
             content_type: "image/png".to_owned(),
             sha256: None,
             custom: CustomMetadata::new(),
+            origin: None,
         };
         for base in [Some("http://one.example:8080"), None, Some("https://two.example/images")] {
             let (options, start) = (reached_by(base), format!("{}/_store/b/p/", base.unwrap_or_default()));
