@@ -32,6 +32,7 @@ use crate::server::request::Invocation;
 use crate::server::request::accept::prefers_html;
 use crate::server::request::started::Started;
 use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectInfo, ObjectName, PresignOptions, StoreError};
+use crate::upload::budget::memory_checks;
 use crate::upload::fixed::{FixedKey, FixedUpload, check_same};
 use crate::upload::idempotency::IdempotencyKey;
 use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
@@ -359,15 +360,16 @@ async fn send(
     image: &mut IncomingImage,
     admitted: AdmittedUpload,
 ) -> Result<ControlFlow<Outcome, AdmittedUpload>> {
-    let metadata = terms.metadata_of(image);
+    let (metadata, min_size) = (terms.metadata_of(image), image.min_size());
     let existing = match Target::find(app, terms, image.info().format, image.extension()).await {
         Ok(Target::Drawn(name)) => {
-            let uploader = app.uploads.start(name.clone(), metadata, admitted);
+            let uploader = app.uploads.start(name.clone(), metadata, min_size, admitted);
             return stream(app, terms, image, name, uploader).await;
         }
         Ok(Target::Fixed(upload)) => {
             let name = upload.name();
-            return stream(app, terms, image, name, app.uploads.start_fixed(upload, metadata, admitted)).await;
+            let uploader = app.uploads.start_fixed(upload, metadata, min_size, admitted);
+            return stream(app, terms, image, name, uploader).await;
         }
         Ok(Target::Existing(name, existing)) => Ok((name, existing)),
         // The error does not matter if another file replaces this one.
@@ -421,11 +423,16 @@ async fn digest(image: &mut IncomingImage, admitted: AdmittedUpload) -> Result<S
 
 /// Copies the image to the writer until the whole request was received and is valid, or the store has failed.
 async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<()> {
+    let mut memory_checks = memory_checks();
     loop {
         let chunk = tokio::select! {
             biased;
             chunk = image.next_chunk() => chunk?,
             error = uploader.failed() => return Err(error),
+            _ = memory_checks.tick() => {
+                uploader.leave_scarce_memory().await?;
+                continue;
+            }
         };
         match chunk {
             Some(chunk) => uploader.write(chunk).await?,
