@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release/image-store
 VENV := $(CARGO_TARGET_DIR)/e2e/venv
 
-.PHONY: help run test lint e2e bench bench-hop loadtest loadtest-smoke chaos lambda cfn-lint coldstart
+.PHONY: help run test lint e2e bench bench-hop loadtest loadtest-smoke chaos lambda lighthouse cfn-lint coldstart
 
 help: ## List the commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -56,6 +56,9 @@ lambda: ## Build the Lambda function: target/lambda/image-store/bootstrap and it
 	mkdir -p $(LAMBDA)
 	cp $(CARGO_TARGET_DIR)/$(LAMBDA_TARGET)/lambda/image-store $(LAMBDA)/bootstrap
 	deploy/zip.py $(LAMBDA)/bootstrap $(LAMBDA).zip
+
+lighthouse: $(BIN) ## Audit the upload page and the docs with Lighthouse
+	BIN=$(BIN) tests/e2e/lighthouse/run.sh
 
 cfn-lint: ## Check the files in deploy/
 	deploy/lint.sh

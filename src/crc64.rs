@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use crc_fast::{CrcAlgorithm, Digest};
 
 const ALGORITHM: CrcAlgorithm = CrcAlgorithm::Crc64Nvme;
+const LABEL: &str = "crc64nvme:";
 
 /// Starts the checksum of bytes that arrive in pieces.
 pub fn digest() -> Digest {
@@ -33,7 +34,12 @@ pub fn from_base64(text: &str) -> Option<u64> {
 
 /// Returns the text of a checksum in the service's answers: `crc64nvme:` and its base64.
 pub fn labelled(crc64: u64) -> String {
-    format!("crc64nvme:{}", to_base64(crc64))
+    format!("{LABEL}{}", to_base64(crc64))
+}
+
+/// Returns the checksum in such a text.
+pub fn from_labelled(text: &str) -> Option<u64> {
+    from_base64(text.strip_prefix(LABEL)?)
 }
 
 #[cfg(test)]
@@ -45,6 +51,8 @@ mod tests {
         // The CRC catalogue's check value of "123456789".
         assert_eq!(to_base64(0xae8b_1486_0a79_9888), "rosUhgp5mIg=");
         assert_eq!(from_base64("rosUhgp5mIg="), Some(0xae8b_1486_0a79_9888));
+        assert_eq!(from_labelled(&labelled(7)), Some(7));
+        assert_eq!(from_labelled("rosUhgp5mIg="), None);
         for wrong in ["", "rosUhgp5mIg", "rosUhgp5mIg=-2", "AAAA"] {
             assert_eq!(from_base64(wrong), None, "{wrong}");
         }

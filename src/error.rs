@@ -212,7 +212,11 @@ pub enum Error {
     /// A resumable upload continues at another byte than the one that the request begins with.
     #[error("The upload continues at byte {offset}; send the bytes from there on")]
     #[strum(props(status = 409))]
-    OffsetMismatch { offset: u64 },
+    OffsetMismatch {
+        offset: u64,
+        /// The offset in the request.
+        provided: u64,
+    },
     /// A request of a resumable upload contradicts the length of the file.
     #[error("The file has {length} bytes; send exactly these bytes, and no other length")]
     #[strum(props(status = 400))]
@@ -321,7 +325,7 @@ impl Error {
             Error::AlreadyExists,
             Error::IdempotencyKeyReused,
             Error::OutcomeUnknown("".into()),
-            Error::OffsetMismatch { offset: 5_242_880 },
+            Error::OffsetMismatch { offset: 5_242_880, provided: 0 },
             Error::InconsistentLength { length: 482_113 },
             Error::UploadGone,
             Error::UploadInterrupted("".into()),

@@ -30,7 +30,7 @@ use crate::error::{Error, Result};
 use crate::format::ImageInfo;
 use crate::ingest::sniff::Search;
 use crate::policy::Policy;
-use crate::store::{ImageKey, ObjectInfo, ObjectName, Payload, Store};
+use crate::store::{ImageKey, ObjectDigest, ObjectInfo, ObjectName, Payload, Store};
 use crate::telemetry::trace;
 use crate::upload::UploadManager;
 use crate::upload::parts::payload;
@@ -127,7 +127,7 @@ impl ResumableUploads {
     ///
     /// # Errors
     /// Returns [`Error::UploadGone`] (410) if the upload was cancelled or has expired, [`Error::AlreadyExists`] (409) if another
-    /// upload has created the image of its key, [`Error::UploadInterrupted`] (503) if the store fails, and the errors of
+    /// upload has created another image under its key, [`Error::UploadInterrupted`] (503) if the store fails, and the errors of
     /// [`ResumableUploads::append`] if the upload is completed.
     pub async fn status(&self, upload: &ResumableUpload) -> Result<Progress> {
         let turn = self.0.takeovers.begin(upload.id).await;
@@ -167,7 +167,9 @@ impl ResumableUploads {
         let turn = self.0.takeovers.begin(upload.id).await;
         let mut open = match self.0.resolve(upload).await? {
             Resolved::Complete(image) if append.offset == image.object.size => return Ok(Progress::Complete(image)),
-            Resolved::Complete(image) => return Err(Error::OffsetMismatch { offset: image.object.size }),
+            Resolved::Complete(image) => {
+                return Err(Error::OffsetMismatch { offset: image.object.size, provided: append.offset });
+            }
             Resolved::Open(open) => open,
         };
         open.check(upload, &append)?;
@@ -184,6 +186,16 @@ impl ResumableUploads {
         }
         let body = futures::stream::iter(first.map(Ok)).chain(body);
         self.transfer(upload, open, append, turn, body).await
+    }
+
+    /// Ends an upload of a whole file ([`NewUpload::of_whole_file`]) that was stored under a key that was fixed beforehand. `whole`
+    /// describes the file.
+    ///
+    /// # Errors
+    /// Returns [`Error::AlreadyExists`] (409) if the key has another image meanwhile, and [`Error::OutcomeUnknown`] or
+    /// [`Error::UploadInterrupted`] (503) if the store fails.
+    pub async fn conclude(&self, upload: &ResumableUpload, whole: ObjectDigest) -> Result<()> {
+        self.0.conclude(upload, whole).await
     }
 
     /// Cancels an upload: no image can appear any more when this returns. Ends an older request of the upload in this process.

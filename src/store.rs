@@ -43,8 +43,9 @@ pub struct Metadata {
     /// Whether a grant fixed the key and the image was streamed, so that there may be plans of direct uploads for the same
     /// key. A delete must end them.
     pub may_be_planned: bool,
-    /// The ID of the resumable upload that creates the object.
-    pub resumable: Option<Uuid>,
+    /// The ID of the upload that creates the object: of a resumable upload, or of a direct upload whose key was fixed
+    /// beforehand. It tells uploads of one key apart.
+    pub origin: Option<Uuid>,
 }
 
 impl Metadata {
@@ -55,7 +56,7 @@ impl Metadata {
             dimensions: None,
             custom,
             may_be_planned: false,
-            resumable: None,
+            origin: None,
         }
     }
 
@@ -66,7 +67,7 @@ impl Metadata {
             dimensions: Some((info.width, info.height)),
             custom,
             may_be_planned: false,
-            resumable: None,
+            origin: None,
         }
     }
 }
@@ -149,8 +150,8 @@ pub struct ObjectInfo {
     pub custom: CustomMetadata,
     /// As [`Metadata::may_be_planned`].
     pub may_be_planned: bool,
-    /// The ID of the resumable upload that created the object.
-    pub resumable: Option<Uuid>,
+    /// As [`Metadata::origin`].
+    pub origin: Option<Uuid>,
     /// Set if the object is a marker.
     pub marker: Option<Marker>,
 }
@@ -185,8 +186,9 @@ pub enum Written {
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Marker {
-    /// The object was promoted to an image.
-    Spent,
+    /// The object was promoted to an image, or an equal image existed already. Contains the object's
+    /// [origin](ObjectInfo::origin), whose uploads are answered with the image.
+    Spent(Option<Uuid>),
     /// The upload was aborted, or its image was deleted.
     Withdrawn,
     /// The object was not an allowed image. Contains the code of the error.
@@ -211,6 +213,8 @@ pub struct PutConditions {
     pub sha256: Option<[u8; 32]>,
     /// To be kept with the object.
     pub custom: CustomMetadata,
+    /// As [`Metadata::origin`], to be kept with the object.
+    pub origin: Option<Uuid>,
 }
 
 /// How a URL is presigned.

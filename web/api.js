@@ -1,5 +1,6 @@
 // The client of the service's API: requests with the API key, responses as JSON, errors with the service's texts.
 
+import { alternatives } from "./format.js";
 import { root } from "./grant.js";
 import { ConnectionLost } from "./retry.js";
 import * as key from "./api-key.js";
@@ -17,6 +18,11 @@ export class Refusal extends Error {
   get passes() {
     return TEMPORARY.includes(this.status);
   }
+
+  /** Whether the file itself was rejected, so that a retry would not help. */
+  get final() {
+    return OF_THE_FILE.includes(this.code);
+  }
 }
 
 /** The response is not from the service, but from a proxy or another application. A retry would not help. */
@@ -29,12 +35,18 @@ export class NotTheService extends Error {
 
 // Statuses of temporary errors, including those that proxies return while the service is unavailable.
 const TEMPORARY = [408, 429, 500, 502, 503, 504];
+// Codes of errors that the same file causes again.
+const OF_THE_FILE = ["invalid_file_type", "no_file", "payload_too_large", "too_many_pixels"];
 
 function words(status, body) {
-  const detail = typeof body?.detail === "string" ? body.detail : `The server returned status ${status}.`;
-  const seen = body?.detected && !body.limit ? `: this looks like ${body.detected}` : "";
-  const hint = typeof body?.hint === "string" ? `. ${body.hint}` : "";
-  return seen || hint ? `${detail}${seen}${hint}.` : detail;
+  // The service's own text names the headers, for programs.
+  if (body?.code === "unauthorized") return "An API key is required.";
+  if (typeof body?.detail !== "string") return `The server returned status ${status}.`;
+  const { detail, detected, limit, hint, accepted } = body;
+  const sentences = [detected && !limit ? `${detail}: this looks like ${detected}` : detail];
+  if (typeof hint === "string") sentences.push(hint);
+  if (Array.isArray(accepted) && !limit) sentences.push(`Accepted: ${alternatives(accepted.map((name) => name.toUpperCase()))}`);
+  return sentences.length > 1 ? `${sentences.join(". ")}.` : sentences[0];
 }
 
 /** Parses the text of a response. Returns null if it is not JSON, as with a proxy's error page. */

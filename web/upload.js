@@ -49,7 +49,7 @@ export class Upload extends EventTarget {
   }
 
   get canRetry() {
-    return !(this.problem instanceof Unacceptable);
+    return !(this.problem instanceof Unacceptable || this.problem?.final);
   }
 
   async run() {

@@ -216,7 +216,10 @@ class Account:
 
     def history(self, number: int) -> str:
         """All that happened to an upload, in seconds from its beginning."""
-        upload, calls = self.uploads[number], self.proxy.calls[number]
+        upload = self.uploads[number]
+        # The checks for late effects belong to no request.
+        own = (upload.key, f"incoming/{upload.key}")
+        calls = self.proxy.calls[number] + [call for call in self.proxy.calls[0] if call.key in own]
         events = [(moment, f"client: {what}") for moment, what in upload.events]
         events += [(call.began, f"store: {call}") for call in calls]
         first, last = min(events)[0], max(events)[0]

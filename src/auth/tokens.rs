@@ -33,6 +33,10 @@ pub trait UploadClaims: Serialize + DeserializeOwned {
 pub struct PlanClaims {
     /// The `s3_key`.
     pub key: String,
+    /// The ID of this plan, which is also in the object's metadata. Missing if the key was drawn for this plan, so that there
+    /// is no other upload of it. Older plans have none either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
     /// Exact size in bytes.
     pub size: u64,
     /// The declared media type.
@@ -175,6 +179,7 @@ mod tests {
     fn plan() -> PlanClaims {
         PlanClaims {
             key: "0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png".to_owned(),
+            jti: None,
             size: 7,
             content_type: "image/png".to_owned(),
             sha256: None,

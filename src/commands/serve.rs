@@ -63,7 +63,7 @@ pub async fn serve(mut config: Config, backend: &Backend) -> Outcome {
     let probe = (!backend.is_embedded()).then(|| probe::start(Arc::clone(&backend.s3), reconciler.clone()));
     let clean = transport::http::serve(listener, app.clone(), server, stop_signal()?).await;
     OptionFuture::from(probe.map(Probe::end)).await;
-    // If this times out, the shutdown is still clean, because late effects are only a possibility.
+    // If this times out, the shutdown is still clean, because late effects are only a possibility. The log says which.
     let _ = tokio::time::timeout(RECONCILE_TIMEOUT, reconciler.conclude()).await;
     Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

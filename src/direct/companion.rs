@@ -5,6 +5,7 @@
 //! then on the upload is a direct upload like others.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::layout::{DirectUpload, Layout, ReportedPart, UploadInParts};
 use super::plan::Expected;
@@ -17,6 +18,8 @@ use crate::store::{ImageKey, ObjectName, Upload};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CompanionUpload {
     pub upload: Upload,
+    /// Tells this upload from others of its key. `None` if the key was drawn for this upload.
+    pub id: Option<Uuid>,
     /// Maximum size of the image in bytes.
     pub max_size: u64,
 }
@@ -27,6 +30,9 @@ pub struct CompanionUpload {
 pub struct CompanionClaims {
     /// The `s3_key`.
     key: String,
+    /// As [`PlanClaims::jti`](crate::auth::tokens::PlanClaims::jti).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
     /// The ID of the multipart upload in S3.
     upload: String,
     max_size: u64,
@@ -40,17 +46,18 @@ impl CompanionUpload {
     /// Returns the upload that a token carries. It is not checked again, because the service signed it.
     ///
     /// # Errors
-    /// Returns [`Error::InvalidToken`] (401 `invalid_token`) if the key is not valid.
+    /// Returns [`Error::InvalidToken`] (401 `invalid_token`) if the key or the ID is not valid.
     pub fn from_claims(claims: CompanionClaims) -> Result<Self> {
-        let other = || Error::InvalidToken(Some("the key in the token has an unknown format".into()));
+        let other = || Error::InvalidToken(Some("the upload in the token has an unknown format".into()));
         let key = ImageKey::parse(&claims.key).ok_or_else(other)?;
+        let id = claims.jti.as_deref().map(Uuid::try_parse).transpose().map_err(|_| other())?;
         let upload = Upload { name: ObjectName::Incoming(key), id: claims.upload };
-        Ok(CompanionUpload { upload, max_size: claims.max_size })
+        Ok(CompanionUpload { upload, id, max_size: claims.max_size })
     }
 
     pub fn claims(&self) -> CompanionClaims {
-        let Upload { name, id } = &self.upload;
-        CompanionClaims { key: name.key().to_string(), upload: id.clone(), max_size: self.max_size }
+        let (Upload { name, id: upload }, jti) = (&self.upload, self.id.map(|id| id.to_string()));
+        CompanionClaims { key: name.key().to_string(), jti, upload: upload.clone(), max_size: self.max_size }
     }
 
     pub fn key(&self) -> &ImageKey {
@@ -74,7 +81,7 @@ impl CompanionUpload {
         DirectUpload {
             key: self.key().clone(),
             parts: Some(UploadInParts { upload: self.upload.clone(), layout }),
-            expected: Expected { size: None, max_size: Some(self.max_size), sha256: None },
+            expected: Expected { origin: self.id, max_size: Some(self.max_size), ..Expected::default() },
         }
     }
 }
@@ -86,18 +93,25 @@ mod tests {
     #[test]
     fn token_contains_the_whole_upload() {
         let name = ObjectName::Incoming(ImageKey::random("png"));
-        let upload = CompanionUpload { upload: Upload { name, id: "a/b+c=&%".to_owned() }, max_size: 7 };
-        let claims = serde_json::to_string(&upload.claims()).unwrap();
-        assert_eq!(CompanionUpload::from_claims(serde_json::from_str(&claims).unwrap()).unwrap(), upload);
-        let claims = CompanionClaims { key: "x".to_owned(), ..upload.claims() };
-        assert_eq!(CompanionUpload::from_claims(claims).unwrap_err().code(), "invalid_token");
+        let drawn = CompanionUpload { upload: Upload { name, id: "a/b+c=&%".to_owned() }, id: None, max_size: 7 };
+        let fixed = CompanionUpload { id: Some(Uuid::new_v4()), ..drawn.clone() };
+        for upload in [drawn, fixed] {
+            let claims = serde_json::to_string(&upload.claims()).unwrap();
+            assert_eq!(CompanionUpload::from_claims(serde_json::from_str(&claims).unwrap()).unwrap(), upload);
+            for other in [
+                CompanionClaims { key: "x".to_owned(), ..upload.claims() },
+                CompanionClaims { jti: Some("x".to_owned()), ..upload.claims() },
+            ] {
+                assert_eq!(CompanionUpload::from_claims(other).unwrap_err().code(), "invalid_token");
+            }
+        }
     }
 
     #[test]
     fn number_of_parts_follows_from_the_size_limit() {
         let parts = |max_size| {
             let name = ObjectName::Incoming(ImageKey::random("png"));
-            CompanionUpload { upload: Upload { name, id: String::new() }, max_size }.max_parts()
+            CompanionUpload { upload: Upload { name, id: String::new() }, id: None, max_size }.max_parts()
         };
         assert_eq!(parts(1), 1);
         assert_eq!(parts(MIN_PART_SIZE), 1);

@@ -2,6 +2,7 @@
 //! receive the plan.
 
 use std::sync::Arc;
+use uuid::Uuid;
 
 use super::plan::{Plan, UploadMethod, ValidatedRequest, part_size};
 use crate::config::Config;
@@ -31,8 +32,14 @@ impl PendingPlan {
 pub struct PlanTerms {
     /// Metadata of the image. It is stored with the upload of a plan in parts.
     pub custom: CustomMetadata,
-    /// Whether the key was fixed beforehand, so that other clients may upload under it too.
-    pub is_fixed_key: bool,
+    /// The ID of the plan, if the key was fixed beforehand, so that other clients may upload under it too.
+    pub id: Option<Uuid>,
+}
+
+impl PlanTerms {
+    pub fn new(custom: CustomMetadata, is_fixed_key: bool) -> Self {
+        PlanTerms { custom, id: is_fixed_key.then(Uuid::new_v4) }
+    }
 }
 
 /// Creates a plan for the request, by its size.
@@ -46,11 +53,11 @@ pub async fn create(
     draft: ValidatedRequest,
     terms: PlanTerms,
 ) -> Result<PendingPlan> {
-    let put_max = config.direct.put_max;
+    let (put_max, id) = (config.direct.put_max, terms.id);
     let ValidatedRequest { key, size, format, sha256 } = draft;
     if size <= put_max {
         return Ok(PendingPlan {
-            plan: Plan { key, size, format, method: UploadMethod::Put { sha256 } },
+            plan: Plan { key, id, size, format, method: UploadMethod::Put { sha256 } },
             upload: None,
         });
     }
@@ -61,7 +68,7 @@ pub async fn create(
     }
     let (Upload { id: upload_id, .. }, upload) = create_parts(store, reconciler, tasks, &key, format, terms).await?;
     let part_size = part_size(size, config.upload.part_size as u64);
-    let plan = Plan { key, size, format, method: UploadMethod::Multipart { upload_id, part_size } };
+    let plan = Plan { key, id, size, format, method: UploadMethod::Multipart { upload_id, part_size } };
     Ok(PendingPlan { plan, upload: Some(upload) })
 }
 
@@ -74,12 +81,12 @@ pub async fn create_parts(
     format: Format,
     terms: PlanTerms,
 ) -> Result<(Upload, UndoOnDrop)> {
-    let metadata = Metadata::unverified(format.content_type(), terms.custom);
+    let metadata = Metadata { origin: terms.id, ..Metadata::unverified(format.content_type(), terms.custom) };
     if !tasks.has_room() {
         return Err(Error::OverCapacity(None));
     }
     let name = ObjectName::Incoming(key.clone());
-    let creating = match terms.is_fixed_key {
+    let creating = match terms.id.is_some() {
         true => Creating::of_fixed_name(store, tasks, name, metadata),
         false => Creating::of_random_name(store, tasks, reconciler, name, metadata),
     };

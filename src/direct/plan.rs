@@ -4,6 +4,7 @@ use hex::FromHex;
 use serde::de::{Deserializer, Error as _, Unexpected};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
 use crate::auth::tokens::PlanClaims;
 use crate::error::{Error, Result};
@@ -44,6 +45,8 @@ pub struct UploadRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Plan {
     pub key: ImageKey,
+    /// Tells this plan from other uploads of its key. `None` if the key was drawn for this plan.
+    pub id: Option<Uuid>,
     /// Exact size in bytes.
     pub size: u64,
     /// The declared format. The format of the bytes is detected later.
@@ -164,6 +167,9 @@ pub struct Query {
 /// upload in parts is created only by a complete request, which first checks the parts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
+    /// The ID of the upload that has sent the object ([`ObjectInfo::origin`](crate::store::ObjectInfo::origin)). `None` if there
+    /// is no other upload of the key.
+    pub origin: Option<Uuid>,
     /// Size in bytes.
     pub size: Option<u64>,
     /// Maximum size in bytes, if the size was not declared.
@@ -185,8 +191,9 @@ impl Plan {
             _ => return Err(other()),
         };
         let key = ImageKey::parse(&claims.key).ok_or_else(other)?;
+        let id = claims.jti.as_deref().map(Uuid::try_parse).transpose().map_err(|_| other())?;
         let format = Format::from_content_type(&claims.content_type).ok_or_else(other)?;
-        Ok(Plan { key, size: claims.size, format, method })
+        Ok(Plan { key, id, size: claims.size, format, method })
     }
 
     pub fn claims(&self) -> PlanClaims {
@@ -195,7 +202,8 @@ impl Plan {
             UploadMethod::Multipart { upload_id, part_size } => (None, Some(upload_id.clone()), Some(*part_size)),
         };
         let content_type = self.format.content_type().to_owned();
-        PlanClaims { key: self.key.to_string(), size: self.size, content_type, sha256, upload, part_size }
+        let (key, jti) = (self.key.to_string(), self.id.map(|id| id.to_string()));
+        PlanClaims { key, jti, size: self.size, content_type, sha256, upload, part_size }
     }
 
     /// Returns the name of the object that the client uploads.
@@ -224,7 +232,7 @@ impl Plan {
             UploadMethod::Put { sha256 } => sha256,
             UploadMethod::Multipart { .. } => None,
         };
-        Expected { size: Some(self.size), max_size: None, sha256 }
+        Expected { origin: self.id, size: Some(self.size), max_size: None, sha256 }
     }
 
     /// Returns the links that carry the plan as `token`.
@@ -371,9 +379,12 @@ mod tests {
             UploadMethod::Multipart { upload_id: "a/b+c=&%".to_owned(), part_size: 5 * MIB },
         ];
         for method in methods {
-            let plan = Plan { key: ImageKey::random("png"), size: 12 * MIB, format: Format::Jpeg, method };
-            let claims = serde_json::to_string(&plan.claims()).unwrap();
-            assert_eq!(Plan::from_claims(serde_json::from_str(&claims).unwrap()).unwrap(), plan);
+            for id in [None, Some(Uuid::new_v4())] {
+                let (key, method) = (ImageKey::random("png"), method.clone());
+                let plan = Plan { key, id, size: 12 * MIB, format: Format::Jpeg, method };
+                let claims = serde_json::to_string(&plan.claims()).unwrap();
+                assert_eq!(Plan::from_claims(serde_json::from_str(&claims).unwrap()).unwrap(), plan);
+            }
         }
     }
 
@@ -381,6 +392,7 @@ mod tests {
     fn plan_of_another_release_is_an_invalid_token() {
         let plan = Plan {
             key: ImageKey::random("png"),
+            id: None,
             size: 1,
             format: Format::Png,
             method: UploadMethod::Put { sha256: None },
@@ -390,8 +402,9 @@ mod tests {
             change(&mut claims);
             Plan::from_claims(claims).unwrap_err().code()
         };
-        let changes: [fn(&mut PlanClaims); 6] = [
+        let changes: [fn(&mut PlanClaims); 7] = [
             |claims| claims.key = "x".to_owned(),
+            |claims| claims.jti = Some("1".to_owned()),
             |claims| claims.content_type = "text/html".to_owned(),
             |claims| claims.sha256 = Some("é".repeat(32)),
             |claims| claims.upload = Some("a".to_owned()),

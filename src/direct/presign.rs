@@ -137,7 +137,7 @@ pub async fn sign(
     match &plan.method {
         UploadMethod::Put { sha256 } => {
             let content_type = plan.format.content_type().to_owned();
-            let conditions = PutConditions { size: plan.size, content_type, sha256: *sha256, custom };
+            let conditions = PutConditions { size: plan.size, content_type, sha256: *sha256, custom, origin: plan.id };
             let signed = store.presign_put(&plan.incoming(), &conditions, options).await?;
             let Presigned { url, headers, expires_at } = signed;
             let (headers, expires_at) = (headers.into_iter().collect(), rfc3339(expires_at));

@@ -16,15 +16,14 @@
 
 use std::time::Duration;
 
+use super::identity::Match;
 use super::layout::{DirectUpload, UploadInParts};
 use super::plan::Expected;
 use super::verify::{Checked, HasWaiters, Verifier};
 use super::withdraw::{over, withdrawn};
 use crate::error::{Error, Result};
 use crate::store::limits::MIN_PART_SIZE;
-use crate::store::{
-    ImageKey, Marker, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload, Written,
-};
+use crate::store::{ImageKey, Metadata, ObjectDigest, ObjectInfo, ObjectName, Part, StoreError, Upload, Written};
 use crate::upload::parts::payload;
 use crate::upload::turns::create_new;
 use crate::upload::undo::Creating;
@@ -47,16 +46,27 @@ impl Verifier {
     /// Completes an upload: joins its parts if it has any, then promotes the object.
     ///
     /// # Errors
-    /// Returns a 404 error if nothing was uploaded or the upload has ended, 409 `parts_missing` if parts are missing,
-    /// and a 400 error if the object is not an allowed image.
+    /// Returns a 404 error if nothing was uploaded or the upload has ended, 409 `parts_missing` if parts are missing, 409
+    /// `already_exists` if the key has another image, and a 400 error if the object is not an allowed image.
     pub async fn complete(&self, upload: &DirectUpload, has_waiters: HasWaiters<'_>) -> Result<Verified> {
+        match (&upload.parts, self.assemble_and_promote(upload, has_waiters).await) {
+            (Some(parts), Err(error)) => Err(self.close_parts(&parts.upload, error).await),
+            (_, completed) => completed,
+        }
+    }
+
+    async fn assemble_and_promote(&self, upload: &DirectUpload, has_waiters: HasWaiters<'_>) -> Result<Verified> {
         let (key, mut expected) = (&upload.key, upload.expected);
         if let Some(parts) = &upload.parts {
-            // If the size was not declared, only the parts tell whether an image of this key is the one that was sent.
-            if expected.size.is_some()
-                && let Some(image) = self.find_promoted(key, expected).await?
-            {
-                return Ok(image);
+            // If the size was not declared and the plan has no ID, only the parts tell whether an image of this key is the
+            // one that was sent.
+            if expected.size.is_some() || expected.origin.is_some() {
+                match self.find_promoted(key, expected).await {
+                    Ok(Some(image)) => return Ok(image),
+                    // The parts can be compared with another upload's image after they were joined.
+                    Ok(None) | Err(Error::AlreadyExists) => {}
+                    Err(error) => return Err(error),
+                }
             }
             match self.assemble(parts).await {
                 Ok(size) => expected.size = expected.size.or(size),
@@ -69,8 +79,12 @@ impl Verifier {
     /// Checks whether the object or the image exists although `assemble` has failed with `error`.
     async fn check_assembled(&self, upload: &DirectUpload, error: Error) -> Result<()> {
         // Another complete may have created the image meanwhile. So may a call of this one whose answer was lost.
-        let may_be_promoted = upload.expected.size.is_some() || matches!(error, Error::Storage(_));
-        if may_be_promoted && self.store.find(&upload.image()).await.is_ok_and(|image| image.is_some()) {
+        let is_unknown = matches!(error, Error::Storage(_));
+        if (upload.expected.size.is_some() || is_unknown)
+            && let Ok(Some(image)) = self.store.find(&upload.image()).await
+            // An object whose call was lost may still appear, and be equal to another upload's image.
+            && (!is_unknown || upload.expected.compare(&image, None) == Match::Same)
+        {
             return Ok(());
         }
         // SeaweedFS lists no parts of an upload whose Complete is in progress. The object already exists then.
@@ -88,10 +102,7 @@ impl Verifier {
                 Err(StoreError::NoSuchUpload) => return Ok(None),
                 Err(error) => return Err(error.into()),
             };
-            let size = match layout.check(&parts) {
-                Ok(size) => size,
-                Err(error) => return Err(self.close_parts(upload, error).await),
-            };
+            let size = layout.check(&parts)?;
             match self.store.complete_upload(upload, &parts, ObjectDigest { size, crc64: None }).await {
                 Ok(_) => return Ok(Some(size)),
                 Err(StoreError::NoSuchUpload) => return Ok(None),
@@ -108,9 +119,10 @@ impl Verifier {
         Err(Error::ChangedMeanwhile)
     }
 
-    /// Aborts an upload whose parts are too large together, so that no further part can be sent. Returns `error`.
+    /// Aborts an upload that cannot become the image any more, because its parts are too large together or another image
+    /// exists. Returns `error`.
     async fn close_parts(&self, upload: &Upload, error: Error) -> Error {
-        if matches!(error, Error::PayloadTooLarge { .. })
+        if matches!(error, Error::PayloadTooLarge { .. } | Error::AlreadyExists)
             && let Err(failed) = self.store.abort_upload(upload).await
         {
             let error = &failed as &dyn std::error::Error;
@@ -152,8 +164,13 @@ impl Verifier {
             None => return self.overtaken(key, Error::NotFound).await,
             Some(source) => source,
         };
-        match self.check(&incoming, source, expected, has_waiters).await? {
-            Some(checked) => self.copy(&incoming, &ObjectName::Image(key.clone()), &checked).await,
+        // The object of another plan becomes the image as if an event had reported it, which is not what this plan is answered.
+        let checked = match expected.is_of_another(&source) {
+            true => self.check(&incoming, source, Expected::default(), &|| false).await?,
+            false => self.check(&incoming, source, expected, has_waiters).await?,
+        };
+        match checked {
+            Some(checked) => self.copy(&incoming, &ObjectName::Image(key.clone()), checked, expected).await,
             None => Ok(None),
         }
     }
@@ -171,12 +188,18 @@ impl Verifier {
 
     /// Copies the object with a new upload on the final key. Returns `None` if the source changed or another image of
     /// the key exists.
-    async fn copy(&self, incoming: &ObjectName, image: &ObjectName, checked: &Checked) -> Result<Option<Verified>> {
-        let metadata = Metadata::verified(checked.info, checked.source.custom.clone());
+    async fn copy(
+        &self,
+        incoming: &ObjectName,
+        image: &ObjectName,
+        Checked { source, info }: Checked,
+        expected: Expected,
+    ) -> Result<Option<Verified>> {
+        let metadata = Metadata { origin: source.origin, ..Metadata::verified(info, source.custom.clone()) };
         let key = image.key().clone();
         let creating = Creating::for_promotion(&self.store, &self.tasks, &self.reconciler, key, metadata);
         let (upload, undo) = creating.await?;
-        let part = match self.copy_part(&upload, incoming, &checked.source).await {
+        let part = match self.copy_part(&upload, incoming, &source).await {
             Ok(part) => part,
             Err(error) => {
                 undo.abort().await;
@@ -187,7 +210,7 @@ impl Verifier {
                 };
             }
         };
-        let whole = ObjectDigest { size: checked.source.size, crc64: part.crc64 };
+        let whole = ObjectDigest { size: source.size, crc64: part.crc64 };
         let completed = self.create_image(&upload, part, whole).await;
         match &completed {
             Ok(_) => undo.disarm(),
@@ -197,10 +220,9 @@ impl Verifier {
         // The answer to Complete is not sufficient: some stores answer 200 to both Complete and Abort, and keep
         // nothing.
         match (self.store.find(image).await?, completed) {
-            (Some(image), Err(_)) if !may_be_of(&image, &checked.source) => Err(Error::AlreadyExists),
             (Some(image), completed) => {
-                self.close(incoming, &Marker::Spent, checked.source.etag.as_deref().unwrap_or_default()).await;
-                Ok(Some(Verified { image, new: completed.is_ok() }))
+                let answer = self.answer_with(image, Some(source), incoming.key(), expected).await?;
+                Ok(answer.map(|image| Verified { image, new: completed.is_ok() }))
             }
             (None, Err(StoreError::Precondition)) => Ok(None),
             (None, Ok(_) | Err(StoreError::NoSuchUpload)) => Err(withdrawn()),
@@ -231,26 +253,15 @@ impl Verifier {
         }
     }
 
-    /// Returns the image if it exists, after replacing the object under `incoming/` with a marker.
+    /// Returns the image if it exists, after replacing the object under `incoming/` with a marker. Also returns `None` if that
+    /// object changed meanwhile.
     async fn find_promoted(&self, key: &ImageKey, expected: Expected) -> Result<Option<Verified>> {
         let Some(image) = self.store.find(&ObjectName::Image(key.clone())).await? else { return Ok(None) };
-        if expected.size.is_some_and(|size| size != image.size) {
+        if expected.origin.is_none() && expected.size.is_some_and(|size| size != image.size) {
             return Err(Error::AlreadyComplete);
         }
-        let incoming = ObjectName::Incoming(key.clone());
-        if let Some(arrived @ ObjectInfo { marker: None, .. }) = self.store.find(&incoming).await? {
-            self.close(&incoming, &Marker::Spent, arrived.etag.as_deref().unwrap_or_default()).await;
-            if !may_be_of(&image, &arrived) {
-                return Err(Error::AlreadyExists);
-            }
-        }
-        Ok(Some(Verified { image, new: false }))
+        let arrived = self.store.find(&ObjectName::Incoming(key.clone())).await?;
+        let answer = self.answer_with(image, arrived, key, expected).await?;
+        Ok(answer.map(|image| Verified { image, new: false }))
     }
-}
-
-/// Whether the image may have been made of this object, as far as both are known. Under a key that was fixed beforehand
-/// another client may have stored another image.
-fn may_be_of(image: &ObjectInfo, source: &ObjectInfo) -> bool {
-    let crc64 = image.known_crc64().zip(source.known_crc64());
-    image.size == source.size && crc64.is_none_or(|(image, source)| image == source)
 }

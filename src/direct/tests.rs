@@ -6,6 +6,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use uuid::Uuid;
 
 use super::companion::CompanionUpload;
 use super::layout::{DirectUpload, ReportedPart};
@@ -15,7 +16,7 @@ use crate::error::Error;
 use crate::format::Format;
 use crate::policy::Policy;
 use crate::store::reconcile::Reconciler;
-use crate::store::tests::memory::{Faults, Memory, Random, Shared};
+use crate::store::tests::memory::{Faults, Memory, Random, Shared, etag};
 use crate::store::tests::schedule::{self, Run, advance, in_runtime};
 use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectName, Store};
 use crate::tasks::Tasks;
@@ -27,12 +28,16 @@ use crate::upload::turns::Turns;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Complete,
+    /// Completes the other plan of the key.
+    CompleteOther,
     /// Promotes on an S3 event notification, which contains only the key.
     Event,
     Delete,
     Abort,
     /// Sends these bytes to the plan's URL.
     Put(&'static [u8]),
+    /// Sends these bytes to the URL of the other plan.
+    PutOther(&'static [u8]),
     /// Streams [`OTHER`] through the service, under the same key.
     Form,
 }
@@ -45,8 +50,11 @@ static OTHER: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
     other
 });
 static TEXT: [u8; IMAGE.len()] = [b'x'; IMAGE.len()];
+/// The IDs of the two plans of the key.
+const PLANS: [Uuid; 2] = [Uuid::from_u128(1), Uuid::from_u128(2)];
 
-/// Whether the plan is a single PUT, or parts that were all received.
+/// Whether the plan is a single PUT, or parts that were all received. Another plan has the same key, and its parts are those of
+/// [`OTHER`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Put,
@@ -57,10 +65,26 @@ enum Kind {
     Reported(&'static [u8]),
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq)]
 enum Outcome {
     Done,
+    /// A complete was answered with the image of this ETag.
+    Answered(Option<String>),
+    /// A complete was denied, because there is another image.
+    Denied,
     Failed,
+}
+
+impl Role {
+    /// Returns the plan that the actor uses.
+    fn plan(self) -> usize {
+        usize::from(matches!(self, Role::CompleteOther | Role::PutOther(_)))
+    }
+
+    /// Returns what the actor sends to the URL of its plan.
+    fn sends(self) -> Option<&'static [u8]> {
+        if let Role::Put(bytes) | Role::PutOther(bytes) = self { Some(bytes) } else { None }
+    }
 }
 
 struct Actor {
@@ -73,6 +97,8 @@ struct Actor {
 struct World {
     shared: Shared,
     key: ImageKey,
+    /// The bytes of both plans, if they are in parts.
+    parts: Option<[&'static [u8]; 2]>,
     actors: Vec<Actor>,
     /// Set if a form succeeded after the delete was answered. Its image is not a violation.
     form_after_delete: bool,
@@ -81,27 +107,25 @@ struct World {
 
 impl World {
     fn new(kind: Kind, roles: &[Role], faults: Faults) -> World {
-        let shared = Shared::new(roles.len(), faults);
+        World::on(Shared::new(roles.len(), faults), kind, roles)
+    }
+
+    fn on(shared: Shared, kind: Kind, roles: &[Role]) -> World {
         if matches!(kind, Kind::SlowParts(_)) {
             shared.assemble_slowly();
         }
         let key = ImageKey::parse("0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png").unwrap();
-        let method = match kind {
-            Kind::Put => UploadMethod::Put { sha256: None },
-            Kind::Parts(bytes) | Kind::SlowParts(bytes) | Kind::Reported(bytes) => {
-                let upload_id = shared.lay_parts(&ObjectName::Incoming(key.clone()), bytes);
-                UploadMethod::Multipart { upload_id, part_size: IMAGE.len() as u64 }
-            }
-        };
-        let plan = Plan { key: key.clone(), size: IMAGE.len() as u64, format: Format::Png, method };
-        let upload = match (kind, plan.upload()) {
-            (Kind::Reported(_), Some((upload, _))) => {
-                CompanionUpload { upload, max_size: 1 << 30 }.direct_upload(vec![ReportedPart::new(1, "any")])
-            }
-            _ => (&plan).into(),
-        };
-        let actors = roles.iter().enumerate().map(|(id, role)| actor(Memory::new(&shared, id), *role, upload.clone()));
-        let mut world = World { actors: actors.collect(), shared, key, form_after_delete: false, schedule: Vec::new() };
+        let has_other = roles.iter().any(|role| role.plan() == 1);
+        let parts = kind.parts().map(|bytes| [bytes, OTHER.as_slice()]);
+        let uploads: Vec<DirectUpload> = PLANS[..1 + usize::from(has_other)]
+            .iter()
+            .zip(0..)
+            .map(|(id, at)| plan(&shared, kind, &key, *id, parts.map(|parts| parts[at])))
+            .collect();
+        let actor = |(id, role): (usize, &Role)| actor(Memory::new(&shared, id), *role, uploads[role.plan()].clone());
+        let actors = roles.iter().enumerate().map(actor).collect();
+        let (form_after_delete, schedule) = (false, Vec::new());
+        let mut world = World { actors, shared, key, parts, form_after_delete, schedule };
         // Runs each actor up to its first call.
         (0..roles.len()).for_each(|id| world.poll(id));
         world
@@ -110,6 +134,41 @@ impl World {
     fn poll(&mut self, id: usize) {
         let Actor { work, outcome, .. } = &mut self.actors[id];
         *outcome = advance(&self.shared, id, work, &self.schedule);
+        let has_arrived = self.parts.is_some() || self.arrived(self.actors[id].role.plan()).is_some();
+        let Actor { outcome, .. } = &mut self.actors[id];
+        // A complete before the PUT has nothing to compare.
+        if *outcome == Some(Outcome::Denied) && !has_arrived {
+            *outcome = Some(Outcome::Failed);
+        }
+        self.check_answer(id);
+    }
+
+    /// Checks the answer to a complete: it must be an image of the bytes that the plan's client has sent, and may not be denied if
+    /// there is such an image.
+    fn check_answer(&self, id: usize) {
+        let Actor { role, outcome, .. } = &self.actors[id];
+        let is_of_plan = |actor: &&Actor| actor.role.plan() == role.plan();
+        let sent = self.actors.iter().filter(is_of_plan).filter_map(|actor| actor.role.sends());
+        let mut sent = sent.chain(self.parts.map(|parts| parts[role.plan()]));
+        if let Some(Outcome::Answered(found)) = outcome {
+            let is_sent = sent.any(|bytes| *found == Some(etag(bytes)));
+            assert!(is_sent, "the image of another client was the answer: {:?}", self.schedule);
+        }
+        if self.is_deleting() {
+            return;
+        }
+        let is_own = self.arrived(role.plan()).is_some_and(|arrived| self.image().as_deref() == Some(arrived));
+        assert!(*outcome != Some(Outcome::Denied) || !is_own, "a client was denied its own image: {:?}", self.schedule);
+        let mut of_plan = self.actors.iter().filter(is_of_plan).filter_map(|actor| actor.outcome.as_ref());
+        let denied = of_plan.clone().any(|outcome| *outcome == Outcome::Denied);
+        let answered = of_plan.any(|outcome| matches!(outcome, Outcome::Answered(_)));
+        assert!(!(denied && answered), "two completes of one plan disagree: {:?}", self.schedule);
+    }
+
+    /// Returns the bytes that have arrived under `incoming/` by the URL of this plan.
+    fn arrived(&self, plan: usize) -> Option<&'static [u8]> {
+        let arrived = |actor: &&Actor| actor.role.plan() == plan && actor.outcome == Some(Outcome::Done);
+        self.actors.iter().filter(arrived).find_map(|actor| actor.role.sends())
     }
 
     /// Kills the actor: none of its code runs any more, including clean-ups.
@@ -120,7 +179,7 @@ impl World {
     }
 
     fn is_done(&self, id: usize) -> bool {
-        self.actors[id].outcome == Some(Outcome::Done)
+        matches!(self.actors[id].outcome, Some(Outcome::Done | Outcome::Answered(_)))
     }
 
     fn answered(&self, role: Role) -> bool {
@@ -140,7 +199,8 @@ impl World {
         assert!(!gone || image.is_none(), "a deleted image exists: {:?}", self.schedule);
         assert!(!self.answered(Role::Abort) || image.is_none(), "an aborted image exists: {:?}", self.schedule);
         let removed = self.answered(Role::Delete) || self.answered(Role::Abort) || self.is_deleting();
-        let lost = self.answered(Role::Complete) && !removed && image.is_none();
+        let completed = self.answered(Role::Complete) || self.answered(Role::CompleteOther);
+        let lost = completed && !removed && image.is_none();
         assert!(!lost, "an image is missing after its complete was answered: {:?}", self.schedule);
         assert!(!self.shared.was_overwritten(), "an image was overwritten: {:?}", self.schedule);
     }
@@ -151,7 +211,7 @@ impl World {
 
     /// Whether no complete or abort succeeded, because the PUT followed their checks.
     fn ended_before_a_put(&self) -> bool {
-        !self.answered(Role::Complete) && !self.answered(Role::Abort)
+        ![Role::Complete, Role::CompleteOther, Role::Abort].into_iter().any(|role| self.answered(role))
     }
 }
 
@@ -181,12 +241,42 @@ impl Run for World {
     fn check_end(&self) {
         let uploads = self.shared.open_uploads(&ObjectName::Image(self.key.clone()));
         assert_eq!(uploads, 0, "uploads of promotions remain: {:?}", self.schedule);
-        let asked = [Role::Complete, Role::Delete, Role::Abort].into_iter().any(|role| self.answered(role));
+        let asked = [Role::Complete, Role::CompleteOther, Role::Delete, Role::Abort];
+        let asked = asked.into_iter().any(|role| self.answered(role));
         let left = self.shared.object(&ObjectName::Incoming(self.key.clone())).is_some_and(|bytes| !bytes.is_empty());
         // The last call may be a PUT. The next complete or a sweep finds its object.
-        let put_last = self.schedule.last().is_some_and(|id| matches!(self.actors[*id].role, Role::Put(_)));
+        let put_last = self.schedule.last().is_some_and(|id| self.actors[*id].role.sends().is_some());
         let late = put_last || self.ended_before_a_put();
         assert!(!(asked && left) || late, "a direct upload remains: {:?}", self.schedule);
+    }
+}
+
+impl Kind {
+    /// Returns the bytes of a plan in parts.
+    fn parts(self) -> Option<&'static [u8]> {
+        match self {
+            Kind::Put => None,
+            Kind::Parts(bytes) | Kind::SlowParts(bytes) | Kind::Reported(bytes) => Some(bytes),
+        }
+    }
+}
+
+/// Returns a plan whose parts, if it has any, were received.
+fn plan(shared: &Shared, kind: Kind, key: &ImageKey, id: Uuid, parts: Option<&[u8]>) -> DirectUpload {
+    let (id, incoming) = (Some(id), ObjectName::Incoming(key.clone()));
+    let method = match parts {
+        None => UploadMethod::Put { sha256: None },
+        Some(bytes) => {
+            let upload_id = shared.lay_parts(&incoming, bytes, id);
+            UploadMethod::Multipart { upload_id, part_size: IMAGE.len() as u64 }
+        }
+    };
+    let plan = Plan { key: key.clone(), id, size: IMAGE.len() as u64, format: Format::Png, method };
+    match (kind, plan.upload()) {
+        (Kind::Reported(_), Some((upload, _))) => {
+            CompanionUpload { upload, id, max_size: 1 << 30 }.direct_upload(vec![ReportedPart::new(1, "any")])
+        }
+        _ => (&plan).into(),
     }
 }
 
@@ -205,7 +295,11 @@ fn actor(store: Memory, role: Role, upload: DirectUpload) -> Actor {
     let outcome = |done: Result<(), Error>| done.map_or(Outcome::Failed, |()| Outcome::Done);
     let work = async move {
         match role {
-            Role::Complete => outcome(verifier.complete(&upload, &|| true).await.map(drop)),
+            Role::Complete | Role::CompleteOther => match verifier.complete(&upload, &|| true).await {
+                Ok(verified) => Outcome::Answered(verified.image.etag),
+                Err(Error::AlreadyExists) => Outcome::Denied,
+                Err(_) => Outcome::Failed,
+            },
             Role::Event => outcome(verifier.promote(&upload.key, Expected::default(), &|| false).await.map(drop)),
             Role::Delete => outcome(verifier.delete(&upload.key).await),
             Role::Abort => outcome(verifier.abort(&upload).await),
@@ -215,7 +309,10 @@ fn actor(store: Memory, role: Role, upload: DirectUpload) -> Actor {
                 let sent = store.put(&upload.image(), &metadata, payload(OTHER.clone().into())).await;
                 outcome(sent.map(drop).map_err(Error::from))
             }
-            Role::Put(bytes) => outcome(store.put_by_url(&upload.incoming(), bytes).await.map_err(Error::from)),
+            Role::Put(bytes) | Role::PutOther(bytes) => {
+                let sent = store.put_by_url(&upload.incoming(), bytes, upload.expected.origin).await;
+                outcome(sent.map_err(Error::from))
+            }
         }
     };
     Actor { role, work: Box::pin(work), outcome: None, crashed: false }
@@ -264,6 +361,37 @@ fn put_and_two_requests_are_consistent_in_every_order() {
     }
 }
 
+/// Two plans, and a form, under one key, on stores that keep checksums and on stores that do not.
+#[test]
+fn complete_is_answered_with_its_own_image_in_every_order() {
+    use Role::*;
+    let other = OTHER.as_slice();
+    let mut runs = 0;
+    for keeps_checksums in [false, true] {
+        let mut explore = |kind: Kind, roles: &[Role]| {
+            runs += schedule::explore(|| {
+                let shared = Shared::new(roles.len(), Faults::None);
+                if keeps_checksums {
+                    shared.keep_checksums();
+                }
+                World::on(shared, kind, roles)
+            });
+        };
+        explore(Kind::Put, &[Put(IMAGE), PutOther(other), CompleteOther]);
+        explore(Kind::Put, &[Put(IMAGE), Complete, CompleteOther]);
+        for kind in [Kind::Parts(IMAGE), Kind::Reported(IMAGE)] {
+            explore(kind, &[Complete, CompleteOther]);
+            explore(kind, &[Form, Complete]);
+            explore(kind, &[Form, CompleteOther]);
+        }
+        for bytes in [IMAGE, other] {
+            explore(Kind::Put, &[Form, Put(bytes), Complete]);
+            explore(Kind::Put, &[Form, Put(bytes), Event]);
+        }
+    }
+    assert!(runs > 1_000, "{runs}");
+}
+
 /// Runs one random order, chosen by `seed`, with crashes and lost answers if `faulty`.
 fn run_drawn(kind: Kind, roles: &[Role], seed: u64, faulty: bool) {
     let mut random = Random::new(seed);
@@ -293,12 +421,19 @@ fn five_requests_are_consistent_in_random_orders() {
     let parts = [Complete, Complete, Event, Delete, Abort];
     // The image of a form is deleted before the plan's PUT.
     let forms = [Form, Delete, Put(IMAGE), Complete, Event];
+    let repeated = [Form, Put(OTHER.as_slice()), Complete, Complete, Event];
+    let two_plans = [Put(IMAGE), PutOther(OTHER.as_slice()), Complete, CompleteOther, Complete];
+    let two_plans_in_parts = [Complete, CompleteOther, Complete, CompleteOther, Form];
     in_runtime(|| {
         for seed in 0..3_000 {
             for faulty in [false, true] {
                 run_drawn(Kind::Put, &puts, seed, faulty);
                 run_drawn(Kind::Put, &events, seed, faulty);
                 run_drawn(Kind::Put, &forms, seed, faulty);
+                run_drawn(Kind::Put, &repeated, seed, faulty);
+                run_drawn(Kind::Put, &two_plans, seed, faulty);
+                run_drawn(Kind::Parts(IMAGE), &two_plans_in_parts, seed, faulty);
+                run_drawn(Kind::Reported(IMAGE), &two_plans_in_parts, seed, faulty);
                 run_drawn(Kind::Parts(IMAGE), &parts, seed, faulty);
                 run_drawn(Kind::Parts(&TEXT), &parts, seed, faulty);
                 run_drawn(Kind::SlowParts(IMAGE), &parts, seed, faulty);

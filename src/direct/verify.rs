@@ -36,8 +36,8 @@ pub struct Verifier {
     pub(super) tasks: Tasks,
     pub(super) budget: Arc<Budget>,
     pub(super) turns: Turns,
+    pub(super) sniffs: Arc<Semaphore>,
     policy: Arc<Policy>,
-    sniffs: Arc<Semaphore>,
 }
 
 /// A verified object with the information from its header.
@@ -123,11 +123,11 @@ impl Verifier {
 
     /// Returns the SHA-256 that the store reports. Otherwise computes it by reading the object, which has at most
     /// `DIRECT_PUT_MAX` bytes.
-    async fn sha256(&self, incoming: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<[u8; 32]> {
+    pub(super) async fn sha256(&self, name: &ObjectName, source: &ObjectInfo, etag: &str) -> Result<[u8; 32]> {
         if let Some(sha256) = source.sha256 {
             return Ok(sha256);
         }
-        let mut bytes = self.store.stream(incoming, etag).await.map_err(Error::from)?;
+        let mut bytes = self.store.stream(name, etag).await.map_err(Error::from)?;
         let (mut digest, mut read) = (Sha256::new(), 0);
         while let Some(chunk) = bytes.try_next().await.map_err(Error::from)? {
             read += chunk.len() as u64;

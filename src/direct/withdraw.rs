@@ -68,7 +68,7 @@ impl Verifier {
 /// Returns the error for an upload that has ended, as its marker says.
 pub fn over(marker: &Marker) -> Error {
     let reason = match marker {
-        Marker::Spent => "The image of this upload was deleted".to_owned(),
+        Marker::Spent(_) => "The image of this upload was deleted".to_owned(),
         Marker::Withdrawn => return withdrawn(),
         Marker::Rejected(code) => format!("The upload was rejected ({code})"),
     };

@@ -28,6 +28,10 @@ pub struct ResumableClaims {
     /// Whether the key was fixed beforehand, so that others may upload under it too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fixed: bool,
+    /// `Upload-Metadata` of the request that has created the upload, if it was one of tus. tus requires that it is returned
+    /// with the state of the upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
 }
 
 impl UploadClaims for ResumableClaims {
@@ -50,6 +54,8 @@ pub struct ResumableUpload {
     pub max_size: u64,
     /// Whether the key was fixed beforehand, so that others may upload under it too.
     pub is_fixed_key: bool,
+    /// `Upload-Metadata` of the request that has created the upload, if it was one of tus.
+    pub tus_metadata: Option<String>,
 }
 
 impl ResumableUpload {
@@ -59,7 +65,7 @@ impl ResumableUpload {
     /// Returns [`Error::InvalidToken`] (401 `invalid_token`) if a release with another format signed it.
     pub fn from_claims(claims: ResumableClaims) -> Result<ResumableUpload> {
         let other = || Error::InvalidToken(Some("the upload in the token has an unknown format".into()));
-        let ResumableClaims { key, jti, upload, length, part_size, max_size, fixed } = claims;
+        let ResumableClaims { key, jti, upload, length, part_size, max_size, fixed, metadata } = claims;
         if part_size == 0 {
             return Err(other());
         }
@@ -71,6 +77,7 @@ impl ResumableUpload {
             part_size,
             max_size,
             is_fixed_key: fixed,
+            tus_metadata: metadata,
         })
     }
 
@@ -83,6 +90,7 @@ impl ResumableUpload {
             part_size: self.part_size,
             max_size: self.max_size,
             fixed: self.is_fixed_key,
+            metadata: self.tus_metadata.clone(),
         }
     }
 
@@ -116,8 +124,15 @@ mod tests {
             part_size: 5 << 20,
             max_size: 9,
             is_fixed_key: true,
+            tus_metadata: Some("filename YS5qcGc=,\"".to_owned()),
         };
-        let least = ResumableUpload { upload_id: None, length: None, is_fixed_key: false, ..upload.clone() };
+        let least = ResumableUpload {
+            upload_id: None,
+            length: None,
+            is_fixed_key: false,
+            tus_metadata: None,
+            ..upload.clone()
+        };
         for upload in [upload, least] {
             let json = serde_json::to_string(&upload.claims()).unwrap();
             assert_eq!(ResumableUpload::from_claims(serde_json::from_str(&json).unwrap()).unwrap(), upload);
@@ -134,6 +149,7 @@ mod tests {
             part_size: 1,
             max_size: 1,
             fixed: false,
+            metadata: None,
         };
         assert!(ResumableUpload::from_claims(claims.clone()).is_ok());
         for wrong in [

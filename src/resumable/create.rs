@@ -22,6 +22,8 @@ pub struct NewUpload {
     pub max_size: u64,
     /// To be kept with the image.
     pub custom: CustomMetadata,
+    /// As [`ResumableUpload::tus_metadata`].
+    pub tus_metadata: Option<String>,
     /// Whether the key was fixed beforehand, so that others may upload under it too.
     pub is_fixed_key: bool,
 }
@@ -44,13 +46,14 @@ impl NewUpload {
             part_size,
             max_size: self.max_size,
             is_fixed_key: self.is_fixed_key,
+            tus_metadata: self.tus_metadata.clone(),
         }
     }
 
     fn metadata(self, id: Uuid) -> Metadata {
         let unverified = Metadata::unverified(self.format.content_type(), self.custom);
         // A backend may also have planned a direct upload under a grant's key.
-        Metadata { resumable: Some(id), may_be_planned: self.is_fixed_key, ..unverified }
+        Metadata { origin: Some(id), may_be_planned: self.is_fixed_key, ..unverified }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Makes the image from the parts of an upload, or removes the upload.
 
 use super::transfer::joined;
-use super::{FinishedImage, ResumableUpload, Service, interrupted};
+use super::{FinishedImage, ResumableUpload, Service, empty, interrupted};
 use crate::error::{Error, Result};
 use crate::store::{Kept, ObjectDigest, ObjectInfo, Part, StoreError, Upload, Written};
 use crate::upload::Stored;
@@ -23,15 +23,14 @@ impl Service {
         }
         let place = self.uploads.turns().join(&upload.key);
         let _turn = match upload.is_fixed_key && !self.store.honours_if_none_match() {
+            true => Some(place.turn(true).await),
             false => None,
-            true => {
-                let turn = place.turn(true).await;
-                if let Some(found) = self.store.find(&upload.image()).await.map_err(interrupted)? {
-                    return self.judge(upload, target, found, whole, false).await;
-                }
-                Some(turn)
-            }
         };
+        if upload.is_fixed_key
+            && let Some(found) = self.store.find(&upload.image()).await.map_err(interrupted)?
+        {
+            return self.judge(upload, target, found, whole, false).await;
+        }
         let mut completed = self.store.complete_upload(target, &parts, whole).await;
         if completed.as_ref().is_err_and(is_other_part) {
             // A request in another process has sent a part again meanwhile.
@@ -59,14 +58,38 @@ impl Service {
         whole: ObjectDigest,
         is_new: bool,
     ) -> Result<FinishedImage> {
-        let is_ours = object.resumable == Some(upload.id);
+        let is_ours = object.origin == Some(upload.id);
         if !is_ours {
-            abort(self.store.as_ref(), target).await;
-            let crc64 = whole.crc64.ok_or(Error::AlreadyExists)?;
-            check_same(self.store.as_ref(), &upload.image(), &object, Stored { size: whole.size, crc64 }).await?;
+            let compared = self.compare(upload, &object, whole).await;
+            // As long as it is not known whether they are the same, another request can find it out.
+            if matches!(compared, Ok(()) | Err(Error::AlreadyExists)) {
+                abort(self.store.as_ref(), target).await;
+            }
+            compared?;
         }
         let (key, crc64) = (upload.key.clone(), whole.crc64.or(object.known_crc64()));
         Ok(FinishedImage { key, object, info: None, crc64, is_new: is_ours && is_new })
+    }
+
+    /// Checks that another upload's image consists of the same bytes as this upload. This is recorded, because it cannot be
+    /// checked any more after the upload has ended.
+    ///
+    /// # Errors
+    /// Returns [`Error::AlreadyExists`] if it does not, or if the checksum of this upload is not known.
+    async fn compare(&self, upload: &ResumableUpload, image: &ObjectInfo, whole: ObjectDigest) -> Result<()> {
+        let sent = Stored { size: whole.size, crc64: whole.crc64.ok_or(Error::AlreadyExists)? };
+        check_same(self.store.as_ref(), &upload.image(), image, sent).await?;
+        let same = upload.kept(Kept::same_as(image.etag.as_deref()));
+        self.store.put_kept(&same, empty(), None).await.map_err(interrupted)
+    }
+
+    /// Ends an upload whose whole file was stored under a key that was fixed beforehand. Another upload may have created the
+    /// image.
+    pub(super) async fn conclude(&self, upload: &ResumableUpload, whole: ObjectDigest) -> Result<()> {
+        match self.store.find(&upload.image()).await.map_err(interrupted)? {
+            Some(image) if image.origin != Some(upload.id) => self.compare(upload, &image, whole).await,
+            _ => Ok(()),
+        }
     }
 
     /// Returns the parts of a file of `size` bytes.
@@ -90,12 +113,14 @@ impl Service {
         if let Some(multipart) = upload.multipart() {
             retry(|| self.store.abort_upload(&multipart)).await.map_err(interrupted)?;
         }
-        let found = self.store.find(&upload.image()).await.map_err(interrupted)?;
-        if found.is_some_and(|image| image.resumable == Some(upload.id)) {
-            return Err(Error::AlreadyComplete);
+        match self.find_image(upload).await {
+            Ok(Some(_)) => Err(Error::AlreadyComplete),
+            Ok(None) | Err(Error::AlreadyExists) => {
+                self.remove_all(upload).await;
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        self.remove_all(upload).await;
-        Ok(())
     }
 
     /// Removes an upload that its client does not know or that was refused. What fails is left to the sweep.
@@ -110,7 +135,7 @@ impl Service {
     pub(super) async fn discard_image(&self, upload: &ResumableUpload) {
         let name = upload.image();
         let found = self.store.find(&name).await;
-        let is_ours = found.is_ok_and(|image| image.is_some_and(|image| image.resumable == Some(upload.id)));
+        let is_ours = found.is_ok_and(|image| image.is_some_and(|image| image.origin == Some(upload.id)));
         if is_ours && let Err(error) = retry(|| self.store.delete(&name)).await {
             let error = &error as &dyn std::error::Error;
             tracing::error!(s3_key = %upload.key, error, "an image that was not acknowledged could not be deleted");

@@ -54,7 +54,7 @@ impl Open {
     /// Checks what is known of a request before its body.
     pub(super) fn check(&self, upload: &ResumableUpload, append: &Append) -> Result<()> {
         if append.offset != self.offset {
-            return Err(Error::OffsetMismatch { offset: self.offset });
+            return Err(Error::OffsetMismatch { offset: self.offset, provided: append.offset });
         }
         check_length(append.length, upload.max_size)?;
         let length = self.length.or(append.length);
@@ -92,6 +92,11 @@ impl Service {
         // The tails first: one that is removed after this list is covered by parts that the next list has.
         let kept = self.store.list_kept(&upload.key, upload.id).await.map_err(interrupted)?;
         match self.store.list_parts(&multipart).await {
+            // SeaweedFS lists no parts before its response to the upload's Complete, when the image exists already.
+            Ok(parts) if parts.is_empty() && !self.store.honours_if_none_match() => {
+                let image = self.find_own_image(upload).await?;
+                Ok(image.map_or_else(|| Resolved::Open(Open::new(upload, parts, kept)), Resolved::Complete))
+            }
             Ok(parts) => Ok(Resolved::Open(Open::new(upload, parts, kept))),
             Err(error) => self.ended(upload, error).await.map(Resolved::Complete),
         }
@@ -103,23 +108,39 @@ impl Service {
     /// # Errors
     /// Returns [`Error::UploadGone`] if the upload has ended without an image.
     pub(super) async fn ended(&self, upload: &ResumableUpload, error: StoreError) -> Result<Box<FinishedImage>> {
-        if let Some(image) = self.find_image(upload).await? {
-            return Ok(image);
-        }
-        if !matches!(error, StoreError::NoSuchUpload) {
-            return Err(interrupted(error));
+        let is_over = matches!(error, StoreError::NoSuchUpload);
+        match self.find_image(upload).await {
+            Ok(Some(image)) => return Ok(image),
+            // The upload may still exist, and can then be compared with the image of another one.
+            Ok(None) | Err(Error::AlreadyExists) if !is_over => return Err(interrupted(error)),
+            Ok(None) => {}
+            Err(error) => return Err(error),
         }
         tokio::time::sleep(LOOK_AGAIN).await;
         self.find_image(upload).await?.ok_or(Error::UploadGone)
     }
 
-    async fn find_image(&self, upload: &ResumableUpload) -> Result<Option<Box<FinishedImage>>> {
-        match self.store.find(&upload.image()).await.map_err(interrupted)? {
-            Some(object) if object.resumable != Some(upload.id) => Err(Error::AlreadyExists),
-            found => Ok(found.map(|object| {
-                let (key, crc64) = (upload.key.clone(), object.known_crc64());
-                Box::new(FinishedImage { key, object, info: None, crc64, is_new: false })
-            })),
+    /// Returns the image if this upload has created it.
+    async fn find_own_image(&self, upload: &ResumableUpload) -> Result<Option<Box<FinishedImage>>> {
+        match self.find_image(upload).await {
+            Err(Error::AlreadyExists) => Ok(None),
+            found => found,
         }
+    }
+
+    /// Returns the image of an upload that has ended.
+    ///
+    /// # Errors
+    /// Returns [`Error::AlreadyExists`] if another upload has created the image, unless it is known to consist of the same bytes.
+    pub(super) async fn find_image(&self, upload: &ResumableUpload) -> Result<Option<Box<FinishedImage>>> {
+        let Some(object) = self.store.find(&upload.image()).await.map_err(interrupted)? else { return Ok(None) };
+        if object.origin != Some(upload.id) {
+            let kept = self.store.list_kept(&upload.key, upload.id).await.map_err(interrupted)?;
+            if !kept.contains(&Kept::same_as(object.etag.as_deref())) {
+                return Err(Error::AlreadyExists);
+            }
+        }
+        let (key, crc64) = (upload.key.clone(), object.known_crc64());
+        Ok(Some(Box::new(FinishedImage { key, object, info: None, crc64, is_new: false })))
     }
 }

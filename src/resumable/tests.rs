@@ -188,8 +188,8 @@ impl World {
         let id = Uuid::from_u128(7);
         let upload_id = Some(shared.create(&ObjectName::Image(key.clone()), id));
         let length = (!deferred).then_some(units * UNIT);
-        let (part_size, max_size, is_fixed_key) = (PART, 1 << 20, false);
-        let upload = ResumableUpload { key, id, upload_id, length, part_size, max_size, is_fixed_key };
+        let (part_size, max_size, is_fixed_key, tus_metadata) = (PART, 1 << 20, false, None);
+        let upload = ResumableUpload { key, id, upload_id, length, part_size, max_size, is_fixed_key, tus_metadata };
         let client = Client { known: Some(0), is_length_known: !deferred, ..Client::default() };
         let (requests, dead, steps, file) = (Vec::new(), HashSet::new(), Vec::new(), file(units));
         World { shared, processes, upload, file, requests, client, budget, dead, steps, runtime }

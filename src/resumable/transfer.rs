@@ -20,7 +20,7 @@ use crate::format::ImageInfo;
 use crate::ingest::{PrefixBuffer, sniff};
 use crate::policy::Policy;
 use crate::store::{Kept, ObjectDigest, Part, Payload, StoreError, Upload};
-use crate::upload::budget::Reservation;
+use crate::upload::budget::{Reservation, memory_checks};
 use crate::upload::parts::{self, PartCutter};
 use crate::upload::writer::AdmittedUpload;
 
@@ -141,12 +141,13 @@ impl Transfer {
                 self.service.ended(&self.upload, error).await.map(Progress::Complete)
             }
             Err(Stop::Store(error)) => Err(interrupted(error)),
-            Err(Stop::Overtaken) => Err(offset_mismatch(&self.service, &self.upload).await?),
+            Err(Stop::Overtaken) => Err(self.offset_mismatch().await?),
         }
     }
 
     async fn receive(&mut self, pieces: &mut mpsc::Receiver<Piece>, turn: &Turn) -> Result<End, Stop> {
         self.load_tail().await?;
+        let mut memory_checks = memory_checks();
         loop {
             let piece = tokio::select! {
                 biased;
@@ -156,6 +157,10 @@ impl Transfer {
                 }
                 () = turn.taken_over() => None,
                 piece = pieces.recv() => piece,
+                _ = memory_checks.tick() => {
+                    self.cutter.leave_scarce_memory().await.map_err(Stop::Failed)?;
+                    continue;
+                }
             };
             match piece {
                 Some(Piece::Bytes(bytes)) => {
@@ -331,17 +336,19 @@ impl Transfer {
         parts.sort_unstable_by_key(|part| part.number);
         let whole = ObjectDigest { size: self.base, crc64: self.crc64 };
         let image = self.service.complete(&self.upload, &self.target, parts, whole).await.map_err(Stop::Failed)?;
-        self.service.remove(&self.upload, self.open.kept.iter()).await;
+        let unneeded = self.open.kept.iter().filter(|kept| !matches!(kept, Kept::Same(_)));
+        self.service.remove(&self.upload, unneeded).await;
         let info = if let Head::Image(info) = self.head { Some(info) } else { None };
         Ok(FinishedImage { info, ..image })
     }
-}
 
-/// Returns the error for a request whose offset is not the upload's any more.
-async fn offset_mismatch(service: &Service, upload: &ResumableUpload) -> Result<Error> {
-    match service.resolve(upload).await? {
-        Resolved::Complete(image) => Ok(Error::OffsetMismatch { offset: image.object.size }),
-        Resolved::Open(open) => Ok(Error::OffsetMismatch { offset: open.offset }),
+    /// Returns the error for a request whose offset is not the upload's any more.
+    async fn offset_mismatch(self) -> Result<Error> {
+        let offset = match self.service.resolve(&self.upload).await? {
+            Resolved::Complete(image) => image.object.size,
+            Resolved::Open(open) => open.offset,
+        };
+        Ok(Error::OffsetMismatch { offset, provided: self.append.offset })
     }
 }
 

@@ -34,8 +34,6 @@ pub const SERVICE: &str = "Service";
 
 const BEARER: &str = "bearer";
 const KEY: &str = "api_key";
-const PLAN: &str = "plan";
-const UPLOAD: &str = "upload";
 
 const JSON: &str = "application/json";
 
@@ -83,34 +81,22 @@ pub fn start() -> OpenApi {
     components.add_security_scheme(BEARER, SecurityScheme::Http(bearer));
     let key = ApiKeyValue::with_description(API_KEY.as_str(), "The same keys, if `Authorization` is used by a proxy.");
     components.add_security_scheme(KEY, SecurityScheme::ApiKey(ApiKey::Header(key)));
-    let plan = ApiKeyValue::with_description(PLAN, "Part of the links of a plan, which are used unchanged.");
-    components.add_security_scheme(PLAN, SecurityScheme::ApiKey(ApiKey::Query(plan)));
-    let upload =
-        ApiKeyValue::with_description(UPLOAD, "Part of the address of a resumable upload, which is used unchanged.");
-    components.add_security_scheme(UPLOAD, SecurityScheme::ApiKey(ApiKey::Query(upload)));
     document
 }
 
-/// Documents which authority the routes so far require. It is optional unless `keys` are configured.
+/// Documents which authority the routes so far require: none unless `keys` are configured.
 pub fn secure(document: &mut OpenApi, access: Access, keys: bool) {
     let (scope, required) = match access {
         Access::Open => return set_security(document, vec![SecurityRequirement::default()]),
-        Access::Anybody => {
-            let schemes = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, [""; 0]));
-            return set_security(document, [SecurityRequirement::default()].into_iter().chain(schemes).collect());
-        }
-        // OpenAPI has no scheme for a token in the path.
-        Access::UploadId => return set_security(document, Vec::new()),
-        Access::Link => return secure_by_link(document),
+        Access::Anybody => return set_security(document, schemes(None, false, keys)),
+        // The token is a parameter, in the path or in the query.
+        Access::UploadId | Access::Link => return set_security(document, Vec::new()),
         Access::Operator => (None, false),
-        Access::Key(scope) => (Some(scope), keys),
-        Access::Upload | Access::Form => (Some(Scope::Upload), keys),
+        Access::Key(scope) => (Some(scope), true),
+        Access::Upload | Access::Form => (Some(Scope::Upload), true),
     };
-    let open = (!required).then(SecurityRequirement::default);
-    let schemes = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
-    let security: Vec<_> = open.into_iter().chain(schemes).collect();
+    set_security(document, schemes(scope, required, keys));
     for operation in operations(document) {
-        operation.security = Some(security.clone());
         let forbidden =
             scope.map_or_else(|| Error::LocalOnly("".into()), |scope| Error::Forbidden { scope: scope.name() });
         let errors = [Error::Unauthorized, answers::invalid_grant(), Error::ExpiredGrant, forbidden];
@@ -129,10 +115,11 @@ pub fn repeat(document: &mut OpenApi, path: &str, other: &str, operation_id: &st
     document.paths.paths.insert(other.to_owned(), item);
 }
 
-/// Documents that an upload's link authorizes the routes so far.
-fn secure_by_link(document: &mut OpenApi) {
-    let scheme = if document.paths.paths.keys().any(|path| path.starts_with("/files/")) { UPLOAD } else { PLAN };
-    set_security(document, vec![SecurityRequirement::new(scheme, [""; 0])]);
+/// Returns the ways to authorize a request with one of the `keys`, and first of all no way unless one is `required`.
+fn schemes(scope: Option<Scope>, required: bool, keys: bool) -> Vec<SecurityRequirement> {
+    let open = (!required || !keys).then(SecurityRequirement::default);
+    let schemes = [BEARER, KEY].map(|scheme| SecurityRequirement::new(scheme, scope.map(Scope::name)));
+    open.into_iter().chain(schemes.into_iter().filter(|_| keys)).collect()
 }
 
 fn set_security(document: &mut OpenApi, security: Vec<SecurityRequirement>) {
@@ -147,11 +134,18 @@ pub fn finish(document: OpenApi, app: &App) -> Document {
 
 /// Adds what applies to every route, and what depends on the settings.
 fn whole(mut document: OpenApi, app: &App) -> Value {
+    if app.config.auth.keys.is_empty()
+        && let Some(components) = &mut document.components
+    {
+        components.security_schemes.clear();
+    }
     // A relative URL is relative to the document's.
     document.servers = Some(vec![Server::new(app.config.public_url.as_deref().unwrap_or("."))]);
     for operation in operations(&mut document) {
         let anywhere = [Error::Internal("".into()), Error::Deadline, Error::TooManyConnections];
         answers::add(&mut operation.responses.responses, anywhere);
+        // A summary is plain text, while a description is Markdown.
+        operation.summary = operation.summary.take().map(|summary| summary.replace('`', ""));
         operation.responses.responses.values_mut().filter_map(inline).for_each(headers::request_id);
     }
     for item in document.paths.paths.values_mut() {

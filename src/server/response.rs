@@ -34,7 +34,7 @@ pub fn respond(error: Arc<Error>) -> Response {
     if error.status() == StatusCode::UNAUTHORIZED {
         response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    if let Error::OffsetMismatch { offset } = *error {
+    if let Error::OffsetMismatch { offset, .. } = *error {
         response.headers_mut().insert(UPLOAD_OFFSET, HeaderValue::from(offset));
     }
     if matches!(*error, Error::ContentEncoding) {
@@ -86,6 +86,10 @@ pub struct ErrorBody {
     #[serde(rename = "expected-offset", skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples(5_242_880))]
     pub expected_offset: Option<u64>,
+    /// With `offset_mismatch`: the offset that the request has sent.
+    #[serde(rename = "provided-offset", skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false, examples(0))]
+    pub provided_offset: Option<u64>,
     /// More advice on how to fix the request, in English, for people. The wording may change.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false, examples("Send the image as a file that is not empty, in a form field named 'file'"))]
@@ -124,6 +128,7 @@ impl From<&Error> for ErrorBody {
             parts: None,
             problem: None,
             expected_offset: None,
+            provided_offset: None,
             hint: error.hint(),
         };
         match error {
@@ -133,8 +138,9 @@ impl From<&Error> for ErrorBody {
                 refusal.limit = limit.map(SearchLimit::from);
             }
             Error::NoFile { fields } => refusal.fields.clone_from(fields),
-            Error::OffsetMismatch { offset } => {
-                (refusal.problem, refusal.expected_offset) = (Some(MISMATCHING_OFFSET), Some(*offset));
+            Error::OffsetMismatch { offset, provided } => {
+                refusal.problem = Some(MISMATCHING_OFFSET);
+                (refusal.expected_offset, refusal.provided_offset) = (Some(*offset), Some(*provided));
             }
             Error::InconsistentLength { .. } => refusal.problem = Some(INCONSISTENT_LENGTH),
             Error::PartsMissing { parts } | Error::PartsUnexpected { parts } => refusal.parts = Some(parts.clone()),

@@ -6,6 +6,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use uuid::Uuid;
 
+use crate::crc64;
 use crate::format::{Format, format_of_key};
 
 /// An image's public name, `<uuid>.<extension>`: the `s3_key` of every answer.
@@ -121,14 +122,22 @@ pub enum Kept {
     Tail { base: u64, len: u64 },
     /// The length of the file in bytes, if it was not known when the upload was created: `<length>.length`. The object is empty.
     Length(u64),
+    /// The upload has ended because another upload's image consists of the same bytes: `<digest>.same`. The digest is that of the
+    /// image's ETag ([`Kept::same_as`]). The object is empty.
+    Same(u64),
 }
 
 impl Kept {
+    /// Returns the record that an upload has the same bytes as the image with this ETag.
+    pub fn same_as(etag: Option<&str>) -> Self {
+        Kept::Same(crc64::checksum(etag.unwrap_or_default().trim_matches('"').as_bytes()))
+    }
+
     /// Returns the offset in the file after the last byte of a tail.
     pub fn end(self) -> u64 {
         match self {
             Kept::Tail { base, len } => base + len,
-            Kept::Length(_) => 0,
+            Kept::Length(_) | Kept::Same(_) => 0,
         }
     }
 
@@ -137,6 +146,7 @@ impl Kept {
         let kept = match text.split('.').collect::<Vec<_>>()[..] {
             [base, len, "tail"] => Kept::Tail { base: base.parse().ok()?, len: len.parse().ok()? },
             [length, "length"] => Kept::Length(length.parse().ok()?),
+            [digest, "same"] => Kept::Same(u64::from_str_radix(digest, 16).ok()?),
             _ => return None,
         };
         let is_valid = !matches!(kept, Kept::Tail { base, len } if base.checked_add(len).is_none());
@@ -149,6 +159,7 @@ impl fmt::Display for Kept {
         match self {
             Kept::Tail { base, len } => write!(f, "{base}.{len}.tail"),
             Kept::Length(length) => write!(f, "{length}.length"),
+            Kept::Same(digest) => write!(f, "{digest:016x}.same"),
         }
     }
 }
@@ -182,6 +193,7 @@ mod tests {
             (Kept::Tail { base: 0, len: 5 }, "0.5.tail"),
             (Kept::Tail { base: 10 << 20, len: (5 << 20) - 1 }, "10485760.5242879.tail"),
             (Kept::Length(5_000_000_000), "5000000000.length"),
+            (Kept::Same(0xab), "00000000000000ab.same"),
         ] {
             assert_eq!(Kept::parse(text), Some(kept));
             let name = ObjectName::Resumable { key: key.clone(), id, kept };
@@ -203,6 +215,9 @@ mod tests {
             "length",
             ".length",
             "-1.length",
+            "ab.same",
+            "00000000000000AB.same",
+            "same",
         ] {
             assert_eq!(Kept::parse(other), None, "{other}");
             assert!(!is_kept(&format!("{KEY}.{ID}.{other}")), "{other}");

@@ -106,7 +106,8 @@ impl Reconciler {
         self.watch_after(FIRST_DELAY, effect);
     }
 
-    /// Checks all effects once more now and waits until that is done. Called before the process exits.
+    /// Checks all effects once more now, and again as long as a check fails or leaves its effect open. Waits until that is
+    /// done. Called before the process exits, with a timeout.
     pub async fn conclude(&self) {
         let _concluding = Concluding::begin(&self.0);
         // Fails only if the sender was dropped, and `self` owns it.
@@ -133,18 +134,27 @@ impl Shared {
         self.queue.lock()
     }
 
-    async fn look(&self, effect: &LateEffect) -> Result<()> {
+    async fn look(&self, effect: &LateEffect) -> Result<Checked> {
         let _turn = self.looks.acquire().await;
         effect.undo(self.store.as_ref()).await
     }
 }
 
-/// As long as this value exists, every effect is due.
+/// The result of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Checked {
+    /// No effect exists now.
+    Clear,
+    /// An effect that exists may belong to another call that is running. It can be undone after that call.
+    Open,
+}
+
+/// As long as this value exists, the checks are the last ones.
 struct Concluding<'a>(&'a Shared);
 
 impl<'a> Concluding<'a> {
     fn begin(shared: &'a Shared) -> Self {
-        shared.queue().concluding += 1;
+        shared.queue().conclude(Instant::now());
         shared.changed.notify_one();
         Concluding(shared)
     }
@@ -152,7 +162,9 @@ impl<'a> Concluding<'a> {
 
 impl Drop for Concluding<'_> {
     fn drop(&mut self) {
-        self.0.queue().concluding -= 1;
+        let mut queue = self.0.queue();
+        queue.concluding -= 1;
+        queue.left().for_each(LateEffect::log_unwatched);
     }
 }
 
@@ -164,13 +176,14 @@ impl LateEffect {
         }
     }
 
-    async fn undo(&self, store: &dyn Store) -> Result<()> {
+    async fn undo(&self, store: &dyn Store) -> Result<Checked> {
         match self {
-            LateEffect::Object(name) => delete(store, name).await,
-            LateEffect::Uploads { name, in_use } => abort_all_but(store, name, in_use.as_deref()).await,
-            LateEffect::Promotions(key) if is_promotable(store, key).await? => Ok(()),
-            LateEffect::Promotions(key) => abort_empty(store, &ObjectName::Image(key.clone())).await,
+            LateEffect::Object(name) => delete(store, name).await?,
+            LateEffect::Uploads { name, in_use } => abort_all_but(store, name, in_use.as_deref()).await?,
+            LateEffect::Promotions(key) if is_promotable(store, key).await? => return Ok(Checked::Open),
+            LateEffect::Promotions(key) => abort_empty(store, &ObjectName::Image(key.clone())).await?,
         }
+        Ok(Checked::Clear)
     }
 
     /// Only for objects: a sweep finds unfinished uploads, but no objects outside `incoming/`.
@@ -178,18 +191,20 @@ impl LateEffect {
         matches!(self, LateEffect::Object(_)) && began.elapsed() < RETRY_PERIOD
     }
 
-    fn log_end(&self, looked: &Result<()>, settled: bool) {
+    fn log_end(&self, looked: &Result<Checked>, settled: bool) {
         let s3_key = self.key();
         match looked {
             Err(error) => {
                 let error = error as &dyn std::error::Error;
                 tracing::error!(%s3_key, error, "the store could not be checked for late effects");
             }
-            Ok(()) if !settled => {
-                tracing::warn!(%s3_key, "stopped watching for late effects of an unanswered call");
-            }
-            Ok(()) => {}
+            Ok(_) if !settled => self.log_unwatched(),
+            Ok(_) => {}
         }
+    }
+
+    fn log_unwatched(&self) {
+        tracing::warn!(s3_key = %self.key(), "stopped watching for late effects of an unanswered call");
     }
 }
 

@@ -14,10 +14,12 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// These crates log whole requests, including presigned queries and upload ids.
-const SILENT: [&str; 6] = [
+const SILENT: [&str; 7] = [
     "s3s=off",
     // Logs the access key.
     "aws_config=warn",
+    // Logs the internals of the error when there are no credentials. The call that requires them reports that error.
+    "aws_config::meta=error",
     "aws_smithy_runtime=warn",
     // Logs an error for a call that was dropped before it had a connection.
     "aws_smithy_runtime::client::http::connection_poisoning=off",

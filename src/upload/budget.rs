@@ -1,7 +1,7 @@
 //! The memory and disk space that uploads may use, divided so that uploads never wait for each other.
 //!
 //! When the first byte of its body arrives, an upload gets a [`Reservation`] of the [`Budget`]: one slot, which is
-//! large enough for one part, or for the whole file if that is smaller. A client that sends nothing holds nothing. The
+//! large enough for one part, or for the whole file if that is smaller. Sizes are rounded up to those of buffers (`pool`). A client that sends nothing holds nothing. The
 //! budget is checked before the server asks for the body, so that no client sends data that cannot be stored. A slot is
 //! in memory. If the memory budget is used up, it is a file on disk ([`super::spill`]), whose space is allocated
 //! beforehand so that the disk cannot fill up during the upload. If the spill budget is used up too, the upload is
@@ -12,8 +12,8 @@
 //! upload holds. If no slot is free, it waits for one of its own, which is released when S3 has stored the part or the
 //! call has failed; calls have timeouts. So every upload waits only for its client and for its own calls. There is no
 //! cycle and no deadlock, and a slow client holds one slot and blocks no other upload, however many slow clients there
-//! are. If memory is scarce, the next slot of a slow upload is a file. The remaining memory then serves the uploads
-//! that a disk would slow down.
+//! are. If memory is scarce, the next slot of a slow upload is a file, and a part that has been filling for long moves to
+//! a file. The remaining memory then serves the uploads that a disk would slow down.
 //!
 //! The budget is charged with the capacity of a slot for as long as anything holds it. The leading bytes of an image
 //! whose format is not yet known are also in a slot and nowhere else. If the slot is a file, these bytes are read back
@@ -22,7 +22,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::spill::Spill;
 use crate::error::Error;
@@ -33,6 +35,7 @@ mod pool;
 mod quota;
 mod reservation;
 mod slots;
+mod store_pace;
 #[cfg(test)]
 mod tests;
 
@@ -42,9 +45,20 @@ use pool::BufferPool;
 use quota::ByteQuota;
 pub use reservation::Reservation;
 use slots::PartSlot;
+use store_pace::StorePace;
 
 /// Number of spilled parts whose leading bytes are in memory for sniffing at once.
 const CONCURRENT_PEEKS: usize = 4;
+
+/// How often an upload that waits for its client considers leaving memory.
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Returns the moments at which an upload that waits for its client calls [`Buffer::leave_scarce_memory`].
+pub fn memory_checks() -> Interval {
+    let mut checks = tokio::time::interval_at(Instant::now() + MEMORY_CHECK_INTERVAL, MEMORY_CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    checks
+}
 
 /// The memory and disk space that all uploads together may use.
 #[derive(Debug)]
@@ -55,6 +69,7 @@ pub struct Budget {
     /// Most parts that one upload may hold at once.
     max_parts: usize,
     pool: BufferPool,
+    store_pace: StorePace,
     /// Limits the number of spilled parts whose leading bytes are in memory. These bytes are not charged to the budget.
     readers: Arc<Semaphore>,
 }
@@ -69,8 +84,19 @@ impl Budget {
             part_size,
             max_parts,
             pool: BufferPool::new(part_size),
+            store_pace: StorePace::default(),
             readers: Arc::new(Semaphore::new(CONCURRENT_PEEKS)),
         })
+    }
+
+    /// Returns the size of every part of an upload except the last one.
+    pub fn part_size(&self) -> u64 {
+        self.part_size as u64
+    }
+
+    /// Returns the maximum number of parts that one upload may hold at once.
+    pub fn max_parts(&self) -> usize {
+        self.max_parts
     }
 
     /// Whether [`Budget::admit`] would succeed now.
@@ -82,8 +108,7 @@ impl Budget {
 
     /// Returns the number of bytes to reserve for an upload of at most `expected` bytes.
     fn size_for(&self, expected: Option<u64>) -> usize {
-        let expected = expected.and_then(|bytes| usize::try_from(bytes).ok());
-        expected.unwrap_or(self.part_size).clamp(1, self.part_size)
+        self.pool.size_for(expected.unwrap_or(u64::MAX))
     }
 
     /// Reserves a slot for an upload of at most `expected` bytes. Returns `None` if memory and disk are both used up.

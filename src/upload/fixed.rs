@@ -116,11 +116,16 @@ pub async fn check_same(store: &dyn Store, name: &ObjectName, found: &ObjectInfo
     if found.size != sent.size {
         return Err(Error::AlreadyExists);
     }
-    let crc64 = match found.known_crc64() {
-        Some(crc64) => crc64,
-        None => read_crc64(store, name, found).await.map_err(|error| Error::OutcomeUnknown(error.into()))?,
-    };
+    let crc64 = crc64_of(store, name, found).await.map_err(|error| Error::OutcomeUnknown(error.into()))?;
     if crc64 == sent.crc64 { Ok(()) } else { Err(Error::AlreadyExists) }
+}
+
+/// Returns the CRC64NVME of the object that `found` describes. If it is not known, the whole object is read.
+pub async fn crc64_of(store: &dyn Store, name: &ObjectName, found: &ObjectInfo) -> Result<u64, StoreError> {
+    match found.known_crc64() {
+        Some(crc64) => Ok(crc64),
+        None => read_crc64(store, name, found).await,
+    }
 }
 
 /// Reads the whole object and returns its CRC64NVME.

@@ -25,6 +25,15 @@ download_deb() {
     (cd "$2" && apt-get download -qq -o APT::Sandbox::User="$(id -un)" "$1" >&2)
 }
 
+# install_chromium: installs Chromium (Debian) if it is missing.
+install_chromium() {
+    local sudo
+    [ -x /usr/bin/chromium ] && return
+    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
+    $sudo apt-get update
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
+}
+
 # install_nginx: installs nginx (Debian) if it is missing, and sets $nginx to its path.
 install_nginx() {
     local sudo

@@ -2,14 +2,27 @@
 
 import assert from "node:assert/strict";
 import { after, before } from "node:test";
-import { fixture, pageTest, sameBytes, start, stop } from "./support.js";
+import { Service, fixture, pageTest, sameBytes, start, stop } from "./support.js";
 
-before(() => start());
-after(stop);
+let keyed;
+
+before(async () => {
+  await start();
+  keyed = await Service.start({ API_KEYS: "a-key-that-no-browser-ever-sees" });
+});
+
+after(async () => {
+  await stop();
+  await keyed?.stop();
+});
 
 /** Opens the docs with the page's link, and expands an operation. */
 async function open(desk, operation) {
-  await desk.page.getByRole("link", { name: "API" }).click();
+  await desk.page.getByRole("link", { name: "API documentation" }).click();
+  return expand(desk, operation);
+}
+
+async function expand(desk, operation) {
   const block = desk.page.locator(`[id$="-${operation}"].opblock`);
   await block.locator(".opblock-summary-control").click();
   return block;
@@ -48,3 +61,32 @@ pageTest("an image can be uploaded from the docs", {}, async (desk) => {
   const image = JSON.parse(await answered(block, "200"));
   await sameBytes(image.url, fixture("plain.png"));
 });
+
+pageTest("the docs show locks only if the service has keys", {}, async ({ page, service }) => {
+  for (const [url, hasKeys] of [[service.url, false], [keyed.url, true]]) {
+    await page.goto(new URL("/docs", url).href);
+    await page.locator(".opblock").first().waitFor();
+    assert.equal(await page.locator(".btn.authorize").isVisible(), hasKeys);
+    assert.equal((await page.locator(".opblock .authorization__btn").count()) > 0, hasKeys);
+  }
+});
+
+for (const width of [375, 1440]) {
+  for (const colorScheme of ["light", "dark"]) {
+    pageTest(`axe finds nothing in the docs: ${width} px, ${colorScheme}`, { viewport: { width, height: 900 }, colorScheme }, async (desk) => {
+      const { page } = desk;
+      await page.goto(new URL("/docs", keyed.url).href);
+      const form = await expand(desk, "upload_image");
+      await form.getByRole("button", { name: "Try it out" }).click();
+      const limits = await expand(desk, "limits");
+      await limits.getByRole("button", { name: "Try it out" }).click();
+      await answered(limits, "200");
+      await desk.accessible();
+      assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), "no horizontal scrolling");
+      await desk.shoot(`docs ${width} ${colorScheme}`, { fullPage: false });
+      await page.locator(".btn.authorize").first().click();
+      await page.locator(".modal-ux").waitFor();
+      await desk.accessible();
+    });
+  }
+}

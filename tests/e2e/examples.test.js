@@ -147,9 +147,11 @@ pageTest("form: the browser shows the stored image, or the reason for the reject
   };
   await send(fixture("plain.jpg"));
   await sameBytes(await desk.page.getByRole("link", { name: "Open the image" }).getAttribute("href"), fixture("plain.jpg"));
+  await desk.accessible();
   await desk.shoot("example form");
   await send(text);
   await desk.page.getByText(/Invalid file type/).first().waitFor();
+  await desk.accessible();
   await desk.shoot("example form rejected");
 });
 

@@ -60,6 +60,8 @@ pageTest("picture of the page", options, async (desk) => {
   await desk.slow(24 * MIB);
   await desk.pick(await desk.service.png("panorama.png", 180 * MIB));
   await desk.card("panorama.png", "sending").locator(".state", { hasText: /[3-9]\d.* of .*left/ }).waitFor();
+  // Away from the drop area, which would be highlighted.
+  await desk.page.mouse.move(0, 0);
   await mkdir(FOLDER, { recursive: true });
   const clip = { x: 0, y: 0, width: 1440, height: 620 };
   await desk.page.screenshot({ path: path.join(FOLDER, "page.png"), animations: "disabled", clip });

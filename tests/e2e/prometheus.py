@@ -17,6 +17,8 @@ import yaml
 from service import ROOT, service
 
 IMAGE = ROOT / "tests/fixtures/plain.png"
+REPEATED = {"Content-Type": "image/png", "Idempotency-Key": "repeated"}
+RESUMABLE = {"Upload-Complete": "?0", "Content-Type": "image/png"}
 # These need what this test does not do: direct uploads, grants, aborted uploads.
 MAY_BE_EMPTY = {"Verified direct uploads", "Grants", "Aborted uploads by reason", "Calls that did not succeed", "Requests that fail"}
 
@@ -41,9 +43,12 @@ def expressions() -> list[tuple[str, str]]:
 
 def check(prometheus: str, service_url: str) -> None:
     def has_two_samples() -> bool:
-        # Rates need two samples.
-        httpx.post(f"{service_url}/images", files={"file": IMAGE.open("rb")}).raise_for_status()
+        # Rates need two samples. The form is the last request, so the others have as many samples.
+        for _ in range(2):
+            httpx.post(f"{service_url}/images", content=IMAGE.read_bytes(), headers=REPEATED).raise_for_status()
+        httpx.post(f"{service_url}/files", headers=RESUMABLE).raise_for_status()
         assert httpx.post(f"{service_url}/images").is_client_error
+        httpx.post(f"{service_url}/images", files={"file": IMAGE.open("rb")}).raise_for_status()
         rate = 'rate(image_store_upload_duration_seconds_count{method="form"}[1m]) > 0'
         return bool(query(prometheus, "query", query=rate)["result"])
 

@@ -4,11 +4,8 @@
 # languages.
 set -euo pipefail
 cd "$(dirname "$0")"
-if [ ! -x /usr/bin/chromium ]; then
-    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
-    $sudo apt-get update
-    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends chromium
-fi
+. ./debian.sh
+install_chromium
 npm ci --no-audit --no-fund
 # The examples use the same packages.
 ln -sfn ../tests/e2e/node_modules ../../examples/node_modules

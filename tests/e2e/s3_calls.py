@@ -1,6 +1,7 @@
 """Counts the calls to S3 for each way to upload an image, by the service's metrics with the embedded store, and compares them
 with the table in docs/performance.md. Prints the rows that the table should have if they differ."""
 
+import base64
 import os
 import re
 import sys
@@ -13,6 +14,8 @@ import httpx
 from service import ROOT, service
 
 MIB = 1 << 20
+# The size of parts, of the service and of Uppy.
+PART = 5 * MIB
 PLAIN = (ROOT / "tests/fixtures/plain.png").read_bytes()
 # S3 has two prices for requests, and some are free.
 WRITES = {"PutObject", "CreateMultipartUpload", "UploadPart", "UploadPartCopy", "CompleteMultipartUpload", "ListObjectsV2",
@@ -65,6 +68,29 @@ class Client:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def resumable(self, size: int, requests: int) -> None:
+        """Uploads with tus, in several requests of equal size."""
+        tus, content = {"Tus-Resumable": "1.0.0"}, png(size)
+        name = base64.b64encode(b"a.png").decode()
+        created = self.http.post("/files", headers=tus | {"Upload-Length": str(size), "Upload-Metadata": f"filename {name}"})
+        address = created.raise_for_status().headers["Location"]
+        tus["Content-Type"] = "application/offset+octet-stream"
+        step = size // requests
+        for offset in range(0, size, step):
+            headers = tus | {"Upload-Offset": str(offset)}
+            self.http.patch(address, headers=headers, content=content[offset : offset + step]).raise_for_status()
+
+    def companion(self, size: int) -> None:
+        """Uploads in parts as Uppy does."""
+        begun = self.http.post("/s3/multipart", json={"filename": "a.png", "type": "image/png"}).raise_for_status().json()
+        route, key, content, parts = f"/s3/multipart/{begun['uploadId']}", {"key": begun["key"]}, png(size), []
+        for number, offset in enumerate(range(0, size, PART), 1):
+            target = self.http.get(f"{route}/{number}", params=key).raise_for_status().json()
+            stored = httpx.put(target["url"], content=content[offset : offset + PART], timeout=120).raise_for_status()
+            parts.append({"PartNumber": number, "ETag": stored.headers["ETag"]})
+        self.sent["UploadPart"] += len(parts)
+        self.http.post(f"{route}/complete", params=key, json={"parts": parts}).raise_for_status()
+
 
 def row(name: str, calls: Counter) -> str:
     priced = [sum(calls[operation] for operation in kind) for kind in (WRITES, READS)]
@@ -88,6 +114,11 @@ def rows(client: Client) -> list[str]:
         "the same with an `Idempotency-Key`, 2 MB": lambda: client.idempotent(2_000_000),
         "direct, 2 MB": lambda: client.direct(2_000_000),
         "direct, 150 MiB in parts": lambda: client.direct(150 * MIB),
+        "resumable, 2 MB in one request": lambda: client.resumable(2_000_000, 1),
+        "resumable, 2 MB in four requests": lambda: client.resumable(2_000_000, 4),
+        "resumable, 100 MiB in one request": lambda: client.resumable(100 * MIB, 1),
+        "resumable, 100 MiB in ten requests": lambda: client.resumable(100 * MIB, 10),
+        "Uppy's parts, 150 MiB": lambda: client.companion(150 * MIB),
         "`GET /images/{s3_key}`, without the download": lambda: client.http.get(f"/images/{key}"),
         "`DELETE /images/{s3_key}`": lambda: client.http.delete(f"/images/{key}"),
     }

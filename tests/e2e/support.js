@@ -11,6 +11,7 @@ import path from "node:path";
 import { test } from "node:test";
 import { createInterface } from "node:readline";
 import { setTimeout as delay } from "node:timers/promises";
+import axe from "axe-core";
 import { chromium } from "playwright-core";
 
 const ROOT = path.resolve(import.meta.dirname, "../..");
@@ -34,7 +35,7 @@ const TIMEOUT = 90_000;
 const MARKER = "application/x-image-store-marker";
 
 /** A running service with the embedded S3 in a temporary folder. */
-class Service {
+export class Service {
   static async start(settings) {
     const folder = await mkdtemp(path.join(tmpdir(), "image-store-e2e-"));
     const env = { ...process.env, DATA_DIR: path.join(folder, "data"), PORT: "0", ...settings };
@@ -205,6 +206,13 @@ class Desk {
 
   sent(method, part) {
     return this.requests.filter((request) => request.method() === method && request.url().includes(part));
+  }
+
+  /** Asserts that axe finds no violation in the page as it is. */
+  async accessible() {
+    await this.page.evaluate(axe.source);
+    const { violations } = await this.page.evaluate(() => window.axe.run());
+    assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map(({ html }) => html)]), []);
   }
 
   shoot(name, options = {}) {

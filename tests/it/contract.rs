@@ -60,7 +60,7 @@ macro_rules! contract {
 
 contract! {
     object_is_read_as_it_was_put,
-    custom_metadata_is_returned,
+    custom_metadata_and_origin_are_returned,
     images_of_uuid_are_listed,
     object_is_never_overwritten,
     range_read_requires_matching_etag,
@@ -109,25 +109,31 @@ async fn object_is_read_as_it_was_put(backend: &Backend) {
     }
 }
 
-async fn custom_metadata_is_returned(backend: &Backend) {
+async fn custom_metadata_and_origin_are_returned(backend: &Backend) {
     let custom =
         CustomMetadata::from([("owner".to_owned(), "J\u{fc}rgen \"J\"\n".to_owned()), ("n".to_owned(), String::new())]);
-    let (metadata, bytes) = (Metadata { custom: custom.clone(), ..png() }, noise(20, 1_000));
+    let origin = Some(uuid::Uuid::new_v4());
+    let (metadata, bytes) = (Metadata { custom: custom.clone(), origin, ..png() }, noise(20, 1_000));
     let (by_put, by_parts, by_url) = (image(), image(), incoming());
     backend.store.put(&by_put, &metadata, payload(&bytes)).await.unwrap();
     let upload = backend.store.create_upload(&by_parts, &metadata).await.unwrap();
     let part = backend.store.upload_part(&upload, 1, payload(&bytes)).await.unwrap();
     backend.store.complete_upload(&upload, &[part], whole(&bytes)).await.unwrap();
-    let bound = PutConditions { custom: custom.clone(), ..conditions(&bytes) };
+    let bound = PutConditions { custom: custom.clone(), origin, ..conditions(&bytes) };
     let signed = backend.store.presign_put(&by_url, &bound, &for_a_minute()).await.unwrap();
-    assert!(signed.headers.iter().any(|(name, _)| name == "x-amz-meta-image-store"), "{:?}", signed.headers);
     assert_eq!(send(Method::PUT, &signed, bytes.clone(), as_is).await.status(), StatusCode::OK);
-    let unsigned = |headers: &mut reqwest::header::HeaderMap| drop(headers.remove("x-amz-meta-image-store"));
-    assert_eq!(send(Method::PUT, &signed, bytes.clone(), unsigned).await.status(), StatusCode::FORBIDDEN);
+    for name in ["x-amz-meta-image-store", "x-amz-meta-upload"] {
+        assert!(signed.headers.iter().any(|(signed, _)| signed == name), "{:?}", signed.headers);
+        let unsigned = |headers: &mut reqwest::header::HeaderMap| drop(headers.remove(name));
+        assert_eq!(send(Method::PUT, &signed, bytes.clone(), unsigned).await.status(), StatusCode::FORBIDDEN);
+        let other = |headers: &mut reqwest::header::HeaderMap| drop(headers.insert(name, "e30".parse().unwrap()));
+        assert_eq!(send(Method::PUT, &signed, bytes.clone(), other).await.status(), StatusCode::FORBIDDEN);
+    }
 
     for (name, dimensions) in [(&by_put, true), (&by_parts, true), (&by_url, false)] {
         let found = backend.store.head(name).await.unwrap();
-        assert_eq!((&found.custom, found.dimensions.is_some()), (&custom, dimensions), "{name:?}");
+        assert_eq!((&found.custom, found.origin), (&custom, origin), "{name:?}");
+        assert_eq!(found.dimensions.is_some(), dimensions, "{name:?}");
         backend.store.delete(name).await.unwrap();
     }
     let noted = backend.store.put(&by_put, &png(), payload(&bytes)).await.unwrap();
@@ -172,7 +178,7 @@ async fn state_of_resumable_uploads_is_kept_by_name(backend: &Backend) {
 
 async fn image_has_the_id_of_its_resumable_upload(backend: &Backend) {
     let id = uuid::Uuid::new_v4();
-    let (metadata, bytes) = (Metadata { resumable: Some(id), ..png() }, noise(33, 1_000));
+    let (metadata, bytes) = (Metadata { origin: Some(id), ..png() }, noise(33, 1_000));
     let (by_put, by_parts, other) = (image(), image(), image());
     backend.store.put(&by_put, &metadata, payload(&bytes)).await.unwrap();
     backend.store.put(&other, &png(), payload(&bytes)).await.unwrap();
@@ -182,7 +188,7 @@ async fn image_has_the_id_of_its_resumable_upload(backend: &Backend) {
     let size = ObjectDigest { crc64: None, ..whole(&bytes) };
     backend.store.complete_upload(&upload, &[part], size).await.unwrap();
     for (name, expected) in [(&by_put, Some(id)), (&by_parts, Some(id)), (&other, None)] {
-        assert_eq!(backend.store.head(name).await.unwrap().resumable, expected);
+        assert_eq!(backend.store.head(name).await.unwrap().origin, expected);
         backend.store.delete(name).await.unwrap();
     }
 }
@@ -197,7 +203,7 @@ fn resumable(store: &Arc<dyn Store>) -> ResumableUploads {
 async fn create_resumable(uploads: &ResumableUploads) -> ResumableUpload {
     let (key, custom) = (ImageKey::random("png"), CustomMetadata::from([("n".to_owned(), "1".to_owned())]));
     let (format, max_size) = (Format::Png, 1 << 30);
-    let new = NewUpload { key, format, length: None, max_size, custom, is_fixed_key: false };
+    let new = NewUpload { key, format, length: None, max_size, custom, tus_metadata: None, is_fixed_key: false };
     let created = uploads.create(new).await.unwrap();
     let upload = created.upload().clone();
     created.acknowledged();
@@ -248,7 +254,7 @@ async fn check_resumable(store: &Arc<dyn Store>) {
             panic!("the upload is unfinished");
         };
         assert!(image.crc64.is_none_or(|known| known == crc64(&file)), "{ends:?}");
-        assert_eq!((image.object.size, image.object.resumable), (file.len() as u64, Some(upload.id)));
+        assert_eq!((image.object.size, image.object.origin), (file.len() as u64, Some(upload.id)));
         assert_eq!((image.object.content_type.as_deref(), image.object.custom.len()), (Some("image/png"), 1));
         assert_eq!(uploads.inspect(&image).await.unwrap().format, Format::Png);
         let read = store.stream(&upload.image(), image.object.etag.as_deref().unwrap()).await.unwrap();
@@ -503,8 +509,7 @@ async fn uploads_of_lists_only_uploads_of_that_name(backend: &Backend) {
 
 async fn marker_prevents_later_puts(backend: &Backend) {
     let (name, etag) = arrived(backend, &noise(10, 100)).await;
-    let put =
-        PutConditions { size: 3, content_type: "image/png".to_owned(), sha256: None, custom: CustomMetadata::new() };
+    let put = PutConditions { size: 3, sha256: None, ..conditions(b"png") };
     let url = backend.store.presign_put(&name, &put, &for_a_minute()).await.unwrap();
     let rejected = Marker::Rejected("invalid_file_type".to_owned());
     if backend.is_exact() {
@@ -586,6 +591,7 @@ fn conditions(bytes: &[u8]) -> PutConditions {
         content_type: "image/png".to_owned(),
         sha256: Some(sha256),
         custom: CustomMetadata::new(),
+        origin: None,
     }
 }
 

@@ -210,16 +210,20 @@ async fn described_security_matches_settings() {
             security_of(Method::HEAD, "/images/{s3_key}"),
             security_of(Method::GET, "/limits"),
         );
+        // The token of a link is a parameter.
+        let linked = [(Method::GET, "/uploads/{s3_key}"), (Method::HEAD, "/files/{s3_key}")];
+        assert!(linked.into_iter().all(|(method, template)| security_of(method, template) == Some(json!([]))));
+        let schemes = description.0["components"]["securitySchemes"].as_object().map_or(0, Map::len);
+        assert_eq!(schemes, if flags.is_empty() { 0 } else { 2 });
         app.end(&[]).await;
         found
     };
     let keys = |scope: &str| json!([{ "bearer": [scope] }, { "api_key": [scope] }]);
-    let optional = |scope: &str| json!([{}, { "bearer": [scope] }, { "api_key": [scope] }]);
-    let (open, anybody) = (json!([{}]), Some(json!([{}, { "bearer": [] }, { "api_key": [] }])));
-    assert_eq!(security(&[]).await, (Some(optional("upload")), Some(optional("read")), anybody.clone()));
+    let (open, anybody) = (Some(json!([{}])), Some(json!([{}, { "bearer": [] }, { "api_key": [] }])));
+    assert_eq!(security(&[]).await, (open.clone(), open.clone(), open.clone()));
     assert_eq!(security(&["--api-keys=k"]).await, (Some(keys("upload")), Some(keys("read")), anybody.clone()));
     let public = security(&["--api-keys=k", "--public-read=true"]).await;
-    assert_eq!(public, (Some(keys("upload")), Some(open), anybody));
+    assert_eq!(public, (Some(keys("upload")), open, anybody));
 }
 
 #[tokio::test]

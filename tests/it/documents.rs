@@ -1,7 +1,7 @@
 //! Holds README.md, docs/ and deploy/ to the code: settings, error codes, metrics, and links between pages.
 //! `tests/e2e/documents.py` runs their commands.
 
-use clap::CommandFactory;
+use clap::{Arg, Command, CommandFactory};
 use image_store::cli::Cli;
 use image_store::error::Error;
 use image_store::telemetry::metrics::METRICS;
@@ -11,8 +11,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Variables of the documented commands that are no settings of the service.
-const OTHER_VARIABLES: [&str; 6] =
-    ["RUST_LOG", "API_KEY", "IMAGE_STORE_API_KEY", "IMAGE_STORE_URL", "LAMBDA_TARGET", "CARGO_TARGET_DIR"];
+const OTHER_VARIABLES: [&str; 7] = [
+    "RUST_LOG",
+    "API_KEY",
+    "IMAGE_STORE_API_KEY",
+    "IMAGE_STORE_COMMIT",
+    "IMAGE_STORE_URL",
+    "LAMBDA_TARGET",
+    "CARGO_TARGET_DIR",
+];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -70,6 +77,45 @@ fn configuration_page_documents_all_settings() {
     }
     let unknown: Vec<_> = documented.iter().filter(|(name, _)| !settings.contains_key(*name)).collect();
     assert_eq!(unknown, [&("RUST_LOG", Some("info"))]);
+}
+
+/// Returns the options and arguments of a command: their form, and the cell of their default in the table.
+fn options(command: &Command) -> Vec<(String, Option<String>, &Arg)> {
+    let own = command.get_arguments().filter(|argument| !argument.is_global_set() && argument.get_id() != "help");
+    let default = |argument: &Arg| {
+        let value = argument.get_default_values().first().filter(|_| argument.get_action().takes_values());
+        let required = argument.is_required_set().then(|| "required".to_owned());
+        value.map(|value| format!("`{}`", value.display())).or(required)
+    };
+    own.map(|argument| (argument.to_string(), default(argument), argument)).collect()
+}
+
+#[test]
+fn cli_page_documents_all_commands_and_options() {
+    let page = read("docs/cli.md");
+    let sections: Vec<(&str, &str)> =
+        page.split("\n## ").skip(1).map(|section| section.split_once('\n').unwrap()).collect();
+    let mut program = Cli::command();
+    // Also determines how arguments are written in the help.
+    program.build();
+    let commands: Vec<&Command> = program.get_subcommands().filter(|command| command.get_name() != "help").collect();
+    let names: BTreeSet<&str> = commands.iter().map(|command| command.get_name()).collect();
+    assert_eq!(sections.iter().map(|(name, _)| *name).collect::<BTreeSet<_>>(), names);
+    let row = Regex::new(r"(?m)^\| `([-<\[].+?)` \| (.+?) \| (.+) \|$").unwrap();
+    for command in commands {
+        let name = command.get_name();
+        assert!(page.contains(&format!("`image-store {name}`")), "{name} is not in the table of commands");
+        let (_, section) = sections.iter().find(|(heading, _)| *heading == name).unwrap();
+        let documented: Vec<[&str; 3]> = row.captures_iter(section).map(|row| row.extract().1).collect();
+        let options = options(command);
+        let forms: Vec<&str> = options.iter().map(|(form, ..)| form.as_str()).collect();
+        assert_eq!(documented.iter().map(|[form, ..]| *form).collect::<Vec<_>>(), forms, "{name}");
+        for ([form, default, description], (_, expected, argument)) in documented.into_iter().zip(&options) {
+            assert!(expected.as_deref().is_none_or(|expected| expected == default), "{name} {form}: {default}");
+            let variable = argument.get_env().and_then(|name| name.to_str());
+            assert!(variable.is_none_or(|name| description.contains(name)), "{name} {form}: {description}");
+        }
+    }
 }
 
 #[test]
@@ -168,6 +214,18 @@ fn documented_metrics_exist() {
         }
     }
     assert!(found > 80, "{found}");
+}
+
+/// Metrics that the dashboard does not show, because an address space of terabytes is no sign of anything.
+const NOT_IN_DASHBOARD: [&str; 1] = ["process_virtual_memory_bytes"];
+
+#[test]
+fn dashboard_shows_all_metrics() {
+    let dashboard = read("deploy/grafana.json");
+    for metric in &METRICS {
+        let is_shown = Regex::new(&format!(r"\b{}(_bucket|_count|_sum)?\{{", metric.name)).unwrap().is_match(&dashboard);
+        assert_ne!(is_shown, NOT_IN_DASHBOARD.contains(&metric.name), "{}", metric.name);
+    }
 }
 
 /// The variables that are set in deploy/ and in the commands of the pages are settings.

@@ -29,7 +29,8 @@ fn at(app: &TestApp) -> PresignOptions {
 }
 
 fn sized(size: u64) -> PutConditions {
-    PutConditions { size, content_type: "image/png".to_owned(), sha256: None, custom: CustomMetadata::new() }
+    let content_type = "image/png".to_owned();
+    PutConditions { size, content_type, sha256: None, custom: CustomMetadata::new(), origin: None }
 }
 
 fn put(app: &TestApp, signed: &Presigned) -> reqwest::RequestBuilder {

@@ -1,5 +1,7 @@
 //! Grants with a `key`: exactly one image, whatever is sent, when and to which process.
 
+mod plans;
+
 use futures::future::join_all;
 use image_store::auth::grants::{Claims, DEFAULT_LIFETIME, sign_offline};
 use reqwest::multipart::{Form, Part};

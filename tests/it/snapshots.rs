@@ -13,7 +13,7 @@ fn pretty(value: &Value) -> String {
 
 #[tokio::test]
 async fn openapi_document() {
-    let app = TestApp::with(&["--public-url=https://images.example"]).await;
+    let app = TestApp::with(&["--public-url=https://images.example", "--api-keys=secret"]).await;
     let document = app.client.get(app.at("/openapi.json")).send().await.unwrap().json().await.unwrap();
     app.end(&[]).await;
     insta::assert_snapshot!(pretty(&document));

@@ -249,6 +249,7 @@ fn plans_and_grants_are_not_interchangeable() {
         let kid = (!keys.is_empty()).then_some("key-1");
         let plan = PlanClaims {
             key: KEY.to_owned(),
+            jti: None,
             size: 7,
             content_type: "image/jpeg".to_owned(),
             sha256: None,

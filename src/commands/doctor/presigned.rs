@@ -89,6 +89,7 @@ async fn sign_put_of(context: &Context<'_>, name: &ObjectName, sha256: Option<[u
         content_type: unverified().content_type,
         sha256,
         custom: CustomMetadata::new(),
+        origin: None,
     };
     let signed = context.store.presign_put(name, &conditions, &context.presigning()).await;
     signed.map_err(context.failed(PUT))

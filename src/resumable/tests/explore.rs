@@ -7,6 +7,8 @@ use super::*;
 struct Scenario {
     units: u64,
     deferred: bool,
+    /// Whether another upload of the key has created an image of the same bytes, after the requests before the run.
+    is_repeated: bool,
     /// Requests that are answered before the run.
     before: Vec<Call>,
     requests: Vec<Request>,
@@ -18,6 +20,10 @@ impl Scenario {
         let mut world = World::new(self.units, self.deferred, NO_FAULTS);
         for call in &self.before {
             world.ask(*call);
+        }
+        if self.is_repeated {
+            world.upload.is_fixed_key = true;
+            world.shared.lay_image(&world.upload.image(), &world.file, Uuid::from_u128(8));
         }
         world.budget = self.budget;
         world.steps.clear();
@@ -57,12 +63,15 @@ impl Scenario {
     fn check_end(&self, world: &World) {
         let steps = &world.steps;
         assert!(world.unfinished().is_empty(), "a request does not end: {steps:?}");
-        if world.image().is_none() && !world.client.is_deleted {
+        let is_over =
+            world.client.is_deleted || if self.is_repeated { world.client.is_done } else { world.image().is_some() };
+        if !is_over {
             return;
         }
         assert_eq!(world.shared.open_uploads(&world.upload.image()), 0, "an upload remains: {steps:?}");
         // What a late writer leaves has a name that a sweep removes.
-        let others = world.shared.objects().into_iter().filter(|name| *name != world.upload.key.to_string());
+        let is_other = |name: &String| *name != world.upload.key.to_string() && !name.ends_with(".same");
+        let others = world.shared.objects().into_iter().filter(is_other);
         let names: Vec<String> = others.collect();
         let prefix = format!("incoming/{}.{}.", world.upload.key, world.upload.id);
         assert!(names.iter().all(|name| name.starts_with(&prefix)), "{names:?}: {steps:?}");
@@ -128,8 +137,9 @@ fn patch(from: u64, to: u64) -> Call {
 fn explore_pairs(units: u64, deferred: bool, before: &[Call], calls: [Call; 2], budget: Budget) {
     for process in [0, 1] {
         let requests = vec![at(0, calls[0]), at(process, calls[1])];
-        let explored = explore(&Scenario { units, deferred, before: before.to_vec(), requests, budget });
-        assert!(explored.ends > 1, "{before:?} {calls:?}: {explored:?}");
+        let before = before.to_vec();
+        let explored = explore(&Scenario { units, deferred, is_repeated: false, before, requests, budget });
+        assert!(explored.ends > 1, "{calls:?}: {explored:?}");
     }
 }
 
@@ -154,7 +164,8 @@ fn one_request_is_consistent_with_every_fault() {
     for (units, before, call) in calls {
         for budget in [NO_FAULTS, ONE_LEAVE, Budget { kills: 1, lost: 1, leaves: 0 }] {
             let requests = vec![at(0, call)];
-            let explored = explore(&Scenario { units, deferred: false, before: before.clone(), requests, budget });
+            let (deferred, is_repeated, before) = (false, false, before.clone());
+            let explored = explore(&Scenario { units, deferred, is_repeated, before, requests, budget });
             assert!(explored.ends > 0 && explored.states > explored.ends, "{explored:?}");
         }
     }
@@ -176,6 +187,25 @@ fn two_requests_are_consistent_in_every_order() {
         (3, vec![], [patch(0, 3), Call::Head]),
     ] {
         explore_pairs(units, false, &before, calls, NO_FAULTS);
+    }
+}
+
+/// An upload of the same bytes as an image that another upload has created is complete, whatever fails, and stays so.
+#[test]
+fn repeated_upload_is_complete_in_every_order() {
+    for (before, calls) in [
+        (vec![], [patch(0, 3), Call::Head]),
+        (vec![], [patch(0, 3), patch(0, 3)]),
+        (vec![patch(0, 2)], [patch(2, 3), Call::Head]),
+    ] {
+        for budget in [NO_FAULTS, ONE_LOST, ONE_KILL] {
+            for process in [0, 1] {
+                let (before, requests) = (before.clone(), vec![at(0, calls[0]), at(process, calls[1])]);
+                let scenario = Scenario { units: 3, deferred: false, is_repeated: true, before, requests, budget };
+                let explored = explore(&scenario);
+                assert!(explored.ends > 1, "{calls:?}: {explored:?}");
+            }
+        }
     }
 }
 

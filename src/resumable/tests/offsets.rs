@@ -16,6 +16,7 @@ fn upload(length: Option<u64>) -> ResumableUpload {
         part_size: 10,
         max_size: 100,
         is_fixed_key: false,
+        tus_metadata: None,
     }
 }
 

@@ -89,8 +89,8 @@ fn file_in_one_body_is_an_image() {
     let uploads = world.processes[FRESH].clone();
     assert_eq!(world.run(async move { uploads.inspect(&again).await }).unwrap(), info);
     assert_eq!(image(world.append(from(120), &[]).unwrap()).object.size, 120);
-    let Error::OffsetMismatch { offset } = world.append(from(0), &[b"x"]).unwrap_err() else { panic!("another error") };
-    assert_eq!(offset, 120);
+    let mismatch = world.append(from(7), &[b"x"]).unwrap_err();
+    assert!(matches!(mismatch, Error::OffsetMismatch { offset: 120, provided: 7 }), "{mismatch:?}");
 }
 
 #[test]
@@ -291,13 +291,55 @@ fn image_of_another_upload_is_compared() {
         let body = stream::iter([Ok(Bytes::from(file(other_length / UNIT)))]);
         world.run(async move { uploads.append(&other, from(0), body).await }).unwrap();
         let last = world.append(from(60), &[&whole[60..]]);
-        match same {
-            true => assert!(!image(last.unwrap()).is_new),
-            false => assert_eq!(code(last), "already_exists"),
-        }
+        assert_eq!(last.as_ref().is_ok_and(|last| !image(last.clone()).is_new), same);
         assert_eq!(world.shared.open_uploads(&world.upload.image()), 0, "the upload that is not needed is aborted");
-        assert_eq!(code(world.status()), "already_exists");
+        // Every further request gets the same answer, also in another process.
+        match same {
+            true => {
+                assert_eq!(image(world.status().unwrap()).object.size, 120);
+                assert_eq!(image(world.append(from(120), &[]).unwrap()).object.size, 120);
+                assert_eq!(code(world.delete()), "already_complete");
+                assert_eq!(world.names().len(), 2, "the image, and the record that it is the same");
+            }
+            false => {
+                assert_eq!([code(last), code(world.status())], ["already_exists"; 2]);
+                world.delete().unwrap();
+                assert_eq!(world.names().len(), 1);
+            }
+        }
     }
+}
+
+/// The record is of one image, and not of one that replaces it.
+#[test]
+fn upload_that_was_equal_to_an_image_is_not_answered_with_its_successor() {
+    let mut world = world(120);
+    let (name, bytes) = (world.upload.image(), world.file.clone());
+    world.shared.lay_image(&name, &bytes, Uuid::from_u128(8));
+    assert!(!image(world.append(from(0), &[&bytes]).unwrap()).is_new);
+    world.shared.lay_image(&name, &file(18), Uuid::from_u128(9));
+    assert_eq!(code(world.status()), "already_exists");
+}
+
+/// Nothing is decided, so that the client can ask again.
+#[test]
+fn upload_remains_if_the_other_image_cannot_be_read() {
+    let mut world = world(120);
+    let (name, bytes) = (world.upload.image(), world.file.clone());
+    world.shared.lay_image(&name, &bytes, Uuid::from_u128(8));
+    world.send(Request { process: 0, call: Call::Patch { from: 0, to: 15, how: PLAIN } });
+    let answer = Arc::clone(&world.requests[0].answer);
+    while answer.lock().is_none() {
+        world.pause();
+        let Some((_, call, _)) = world.shared.waiting().first().copied() else { continue };
+        world.shared.answer(0, if call == "read" { Fate::Dropped } else { Fate::Answered });
+    }
+    let failed = answer.lock().take().unwrap();
+    assert_eq!(code(failed), "outcome_unknown");
+    assert_eq!(world.shared.open_uploads(&name), 1);
+    assert_eq!(world.status().unwrap(), unfinished(96, Some(120)));
+    assert!(!image(world.append(from(96), &[&bytes[96..]]).unwrap()).is_new);
+    assert_eq!(world.shared.open_uploads(&name), 0);
 }
 
 #[test]
@@ -314,7 +356,7 @@ fn upload_whose_parts_do_not_fit_the_buffers_is_over() {
 
 fn new_upload(world: &World, length: Option<u64>, is_fixed_key: bool) -> NewUpload {
     let (key, custom) = (world.upload.key.clone(), CustomMetadata::new());
-    NewUpload { key, format: Format::Png, length, max_size: 200, custom, is_fixed_key }
+    NewUpload { key, format: Format::Png, length, max_size: 200, custom, tus_metadata: None, is_fixed_key }
 }
 
 #[test]
@@ -377,7 +419,7 @@ fn invalid_creations_create_nothing() {
 fn upload_of_a_whole_file_is_complete_if_its_image_exists() {
     let mut world = world(120);
     let (upload, metadata) = new_upload(&world, Some(120), false).of_whole_file(PART as usize);
-    assert_eq!((metadata.resumable, metadata.content_type.as_str()), (Some(upload.id), "image/png"));
+    assert_eq!((metadata.origin, metadata.content_type.as_str()), (Some(upload.id), "image/png"));
     world.upload = upload;
     assert_eq!(code(world.status()), "upload_gone");
     world.delete().unwrap();
@@ -388,4 +430,27 @@ fn upload_of_a_whole_file_is_complete_if_its_image_exists() {
     assert_eq!(image(world.append(from(120), &[]).unwrap()).object.size, 120);
     assert_eq!(code(world.append(from(0), &[b"x"])), "offset_mismatch");
     assert_eq!(code(world.delete()), "already_complete");
+}
+
+#[test]
+fn upload_of_a_whole_file_is_compared_with_the_image_of_another() {
+    for same in [true, false] {
+        let mut world = world(120);
+        let bytes = world.file.clone();
+        let (upload, _) = new_upload(&world, Some(120), true).of_whole_file(PART as usize);
+        world.shared.lay_image(&upload.image(), &bytes, Uuid::from_u128(8));
+        world.upload = upload.clone();
+        assert_eq!(code(world.status()), "already_exists");
+        let crc64 = parts_crc64(&bytes) ^ u64::from(!same);
+        let uploads = world.processes[FRESH].clone();
+        let whole = ObjectDigest { size: 120, crc64: Some(crc64) };
+        let concluded = world.run(async move { uploads.conclude(&upload, whole).await });
+        match same {
+            true => {
+                concluded.unwrap();
+                assert_eq!(image(world.status().unwrap()).object.size, 120);
+            }
+            false => assert_eq!([code(concluded), code(world.status())], ["already_exists"; 2]),
+        }
+    }
 }

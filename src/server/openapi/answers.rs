@@ -39,8 +39,10 @@ answers! {
     /// Errors of `POST /uploads`.
     Plan: InvalidFileType, InvalidRequest, TruncatedBody, ClientTooSlow, BelowMinRate, PayloadTooLarge, NotJson,
         UploadOver, AlreadyExists, Storage;
-    /// Errors of `status_url`.
+    /// Errors of `GET /s3/multipart/{upload_id}`.
     PlanFromLink: InvalidToken, ExpiredToken, NotFound, UploadOver, Storage;
+    /// Errors of `status_url`.
+    UploadStatus: InvalidToken, ExpiredToken, NotFound, UploadOver, AlreadyExists, Storage;
     /// Errors of `complete_url`.
     Complete: InvalidToken, AlreadyExists, ExpiredToken, UploadOver, AlreadyComplete, OverCapacity, InvalidFileType,
         InvalidRequest, TooManyPixels, NotFound, PayloadTooLarge, PartsMissing, PartsUnexpected, ChangedMeanwhile,

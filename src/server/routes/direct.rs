@@ -16,6 +16,7 @@ use super::images::KeyInPath;
 use super::upload::StoredImage;
 use crate::crc64;
 use crate::direct::create::{PlanTerms, create};
+use crate::direct::identity::Match;
 use crate::direct::plan::{UploadLinks, UploadRequest, compare};
 use crate::direct::presign::{self, UploadPart, UploadPlan};
 use crate::direct::withdraw::over;
@@ -83,7 +84,8 @@ pub enum UploadState {
     Waiting,
     /// Some or all parts have arrived. The upload is not complete.
     Uploading,
-    /// All bytes have arrived and are not verified yet. A POST to `complete_url` verifies them and stores the image.
+    /// All bytes have arrived and are not verified yet. A POST to `complete_url` verifies them and stores the image, or compares
+    /// them with the image that exists already.
     Verifying,
     /// The image is stored.
     Complete,
@@ -146,7 +148,7 @@ pub async fn plan(
     if is_fixed_key {
         check_unused(&app, &draft.key).await?;
     }
-    let terms = PlanTerms { custom: custom.clone(), is_fixed_key };
+    let terms = PlanTerms::new(custom.clone(), is_fixed_key);
     let pending = create(&app.store, app.uploads.reconciler(), app.uploads.tasks(), &app.config, draft, terms).await?;
     let token = app.tokens.sign(pending.plan.claims(), authority.key_name())?;
     let links = pending.plan.links(app.config.public_url.as_deref(), &token);
@@ -158,13 +160,15 @@ pub async fn plan(
 }
 
 /// Returns the status of the upload, and new URLs for the parts that have not arrived. This is a plan's `status_url`.
+///
+/// If a grant fixes the key and another upload has stored its image, the response is 409 `already_exists`.
 #[utoipa::path(get, path = "/uploads/{s3_key}", tag = DIRECT, operation_id = "upload_status",
     params(KeyInPath, plan::Query),
-    responses((status = 200, description = "The status.", body = Status), answers::PlanFromLink))]
+    responses((status = 200, description = "The status.", body = Status), answers::UploadStatus))]
 pub async fn status(State(app): State<App>, base: ServiceBase, linked: PlanFromLink) -> Result<Json<Status>> {
     let plan = &linked.plan;
-    if exists(&app, &plan.image()).await? {
-        return Ok(Json(Status::new(&app, &linked, UploadState::Complete)));
+    if let Some(state) = with_image(&app, plan).await? {
+        return Ok(Json(Status::new(&app, &linked, state)));
     }
     if let Some((upload, part_size)) = plan.upload()
         && let Some(held) = held_parts(&app, &upload).await?
@@ -183,6 +187,20 @@ pub async fn status(State(app): State<App>, base: ServiceBase, linked: PlanFromL
         return Ok(Json(status));
     }
     Ok(Json(Status::new(&app, &linked, without_parts(&app, plan).await?)))
+}
+
+/// Returns the state of an upload whose key has an image. `None` if there is no image.
+async fn with_image(app: &App, plan: &Plan) -> Result<Option<UploadState>> {
+    let Some(image) = app.store.find(&plan.image()).await? else { return Ok(None) };
+    let arrived = match plan.id {
+        Some(_) => app.store.find(&plan.incoming()).await?,
+        None => None,
+    };
+    match plan.expected().compare(&image, arrived.as_ref()) {
+        Match::Same => Ok(Some(UploadState::Complete)),
+        Match::Undecided => Ok(Some(UploadState::Verifying)),
+        Match::Other => Err(Error::AlreadyExists),
+    }
 }
 
 /// Adds the ETags of the parts that have arrived, with which a client can check that they are parts of its own file.
@@ -210,8 +228,8 @@ async fn without_parts(app: &App, plan: &Plan) -> Result<UploadState> {
         return Ok(UploadState::Verifying);
     }
     // The upload may have been promoted since the search for the image.
-    if exists(app, &plan.image()).await? {
-        return Ok(UploadState::Complete);
+    if let Some(state) = with_image(app, plan).await? {
+        return Ok(state);
     }
     match arrived.and_then(|arrived| arrived.marker) {
         Some(marker) => Err(over(&marker)),

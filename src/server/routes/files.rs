@@ -226,6 +226,7 @@ fn new_upload(authority: &Authority, policy: &Policy, creation: &Creation) -> Re
         length: creation.length,
         max_size: policy.max_upload_size,
         custom: authority.metadata(),
+        tus_metadata: creation.tus_metadata.clone(),
     })
 }
 
@@ -254,6 +255,7 @@ fn address(
             ("Upload-Offset" = u64, description = "The number of bytes that are stored. Continue there."),
             ("Upload-Length" = u64, description = "The size of the file in bytes, if it is known."),
             ("Upload-Defer-Length" = u64, description = "`1` if the size is not known yet."),
+            ("Upload-Metadata" = String, description = "What the client has sent when it created the upload."),
             ("Upload-Expires" = String, description = "When the upload expires (HTTP date)."),
         )),
         (status = 204, description = "IETF: the state of the upload.", headers(
@@ -268,7 +270,7 @@ pub async fn head(State(app): State<App>, linked: UploadFromLink, request: Uploa
     let answer = request.answer(&linked);
     answer.protocol.check_retrieval(&request.headers)?;
     let progress = status(&app, &linked).await?;
-    Ok(answer.state(position(&progress)))
+    Ok(answer.state(position(&progress), linked.upload.tus_metadata.as_deref()))
 }
 
 /// Returns the image of a complete upload.

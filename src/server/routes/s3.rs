@@ -256,14 +256,15 @@ pub async fn create(
 ) -> Result<Json<CompanionStart>> {
     let policy = authority.limit(Arc::clone(&app.policy));
     let (key, format) = image_key(&authority, file.filename.as_deref(), file.content_type.as_deref(), &policy)?;
-    let terms = PlanTerms { custom: authority.metadata(), is_fixed_key: authority.image_key().is_some() };
-    if terms.is_fixed_key {
+    let terms = PlanTerms::new(authority.metadata(), authority.image_key().is_some());
+    let id = terms.id;
+    if id.is_some() {
         check_unused(&app, &key).await?;
     }
     let (store, uploads) = (&app.store, &app.uploads);
     let started = create_parts(store, uploads.reconciler(), uploads.tasks(), &key, format, terms);
     let (upload, undo) = started.await?;
-    let upload = CompanionUpload { upload, max_size: policy.max_upload_size };
+    let upload = CompanionUpload { upload, id, max_size: policy.max_upload_size };
     let upload_id = app.tokens.sign(upload.claims(), authority.key_name())?;
     undo.disarm();
     Ok(Json(CompanionStart { key: key.to_string(), upload_id }))

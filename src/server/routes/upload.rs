@@ -32,6 +32,7 @@ use crate::server::request::Invocation;
 use crate::server::request::accept::prefers_html;
 use crate::server::request::started::Started;
 use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectInfo, ObjectName, PresignOptions, StoreError};
+use crate::upload::budget::memory_checks;
 use crate::upload::fixed::{FixedKey, FixedUpload, check_same};
 use crate::upload::idempotency::IdempotencyKey;
 use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
@@ -219,7 +220,7 @@ pub(super) struct Terms {
     pub(super) drawn_key: Option<ImageKey>,
     pub(super) metadata: CustomMetadata,
     /// The ID of the resumable upload that the image belongs to.
-    pub(super) resumable: Option<Uuid>,
+    pub(super) origin: Option<Uuid>,
     /// The declared length of the body in bytes.
     pub(super) length: Option<u64>,
     pub(super) link: PresignOptions,
@@ -233,7 +234,7 @@ impl Terms {
             key: fixed_key(authority, &request.headers)?,
             drawn_key: None,
             metadata: authority.map(Authority::metadata).unwrap_or_default(),
-            resumable: None,
+            origin: None,
             length: content_length(&request.headers),
             link: app.read_link(request.base.clone()),
         })
@@ -241,8 +242,8 @@ impl Terms {
 
     fn metadata_of(&self, image: &IncomingImage) -> Metadata {
         let may_be_planned = matches!(self.key, Some(FixedKey::Image(_)));
-        let resumable = self.resumable;
-        Metadata { may_be_planned, resumable, ..Metadata::verified(image.info(), self.metadata.clone()) }
+        let origin = self.origin;
+        Metadata { may_be_planned, origin, ..Metadata::verified(image.info(), self.metadata.clone()) }
     }
 
     /// Returns a link to the stored image.
@@ -359,15 +360,16 @@ async fn send(
     image: &mut IncomingImage,
     admitted: AdmittedUpload,
 ) -> Result<ControlFlow<Outcome, AdmittedUpload>> {
-    let metadata = terms.metadata_of(image);
+    let (metadata, min_size) = (terms.metadata_of(image), image.min_size());
     let existing = match Target::find(app, terms, image.info().format, image.extension()).await {
         Ok(Target::Drawn(name)) => {
-            let uploader = app.uploads.start(name.clone(), metadata, admitted);
+            let uploader = app.uploads.start(name.clone(), metadata, min_size, admitted);
             return stream(app, terms, image, name, uploader).await;
         }
         Ok(Target::Fixed(upload)) => {
             let name = upload.name();
-            return stream(app, terms, image, name, app.uploads.start_fixed(upload, metadata, admitted)).await;
+            let uploader = app.uploads.start_fixed(upload, metadata, min_size, admitted);
+            return stream(app, terms, image, name, uploader).await;
         }
         Ok(Target::Existing(name, existing)) => Ok((name, existing)),
         // The error does not matter if another file replaces this one.
@@ -421,11 +423,16 @@ async fn digest(image: &mut IncomingImage, admitted: AdmittedUpload) -> Result<S
 
 /// Copies the image to the writer until the whole request was received and is valid, or the store has failed.
 async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<()> {
+    let mut memory_checks = memory_checks();
     loop {
         let chunk = tokio::select! {
             biased;
             chunk = image.next_chunk() => chunk?,
             error = uploader.failed() => return Err(error),
+            _ = memory_checks.tick() => {
+                uploader.leave_scarce_memory().await?;
+                continue;
+            }
         };
         match chunk {
             Some(chunk) => uploader.write(chunk).await?,

@@ -6,6 +6,7 @@
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
+use bytesize::ByteSize;
 use http::{StatusCode, header};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime};
@@ -80,14 +81,37 @@ pub async fn page(
             ("url", &link.url),
             ("s3_key", &uploaded.key),
             ("content_type", &uploaded.content_type),
-            ("size", &uploaded.size.to_string()),
+            ("size", &size(uploaded.size)),
             ("width", &uploaded.width.to_string()),
             ("height", &uploaded.height.to_string()),
-            ("expires_at", &rfc3339(link.expires_at)),
+            ("expires_at", &date(link.expires_at)),
         ],
     ))
 }
 
+/// Returns a size for people.
+fn size(bytes: u64) -> String {
+    if bytes < 1000 { format!("{bytes} bytes") } else { ByteSize(bytes).display().si().to_string() }
+}
+
+/// Returns a time for people, whose time zone is unknown: `2026-11-26 14:05 UTC`.
+fn date(time: SystemTime) -> String {
+    let text = rfc3339(time);
+    let minutes = text.rsplit_once(':').map_or(&*text, |(minutes, _)| minutes);
+    format!("{} UTC", minutes.replace('T', " "))
+}
+
 fn seconds(time: SystemTime) -> u64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_written_for_people() {
+        assert_eq!([size(999), size(4_723_712)], ["999 bytes", "4.7 MB"]);
+        assert_eq!(date(SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_701_959)), "2026-11-26 14:05 UTC");
+    }
 }

@@ -1,13 +1,13 @@
 //! The queue of watched effects, ordered by their next check, and the task that checks them.
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use std::collections::BTreeMap;
+use futures::{FutureExt, StreamExt};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
-use super::{CONCURRENT_CHECKS, FIRST_DELAY, LateEffect, MAX_CHECKS, MAX_WATCHED, Shared};
+use super::{CONCURRENT_CHECKS, Checked, FIRST_DELAY, LateEffect, MAX_CHECKS, MAX_WATCHED, Shared};
 use crate::store::Result;
 
 /// A full queue is logged at most once in this period.
@@ -28,14 +28,17 @@ impl Watched {
     }
 
     /// Processes the result of a check. Returns the effect unless this check was the last one.
-    fn after(mut self, looked: &Result<()>, concluded: bool) -> Option<Watched> {
+    fn after(mut self, looked: &Result<Checked>, concluding: bool) -> Option<Watched> {
         self.looks += 1;
         let settled = self.looks >= MAX_CHECKS && (looked.is_ok() || !self.effect.is_worth_waiting_for(self.began));
+        let concluded = concluding && (self.looks >= MAX_CHECKS || matches!(looked, Ok(Checked::Clear)));
         if concluded || settled {
             self.effect.log_end(looked, settled);
             return None;
         }
-        if self.looks < MAX_CHECKS {
+        if concluding {
+            self.pause = FIRST_DELAY;
+        } else if self.looks < MAX_CHECKS {
             self.pause = (self.pause * 2).max(FIRST_DELAY);
         }
         Some(self)
@@ -47,9 +50,9 @@ pub(super) struct Queue {
     /// Ordered by the time of the next check. The number makes the keys unique.
     waiting: BTreeMap<(Instant, u64), Watched>,
     serial: u64,
-    /// Number of effects that are being checked now.
-    looking: usize,
-    /// Number of callers of `conclude`. While there are any, all effects are due.
+    /// The effects that are being checked now.
+    looking: HashMap<u64, LateEffect>,
+    /// Number of callers of `Reconciler::conclude`. While there are any, effects are due as soon as they are added.
     pub(super) concluding: usize,
     unwatched: u64,
     logged: Option<Instant>,
@@ -72,8 +75,20 @@ impl Full {
 }
 
 impl Queue {
-    pub(super) fn add(&mut self, watched: Watched, now: Instant) -> Result<(), Full> {
-        if self.waiting.len() + self.looking < MAX_WATCHED {
+    /// Makes all effects due.
+    pub(super) fn conclude(&mut self, now: Instant) {
+        self.concluding += 1;
+        for mut watched in std::mem::take(&mut self.waiting).into_values() {
+            watched.pause = Duration::ZERO;
+            self.put(watched, now);
+        }
+    }
+
+    pub(super) fn add(&mut self, mut watched: Watched, now: Instant) -> Result<(), Full> {
+        if self.concluding > 0 {
+            watched.pause = Duration::ZERO;
+        }
+        if self.waiting.len() + self.looking.len() < MAX_WATCHED {
             self.put(watched, now);
             return Ok(());
         }
@@ -91,22 +106,24 @@ impl Queue {
         self.waiting.insert((now + watched.pause, self.serial), watched);
     }
 
-    /// Removes an effect that is due. Also returns whether this is its last check.
-    fn take_due(&mut self, now: Instant) -> Option<(Watched, bool)> {
-        let first = self.waiting.first_entry()?;
-        let concluded = self.concluding > 0;
-        if !concluded && first.key().0 > now {
-            return None;
-        }
-        self.looking += 1;
-        Some((first.remove(), concluded))
+    /// Removes an effect that is due. Also returns whether its check is one of the last ones.
+    fn take_due(&mut self, now: Instant) -> Option<(u64, Watched, bool)> {
+        let first = self.waiting.first_entry().filter(|first| first.key().0 <= now)?;
+        let ((_, serial), watched) = first.remove_entry();
+        self.looking.insert(serial, watched.effect.clone());
+        Some((serial, watched, self.concluding > 0))
     }
 
-    fn looked(&mut self, watched: Option<Watched>, now: Instant) {
-        self.looking -= 1;
+    fn looked(&mut self, serial: u64, watched: Option<Watched>, now: Instant) {
+        self.looking.remove(&serial);
         if let Some(watched) = watched {
             self.put(watched, now);
         }
+    }
+
+    /// Returns the effects that have not had their last check.
+    pub(super) fn left(&self) -> impl Iterator<Item = &LateEffect> {
+        self.looking.values().chain(self.waiting.values().map(|watched| &watched.effect))
     }
 
     /// Returns when the first effect is due. `None` if there is none.
@@ -121,21 +138,21 @@ pub(super) async fn schedule(shared: Arc<Shared>) {
     let mut looks = FuturesUnordered::new();
     loop {
         while looks.len() < CONCURRENT_CHECKS {
-            let Some((watched, concluded)) = shared.queue().take_due(Instant::now()) else { break };
-            looks.push(look(&shared, watched, concluded));
+            let Some((serial, watched, concluding)) = shared.queue().take_due(Instant::now()) else { break };
+            looks.push(look(&shared, watched, concluding).map(move |watched| (serial, watched)));
         }
         let Some(due) = next_due(&shared, looks.is_empty()) else { return };
         tokio::select! {
-            Some(watched) = looks.next() => shared.queue().looked(watched, Instant::now()),
+            Some((serial, watched)) = looks.next() => shared.queue().looked(serial, watched, Instant::now()),
             () = tokio::time::sleep_until(due), if looks.len() < CONCURRENT_CHECKS => {}
             () = shared.changed.notified() => {}
         }
     }
 }
 
-async fn look(shared: &Shared, watched: Watched, concluded: bool) -> Option<Watched> {
+async fn look(shared: &Shared, watched: Watched, concluding: bool) -> Option<Watched> {
     let looked = shared.look(&watched.effect).await;
-    watched.after(&looked, concluded)
+    watched.after(&looked, concluding)
 }
 
 /// Returns when the scheduler must wake up. `None` if the queue is empty. The next effect then starts a new scheduler.
@@ -159,7 +176,7 @@ impl Drop for BrokenOff<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut queue = self.0.queue();
-            queue.looking = 0;
+            queue.looking.clear();
             self.0.scheduled.send_replace(false);
         }
     }

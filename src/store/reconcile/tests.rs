@@ -56,13 +56,32 @@ async fn effects_are_watched_for_17_minutes() {
 async fn only_empty_uploads_of_a_promotion_are_aborted() {
     let (objects, reconciler) = reconciler();
     let (store, name) = (Memory::new(&objects, 0), image());
-    objects.lay_parts(&name, b"streamed by another client");
+    objects.lay_parts(&name, b"streamed by another client", None);
     store.create_upload(&name, &Metadata::unverified("image/png", CustomMetadata::new())).await.unwrap();
     assert_eq!(objects.open_uploads(&name), 2);
     reconciler.watch(LateEffect::Promotions(name.key().clone()));
     reconciler.conclude().await;
     let left = store.uploads_of(&name).await.unwrap();
-    assert_eq!(left.iter().map(|upload| &*upload.id).collect::<Vec<_>>(), ["plan"]);
+    assert_eq!(left.iter().map(|upload| &*upload.id).collect::<Vec<_>>(), ["plan0"]);
+}
+
+/// Another process is promoting the object while this one stops: its upload, which is empty yet, is not aborted, and those
+/// of this process are aborted as soon as the image exists.
+#[tokio::test(start_paused = true)]
+async fn last_check_waits_for_the_promotion_of_another_process() {
+    let (objects, reconciler) = reconciler();
+    let (store, name) = (Memory::new(&objects, 0), image());
+    objects.lay([ObjectName::Incoming(name.key().clone())]);
+    store.create_upload(&name, &Metadata::unverified("image/png", CustomMetadata::new())).await.unwrap();
+    reconciler.watch(LateEffect::Promotions(name.key().clone()));
+    let began = Instant::now();
+    let promoted = async {
+        tokio::time::sleep(FIRST_DELAY / 2).await;
+        assert_eq!(objects.open_uploads(&name), 1);
+        objects.lay([name.clone()]);
+    };
+    tokio::join!(reconciler.conclude(), promoted);
+    assert_eq!((objects.open_uploads(&name), began.elapsed()), (0, FIRST_DELAY));
 }
 
 #[test]

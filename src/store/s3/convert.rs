@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 use uuid::Uuid;
 
+use super::marker::ORIGIN;
 use crate::crc64;
 use crate::store::{CustomMetadata, Metadata, ObjectInfo, Part};
 
@@ -18,8 +19,6 @@ const CRC64: &str = "crc64nvme";
 /// The custom metadata: the base64url of its JSON, because a header's value is ASCII and its name without case.
 const CUSTOM: &str = "image-store";
 const MAY_BE_PLANNED: &str = "may-be-planned";
-/// The ID of a resumable upload.
-const RESUMABLE: &str = "upload";
 /// Of a tail: the CRC64NVME of all bytes before it.
 const CRC64_BEFORE: &str = "crc64nvme-before";
 
@@ -39,10 +38,15 @@ pub(super) fn user_metadata(metadata: &Metadata, crc64: Option<u64>) -> HashMap<
         metadata.dimensions.map(|(width, height)| [(WIDTH, width.to_string()), (HEIGHT, height.to_string())]);
     let crc64 = crc64.map(|crc64| (CRC64, crc64::to_base64(crc64)));
     let may_be_planned = metadata.may_be_planned.then(|| (MAY_BE_PLANNED, "true".to_owned()));
-    let resumable = metadata.resumable.map(|id| (RESUMABLE, id.to_string()));
-    let named = dimensions.into_iter().flatten().chain(crc64).chain(may_be_planned).chain(resumable);
+    let named = dimensions.into_iter().flatten().chain(crc64).chain(may_be_planned);
     let named = named.map(|(name, value)| (name.to_owned(), value));
-    named.chain(custom_metadata(&metadata.custom)).collect()
+    named.chain(unverified_metadata(&metadata.custom, metadata.origin)).collect()
+}
+
+/// The metadata that an object has before it is verified: those that the conditions of a presigned PUT contain.
+pub(super) fn unverified_metadata(custom: &CustomMetadata, origin: Option<Uuid>) -> HashMap<String, String> {
+    let origin = origin.map(|id| (ORIGIN.to_owned(), id.to_string()));
+    custom_metadata(custom).into_iter().chain(origin).collect()
 }
 
 /// The metadata of what a resumable upload keeps apart from its parts.
@@ -58,7 +62,7 @@ pub(super) fn kept_crc64(metadata: Option<&HashMap<String, String>>) -> (Option<
 }
 
 /// The one header of the custom metadata, if there is any.
-pub(super) fn custom_metadata(custom: &CustomMetadata) -> Option<(String, String)> {
+fn custom_metadata(custom: &CustomMetadata) -> Option<(String, String)> {
     let json = serde_json::json!(custom).to_string();
     (!custom.is_empty()).then(|| (CUSTOM.to_owned(), URL_SAFE_NO_PAD.encode(json)))
 }
@@ -86,7 +90,7 @@ pub(super) fn object_info(head: &HeadObjectOutput) -> ObjectInfo {
         last_modified: head.last_modified().and_then(|at| SystemTime::try_from(*at).ok()),
         custom: custom_from(head.metadata()),
         may_be_planned: head.metadata().is_some_and(|metadata| metadata.contains_key(MAY_BE_PLANNED)),
-        resumable: head.metadata().and_then(|metadata| Uuid::try_parse(metadata.get(RESUMABLE)?).ok()),
+        origin: head.metadata().and_then(|metadata| Uuid::try_parse(metadata.get(ORIGIN)?).ok()),
         marker: super::marker::marker(head.content_type(), head.metadata()),
     }
 }
@@ -140,12 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn metadata_of_resumable_uploads_round_trips() {
+    fn origin_and_checksums_of_kept_bytes_round_trip() {
         let id = Uuid::new_v4();
-        let metadata = Metadata { resumable: Some(id), ..Metadata::unverified("image/png", CustomMetadata::new()) };
+        let metadata = Metadata { origin: Some(id), ..Metadata::unverified("image/png", CustomMetadata::new()) };
         let head = HeadObjectOutput::builder().set_metadata(Some(user_metadata(&metadata, None))).build();
-        assert_eq!(object_info(&head).resumable, Some(id));
-        assert_eq!(object_info(&HeadObjectOutput::builder().build()).resumable, None);
+        assert_eq!(object_info(&head).origin, Some(id));
+        assert_eq!(object_info(&HeadObjectOutput::builder().build()).origin, None);
         for before in [None, Some(0), Some(u64::MAX)] {
             assert_eq!(kept_crc64(Some(&kept_metadata(7, before))), (Some(7), before));
         }

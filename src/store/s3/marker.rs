@@ -2,11 +2,14 @@
 
 use aws_sdk_s3::primitives::ByteStream;
 use std::collections::HashMap;
+use uuid::Uuid;
 
 use super::errors::classify;
 use super::{S3Store, Sse};
 use crate::store::{MARKER_TYPE, Marker, ObjectName, Result};
 
+/// Name of the user metadata for the ID of the upload that created an object.
+pub(super) const ORIGIN: &str = "upload";
 /// Names of the user metadata for the reason and, for a rejected upload, the error code.
 const REASON: &str = "reason";
 const CODE: &str = "code";
@@ -14,19 +17,19 @@ const CODE: &str = "code";
 const EMPTY_CRC64: u64 = 0;
 
 pub(super) fn metadata(marker: &Marker) -> HashMap<String, String> {
-    let (reason, code) = match marker {
-        Marker::Spent => ("spent", None),
+    let (reason, more) = match marker {
+        Marker::Spent(origin) => ("spent", origin.map(|id| (ORIGIN.to_owned(), id.to_string()))),
         Marker::Withdrawn => ("withdrawn", None),
         Marker::Rejected(code) => ("rejected", Some((CODE.to_owned(), code.clone()))),
     };
-    HashMap::from_iter([(REASON.to_owned(), reason.to_owned())].into_iter().chain(code))
+    HashMap::from_iter([(REASON.to_owned(), reason.to_owned())].into_iter().chain(more))
 }
 
 /// Returns the marker if the object's media type says that it is one. The reason may be missing.
 pub(super) fn marker(content_type: Option<&str>, metadata: Option<&HashMap<String, String>>) -> Option<Marker> {
     let value = |name| metadata?.get(name).map(String::as_str);
     (content_type == Some(MARKER_TYPE)).then(|| match value(REASON) {
-        Some("spent") => Marker::Spent,
+        Some("spent") => Marker::Spent(value(ORIGIN).and_then(|id| Uuid::try_parse(id).ok())),
         Some("rejected") => Marker::Rejected(value(CODE).unwrap_or("rejected").to_owned()),
         _ => Marker::Withdrawn,
     })
@@ -63,10 +66,11 @@ mod tests {
 
     #[test]
     fn marker_round_trips_through_metadata() {
-        for written in [Marker::Spent, Marker::Withdrawn, Marker::Rejected("too_many_pixels".to_owned())] {
+        let rejected = Marker::Rejected("too_many_pixels".to_owned());
+        for written in [Marker::Spent(None), Marker::Spent(Some(Uuid::new_v4())), Marker::Withdrawn, rejected] {
             assert_eq!(marker(Some(MARKER_TYPE), Some(&metadata(&written))), Some(written));
         }
         assert_eq!(marker(Some(MARKER_TYPE), None), Some(Marker::Withdrawn), "the media type is sufficient");
-        assert_eq!(marker(Some("image/png"), Some(&metadata(&Marker::Spent))), None);
+        assert_eq!(marker(Some("image/png"), Some(&metadata(&Marker::Spent(None)))), None);
     }
 }

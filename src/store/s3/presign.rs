@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::call::Call;
-use super::convert::{custom_metadata, part_number, sha256_to_base64};
+use super::convert::{part_number, sha256_to_base64, unverified_metadata};
 use super::errors::{classify, rejected};
 use super::route::{KnownRoute, Route};
 use super::signer::{ALGORITHM, Signer, canonical_query, names};
@@ -32,9 +32,9 @@ impl S3Store {
         conditions: &PutConditions,
         options: &PresignOptions,
     ) -> Result<Presigned> {
-        let PutConditions { size, content_type, sha256, custom } = conditions;
-        let custom = custom_metadata(custom).into_iter().collect();
-        let call = Call::put_object(name, content_type, *size, custom, self.sse.as_ref())
+        let PutConditions { size, content_type, sha256, custom, origin } = conditions;
+        let metadata = unverified_metadata(custom, *origin);
+        let call = Call::put_object(name, content_type, *size, metadata, self.sse.as_ref())
             .with("x-amz-checksum-sha256", sha256.as_ref().map(sha256_to_base64))
             .with("if-none-match", Some("*".to_owned()));
         if let Some(signed) = self.sign(&call, options).await? {
@@ -204,6 +204,7 @@ mod tests {
             content_type: "image/png".to_owned(),
             sha256: None,
             custom: CustomMetadata::new(),
+            origin: None,
         };
         for base in [Some("http://one.example:8080"), None, Some("https://two.example/images")] {
             let (options, start) = (reached_by(base), format!("{}/_store/b/p/", base.unwrap_or_default()));

@@ -231,14 +231,14 @@ async fn presigned_urls_equal_those_of_the_sdk() {
         let part = store.client.upload_part().bucket("b").key(store.key(&upload.name)).upload_id(&upload.id);
         let part = part.part_number(7).content_length(5 << 20);
         compare(&Call::upload_part(&upload, 7, Some(5 << 20)), part.presigned(window()).await.unwrap());
-        let custom = convert::custom_metadata(&metadata().custom);
+        let custom = convert::unverified_metadata(&metadata().custom, Some(Uuid::new_v4()));
         let put = store.client.put_object().bucket("b").key(store.key(&name)).content_type("image/png");
         let put = put
             .content_length(5)
-            .set_metadata(Some(custom.clone().into_iter().collect()))
+            .set_metadata(Some(custom.clone()))
             .set_server_side_encryption(store.sse.as_ref().map(Sse::algorithm))
             .set_ssekms_key_id(store.sse.as_ref().and_then(Sse::key_id));
-        let call = Call::put_object(&name, "image/png", 5, custom.into_iter().collect(), store.sse.as_ref());
+        let call = Call::put_object(&name, "image/png", 5, custom, store.sse.as_ref());
         compare(&call, put.presigned(window()).await.unwrap());
     }
     assert!(recorder.taken().is_empty());

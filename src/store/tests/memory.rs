@@ -90,12 +90,12 @@ impl Faults {
     }
 }
 
-#[derive(Clone, Default, Hash)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Object {
     bytes: Vec<u8>,
     marker: Option<Marker>,
     may_be_planned: bool,
-    resumable: Option<Uuid>,
+    origin: Option<Uuid>,
     crc64_before: Option<u64>,
 }
 
@@ -114,7 +114,7 @@ impl Object {
 struct Unfinished {
     name: ObjectName,
     may_be_planned: bool,
-    resumable: Option<Uuid>,
+    origin: Option<Uuid>,
     parts: BTreeMap<u32, Vec<u8>>,
 }
 
@@ -187,6 +187,8 @@ struct Scheduler {
     /// Whether a Complete under `incoming/` has two steps. If its upload is aborted between them, it still takes
     /// effect.
     slow_assembly: bool,
+    /// Whether HEAD returns the checksums of objects.
+    keeps_checksums: bool,
 }
 
 /// An actor, and the number of its call.
@@ -237,6 +239,7 @@ impl Shared {
             late: Vec::new(),
             gate: None,
             slow_assembly: false,
+            keeps_checksums: false,
         })))
     }
 
@@ -332,9 +335,9 @@ impl Shared {
     }
 
     /// Creates a multipart upload of a resumable upload. Returns its ID.
-    pub(crate) fn create(&self, name: &ObjectName, resumable: Uuid) -> String {
-        let (id, parts) = (format!("of {resumable}"), BTreeMap::new());
-        let upload = Unfinished { name: name.clone(), may_be_planned: false, resumable: Some(resumable), parts };
+    pub(crate) fn create(&self, name: &ObjectName, origin: Uuid) -> String {
+        let (id, parts) = (format!("of {origin}"), BTreeMap::new());
+        let upload = Unfinished { name: name.clone(), may_be_planned: false, origin: Some(origin), parts };
         self.lock().state.uploads.insert(id.clone(), upload);
         id
     }
@@ -390,6 +393,11 @@ impl Shared {
         self.lock().calls
     }
 
+    /// Makes the store keep the checksums of objects.
+    pub(crate) fn keep_checksums(&self) {
+        self.lock().keeps_checksums = true;
+    }
+
     pub(crate) fn assemble_slowly(&self) {
         self.lock().slow_assembly = true;
     }
@@ -403,11 +411,13 @@ impl Shared {
     }
 
     /// Creates a multipart upload with all its parts. Returns its ID.
-    pub(crate) fn lay_parts(&self, name: &ObjectName, bytes: &[u8]) -> String {
+    pub(crate) fn lay_parts(&self, name: &ObjectName, bytes: &[u8], origin: Option<Uuid>) -> String {
         let parts = BTreeMap::from([(1, bytes.to_vec())]);
-        let upload = Unfinished { name: name.clone(), may_be_planned: false, resumable: None, parts };
-        self.lock().state.uploads.insert("plan".to_owned(), upload);
-        "plan".to_owned()
+        let upload = Unfinished { name: name.clone(), may_be_planned: false, origin, parts };
+        let uploads = &mut self.lock().state.uploads;
+        let id = format!("plan{}", uploads.len());
+        uploads.insert(id.clone(), upload);
+        id
     }
 
     pub(crate) fn is_waiting(&self, actor: usize) -> bool {
@@ -426,6 +436,12 @@ impl Shared {
     pub(crate) fn lay(&self, names: impl IntoIterator<Item = ObjectName>) {
         let objects = names.into_iter().map(|name| (name.object_key(""), Object::of(b"an object")));
         self.lock().state.objects.extend(objects);
+    }
+
+    /// Writes or replaces the image of an upload.
+    pub(crate) fn lay_image(&self, name: &ObjectName, bytes: &[u8], origin: Uuid) {
+        let object = Object { origin: Some(origin), ..Object::of(bytes) };
+        self.lock().state.objects.insert(name.object_key(""), object);
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -473,8 +489,10 @@ impl State {
         self.uploads.get_mut(&upload.id).ok_or(StoreError::NoSuchUpload)
     }
 
-    fn joined(&mut self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Vec<u8>> {
-        let held = &self.upload(upload)?.parts;
+    /// Returns the object that the parts make up.
+    fn assembled(&mut self, upload: &Upload, parts: &[Part], whole: ObjectDigest) -> Result<Object> {
+        let Unfinished { parts: held, may_be_planned, origin, .. } = self.upload(upload)?;
+        let (may_be_planned, origin) = (*may_be_planned, *origin);
         let mut bytes = Vec::new();
         for part in parts {
             let found = held.get(&part.number).ok_or_else(|| rejected("InvalidPart"))?;
@@ -489,11 +507,11 @@ impl State {
         if whole.crc64.is_some_and(|sent| sent != crate::crc64::checksum(&bytes)) {
             return Err(rejected("BadDigest"));
         }
-        Ok(bytes)
+        Ok(Object { bytes, may_be_planned, origin, ..Object::default() })
     }
 }
 
-fn etag(part: &[u8]) -> String {
+pub(crate) fn etag(part: &[u8]) -> String {
     format!("\"{:016x}\"", crate::crc64::checksum(part))
 }
 
@@ -583,9 +601,9 @@ impl Memory {
     }
 
     /// Sends the presigned PUT of a plan, which signs `If-None-Match: *`.
-    pub(crate) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8]) -> Result<()> {
+    pub(crate) async fn put_by_url(&self, name: &ObjectName, bytes: &[u8], origin: Option<Uuid>) -> Result<()> {
         self.turn(Touched::changing(Touched::object(name))).await;
-        self.shared.lock().state.write(name, Object::of(bytes), true)
+        self.shared.lock().state.write(name, Object { origin, ..Object::of(bytes) }, true)
     }
 }
 
@@ -622,19 +640,19 @@ impl Store for Memory {
         let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (
             name.clone(),
-            Object { may_be_planned: metadata.may_be_planned, resumable: metadata.resumable, ..Object::of(&bytes) },
+            Object { may_be_planned: metadata.may_be_planned, origin: metadata.origin, ..Object::of(&bytes) },
         );
         self.change("put", touched, move |state| state.write(&name, object, true).map(|()| Written::Now)).await
     }
 
     async fn create_upload(&self, name: &ObjectName, metadata: &Metadata) -> Result<Upload> {
         let touched = Touched::uploads(name);
-        let (name, may_be_planned, resumable) = (name.clone(), metadata.may_be_planned, metadata.resumable);
+        let (name, may_be_planned, origin) = (name.clone(), metadata.may_be_planned, metadata.origin);
         self.change("create_upload", touched, move |state| {
             state.serial += 1;
             let id = format!("u{}", state.serial);
             let parts = BTreeMap::new();
-            let upload = Unfinished { name: name.clone(), may_be_planned, resumable, parts };
+            let upload = Unfinished { name: name.clone(), may_be_planned, origin, parts };
             state.uploads.insert(id.clone(), upload);
             Ok(Upload { name, id })
         })
@@ -657,20 +675,19 @@ impl Store for Memory {
         let (upload, parts) = (upload.clone(), parts.to_vec());
         let begun = match self.shared.is_assembled_slowly(&upload.name) {
             true => {
-                Some(self.read_state("complete_upload", touched, |state| state.joined(&upload, &parts, whole)).await?)
+                let begin = |state: &mut State| state.assembled(&upload, &parts, whole);
+                Some(self.read_state("complete_upload", touched, begin).await?)
             }
             false => None,
         };
         self.change("complete_upload", touched, move |state| {
             // A Complete that has begun takes effect despite an Abort. If there are two, the first one ends the upload.
-            let bytes = match begun {
+            let object = match begun {
                 Some(_) if state.completed.contains(&upload.id) => return Err(StoreError::NoSuchUpload),
-                Some(bytes) => bytes,
-                None => state.joined(&upload, &parts, whole)?,
+                Some(object) => object,
+                None => state.assembled(&upload, &parts, whole)?,
             };
-            let (may_be_planned, resumable) =
-                state.uploads.get(&upload.id).map_or((false, None), |upload| (upload.may_be_planned, upload.resumable));
-            state.write(&upload.name, Object { bytes, may_be_planned, resumable, ..Object::default() }, true)?;
+            state.write(&upload.name, object, true)?;
             state.uploads.remove(&upload.id);
             state.completed.insert(upload.id);
             Ok(Written::Now)
@@ -705,6 +722,7 @@ impl Store for Memory {
 
     async fn head(&self, name: &ObjectName) -> Result<ObjectInfo> {
         self.shared.lock().calls.heads += 1;
+        let keeps_checksums = self.shared.lock().keeps_checksums;
         self.read_state("head", Touched::object(name), |state| {
             let object = state.get(name)?;
             Ok(ObjectInfo {
@@ -712,13 +730,13 @@ impl Store for Memory {
                 etag: Some(object.etag()),
                 content_type: None,
                 dimensions: None,
-                crc64: None,
+                crc64: keeps_checksums.then(|| crate::crc64::checksum(&object.bytes)),
                 noted_crc64: None,
                 sha256: None,
                 last_modified: None,
                 custom: CustomMetadata::new(),
                 may_be_planned: object.may_be_planned,
-                resumable: object.resumable,
+                origin: object.origin,
                 marker: object.marker,
             })
         })

@@ -1,5 +1,5 @@
 use super::quota::STEP;
-use super::reservation::SLOT_WAIT;
+use super::store_pace::NEAR;
 use super::*;
 use crate::store::Content;
 use bytes::Bytes;
@@ -227,7 +227,9 @@ async fn admitted_upload_continues_when_the_disk_is_full() {
 
 #[tokio::test(start_paused = true)]
 async fn third_buffer_is_used_only_with_a_slow_store() {
-    let mut reservation = admit(&budget(10, 4), None).unwrap();
+    let budget = budget(10, 4);
+    let mut reservation = admit(&budget, None).unwrap();
+    send_part(&mut reservation, Duration::from_millis(2)).await;
     let (first, _second) = (now(&mut reservation).unwrap(), now(&mut reservation).unwrap());
     let began = tokio::time::Instant::now();
     tokio::spawn(async move {
@@ -237,11 +239,31 @@ async fn third_buffer_is_used_only_with_a_slow_store() {
     let _again = reservation.next().await;
     assert_eq!(began.elapsed(), Duration::from_millis(2), "a nearby store releases a buffer in time");
     let _third = reservation.next().await;
-    assert!(began.elapsed() >= Duration::from_millis(2) + SLOT_WAIT);
-    assert!(began.elapsed() <= Duration::from_millis(4) + SLOT_WAIT);
+    assert!(began.elapsed() >= Duration::from_millis(2) + NEAR);
+    assert!(began.elapsed() <= Duration::from_millis(4) + NEAR);
     let before = tokio::time::Instant::now();
     let _fourth = reservation.next().await;
     assert_eq!(before.elapsed(), Duration::ZERO, "the upload does not wait again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_buffer_is_waited_for_if_the_store_is_far_or_unknown() {
+    let budget = budget(10, 4);
+    for sent_before in [None, Some(NEAR * 2)] {
+        let mut reservation = admit(&budget, None).unwrap();
+        if let Some(took) = sent_before {
+            send_part(&mut reservation, took).await;
+        }
+        let _four = [now(&mut reservation), now(&mut reservation), now(&mut reservation), now(&mut reservation)]
+            .map(|buffer| buffer.expect("no wait"));
+    }
+}
+
+/// Sends one part, for which the store takes this long.
+async fn send_part(reservation: &mut Reservation, took: Duration) {
+    let part = reservation.next().await.freeze();
+    tokio::time::sleep(took).await;
+    drop(part);
 }
 
 #[tokio::test(start_paused = true)]
@@ -266,6 +288,56 @@ async fn slow_uploads_move_to_files_when_memory_is_scarce() {
     assert!(!in_file(fast.next().await));
     drop(fast);
     assert!(!next(&mut slow).await, "it is not slow any more");
+}
+
+/// Fills half a part within `fills` milliseconds, and checks whether it leaves memory.
+async fn leaves_memory(reservation: &mut Reservation, fills: u64) -> (Buffer, bool) {
+    let mut buffer = reservation.next().await;
+    buffer.append(Bytes::from(vec![1; STEP])).await.unwrap();
+    sleep(fills).await;
+    buffer.leave_scarce_memory().await.unwrap();
+    let leaves = matches!(buffer.guard.slot, Some(PartSlot::File { .. }));
+    (buffer, leaves)
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_of_a_slow_client_moves_to_a_file_when_memory_is_scarce() {
+    let budget = spilling(4, 1, 4);
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(budget.admit(None).await.unwrap().unwrap());
+    }
+    let mut slow = budget.admit(None).await.unwrap().unwrap();
+    let (_fast_part, leaves) = leaves_memory(&mut others[0], 900).await;
+    assert!(!leaves, "it is not slow");
+    let (mut buffer, leaves) = leaves_memory(&mut slow, 1_100).await;
+    assert!(leaves);
+    assert_eq!(budget.used(), (3 * PART as u64, PART as u64));
+    assert!(buffer.data.capacity() == 0, "the memory is free");
+    buffer.append(Bytes::from(vec![2; STEP])).await.unwrap();
+    assert_eq!(buffer.peek(PART).await.unwrap().as_ref(), [[1; STEP], [2; STEP]].concat());
+    let part = buffer.freeze();
+    assert!(matches!(part, Content::File(_)) && bytes(&part) == [[1; STEP], [2; STEP]].concat());
+    let (_part, leaves) = leaves_memory(&mut others[1], 1_100).await;
+    assert!(!leaves, "a quarter of the memory is free");
+    let _new = budget.admit(None).await.unwrap().unwrap();
+    let (kept, leaves) = leaves_memory(&mut others[2], 1_100).await;
+    assert!(!leaves, "no file is free");
+    assert_eq!((budget.used(), kept.as_ref()), ((4 * PART as u64, PART as u64), &[1; STEP][..]));
+    drop((part, slow));
+    assert_eq!(budget.used(), (4 * PART as u64, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_stays_in_memory_if_no_file_can_be_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let spill = Spill::open(folder.path()).unwrap();
+    let budget = Budget::new(PART as u64, Some((PART as u64, spill)), PART, 4);
+    drop(folder);
+    let mut slow = budget.admit(None).await.unwrap().unwrap();
+    let (buffer, leaves) = leaves_memory(&mut slow, 1_100).await;
+    assert!(!leaves && buffer.as_ref() == [1; STEP]);
+    assert_eq!(budget.used(), (PART as u64, 0));
 }
 
 async fn sleep(ms: u64) {

@@ -87,7 +87,8 @@ async fn other_bytes_under_one_key_are_refused() {
     let (first, second) = (uppy.start().await, uppy.start().await);
     let parts = [uppy.send_parts(&first, &png(1_000)).await, uppy.send_parts(&second, &png(2_000)).await];
     let image = ok(uppy.complete(&first, &parts[0]).await).await;
-    refused(uppy.complete(&second, &parts[1]).await, 409, "already_complete").await;
+    refused(uppy.complete(&second, &parts[1]).await, 409, "already_exists").await;
+    ok(uppy.complete(&first, &parts[0]).await).await;
     check_image(&app, &image["location"], &key, &png(1_000)).await;
     refused(uppy.abort(&second).await, 409, "already_complete").await;
     app.end(&[&key]).await;

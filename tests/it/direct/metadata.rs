@@ -57,7 +57,7 @@ async fn custom_metadata_is_copied_from_the_plan_to_the_image() {
                 serde_json::from_value(serde_json::json!({ "filename": "a.png", "size": size })).unwrap();
             let validated = request.check(&config.policy, None).unwrap();
             let reconciler = Reconciler::new(store.clone());
-            let terms = PlanTerms { custom: custom(), is_fixed_key: false };
+            let terms = PlanTerms::new(custom(), false);
             let pending = create(&store, &reconciler, &tasks, &config, validated, terms).await.unwrap();
             let plan = pending.plan.clone();
             let signed = sign(store.as_ref(), &plan, custom(), &for_a_minute(), plan.links(None, "token")).await;

@@ -73,7 +73,7 @@ async fn uploads_work_with_every_quirk() {
             "{quirks:?}"
         );
         let closed = backend.store.head(&ObjectName::Incoming(key.clone())).await.unwrap();
-        assert_eq!(closed.marker, Some(Marker::Spent), "{quirks:?}");
+        assert_eq!(closed.marker, Some(Marker::Spent(None)), "{quirks:?}");
         assert_eq!(backend.strict_s3().open_uploads(), Vec::<String>::new(), "{quirks:?}");
     }
 }
@@ -147,7 +147,7 @@ async fn complete_without_parts_promotes_object_assembled_by_another() {
     let upload = backend.store.create_upload(&ObjectName::Incoming(key.clone()), &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
     let method = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
-    let upload = (&Plan { key: key.clone(), size: SIZE as u64, format: Format::Png, method }).into();
+    let upload = (&Plan { key: key.clone(), id: None, size: SIZE as u64, format: Format::Png, method }).into();
     let (one, other) = (verifier(backend.store.clone()), verifier(backend.store.clone()));
     let second = async {
         until("the first has assembled it", || strict.objects().iter().any(|object| object.contains("incoming/")))
@@ -176,7 +176,7 @@ async fn late_complete_does_not_replace_marker_of_abort() {
     let upload = backend.store.create_upload(&incoming, &plain).await.unwrap();
     backend.store.upload_part(&upload, 1, payload(&bytes.into())).await.unwrap();
     let method = UploadMethod::Multipart { upload_id: upload.id, part_size: 5 << 20 };
-    let upload = (&Plan { key, size: SIZE as u64, format: Format::Png, method }).into();
+    let upload = (&Plan { key, id: None, size: SIZE as u64, format: Format::Png, method }).into();
     faults.fail_once(Operation::Complete, Action::Hold);
     let verifier = verifier(backend.store_at(&faults.endpoint).await);
     let aborting = async {

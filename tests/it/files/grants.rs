@@ -5,6 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use super::*;
 use crate::support::app::{fixture, png};
+use crate::support::backend::Backend;
+use crate::support::strict::Quirk;
 
 const API_KEY: &str = "a-key-that-is-long-enough";
 const KEYS: &str = "--api-keys=a-key-that-is-long-enough";
@@ -98,12 +100,85 @@ async fn grant_with_a_key_makes_exactly_that_image() {
     second.append(0, &bytes[..500]).await;
     first.append(0, &bytes).await;
     first.check(&bytes).await;
-    // The same bytes are the same image, and other bytes are not.
+    // The same bytes are the same image.
     second.append(500, &bytes[500..]).await;
-    let mut other = bytes.clone();
-    other[999] ^= 1;
+    second.check(&bytes).await;
     rejected(post(&app, &path, bytes.len()), 409, "already_exists").await;
     app.end(&[IMAGE_KEY]).await;
+}
+
+/// On stores that keep checksums and on one that does not, in two processes.
+#[tokio::test]
+async fn equal_uploads_of_one_key_are_complete_and_others_are_rejected() {
+    let client = Client::new();
+    let without_checksums = Backend::strict().await;
+    without_checksums.strict_s3().take_up(Quirk::NoCrc64);
+    for backend in [Backend::embedded().await, Backend::strict().await, without_checksums] {
+        let bases = [TestApp::serve(backend.store.clone()).await, TestApp::serve(backend.store.clone()).await];
+        for length in [1000, PART + 7] {
+            let minted = client.post(format!("{}/grants", bases[0])).json(&serde_json::json!({ "filename": "a.png" }));
+            let minted: Value = expect(minted, 201).await.json().await.unwrap();
+            let create = async |body: &[u8]| {
+                let request = client.post(format!("{}/g/{}/files", bases[0], minted["grant"].as_str().unwrap()));
+                let request = request.header("tus-resumable", "1.0.0").header("upload-length", length);
+                let request = request.header("content-type", "application/offset+octet-stream").body(body.to_vec());
+                let created = expect(request.header("upload-metadata", PNG), 201).await;
+                Upload { client: client.clone(), url: header(&created, "location").to_owned() }
+            };
+            let (bytes, mut other) = (png(length), png(length));
+            other[length - 1] ^= 1;
+            let uploads = [create(b"").await, create(b"").await, create(b"").await];
+            uploads[0].append(0, &bytes).await;
+            uploads[1].at(&bases[1]).append(0, &bytes).await;
+            rejected(uploads[2].patch(0, &other), 409, "already_exists").await;
+            for base in &bases {
+                let [first, second, different] = [0, 1, 2].map(|at| uploads[at].at(base));
+                let image = first.check(&bytes).await;
+                assert_eq!(second.offset().await, length);
+                assert_eq!(without_url(second.check(&bytes).await), without_url(image));
+                second.append(length, b"").await;
+                rejected(second.request(Method::DELETE), 409, "already_complete").await;
+                rejected(different.request(Method::GET), 409, "already_exists").await;
+                expect(different.request(Method::HEAD), 409).await;
+            }
+            expect(uploads[2].request(Method::DELETE), 204).await;
+            let key = uploads[0].key();
+            expect(client.delete(format!("{}/images/{key}", bases[1])), 200).await;
+            // An address is good for its own upload only.
+            expect(uploads[1].request(Method::HEAD), 410).await;
+        }
+        assert_eq!(backend.open_uploads().await, 0);
+    }
+}
+
+/// The whole file comes with the creation, several times.
+#[tokio::test]
+async fn whole_file_under_one_key_is_complete_as_often_as_it_is_sent() {
+    let app = TestApp::with(&[KEYS]).await;
+    let other = app.another().await;
+    let path = format!("/g/{}/files", grant(|claims| claims.key = Some(IMAGE_KEY.to_owned())));
+    let bytes = png(1000);
+    let whole = |bytes: Vec<u8>| {
+        post(&app, &path, bytes.len()).header("content-type", "application/offset+octet-stream").body(bytes)
+    };
+    for _ in 0..3 {
+        let upload = Upload::of(&app, &expect(whole(bytes.clone()), 201).await);
+        for upload in [upload.at(&other), upload] {
+            assert_eq!(upload.offset().await, bytes.len());
+            upload.check(&bytes).await;
+            rejected(upload.request(Method::DELETE), 409, "already_complete").await;
+        }
+    }
+    let mut different = bytes.clone();
+    different[999] ^= 1;
+    rejected(whole(different), 409, "already_exists").await;
+    app.end(&[IMAGE_KEY]).await;
+}
+
+/// Returns an image without its URL, whose signature differs between responses.
+fn without_url(mut image: Value) -> Value {
+    image["url"].take();
+    image
 }
 
 #[tokio::test]

@@ -181,7 +181,7 @@ async fn wrong_offset_is_409_with_the_right_one() {
     assert_eq!((header(&conflict, "upload-offset"), header(&conflict, "upload-complete")), ("600", "?0"));
     let body: Value = conflict.json().await.unwrap();
     assert_eq!(body["type"], format!("{PROBLEM}mismatching-upload-offset"));
-    assert_eq!(body["expected-offset"], 600);
+    assert_eq!((&body["expected-offset"], &body["provided-offset"]), (&600.into(), &99.into()));
     expect(request(&upload, Method::DELETE), 204).await;
     upload.check_gone().await;
     app.end(&[]).await;

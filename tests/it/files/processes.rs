@@ -4,8 +4,11 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::process::Process;
-use crate::support::app::png;
+use crate::support::app::{png, until};
+use crate::support::backend::Backend;
+use crate::support::faults::{Action, Operation};
 use crate::support::raw::RawClient;
+use crate::support::strict::Quirk;
 
 #[tokio::test]
 async fn upload_continues_in_the_next_process_after_a_kill() {
@@ -106,6 +109,65 @@ async fn the_same_bytes_sent_through_two_processes_are_stored_once() {
     assert_eq!((here.offset().await, there.offset().await), (bytes.len(), bytes.len()));
     here.check(&bytes).await;
     app.end(&[here.key()]).await;
+}
+
+/// The image exists while the store is still completing the upload, and its parts are not listed any more.
+#[tokio::test]
+async fn upload_is_complete_in_another_process_while_the_store_has_not_answered_its_complete() {
+    for length in [1000, PART + 7, 2 * PART] {
+        let backend = Backend::strict().await;
+        let strict = backend.strict_s3();
+        strict.take_up(Quirk::PartsHiddenByComplete);
+        let (here, there) = (TestApp::serve(backend.store.clone()).await, TestApp::serve(backend.store.clone()).await);
+        let (client, bytes) = (Client::new(), png(length));
+        let created =
+            client.post(format!("{here}/files")).header("tus-resumable", "1.0.0").header("upload-metadata", PNG);
+        let created = expect(created.header("upload-length", length), 201).await;
+        let upload = Upload { client, url: header(&created, "location").to_owned() };
+        let first = upload.append(0, &bytes[..500]).await;
+        assert_eq!(header(&first, "upload-offset"), "500");
+        let other = upload.at(&there);
+        let asking = async {
+            until("the image exists", || strict.objects().iter().any(|key| !key.contains("incoming/"))).await;
+            assert_eq!(strict.calls("CompleteMultipartUpload"), 1);
+            assert_eq!(other.offset().await, length);
+            other.check(&bytes).await;
+            other.append(length, b"").await;
+            rejected(other.request(Method::DELETE), 409, "already_complete").await;
+            strict.answer_completes();
+        };
+        let (last, ()) = tokio::join!(upload.append(500, &bytes[500..]), asking);
+        assert_eq!(last.status(), 204);
+        upload.check(&bytes).await;
+        assert_eq!(strict.open_uploads(), Vec::<String>::new());
+    }
+}
+
+/// The store has not begun to complete the upload. A client that asks meanwhile continues, and nothing is stored twice.
+#[tokio::test]
+async fn upload_is_completed_by_another_process_while_the_complete_is_under_way() {
+    for length in [1000, PART + 7, 2 * PART] {
+        let app = TestApp::behind_faults(&["--s3-timeout=30s"]).await;
+        let other = app.another().await;
+        let bytes = png(length);
+        let upload = create(&app, length).await;
+        app.faults().fail_once(Operation::Complete, Action::Hold);
+        let there = upload.at(&other);
+        let asking = async {
+            app.faults().wait_for(Operation::Complete, 1).await;
+            // The last part counts only if it is full. Whoever finds that all bytes are stored completes the upload.
+            let offset = there.offset().await;
+            assert_eq!(offset, length / PART * PART);
+            there.append(offset, &bytes[offset..]).await;
+            there.check(&bytes).await;
+            app.faults().release();
+        };
+        let (last, ()) = tokio::join!(upload.append(0, &bytes), asking);
+        assert_eq!(last.status(), 204);
+        upload.check(&bytes).await;
+        rejected(upload.request(Method::DELETE), 409, "already_complete").await;
+        app.end(&[upload.key()]).await;
+    }
 }
 
 #[tokio::test]

@@ -47,6 +47,43 @@ async fn state_has_offset_and_length_and_is_not_cached() {
 }
 
 #[tokio::test]
+async fn state_has_the_metadata_of_the_creation() {
+    let app = TestApp::start().await;
+    let bytes = png(1000);
+    let longest = format!("filename YS5wbmc=,notes {}", "A".repeat(3 << 10)).split_at(3 << 10).0.to_owned();
+    for metadata in ["filename YS5wbmc=, type aW1hZ2UvcG5n,is_confidential", "name YS5wbmc", &longest] {
+        let post = || {
+            let request = tus(&app, Method::POST, &app.at("/files")).header("upload-length", bytes.len());
+            request.header("upload-metadata", metadata)
+        };
+        let upload = Upload::of(&app, &expect(post(), 201).await);
+        assert!(upload.url.len() < 6 << 10, "proxies accept the address: {} bytes", upload.url.len());
+        for offset in [0, 600] {
+            let head = expect(upload.request(Method::HEAD), 200).await;
+            assert_eq!(header(&head, "upload-metadata"), metadata);
+            upload.append(offset, &bytes[offset..if offset == 0 { 600 } else { 1000 }]).await;
+        }
+        assert_eq!(header(&expect(upload.request(Method::HEAD), 200).await, "upload-metadata"), metadata);
+        let ietf = expect(app.client.head(&upload.url), 204).await;
+        assert!(!ietf.headers().contains_key("upload-metadata"));
+
+        let whole = post().header("content-type", "application/offset+octet-stream").body(bytes.clone());
+        let whole = Upload::of(&app, &expect(whole, 201).await);
+        assert_eq!(header(&expect(whole.request(Method::HEAD), 200).await, "upload-metadata"), metadata);
+        for upload in [upload, whole] {
+            expect(app.client.delete(app.at(&format!("/images/{}", upload.key()))), 200).await;
+        }
+    }
+    let longer = tus(&app, Method::POST, &app.at("/files")).header("upload-length", 1000);
+    let refused = rejected(longer.header("upload-metadata", format!("{longest}AAAA")), 400, "invalid_request").await;
+    assert!(
+        refused["detail"].as_str().unwrap().contains("Upload-Metadata exceeds the limit of 3072 bytes"),
+        "{refused}"
+    );
+    app.end(&[]).await;
+}
+
+#[tokio::test]
 async fn last_response_is_json_if_the_client_names_it() {
     let app = TestApp::start().await;
     let bytes = fixture("plain.jpg");

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 use super::headers::{UPLOAD_EXPIRES, UPLOAD_LENGTH, UPLOAD_LIMIT, UPLOAD_OFFSET, single};
 use super::ietf::{self, UPLOAD_COMPLETE, UPLOAD_DRAFT_INTEROP_VERSION};
 use super::protocol::Protocol;
-use super::tus::{self, TUS_EXTENSION, TUS_MAX_SIZE, TUS_RESUMABLE, TUS_VERSION, UPLOAD_DEFER_LENGTH};
+use super::tus::{self, TUS_EXTENSION, TUS_MAX_SIZE, TUS_RESUMABLE, TUS_VERSION, UPLOAD_DEFER_LENGTH, UPLOAD_METADATA};
 use crate::auth::tokens::PLAN_LIFETIME;
 use crate::error::Error;
 use crate::server::routes::upload::StoredImage;
@@ -74,12 +74,16 @@ impl Answer {
         response
     }
 
-    /// The response to a request for the state of an upload.
-    pub fn state(&self, position: Position) -> Response {
+    /// The response to a request for the state of an upload. `metadata` are those that a tus client has sent when it created
+    /// the upload.
+    pub fn state(&self, position: Position, metadata: Option<&str>) -> Response {
         // Some tus clients accept 200 only.
         let status = if self.protocol == Protocol::Tus { StatusCode::OK } else { StatusCode::NO_CONTENT };
         let mut response = status.into_response();
         self.add_state(response.headers_mut(), position);
+        if let (Protocol::Tus, Some(metadata)) = (self.protocol, metadata) {
+            set(response.headers_mut(), UPLOAD_METADATA, metadata);
+        }
         response
     }
 

@@ -8,6 +8,8 @@ pub struct Creation {
     /// Whether the body is the whole file.
     pub is_whole: bool,
     pub file: DeclaredFile,
+    /// `Upload-Metadata` of tus, as the client has sent it.
+    pub tus_metadata: Option<String>,
 }
 
 /// What a client says about its file.

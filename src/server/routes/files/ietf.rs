@@ -32,7 +32,7 @@ pub fn creation(headers: &HeaderMap) -> Result<Creation> {
     })?;
     let length = length(headers, 0, is_whole)?;
     let file = DeclaredFile { name: file_name(headers), content_type: media_type(headers) };
-    Ok(Creation { length, is_whole, file })
+    Ok(Creation { length, is_whole, file, tus_metadata: None })
 }
 
 /// Reads a request that appends bytes to an upload.

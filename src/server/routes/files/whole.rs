@@ -10,6 +10,7 @@ use super::address;
 use super::answer::{Answer, Position};
 use super::creation::Creation;
 use super::headers::{accepts_json, body_length};
+use crate::crc64;
 use crate::error::{Error, Result};
 use crate::ingest::{BodyKind, IncomingBody};
 use crate::resumable::NewUpload;
@@ -17,7 +18,7 @@ use crate::server::App;
 use crate::server::middleware::authority::Authority;
 use crate::server::request::started::Started;
 use crate::server::routes::upload::{self, StoredImage, Terms, UploadHead};
-use crate::store::ImageKey;
+use crate::store::{ImageKey, ObjectDigest};
 use crate::upload::fixed::FixedKey;
 use crate::upload::timer::{UploadMethod, UploadTimer};
 
@@ -38,7 +39,7 @@ pub(super) async fn store(
         key: is_fixed_key.then(|| FixedKey::Image(key.clone())),
         drawn_key: Some(key),
         metadata: metadata.custom,
-        resumable: metadata.resumable,
+        origin: metadata.origin,
         length: body_length(&request.headers),
         link: app.read_link(request.base.clone()),
     };
@@ -46,6 +47,10 @@ pub(super) async fn store(
     let image = stream(app, request, &terms, body).await?;
     // Another key was drawn if the outcome of the first attempt is unknown.
     upload.key = ImageKey::parse(&image.s3_key).ok_or_else(|| Error::Internal("an image without a key".into()))?;
+    if upload.is_fixed_key {
+        let crc64 = image.checksum.as_deref().and_then(crc64::from_labelled);
+        app.resumable.conclude(&upload, ObjectDigest { size: image.size, crc64 }).await?;
+    }
     let (url, answer) = address(app, answer, &upload, base.as_deref(), authority)?;
     let position = Position { offset: image.size, length: Some(image.size), is_complete: true };
     Ok(answer.created(&url, position, is_json.then_some(image)))
