@@ -223,7 +223,8 @@ const NOT_IN_DASHBOARD: [&str; 1] = ["process_virtual_memory_bytes"];
 fn dashboard_shows_all_metrics() {
     let dashboard = read("deploy/grafana.json");
     for metric in &METRICS {
-        let is_shown = Regex::new(&format!(r"\b{}(_bucket|_count|_sum)?\{{", metric.name)).unwrap().is_match(&dashboard);
+        let is_shown =
+            Regex::new(&format!(r"\b{}(_bucket|_count|_sum)?\{{", metric.name)).unwrap().is_match(&dashboard);
         assert_ne!(is_shown, NOT_IN_DASHBOARD.contains(&metric.name), "{}", metric.name);
     }
 }
