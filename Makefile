@@ -21,6 +21,7 @@ lint: ## Check formatting, clippy and rustdoc without warnings, and the licences
 	$(CARGO) clippy --locked --workspace --all-targets --features otlp -- -D warnings
 	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+	benches/features.sh
 	.ci/deny.sh
 
 # With the features that are not part of the default build, so that their tests need no build of their own.
@@ -68,7 +69,7 @@ coldstart: lambda ## Measure the cold start of the function, compared with the P
 	loadtest/coldstart/run.sh
 
 bench: ## Run the Criterion benchmarks: cutting forms into parts, and whole uploads in process
-	$(CARGO) bench --locked --bench parts --bench upload
+	$(CARGO) bench --locked -p image-store-benches
 
 bench-hop: ## Compare the cost of the service with nginx as a proxy; RUNS=7; CHECK=1 fails if targets are missed
 	loadtest/hop.sh
