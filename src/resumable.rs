@@ -166,7 +166,7 @@ impl ResumableUploads {
         }
         let turn = self.0.takeovers.begin(upload.id).await;
         let mut open = match self.0.resolve(upload).await? {
-            Resolved::Complete(image) if append.offset == image.object.size => return Ok(Progress::Complete(image)),
+            Resolved::Complete(image) if append.offset == image.object.size => return no_more(image, body).await,
             Resolved::Complete(image) => {
                 return Err(Error::OffsetMismatch { offset: image.object.size, provided: append.offset });
             }
@@ -238,6 +238,14 @@ impl ResumableUploads {
             let _ = done.send(stored);
         }));
         pump(body, pieces, outcome).await
+    }
+}
+
+/// Answers a request at the end of a complete upload, whose body must be empty.
+async fn no_more(image: Box<FinishedImage>, body: impl Stream<Item = Result<Bytes>> + Send) -> Result<Progress> {
+    match pin!(body).next().await.transpose()? {
+        Some(bytes) if !bytes.is_empty() => Err(Error::InconsistentLength { length: image.object.size }),
+        _ => Ok(Progress::Complete(image)),
     }
 }
 

@@ -89,6 +89,7 @@ fn file_in_one_body_is_an_image() {
     let uploads = world.processes[FRESH].clone();
     assert_eq!(world.run(async move { uploads.inspect(&again).await }).unwrap(), info);
     assert_eq!(image(world.append(from(120), &[]).unwrap()).object.size, 120);
+    assert_eq!(code(world.append(from(120), &[b"x"])), "inconsistent_length");
     let mismatch = world.append(from(7), &[b"x"]).unwrap_err();
     assert!(matches!(mismatch, Error::OffsetMismatch { offset: 120, provided: 7 }), "{mismatch:?}");
 }

@@ -111,6 +111,7 @@ async fn finished_upload_is_answered_the_same_again() {
     let upload = create(&app, bytes.len()).await;
     upload.append(0, &bytes).await;
     upload.append(bytes.len(), &[]).await;
+    rejected(upload.patch(bytes.len(), b"x"), 400, "inconsistent_length").await;
     assert_eq!(upload.offset().await, bytes.len());
     let conflict = expect(upload.patch(0, &bytes), 409).await;
     assert_eq!(header(&conflict, "upload-offset"), bytes.len().to_string());
