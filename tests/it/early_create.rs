@@ -10,6 +10,8 @@ use super::support::raw::{BOUNDARY, RawClient, form, head, s3_key};
 const MIB: usize = 1 << 20;
 /// The bytes that a client sends before it stops: the beginning of the image, and much less than a part.
 const FIRST: usize = 64 << 10;
+/// No call is repeated because the machine is busy.
+const PATIENT: &str = "--s3-timeout=30s";
 
 fn raw_head(length: usize, extra: &str) -> String {
     format!(
@@ -38,7 +40,7 @@ async fn upload_is_created_before_its_first_part_is_full() {
     let form = form("a.png", &image);
     let heads = [raw_head(image.len(), ""), raw_head(image.len(), "idempotency-key: a\r\n"), head(form.len(), "")];
     for (head, body) in heads.into_iter().zip([&image, &image, &form]) {
-        let app = TestApp::behind_faults(&[]).await;
+        let app = TestApp::behind_faults(&[PATIENT]).await;
         let mut client = begin(&app, head, body).await;
         app.faults().wait_for(Operation::Create, 1).await;
         client.send(&body[FIRST..]).await;
@@ -103,7 +105,7 @@ async fn upload_under_the_key_of_a_grant_is_created_with_its_first_part() {
 /// No known client sends a long epilogue. The file is stored nevertheless, and nothing is aborted.
 #[tokio::test]
 async fn short_file_before_a_long_epilogue_is_stored_as_one_part() {
-    let app = TestApp::behind_faults(&[]).await;
+    let app = TestApp::behind_faults(&[PATIENT]).await;
     let image = png(FIRST + 1);
     let body = [form("a.png", &image), vec![b'x'; 20 * MIB]].concat();
     // The end of the file has not arrived.
@@ -144,8 +146,13 @@ async fn rejected_uploads_are_aborted_before_their_first_part() {
 
 #[tokio::test]
 async fn client_that_leaves_while_upload_is_created_leaves_nothing() {
-    for action in [Action::Delay(Duration::from_millis(200)), Action::LoseAnswer, Action::Late] {
-        let app = TestApp::behind_faults(&["--s3-timeout=300ms"]).await;
+    for (action, timeout, created) in [
+        (Action::Delay(Duration::from_millis(200)), PATIENT, 1),
+        // Each of the three attempts creates an upload.
+        (Action::LoseAnswer, PATIENT, 3),
+        (Action::Late, "--s3-timeout=300ms", 3),
+    ] {
+        let app = TestApp::behind_faults(&[timeout]).await;
         app.faults().fail_all(Operation::Create, action);
         let image = png(12 * MIB);
         let client = begin(&app, raw_head(image.len(), ""), &image).await;
@@ -153,8 +160,6 @@ async fn client_that_leaves_while_upload_is_created_leaves_nothing() {
         client.reset();
         app.settled().await;
         app.faults().release();
-        // After lost answers, each of the three attempts has created an upload.
-        let created = app.faults().calls(Operation::Create);
         app.faults().wait_for(Operation::Abort, created).await;
         app.end(&[]).await;
     }
