@@ -183,6 +183,18 @@ impl IncomingImage {
         self.info
     }
 
+    /// Returns the size that the image has at least, as far as the length of the request's body is known. 0 if the image may
+    /// be replaced.
+    pub fn min_size(&self) -> u64 {
+        let left = match &self.source.kind {
+            SourceKind::Form(form) if !form.is_named() => return 0,
+            SourceKind::Form(form) => form.min_left_of_file(),
+            SourceKind::Raw(body) => body.left(),
+            SourceKind::Failed => 0,
+        };
+        self.source.size + left
+    }
+
     /// Returns the extension for the key, which depends on the detected format.
     ///
     /// For a `.png` that contains a JPEG it is `jpg`; for a `.jpeg` it remains `jpeg`.

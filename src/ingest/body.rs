@@ -10,8 +10,13 @@ use std::task::{Context, Poll, ready};
 
 use crate::error::{BoxError, Error, Result};
 
-/// A request's body, of any type. `None` after its end was read.
-pub(super) struct BodyStream(Option<UnsyncBoxBody<Bytes, BoxError>>);
+/// A request's body, of any type.
+pub(super) struct BodyStream {
+    /// `None` after its end was read.
+    body: Option<UnsyncBoxBody<Bytes, BoxError>>,
+    /// See [`BodyStream::left`].
+    left: u64,
+}
 
 impl BodyStream {
     pub(super) fn new<B>(body: B) -> Self
@@ -19,7 +24,12 @@ impl BodyStream {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        BodyStream(Some(body.map_err(Into::into).boxed_unsync()))
+        BodyStream { left: body.size_hint().lower(), body: Some(body.map_err(Into::into).boxed_unsync()) }
+    }
+
+    /// Returns how many bytes certainly follow, unless reading fails. It is 0 if the request has no Content-Length.
+    pub(super) fn left(&self) -> u64 {
+        self.left
     }
 
     /// Returns the next bytes, never an empty chunk.
@@ -28,11 +38,11 @@ impl BodyStream {
     }
 
     pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        let Some(body) = &mut self.0 else {
+        let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
         let Some(frame) = ready!(Pin::new(body).poll_frame(cx)) else {
-            self.0 = None;
+            self.body = None;
             return Poll::Ready(None);
         };
         match frame.map(|frame| frame.into_data().unwrap_or_default()) {
@@ -41,7 +51,10 @@ impl BodyStream {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            Ok(data) => Poll::Ready(Some(Ok(data))),
+            Ok(data) => {
+                self.left = self.left.saturating_sub(data.len() as u64);
+                Poll::Ready(Some(Ok(data)))
+            }
             Err(error) => Poll::Ready(Some(Err(error_from_body(error)))),
         }
     }

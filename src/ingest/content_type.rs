@@ -11,7 +11,7 @@ use crate::policy::Policy;
 const MAX_BOUNDARY: usize = 70;
 
 /// Number of bytes by which a form may be longer than its file, for other fields and the headers of all fields.
-const FORM_ALLOWANCE: u64 = 2 << 20;
+pub(super) const FORM_ALLOWANCE: u64 = 2 << 20;
 /// Maximum factor by which an encoding makes a file longer. Quoted-printable has three characters per byte and line
 /// breaks.
 const LONGEST_ENCODING: u64 = 4;

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::body::BodyStream;
+use super::content_type::FORM_ALLOWANCE;
 use super::disposition::{Disposition, FILE};
 use super::sniff::{self, Known, Sniff};
 use super::transfer_encoding::Decoder;
@@ -142,6 +143,14 @@ impl Form {
             return Ok(Some(std::mem::take(&mut self.peeked)));
         }
         if self.reading == Reading::File { self.decoded_chunk().await } else { Ok(None) }
+    }
+
+    /// Returns how many bytes of the file follow at least, as far as the length of the form is known. The rest of the form
+    /// is at most [`FORM_ALLOWANCE`] long, except for an epilogue, which no known client sends.
+    pub(super) fn min_left_of_file(&self) -> u64 {
+        // An encoding can make a file of any size as long as the form.
+        let follows = self.reading == Reading::File && !self.is_encoded();
+        if follows { self.parts.left().saturating_sub(FORM_ALLOWANCE) } else { 0 }
     }
 
     /// Reads the rest of the form after the file: other fields, the closing boundary and the epilogue. Stops at a

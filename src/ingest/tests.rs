@@ -480,3 +480,67 @@ fn dropped_next_chunk_future_loses_no_data() {
     assert!(bytes == JPEG, "{} bytes", bytes.len());
     assert!(dropped > 10, "{dropped}");
 }
+
+/// Opens the image in a body whose length is known, which arrives in pieces of 8 KiB.
+async fn open_sized(content_type: &str, body: Vec<u8>) -> IncomingImage {
+    let policy = Policy { max_upload_size: 100 << 20, ..policy() };
+    let kind = BodyKind::of(Some(&HeaderValue::from_str(content_type).unwrap()), &policy).unwrap();
+    let length = body.len() as u64;
+    let pieces = StreamBody::new(futures::stream::iter(cut(&body, 8192)).map(|piece| piece.map(Frame::data)));
+    let incoming = IncomingBody::new(kind, SizedBody { length, pieces });
+    IncomingImage::open(incoming, Arc::new(policy), &mut Part::default()).await.unwrap()
+}
+
+/// A body with a Content-Length.
+struct SizedBody<B> {
+    length: u64,
+    pieces: B,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for SizedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        std::pin::Pin::new(&mut self.pieces).poll_frame(cx)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        http_body::SizeHint::with_exact(self.length)
+    }
+}
+
+#[tokio::test]
+async fn min_size_is_at_most_the_size_and_follows_from_the_length() {
+    let image = [JPEG, &vec![7; 6 * MIB]].concat();
+    let size = image.len() as u64;
+    let allowance = content_type::FORM_ALLOWANCE;
+    let long_field = part("form-data; name=note", &vec![b'x'; MIB - 1]);
+    let unnamed = part("form-data; name=file", &image);
+    let encoded = "--XX\r\nContent-Transfer-Encoding: base64\r\n\
+                   Content-Disposition: form-data; name=\"file\"; filename=\"a.jpg\"\r\n\r\n";
+    let encoded = [encoded.as_bytes(), &forms::base64(&image)].concat();
+    for (content_type, body, expected) in [
+        ("image/jpeg", image.clone(), size..=size),
+        (FORM, form(&[file(&image)]), size - allowance..=size - allowance + 200),
+        (FORM, form(&[long_field.clone(), file(&image)]), size - allowance..=size - allowance + 200),
+        (FORM, form(&[file(&image), long_field.clone()]), size - allowance..=size),
+        (FORM, form(&[file(JPEG), long_field]), JPEG.len() as u64..=JPEG.len() as u64),
+        (FORM, form(&[unnamed]), 0..=0),
+        (FORM, form(&[encoded]), 1..=8192),
+    ] {
+        let image = open_sized(content_type, body).await;
+        assert!(expected.contains(&image.min_size()), "{} is not in {expected:?}", image.min_size());
+    }
+}
+
+#[tokio::test]
+async fn min_size_is_what_was_read_if_the_length_is_unknown() {
+    let body = ready_body(cut(&[JPEG, &vec![7; 100_000]].concat(), 8192), Arc::default());
+    let incoming = IncomingBody::new(BodyKind::Raw, body);
+    let image = IncomingImage::open(incoming, Arc::new(policy()), &mut Part::default()).await.unwrap();
+    assert_eq!(image.min_size(), 8192);
+}

@@ -73,6 +73,16 @@ impl Budget {
         })
     }
 
+    /// Returns the size of every part of an upload except the last one.
+    pub fn part_size(&self) -> u64 {
+        self.part_size as u64
+    }
+
+    /// Returns the maximum number of parts that one upload may hold at once.
+    pub fn max_parts(&self) -> usize {
+        self.max_parts
+    }
+
     /// Whether [`Budget::admit`] would succeed now.
     pub fn has_free(&self, expected: Option<u64>) -> bool {
         let size = self.size_for(expected);

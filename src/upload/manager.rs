@@ -77,11 +77,11 @@ impl UploadManager {
         self.budget.limits()
     }
 
-    /// Prepares an upload of the bytes in `opening` and of those that follow. Nothing is sent before a part is full or
-    /// the stream has ended. `name` must have been drawn at random for this upload, because an object of that name is
-    /// deleted if the upload fails.
-    pub fn start(&self, name: ObjectName, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
-        self.begin(name, Ownership::Drawn, metadata, opening)
+    /// Begins an upload of the bytes in `opening` and of those that follow, which are at least `min_size` bytes together.
+    /// Unless this is more than one part, nothing is sent before a part is full or the stream has ended. `name` must have
+    /// been drawn at random for this upload, because an object of that name is deleted if the upload fails.
+    pub fn start(&self, name: ObjectName, metadata: Metadata, min_size: u64, opening: AdmittedUpload) -> UploadWriter {
+        self.begin(name, Ownership::Drawn, metadata, min_size, opening)
     }
 
     /// Begins an upload under a key that was fixed beforehand, under which other attempts may write ([`super::fixed`]). The
@@ -91,8 +91,14 @@ impl UploadManager {
     }
 
     /// Does the same as [`UploadManager::start`] under a key that was fixed beforehand.
-    pub fn start_fixed(&self, fixed: FixedUpload, metadata: Metadata, opening: AdmittedUpload) -> UploadWriter {
-        self.begin(fixed.name(), Ownership::Fixed(fixed), metadata, opening)
+    pub fn start_fixed(
+        &self,
+        fixed: FixedUpload,
+        metadata: Metadata,
+        min_size: u64,
+        opening: AdmittedUpload,
+    ) -> UploadWriter {
+        self.begin(fixed.name(), Ownership::Fixed(fixed), metadata, min_size, opening)
     }
 
     fn begin(
@@ -100,14 +106,26 @@ impl UploadManager {
         name: ObjectName,
         ownership: Ownership,
         metadata: Metadata,
+        min_size: u64,
         opening: AdmittedUpload,
     ) -> UploadWriter {
         let AdmittedUpload { cutter, share } = opening;
-        let (commands, receiver) = mpsc::channel(1);
+        // The writer can fill all its buffers while the upload is being created.
+        let (commands, receiver) = mpsc::channel(self.budget.max_parts());
         let (done, outcome) = oneshot::channel();
-        let (store, files) = (Arc::clone(&self.store), Arc::clone(&self.files));
-        let reconciler = self.reconciler.clone();
-        let task = UploadTask { store, reconciler, name, ownership, metadata, patience: self.patience, files };
+        // A multipart upload without parts may be aborted if it has the name of an image that a client may also send
+        // directly to the store (`LateEffect::Promotions`). So such an upload is created together with its first part.
+        let creates_early = min_size > self.budget.part_size() && !metadata.may_be_planned;
+        let task = UploadTask {
+            store: Arc::clone(&self.store),
+            reconciler: self.reconciler.clone(),
+            name,
+            ownership,
+            metadata,
+            creates_early,
+            patience: self.patience,
+            files: Arc::clone(&self.files),
+        };
         self.tasks.spawn(trace::carried(task.run(receiver, done)));
         UploadWriter { cutter, share, commands, outcome }
     }

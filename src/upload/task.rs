@@ -7,7 +7,7 @@
 //! | event | what the task does |
 //! |---|---|
 //! | a part fails permanently | drops the other parts, aborts the upload; the request's next call returns the error |
-//! | the request ends early | the same, immediately, even while parts are in flight |
+//! | the request ends early | the same, immediately, even while parts are in flight; a CreateMultipartUpload is finished first |
 //! | the request ends while the object is being created | finishes the call, then deletes the unacknowledged object |
 //! | aborting fails | retries a few times; the sweep and the lifecycle rule remove what remains |
 //! | a call's answer is lost | undoes the possible effect of the call, now and if it appears later ([`Reconciler`]) |
@@ -143,6 +143,8 @@ pub(super) struct UploadTask {
     pub(super) name: ObjectName,
     pub(super) ownership: Ownership,
     pub(super) metadata: Metadata,
+    /// Whether the file is larger than one part, so that CreateMultipartUpload is called while its first part arrives.
+    pub(super) creates_early: bool,
     /// How long a PutObject may continue after its request has ended. `None`: until it completes.
     pub(super) patience: Option<Duration>,
     /// Limits the number of parts in files that are sent concurrently.
@@ -155,10 +157,14 @@ impl UploadTask {
         mut commands: mpsc::Receiver<PartMessage>,
         mut done: oneshot::Sender<UploadResult>,
     ) {
-        let (result, leftover) = match commands.recv().await {
-            Some(PartMessage::Last(only)) => self.put(only, &mut done).await,
-            Some(PartMessage::Part(first)) => self.multipart(first, &mut commands, &mut done).await,
-            None => (Err(Interruption::Abandoned), Cleanup::Nothing),
+        let (result, leftover) = if self.creates_early {
+            self.multipart(None, &mut commands, &mut done).await
+        } else {
+            match commands.recv().await {
+                Some(PartMessage::Last(only)) => self.put(only, &mut done).await,
+                Some(PartMessage::Part(first)) => self.multipart(Some(first), &mut commands, &mut done).await,
+                None => (Err(Interruption::Abandoned), Cleanup::Nothing),
+            }
         };
         // The request detects this at its next message. It is notified before the cleanup, which can take long if the
         // store is failing.
@@ -318,10 +324,10 @@ impl UploadTask {
         }
     }
 
-    /// Sends parts as they arrive, then completes the upload.
+    /// Creates the multipart upload, sends `first` and the parts that follow as they arrive, then completes the upload.
     async fn multipart(
         &self,
-        first: Payload,
+        first: Option<Payload>,
         commands: &mut mpsc::Receiver<PartMessage>,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> (Result<Stored, Interruption>, Cleanup) {
@@ -369,7 +375,7 @@ impl UploadTask {
     async fn send_parts(
         &self,
         upload: &Upload,
-        first: Payload,
+        first: Option<Payload>,
         commands: &mut mpsc::Receiver<PartMessage>,
         done: &mut oneshot::Sender<UploadResult>,
     ) -> Result<(Vec<Sent>, Vec<Part>), Interruption> {
@@ -377,7 +383,7 @@ impl UploadTask {
         let mut taken = Vec::new();
         let mut in_flight: FuturesUnordered<PartFuture<'_>> = FuturesUnordered::new();
         let mut last = false;
-        in_flight.push(self.send(upload, &mut sent, first));
+        in_flight.extend(first.map(|first| self.send(upload, &mut sent, first)));
         while !(last && in_flight.is_empty()) {
             tokio::select! {
                 Some(part) = in_flight.next() => taken.push(part?),

@@ -14,6 +14,7 @@ mod docs;
 #[cfg(feature = "doctor")]
 mod doctor;
 mod documents;
+mod early_create;
 mod embedded;
 mod environment;
 mod examples;

@@ -98,6 +98,11 @@ impl FormParts {
         Ok(None)
     }
 
+    /// Returns how many bytes of the form certainly follow (see [`BodyStream::left`]).
+    pub(super) fn left(&self) -> u64 {
+        self.rest.len() as u64 + self.body.left()
+    }
+
     /// Returns the bytes that are not used up yet: the rest of the last chunk, then the rest of the body.
     pub(super) async fn rest(&mut self) -> Result<Option<Bytes>> {
         if self.rest.is_empty() { self.body.chunk().await } else { Ok(Some(std::mem::take(&mut self.rest))) }

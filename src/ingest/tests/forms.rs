@@ -26,7 +26,7 @@ fn encoded(encoding: &str, bytes: &[u8]) -> Vec<u8> {
     [head.as_bytes(), bytes, b"\r\n"].concat()
 }
 
-fn base64(bytes: &[u8]) -> Vec<u8> {
+pub(super) fn base64(bytes: &[u8]) -> Vec<u8> {
     let text = STANDARD.encode(bytes);
     text.as_bytes().chunks(76).flat_map(|line| [line, b"\r\n"].concat()).collect()
 }

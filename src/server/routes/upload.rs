@@ -359,15 +359,16 @@ async fn send(
     image: &mut IncomingImage,
     admitted: AdmittedUpload,
 ) -> Result<ControlFlow<Outcome, AdmittedUpload>> {
-    let metadata = terms.metadata_of(image);
+    let (metadata, min_size) = (terms.metadata_of(image), image.min_size());
     let existing = match Target::find(app, terms, image.info().format, image.extension()).await {
         Ok(Target::Drawn(name)) => {
-            let uploader = app.uploads.start(name.clone(), metadata, admitted);
+            let uploader = app.uploads.start(name.clone(), metadata, min_size, admitted);
             return stream(app, terms, image, name, uploader).await;
         }
         Ok(Target::Fixed(upload)) => {
             let name = upload.name();
-            return stream(app, terms, image, name, app.uploads.start_fixed(upload, metadata, admitted)).await;
+            let uploader = app.uploads.start_fixed(upload, metadata, min_size, admitted);
+            return stream(app, terms, image, name, uploader).await;
         }
         Ok(Target::Existing(name, existing)) => Ok((name, existing)),
         // The error does not matter if another file replaces this one.

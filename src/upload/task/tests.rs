@@ -163,6 +163,7 @@ async fn attempt(store: Memory, key: ImageKey, image: Image, stays: bool, acknow
         name,
         ownership: Ownership::Fixed(fixed),
         metadata: Metadata::unverified("image/png", CustomMetadata::new()),
+        creates_early: false,
         patience: None,
         files: Arc::new(Semaphore::new(1)),
     };
@@ -246,6 +247,7 @@ fn upload_to_losing_store(ownership: Ownership, key: ImageKey, leaves: Duration)
         name: ObjectName::Image(key),
         ownership,
         metadata: Metadata::unverified("image/png", CustomMetadata::new()),
+        creates_early: false,
         patience: None,
         files: Arc::new(Semaphore::new(1)),
     };
