@@ -1,7 +1,7 @@
 //! The memory and disk space that uploads may use, divided so that uploads never wait for each other.
 //!
 //! When the first byte of its body arrives, an upload gets a [`Reservation`] of the [`Budget`]: one slot, which is
-//! large enough for one part, or for the whole file if that is smaller. A client that sends nothing holds nothing. The
+//! large enough for one part, or for the whole file if that is smaller. Sizes are rounded up to those of buffers (`pool`). A client that sends nothing holds nothing. The
 //! budget is checked before the server asks for the body, so that no client sends data that cannot be stored. A slot is
 //! in memory. If the memory budget is used up, it is a file on disk ([`super::spill`]), whose space is allocated
 //! beforehand so that the disk cannot fill up during the upload. If the spill budget is used up too, the upload is
@@ -92,8 +92,7 @@ impl Budget {
 
     /// Returns the number of bytes to reserve for an upload of at most `expected` bytes.
     fn size_for(&self, expected: Option<u64>) -> usize {
-        let expected = expected.and_then(|bytes| usize::try_from(bytes).ok());
-        expected.unwrap_or(self.part_size).clamp(1, self.part_size)
+        self.pool.size_for(expected.unwrap_or(u64::MAX))
     }
 
     /// Reserves a slot for an upload of at most `expected` bytes. Returns `None` if memory and disk are both used up.
