@@ -84,7 +84,7 @@ fn pool(criterion: &mut Criterion, runtime: &Runtime) {
 }
 
 /// An upload to a nearby store waits for one of its own two buffers instead of taking a third one, and so fills a buffer
-/// that is still in the processor's cache.
+/// that is still in the processor's cache. The first parts show that the store is near.
 fn buffers(criterion: &mut Criterion, runtime: &Runtime) {
     let (store, parts) = sync_channel::<Content>(CONCURRENCY);
     // It reads each part once, as a socket does.

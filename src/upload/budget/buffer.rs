@@ -4,6 +4,7 @@ use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::super::spill::SpillFile;
 use super::Budget;
@@ -16,6 +17,8 @@ pub struct Buffer {
     /// Empty if the part is in a file.
     pub(super) data: Vec<u8>,
     pub(super) len: usize,
+    /// When the part was passed on for sending.
+    pub(super) sent_at: Option<Instant>,
     pub(super) budget: Arc<Budget>,
     /// Declared last, so that the slot is released after the memory.
     pub(super) guard: SlotGuard,
@@ -71,7 +74,8 @@ impl Buffer {
     }
 
     /// Returns the part for sending. Its slot is released with the last clone.
-    pub fn freeze(self) -> Content {
+    pub fn freeze(mut self) -> Content {
+        self.sent_at = Some(Instant::now());
         match &self.guard.slot {
             Some(PartSlot::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
@@ -146,6 +150,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
+        if let Some(sent_at) = self.sent_at {
+            self.budget.store_pace.record(sent_at.elapsed());
+        }
         self.budget.pool.put(std::mem::take(&mut self.data));
     }
 }

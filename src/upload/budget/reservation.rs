@@ -8,16 +8,14 @@ use super::Budget;
 use super::buffer::Buffer;
 use super::placement::{Kind, better_than};
 use super::slots::{PartSlot, SlotGuard, Slots};
+use super::store_pace::NEAR;
 
-/// Number of slots that an upload gets without delay. For more slots it first waits up to [`SLOT_WAIT`].
-const SLOTS_WITHOUT_WAIT: usize = 2;
-
-/// How long an upload waits for one of its own buffers before it takes a third one.
+/// Number of slots that an upload gets without delay.
 ///
-/// With a nearby store a buffer is released within this time, still warm in the processor's caches, and more buffers
-/// would make the upload slower. If none is released within this time, the store is far away or busy, and the upload
-/// does not wait again.
-pub(super) const SLOT_WAIT: Duration = Duration::from_millis(20);
+/// With a nearby store ([`StorePace`](super::StorePace)) it waits up to [`NEAR`] for one of them before it takes a third one:
+/// it is released within this time, still warm in the processor's caches, and more buffers would make the upload slower. If
+/// none is released within this time, the store is busy, and the upload does not wait again.
+const SLOTS_WITHOUT_WAIT: usize = 2;
 
 /// A client that takes longer than this to fill a part is slow: a disk does not slow it down further.
 const SLOW_CLIENT: Duration = Duration::from_secs(1);
@@ -28,8 +26,8 @@ pub struct Reservation {
     budget: Arc<Budget>,
     /// Bytes of the slot that was reserved at admission.
     size: usize,
-    /// Whether waiting for one of the upload's own slots has succeeded so far (see [`SLOT_WAIT`]).
-    store_is_near: bool,
+    /// Whether waiting for one of the upload's own slots has failed (see [`SLOTS_WITHOUT_WAIT`]).
+    waited_in_vain: bool,
     /// When the buffer that is being filled was handed out.
     filling_since: Option<Instant>,
     /// Whether the client took longer than [`SLOW_CLIENT`] to fill the last buffer.
@@ -42,7 +40,7 @@ impl Reservation {
         Reservation {
             budget: Arc::clone(budget),
             size,
-            store_is_near: true,
+            waited_in_vain: false,
             filling_since: None,
             client_is_slow: false,
             slots: Arc::new(Slots::new(slot)),
@@ -52,8 +50,8 @@ impl Reservation {
     /// Returns an empty buffer in the upload's own slot if that is idle, or in a free slot. If there is neither, waits
     /// until one of the upload's own buffers is released.
     pub async fn next(&mut self) -> Buffer {
-        if self.store_is_near && self.has_enough_slots() {
-            self.store_is_near = tokio::time::timeout(SLOT_WAIT, self.until_too_few_slots()).await.is_ok();
+        if self.has_enough_slots() && !self.waited_in_vain && self.budget.store_pace.is_near() {
+            self.waited_in_vain = tokio::time::timeout(NEAR, self.until_too_few_slots()).await.is_err();
         }
         let slot = loop {
             let released = self.slots.released.notified();
@@ -106,6 +104,6 @@ impl Reservation {
             Kind::File => Vec::new(),
         };
         let guard = SlotGuard { slot: Some(slot), slots: Arc::clone(&self.slots) };
-        Buffer { data, len: 0, budget: Arc::clone(&self.budget), guard }
+        Buffer { data, len: 0, sent_at: None, budget: Arc::clone(&self.budget), guard }
     }
 }
