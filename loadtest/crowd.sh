@@ -3,7 +3,7 @@
 # must stay within the budget plus MARGIN_MIB (64), and no unfinished upload may remain.
 #
 #   slow      CLIENTS (500) each send 12 MiB at RATE (100000) bytes a second. A fast client's 100 MiB take at most twice as
-#             long as on an idle server. All uploads succeed.
+#             long as on an idle server, in every window of 10 s. All uploads succeed.
 #   refused   The same clients with SPILL_BUDGET=0. Uploads beyond the budget are rejected with 503 within a second.
 #   fast      FAST_CLIENTS (200) each send 20 MiB, all at once and as fast as they can. All uploads succeed.
 #

@@ -20,7 +20,7 @@ use crate::format::ImageInfo;
 use crate::ingest::{PrefixBuffer, sniff};
 use crate::policy::Policy;
 use crate::store::{Kept, ObjectDigest, Part, Payload, StoreError, Upload};
-use crate::upload::budget::Reservation;
+use crate::upload::budget::{Reservation, memory_checks};
 use crate::upload::parts::{self, PartCutter};
 use crate::upload::writer::AdmittedUpload;
 
@@ -147,6 +147,7 @@ impl Transfer {
 
     async fn receive(&mut self, pieces: &mut mpsc::Receiver<Piece>, turn: &Turn) -> Result<End, Stop> {
         self.load_tail().await?;
+        let mut memory_checks = memory_checks();
         loop {
             let piece = tokio::select! {
                 biased;
@@ -156,6 +157,10 @@ impl Transfer {
                 }
                 () = turn.taken_over() => None,
                 piece = pieces.recv() => piece,
+                _ = memory_checks.tick() => {
+                    self.cutter.leave_scarce_memory().await.map_err(Stop::Failed)?;
+                    continue;
+                }
             };
             match piece {
                 Some(Piece::Bytes(bytes)) => {

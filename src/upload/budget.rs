@@ -12,8 +12,8 @@
 //! upload holds. If no slot is free, it waits for one of its own, which is released when S3 has stored the part or the
 //! call has failed; calls have timeouts. So every upload waits only for its client and for its own calls. There is no
 //! cycle and no deadlock, and a slow client holds one slot and blocks no other upload, however many slow clients there
-//! are. If memory is scarce, the next slot of a slow upload is a file. The remaining memory then serves the uploads
-//! that a disk would slow down.
+//! are. If memory is scarce, the next slot of a slow upload is a file, and a part that has been filling for long moves to
+//! a file. The remaining memory then serves the uploads that a disk would slow down.
 //!
 //! The budget is charged with the capacity of a slot for as long as anything holds it. The leading bytes of an image
 //! whose format is not yet known are also in a slot and nowhere else. If the slot is a file, these bytes are read back
@@ -22,7 +22,9 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::spill::Spill;
 use crate::error::Error;
@@ -47,6 +49,16 @@ use store_pace::StorePace;
 
 /// Number of spilled parts whose leading bytes are in memory for sniffing at once.
 const CONCURRENT_PEEKS: usize = 4;
+
+/// How often an upload that waits for its client considers leaving memory.
+const MEMORY_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Returns the moments at which an upload that waits for its client calls [`Buffer::leave_scarce_memory`].
+pub fn memory_checks() -> Interval {
+    let mut checks = tokio::time::interval_at(Instant::now() + MEMORY_CHECK_INTERVAL, MEMORY_CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    checks
+}
 
 /// The memory and disk space that all uploads together may use.
 #[derive(Debug)]

@@ -59,6 +59,18 @@ impl PartCutter {
         filling.append(fits).await.map_err(over_capacity)
     }
 
+    /// Moves the part to a file if its client is slow and memory is scarce. To be called repeatedly while the client is
+    /// waited for ([`memory_checks`](super::budget::memory_checks)).
+    ///
+    /// # Errors
+    /// Returns [`Error::OverCapacity`] (503 `over_capacity`) if the part was lost.
+    pub async fn leave_scarce_memory(&mut self) -> Result<()> {
+        match &mut self.filling {
+            Some(filling) => filling.leave_scarce_memory().await.map_err(over_capacity),
+            None => Ok(()),
+        }
+    }
+
     /// Returns the part that was filled.
     pub fn cut(&mut self) -> Payload {
         let crc64 = std::mem::replace(&mut self.crc, crc64::digest()).finalize();

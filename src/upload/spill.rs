@@ -104,9 +104,21 @@ pub(super) struct SpillFile {
 
 impl SpillFile {
     pub(super) async fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> io::Result<()> {
+        self.write_and_return(offset, bytes).await?.1
+    }
+
+    /// Writes `bytes` and returns them together with the result. The outer error means that they are lost.
+    pub(super) async fn write_and_return<T: AsRef<[u8]> + Send + 'static>(
+        self: &Arc<Self>,
+        offset: u64,
+        bytes: T,
+    ) -> io::Result<(T, io::Result<()>)> {
         let file = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || file.file.write_all_at(&bytes, offset));
-        written.await.map_err(io::Error::other)?
+        let write = move || {
+            let written = file.file.write_all_at(bytes.as_ref(), offset);
+            (bytes, written)
+        };
+        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)
     }
 
     /// Reads `len` bytes. Blocks the thread.

@@ -54,6 +54,11 @@ impl UploadWriter {
         Ok(())
     }
 
+    /// See [`PartCutter::leave_scarce_memory`].
+    pub async fn leave_scarce_memory(&mut self) -> Result<()> {
+        self.cutter.leave_scarce_memory().await
+    }
+
     async fn send_part(&mut self) -> Result<()> {
         self.share.filled();
         if self.commands.send(PartMessage::Part(self.cutter.cut())).await.is_err() {

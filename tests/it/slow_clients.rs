@@ -311,17 +311,17 @@ async fn hold_all_memory(app: &TestApp) -> RawClient {
 #[tokio::test]
 async fn uploads_without_memory_spill_to_disk() {
     let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=10MiB"]).await;
-    let first = hold_all_memory(&app).await;
+    let held = app.app.uploads.budget().lend(5 << 20).await.unwrap();
     let mut keys = Vec::new();
     for (name, image) in [("b.png", png(17 * MIB + 1)), ("c.jpg", jpeg_with_long_metadata())] {
         let spilled: serde_json::Value = app.upload(name, image.clone()).await.json().await.unwrap();
         let opened = app.client.get(spilled["url"].as_str().unwrap()).send().await.unwrap();
         assert!(opened.bytes().await.unwrap() == image);
         assert_eq!((&spilled["width"], &spilled["height"]), (&16.into(), &12.into()));
-        assert_eq!(app.app.uploads.used(), (5 << 20, 0), "the first client still holds the memory");
+        assert_eq!(app.app.uploads.used(), (5 << 20, 0), "the memory is still held");
         keys.push(spilled["s3_key"].as_str().unwrap().to_owned());
     }
-    drop(first);
+    drop(held);
     app.settled().await;
     assert_eq!(app.app.uploads.used(), (0, 0));
     app.end(&[&keys[0], &keys[1]]).await;
@@ -332,11 +332,11 @@ async fn concurrent_spilled_files_are_limited() {
     // Calls that are held must not time out and be retried.
     let flags = ["--memory-budget=10MiB", "--spill-budget=64MiB", "--s3-timeout=30s"];
     let app = TestApp::behind_faults(&flags).await;
-    let first = hold_all_memory(&app).await;
+    let held = app.app.uploads.budget().lend(5 << 20).await.unwrap();
     app.faults().fail_all(Operation::Put, Action::Hold);
     let work = async {
         until("64 files are being sent", || app.faults().calls(Operation::Put) == 64).await;
-        until("all other uploads wait", || app.app.uploads.open() == 71).await;
+        until("all other uploads wait", || app.app.uploads.open() == 70).await;
         app.go_round().await;
         assert_eq!(app.faults().calls(Operation::Put), 64, "the limit on concurrent files must hold");
         app.faults().heal();
@@ -349,10 +349,27 @@ async fn concurrent_spilled_files_are_limited() {
         let stored: serde_json::Value = answer.json().await.unwrap();
         keys.push(stored["s3_key"].as_str().unwrap().to_owned());
     }
-    drop(first);
+    drop(held);
     app.settled().await;
     assert_eq!(app.app.uploads.used(), (0, 0));
     app.end(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+}
+
+#[tokio::test]
+async fn stalled_client_moves_to_disk_and_leaves_memory_to_others() {
+    let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=5MiB"]).await;
+    let mut stalled = hold_all_memory(&app).await;
+    until("the stalled client holds a file and no memory", || app.app.uploads.used() == (0, 5 << 20)).await;
+    let fast: serde_json::Value = app.upload("b.png", png(12 * MIB)).await.json().await.unwrap();
+    let image = png(12 * MIB);
+    stalled.send(&form("a.png", &image)[4 * MIB..]).await;
+    let answer = stalled.read_answer().await;
+    let key = s3_key(&answer);
+    let stored = app.client.get(app.at(&format!("/images/{key}/url"))).send().await.unwrap();
+    let stored: serde_json::Value = stored.json().await.unwrap();
+    let read = app.client.get(stored["url"].as_str().unwrap()).send().await.unwrap();
+    assert!(read.bytes().await.unwrap() == image, "the part was moved completely");
+    app.end(&[fast["s3_key"].as_str().unwrap(), &key]).await;
 }
 
 /// Builds a JPEG as cameras write it: its dimensions come after about 1 MB of metadata.

@@ -32,6 +32,7 @@ use crate::server::request::Invocation;
 use crate::server::request::accept::prefers_html;
 use crate::server::request::started::Started;
 use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectInfo, ObjectName, PresignOptions, StoreError};
+use crate::upload::budget::memory_checks;
 use crate::upload::fixed::{FixedKey, FixedUpload, check_same};
 use crate::upload::idempotency::IdempotencyKey;
 use crate::upload::timer::{DeadlineFlag, UploadMethod, UploadTimer};
@@ -422,11 +423,16 @@ async fn digest(image: &mut IncomingImage, admitted: AdmittedUpload) -> Result<S
 
 /// Copies the image to the writer until the whole request was received and is valid, or the store has failed.
 async fn pump(image: &mut IncomingImage, uploader: &mut UploadWriter) -> Result<()> {
+    let mut memory_checks = memory_checks();
     loop {
         let chunk = tokio::select! {
             biased;
             chunk = image.next_chunk() => chunk?,
             error = uploader.failed() => return Err(error),
+            _ = memory_checks.tick() => {
+                uploader.leave_scarce_memory().await?;
+                continue;
+            }
         };
         match chunk {
             Some(chunk) => uploader.write(chunk).await?,

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::super::spill::SpillFile;
 use super::Budget;
+use super::placement::{Kind, leaves_memory};
 use super::slots::{PartSlot, SlotGuard};
 use crate::store::{Content, ReadAt};
 
@@ -17,6 +18,8 @@ pub struct Buffer {
     /// Empty if the part is in a file.
     pub(super) data: Vec<u8>,
     pub(super) len: usize,
+    /// When the buffer was handed out.
+    pub(super) filling_since: Instant,
     /// When the part was passed on for sending.
     pub(super) sent_at: Option<Instant>,
     pub(super) budget: Arc<Budget>,
@@ -61,6 +64,43 @@ impl Buffer {
         self.data.extend_from_slice(bytes);
     }
 
+    /// Moves the part to a file if it has been filling for long and memory is scarce, so that a slow client leaves the memory
+    /// to others. Without a free file the part stays in memory.
+    ///
+    /// # Errors
+    /// Returns an error if the bytes are lost.
+    pub async fn leave_scarce_memory(&mut self) -> io::Result<()> {
+        if !leaves_memory(self.filling_since.elapsed(), self.budget.memory.is_scarce()) {
+            return Ok(());
+        }
+        match self.guard.slot.take() {
+            Some(PartSlot::Memory(charged)) => self.move_to_file(charged).await,
+            slot => {
+                self.guard.slot = slot;
+                Ok(())
+            }
+        }
+    }
+
+    async fn move_to_file(&mut self, charged: OwnedSemaphorePermit) -> io::Result<()> {
+        let created = self.budget.free_slot(Kind::File, self.data.capacity()).await;
+        let Ok(Some(PartSlot::File { file, _charged })) = created else {
+            self.guard.slot = Some(PartSlot::Memory(charged));
+            return Ok(());
+        };
+        // The memory stays charged if this future is dropped while it is being written.
+        let filled = FilledMemory { data: std::mem::take(&mut self.data), charged };
+        let (filled, written) = file.write_and_return(0, filled).await?;
+        if written.is_ok() {
+            self.budget.pool.put(filled.data);
+            self.guard.slot = Some(PartSlot::File { file, _charged });
+        } else {
+            self.data = filled.data;
+            self.guard.slot = Some(PartSlot::Memory(filled.charged));
+        }
+        Ok(())
+    }
+
     /// Returns the part's first bytes, at most `limit` of them.
     ///
     /// # Errors
@@ -80,6 +120,18 @@ impl Buffer {
             Some(PartSlot::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
         }
+    }
+}
+
+/// The bytes of a part in memory, and the memory that is charged for them.
+struct FilledMemory {
+    data: Vec<u8>,
+    charged: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for FilledMemory {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 

@@ -1,4 +1,9 @@
-//! Decides where the next part of an upload is placed. Pure: no I/O.
+//! Decides where the parts of an upload are placed. Pure: no I/O.
+
+use std::time::Duration;
+
+/// A client that takes longer than this to fill a part is slow: a disk does not slow it down further.
+pub(super) const SLOW_CLIENT: Duration = Duration::from_secs(1);
 
 /// A kind of slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,9 +22,22 @@ pub(super) fn better_than(own: Option<Kind>, client_is_slow: bool, memory_is_sca
     }
 }
 
+/// Whether a part that has been filling for `filling` leaves memory before it is full.
+pub(super) fn leaves_memory(filling: Duration, memory_is_scarce: bool) -> bool {
+    memory_is_scarce && filling >= SLOW_CLIENT
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_long_filling_parts_leave_scarce_memory() {
+        for memory_is_scarce in [false, true] {
+            assert!(!leaves_memory(SLOW_CLIENT - Duration::from_millis(1), memory_is_scarce));
+            assert_eq!(leaves_memory(SLOW_CLIENT, memory_is_scarce), memory_is_scarce);
+        }
+    }
 
     #[test]
     fn only_slow_uploads_leave_scarce_memory_and_only_fast_ones_leave_files() {

@@ -1,12 +1,11 @@
 //! One upload's share of the budget.
 
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Budget;
 use super::buffer::Buffer;
-use super::placement::{Kind, better_than};
+use super::placement::{Kind, SLOW_CLIENT, better_than};
 use super::slots::{PartSlot, SlotGuard, Slots};
 use super::store_pace::NEAR;
 
@@ -16,9 +15,6 @@ use super::store_pace::NEAR;
 /// it is released within this time, still warm in the processor's caches, and more buffers would make the upload slower. If
 /// none is released within this time, the store is busy, and the upload does not wait again.
 const SLOTS_WITHOUT_WAIT: usize = 2;
-
-/// A client that takes longer than this to fill a part is slow: a disk does not slow it down further.
-const SLOW_CLIENT: Duration = Duration::from_secs(1);
 
 /// One upload's share of the budget.
 #[derive(Debug)]
@@ -60,8 +56,9 @@ impl Reservation {
             }
             released.await;
         };
-        self.filling_since = Some(Instant::now());
-        self.buffer(slot)
+        let now = Instant::now();
+        self.filling_since = Some(now);
+        self.buffer(slot, now)
     }
 
     /// Reports that the last buffer is full. The time from now on is not the client's.
@@ -97,13 +94,13 @@ impl Reservation {
         own.or_else(|| self.slots.take_idle())
     }
 
-    fn buffer(&self, slot: PartSlot) -> Buffer {
+    fn buffer(&self, slot: PartSlot, filling_since: Instant) -> Buffer {
         let slot = self.slots.occupy(slot);
         let data = match slot.kind() {
             Kind::Memory => self.budget.pool.get(self.size),
             Kind::File => Vec::new(),
         };
         let guard = SlotGuard { slot: Some(slot), slots: Arc::clone(&self.slots) };
-        Buffer { data, len: 0, sent_at: None, budget: Arc::clone(&self.budget), guard }
+        Buffer { data, len: 0, filling_since, sent_at: None, budget: Arc::clone(&self.budget), guard }
     }
 }

@@ -290,6 +290,56 @@ async fn slow_uploads_move_to_files_when_memory_is_scarce() {
     assert!(!next(&mut slow).await, "it is not slow any more");
 }
 
+/// Fills half a part within `fills` milliseconds, and checks whether it leaves memory.
+async fn leaves_memory(reservation: &mut Reservation, fills: u64) -> (Buffer, bool) {
+    let mut buffer = reservation.next().await;
+    buffer.append(Bytes::from(vec![1; STEP])).await.unwrap();
+    sleep(fills).await;
+    buffer.leave_scarce_memory().await.unwrap();
+    let leaves = matches!(buffer.guard.slot, Some(PartSlot::File { .. }));
+    (buffer, leaves)
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_of_a_slow_client_moves_to_a_file_when_memory_is_scarce() {
+    let budget = spilling(4, 1, 4);
+    let mut others = Vec::new();
+    for _ in 0..3 {
+        others.push(budget.admit(None).await.unwrap().unwrap());
+    }
+    let mut slow = budget.admit(None).await.unwrap().unwrap();
+    let (_fast_part, leaves) = leaves_memory(&mut others[0], 900).await;
+    assert!(!leaves, "it is not slow");
+    let (mut buffer, leaves) = leaves_memory(&mut slow, 1_100).await;
+    assert!(leaves);
+    assert_eq!(budget.used(), (3 * PART as u64, PART as u64));
+    assert!(buffer.data.capacity() == 0, "the memory is free");
+    buffer.append(Bytes::from(vec![2; STEP])).await.unwrap();
+    assert_eq!(buffer.peek(PART).await.unwrap().as_ref(), [[1; STEP], [2; STEP]].concat());
+    let part = buffer.freeze();
+    assert!(matches!(part, Content::File(_)) && bytes(&part) == [[1; STEP], [2; STEP]].concat());
+    let (_part, leaves) = leaves_memory(&mut others[1], 1_100).await;
+    assert!(!leaves, "a quarter of the memory is free");
+    let _new = budget.admit(None).await.unwrap().unwrap();
+    let (kept, leaves) = leaves_memory(&mut others[2], 1_100).await;
+    assert!(!leaves, "no file is free");
+    assert_eq!((budget.used(), kept.as_ref()), ((4 * PART as u64, PART as u64), &[1; STEP][..]));
+    drop((part, slow));
+    assert_eq!(budget.used(), (4 * PART as u64, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_stays_in_memory_if_no_file_can_be_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let spill = Spill::open(folder.path()).unwrap();
+    let budget = Budget::new(PART as u64, Some((PART as u64, spill)), PART, 4);
+    drop(folder);
+    let mut slow = budget.admit(None).await.unwrap().unwrap();
+    let (buffer, leaves) = leaves_memory(&mut slow, 1_100).await;
+    assert!(!leaves && buffer.as_ref() == [1; STEP]);
+    assert_eq!(budget.used(), (PART as u64, 0));
+}
+
 async fn sleep(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }

@@ -44,6 +44,20 @@ async fn what_arrived_of_an_interrupted_request_counts() {
 }
 
 #[tokio::test]
+async fn stalled_request_moves_to_disk_if_memory_is_scarce() {
+    let app = TestApp::with(&["--memory-budget=10MiB", "--spill-budget=5MiB"]).await;
+    let bytes = png(PART + 1000);
+    let upload = create(&app, bytes.len()).await;
+    let mut client = send_part(&app, &upload, 0, &bytes[..PART - 1]).await;
+    until("the request holds a file and no memory", || app.app.uploads.used() == (0, PART as u64)).await;
+    client.finish().await;
+    assert!(client.read_to_end().await.contains("\"truncated_body\""));
+    upload.append(PART - 1, &bytes[PART - 1..]).await;
+    upload.check(&bytes).await;
+    app.end(&[upload.key()]).await;
+}
+
+#[tokio::test]
 async fn reset_connections_lose_only_what_was_not_received() {
     let app = TestApp::start().await;
     let bytes = png(4 * PART);

@@ -22,8 +22,10 @@ pub struct Client {
     pub rate: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outcome {
+    /// Time before connecting.
+    pub started: Instant,
     /// `None` if there was no response.
     pub status: Option<u16>,
     /// Time from before connecting to the response's headers.
@@ -42,7 +44,7 @@ impl Client {
     pub async fn upload(&self, address: &str) -> Outcome {
         let started = Instant::now();
         let status = self.exchange(address).await.ok();
-        Outcome { status, took: started.elapsed() }
+        Outcome { started, status, took: started.elapsed() }
     }
 
     /// Sends the form until the response arrives. A rejection arrives before the end of the form.
