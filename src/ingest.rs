@@ -183,8 +183,8 @@ impl IncomingImage {
         self.info
     }
 
-    /// Returns the size that the image has at least, as far as the length of the request's body is known. 0 if the image may
-    /// be replaced.
+    /// Returns the size that the image has at least, as far as the length of the request's body is known. 0 if the image
+    /// may be replaced.
     pub fn min_size(&self) -> u64 {
         let left = match &self.source.kind {
             SourceKind::Form(form) if !form.is_named() => return 0,

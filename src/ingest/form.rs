@@ -145,8 +145,8 @@ impl Form {
         if self.reading == Reading::File { self.decoded_chunk().await } else { Ok(None) }
     }
 
-    /// Returns how many bytes of the file follow at least, as far as the length of the form is known. The rest of the form
-    /// is at most [`FORM_ALLOWANCE`] long, except for an epilogue, which no known client sends.
+    /// Returns how many bytes of the file follow at least, as far as the length of the form is known. The rest of the
+    /// form is at most [`FORM_ALLOWANCE`] long, except for an epilogue, which no known client sends.
     pub(super) fn min_left_of_file(&self) -> u64 {
         // An encoding can make a file of any size as long as the form.
         let follows = self.reading == Reading::File && !self.is_encoded();

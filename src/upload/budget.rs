@@ -1,11 +1,11 @@
 //! The memory and disk space that uploads may use, divided so that uploads never wait for each other.
 //!
 //! When the first byte of its body arrives, an upload gets a [`Reservation`] of the [`Budget`]: one slot, which is
-//! large enough for one part, or for the whole file if that is smaller. Sizes are rounded up to those of buffers (`pool`). A client that sends nothing holds nothing. The
-//! budget is checked before the server asks for the body, so that no client sends data that cannot be stored. A slot is
-//! in memory. If the memory budget is used up, it is a file on disk ([`super::spill`]), whose space is allocated
-//! beforehand so that the disk cannot fill up during the upload. If the spill budget is used up too, the upload is
-//! rejected.
+//! large enough for one part, or for the whole file if that is smaller. Sizes are rounded up to those of buffers
+//! (`pool`). A client that sends nothing holds nothing. The budget is checked before the server asks for the body, so that
+//! no client sends data that cannot be stored. A slot is in memory. If the memory budget is used up, it is a file on disk
+//! ([`super::spill`]), whose space is allocated beforehand so that the disk cannot fill up during the upload. If the spill
+//! budget is used up too, the upload is rejected.
 //!
 //! An upload holds one slot as long as it exists. While one of its parts is being sent, it borrows a free slot for the
 //! next part. It releases every slot except one as soon as the slot is empty. It never *waits* for a slot that another

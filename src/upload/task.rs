@@ -7,7 +7,7 @@
 //! | event | what the task does |
 //! |---|---|
 //! | a part fails permanently | drops the other parts, aborts the upload; the request's next call returns the error |
-//! | the request ends early | the same, immediately, even while parts are in flight; a CreateMultipartUpload is finished first |
+//! | the request ends early | the same, immediately, even while parts are in flight, but after CreateMultipartUpload |
 //! | the request ends while the object is being created | finishes the call, then deletes the unacknowledged object |
 //! | aborting fails | retries a few times; the sweep and the lifecycle rule remove what remains |
 //! | a call's answer is lost | undoes the possible effect of the call, now and if it appears later ([`Reconciler`]) |

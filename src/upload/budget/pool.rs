@@ -1,9 +1,9 @@
 //! Unused buffers, in size classes.
 //!
-//! The system maps a new allocation of this size, faults it in page by page and unmaps it again, which takes up to a third
-//! of the kernel's time for an upload. So some buffers are kept and reused. A buffer's size is one of a few, so that it can be
-//! reused for a file of about the same size. The last one released is reused first, because it may still be in the
-//! processor's cache. If there are too many, the one that was unused for the longest time is freed, whatever its size.
+//! The system maps a new allocation of this size, faults it in page by page and unmaps it again, which takes up to a
+//! third of the kernel's time for an upload. So some buffers are kept and reused. A buffer's size is one of a few, so that
+//! it can be reused for a file of about the same size. The last one released is reused first, because it may still be in
+//! the processor's cache. If there are too many, the one that was unused for the longest time is freed, whatever its size.
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::VecDeque;
@@ -118,7 +118,7 @@ mod tests {
     }
 
     /// Returns where the buffer is in memory.
-    fn address(buffer: &Vec<u8>) -> *const u8 {
+    fn address(buffer: &[u8]) -> *const u8 {
         buffer.as_ptr()
     }
 

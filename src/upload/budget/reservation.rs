@@ -11,9 +11,9 @@ use super::store_pace::NEAR;
 
 /// Number of slots that an upload gets without delay.
 ///
-/// With a nearby store ([`StorePace`](super::StorePace)) it waits up to [`NEAR`] for one of them before it takes a third one:
-/// it is released within this time, still warm in the processor's caches, and more buffers would make the upload slower. If
-/// none is released within this time, the store is busy, and the upload does not wait again.
+/// With a nearby store ([`StorePace`](super::StorePace)) it waits up to [`NEAR`] for one of them before it takes a third
+/// one: it is released within this time, still warm in the processor's caches, and more buffers would make the upload
+/// slower. If none is released within this time, the store is busy, and the upload does not wait again.
 const SLOTS_WITHOUT_WAIT: usize = 2;
 
 /// One upload's share of the budget.

@@ -2,8 +2,8 @@
 //!
 //! Each slow client uploads one image of `--size` at `--rate` bytes a second. The fast client repeatedly uploads an
 //! image of `--fast-size` until the slow ones have ended. Its time is compared with that on an idle server in every
-//! window of ten seconds, so that no part of the run is hidden by the rest. Prints one line of JSON. Exits with status 1 if
-//! the result differs from `--expect`.
+//! window of ten seconds, so that no part of the run is hidden by the rest. Prints one line of JSON. Exits with status
+//! 1 if the result differs from `--expect`.
 
 use bytesize::ByteSize;
 use clap::{Parser, ValueEnum};
