@@ -5,7 +5,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 BIN := $(CARGO_TARGET_DIR)/release/image-store
 VENV := $(CARGO_TARGET_DIR)/e2e/venv
 
-.PHONY: help run test lint e2e bench bench-hop loadtest loadtest-smoke chaos lambda lighthouse cfn-lint coldstart
+.PHONY: help run test lint e2e bench bench-hop bench-peers loadtest loadtest-smoke chaos lambda lighthouse cfn-lint coldstart
 
 help: ## List the commands
 	@grep -E '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -71,8 +71,11 @@ coldstart: lambda ## Measure the cold start of the function, compared with the P
 bench: ## Run the Criterion benchmarks: cutting forms into parts, and whole uploads in process
 	$(CARGO) bench --locked -p image-store-benches
 
-bench-hop: ## Compare the cost of the service with nginx as a proxy; RUNS=7; CHECK=1 fails if targets are missed
-	loadtest/hop.sh
+bench-peers: ## Compare the service with proxies and other upload services before the same null S3; RUNS=5
+	loadtest/peers.sh
+
+bench-hop: ## Compare the service with nginx as a proxy only; RUNS=5; CHECK=1 fails if targets are missed
+	PEERS="none nginx image-store" SIZES="64KiB 1GiB" PLANS=0 loadtest/peers.sh
 
 loadtest: ## Run the k6 scripts and the tests with many clients, and check their invariants
 	loadtest/run.sh

@@ -61,6 +61,24 @@ launch() {
     url=$(sed -nE 's/.*listens on (http[^ ,]*).*/\1/p' "$work/$name.out" | head -n 1)
 }
 
+# launch_at <name> <path> <command…>: starts a server that listens on $port, and waits until it responds at the path.
+# Sets $port, $pid and $url.
+launch_at() {
+    local name=$1 path=$2
+    shift 2
+    port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    "$@" >"$work/$name.out" 2>"$work/$name.err" &
+    pid=$!
+    started+=("$pid")
+    url=http://127.0.0.1:$port
+    until_true 30 responds "$url$path" || fail "$name did not respond"
+}
+
+responds() {
+    kill -0 "$pid" 2>/dev/null || fail "$name ended"
+    curl -sS --fail -o /dev/null "$1" 2>/dev/null
+}
+
 is_listening() {
     kill -0 "$pid" 2>/dev/null || fail "$name ended"
     grep -q 'listens on http' "$work/$name.out"
@@ -77,20 +95,40 @@ stop() {
     started=(${rest[@]+"${rest[@]}"})
 }
 
-# Sets $null_pid and $null_url.
+# Sets $null_pid, $null_url, and $store, the environment of a program that uses this store.
 launch_null_s3() {
     launch null-s3 "$tools/null-s3" "$@"
     null_pid=$pid null_url=$url
+    store=(
+        S3_BUCKET=null AWS_ENDPOINT_URL_S3="$null_url" S3_FORCE_PATH_STYLE=true
+        AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1
+    )
 }
 
 # launch_service [VARIABLE=value…]: starts the service with the null S3 as its store. Sets $service_pid and
 # $service_url.
 launch_service() {
-    launch service env PORT=0 \
-        S3_BUCKET=null AWS_ENDPOINT_URL_S3="$null_url" S3_FORCE_PATH_STYLE=true S3_CHECKSUM=crc64nvme \
-        AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=us-east-1 \
-        MAX_CONNECTIONS=1024 "$@" "$binary"
+    launch service env PORT=0 "${store[@]}" S3_CHECKSUM=crc64nvme MAX_CONNECTIONS=1024 "$@" "$binary"
     service_pid=$pid service_url=$url
+}
+
+# Installs the packages of coldstart/baseline.py, the service that this one replaces. Sets $python_service to the folder.
+install_python_service() {
+    python_service=$target/venv/python-service
+    local requirements=loadtest/coldstart/requirements.txt
+    cmp -s "$requirements" "$python_service/requirements.txt" && return
+    python3 -m venv --clear "$python_service"
+    "$python_service/bin/pip" install --quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$python_service"
+}
+
+# need <program> <package>: installs a Debian package if the program is missing.
+need() {
+    local sudo
+    command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] && return
+    sudo=$([ "$(id -u)" -eq 0 ] || echo sudo)
+    $sudo apt-get update -qq >&2
+    $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$2" >&2
 }
 
 # state <name>: prints a number from the null S3's state.

@@ -13,7 +13,7 @@ const BUFFER: usize = 64 << 10;
 /// Maximum number of bytes that are discarded at once.
 const DRAIN: usize = 1 << 20;
 /// Number of bytes of an object that are kept.
-const KEPT: usize = 256;
+const KEPT: usize = 1024;
 /// Maximum length of a body that is read as a whole: the list of 10,000 parts of a Complete.
 const MAX_TEXT: usize = 4 << 20;
 
@@ -144,7 +144,7 @@ impl Connection {
             write!(text, "{name}: {value}\r\n")?;
         }
         // A response to HEAD contains the length of the object, which is not the length of its body.
-        if !answer.headers.iter().any(|(name, _)| *name == "content-length") && answer.status != 204 {
+        if !answer.headers.iter().any(|(name, _)| name == "content-length") && answer.status != 204 {
             write!(text, "content-length: {}\r\n", answer.body.len())?;
         }
         text.extend_from_slice(b"\r\n");

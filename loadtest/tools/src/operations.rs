@@ -1,5 +1,6 @@
 //! The operations of S3 on names and sizes.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 use std::time::SystemTime;
 
@@ -8,7 +9,7 @@ use super::state::{Contents, Object, State, Upload};
 
 pub struct Answer {
     pub status: u16,
-    pub headers: Vec<(&'static str, String)>,
+    pub headers: Vec<(Cow<'static, str>, String)>,
     pub body: Vec<u8>,
 }
 
@@ -18,7 +19,7 @@ impl Answer {
     }
 
     pub fn text(status: u16, content_type: &str, text: String) -> Self {
-        Answer { status, headers: vec![("content-type", content_type.to_owned())], body: text.into_bytes() }
+        Answer { status, headers: vec![("content-type".into(), content_type.to_owned())], body: text.into_bytes() }
     }
 
     fn xml(name: &str, inside: &str) -> Self {
@@ -31,8 +32,8 @@ impl Answer {
         Answer { status, ..Answer::xml("Error", &text) }
     }
 
-    fn with(mut self, name: &'static str, value: impl ToString) -> Self {
-        self.headers.push((name, value.to_string()));
+    fn with(mut self, name: impl Into<Cow<'static, str>>, value: impl ToString) -> Self {
+        self.headers.push((name.into(), value.to_string()));
         self
     }
 
@@ -201,13 +202,8 @@ fn get(request: &Request, key: &str, state: &State) -> Answer {
         answer.status = 206;
         answer = answer.with("content-range", format!("bytes {from}-{}/{}", end - 1, object.size));
     }
-    for (name, value) in &object.headers {
-        match name.strip_prefix("x-amz-meta-") {
-            Some("width") => answer = answer.with("x-amz-meta-width", value),
-            Some("height") => answer = answer.with("x-amz-meta-height", value),
-            None if name == "content-type" => answer = answer.with("content-type", value),
-            _ => {}
-        }
+    for (name, value) in object.headers.iter().filter(|(name, _)| name != CHECKSUM) {
+        answer = answer.with(name.clone(), value);
     }
     if request.method != "HEAD" {
         let mut first = object.first;
