@@ -175,7 +175,7 @@ impl S3Store {
     ) -> Result<()> {
         let rest = match self.send_first(call, body).await? {
             Sent::Accepted(_) => return Ok(()),
-            Sent::Unfinished(rest) => retries(rest),
+            Sent::Unfinished(rest) => retries(*rest),
         };
         let put = self.client.put_object().bucket(&self.bucket).key(self.key(call.name)).body(body::retryable(body));
         let put = call.complete(put.customize().disable_payload_signing().config_override(rest));
@@ -296,7 +296,7 @@ impl Store for S3Store {
                 let part = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name));
                 let part = part.upload_id(&upload.id).part_number(convert::part_number(number));
                 let part = part.body(body::retryable(&body)).customize().disable_payload_signing();
-                let sent = call.complete(part.config_override(rest)).send().await;
+                let sent = call.complete(part.config_override(*rest)).send().await;
                 let sent = sent.map_err(|error| of_upload(classify("UploadPart", error)))?;
                 (sent.e_tag, sent.checksum_crc64_nvme)
             }

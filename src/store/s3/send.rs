@@ -33,9 +33,9 @@ use crate::store::{Payload, Result};
 
 /// The state of a call after [`S3Store::send_first`].
 pub(super) enum Sent {
-    Accepted(HttpResponse),
+    Accepted(Box<HttpResponse>),
     /// The SDK has to make the call, with this configuration.
-    Unfinished(Builder),
+    Unfinished(Box<Builder>),
 }
 
 impl S3Store {
@@ -43,10 +43,10 @@ impl S3Store {
     pub(super) async fn send_first(&self, call: &Call<'_>, payload: &Payload) -> Result<Sent> {
         // Only successes of the SDK refill its quota for retries.
         if !self.retry_quota.is_full() {
-            return Ok(Sent::Unfinished(Builder::default()));
+            return Ok(Sent::Unfinished(Box::default()));
         }
         let Some((route, credentials)) = self.route(&self.own_route, call.operation).await? else {
-            return Ok(Sent::Unfinished(Builder::default()));
+            return Ok(Sent::Unfinished(Box::default()));
         };
         let (time, id) = (route.signing_time(SystemTime::now()), Uuid::new_v4());
         let request = self.request(call, &route, &credentials, time, id, body::of(payload));
@@ -55,11 +55,12 @@ impl S3Store {
         request.add_extension(connection.clone());
         let sent = tokio::time::timeout(self.attempt_timeout, exchange(&route.connector, request)).await;
         match sent.unwrap_or_else(|late| Err(ConnectorError::timeout(late.into()))) {
-            Ok(response) if is_plain_success(&response) => Ok(Sent::Accepted(response)),
+            Ok(response) if is_plain_success(&response) => Ok(Sent::Accepted(Box::new(response))),
             result => {
                 self.own_route.forget();
                 let (result, connector) = (Arc::new(Mutex::new(Some(result))), route.connector.clone());
-                Ok(Sent::Unfinished(Builder::default().http_client(FirstAttempt { result, connection, connector })))
+                let rest = Builder::default().http_client(FirstAttempt { result, connection, connector });
+                Ok(Sent::Unfinished(Box::new(rest)))
             }
         }
     }
