@@ -125,7 +125,7 @@ impl World {
         let actor = |(id, role): (usize, &Role)| actor(Memory::new(&shared, id), *role, uploads[role.plan()].clone());
         let actors = roles.iter().enumerate().map(actor).collect();
         let (form_after_delete, schedule) = (false, Vec::new());
-        let mut world = World { actors, shared, key, parts, form_after_delete, schedule };
+        let mut world = World { shared, key, parts, actors, form_after_delete, schedule };
         // Runs each actor up to its first call.
         (0..roles.len()).for_each(|id| world.poll(id));
         world

@@ -57,7 +57,7 @@ impl Verifier {
         turns: Turns,
     ) -> Self {
         let sniffs = Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS));
-        Verifier { store, reconciler, tasks, budget, turns, policy, sniffs }
+        Verifier { store, reconciler, tasks, budget, turns, sniffs, policy }
     }
 
     /// Verifies `source`, the answer to a HEAD of `incoming`. Returns `None` if the object was changed or removed
