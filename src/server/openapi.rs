@@ -16,7 +16,9 @@ use utoipa::openapi::{OpenApi, PathItem, RefOr, Response, Server};
 pub mod answers;
 mod headers;
 pub mod policy;
+pub mod router;
 
+use self::router::Describe;
 use super::App;
 use super::middleware::authority::{API_KEY, Access};
 use super::response::ErrorBody;
@@ -126,10 +128,10 @@ fn set_security(document: &mut OpenApi, security: Vec<SecurityRequirement>) {
     operations(document).for_each(|operation| operation.security = Some(security.clone()));
 }
 
-/// Returns the document, which is completed when it is first requested.
-pub fn finish(document: OpenApi, app: &App) -> Document {
+/// Returns the document, which is built when it is first requested.
+pub fn finish(describe: Describe, app: &App) -> Document {
     let app = app.clone();
-    Document(Arc::new(LazyLock::new(Box::new(move || Text::of(whole(document, &app))))))
+    Document(Arc::new(LazyLock::new(Box::new(move || Text::of(whole(describe(), &app))))))
 }
 
 /// Adds what applies to every route, and what depends on the settings.

@@ -9,12 +9,12 @@ use http::Method;
 use std::sync::Arc;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
+use utoipa::openapi::OpenApi;
 
 use super::middleware::access_log::observe_request;
 use super::middleware::authority::{self, Access, Guard};
 use super::middleware::{cors, deadline, error_form, headers, path_grant};
+use super::openapi::router::{DescribedRouter, routes};
 use super::request::{self, Rejected};
 use super::response::respond;
 use super::routes::{direct, docs, files, grants, images, page, s3, system, upload, uploaded};
@@ -29,7 +29,7 @@ impl App {
     /// Returns the router with all routes, inside the layers that apply to all of them.
     pub fn router(&self) -> Router {
         let read = if self.config.auth.public_read { Access::Open } else { Access::Key(Scope::Read) };
-        let (routes, description) = OpenApiRouter::with_openapi(openapi::start())
+        let (routes, describe) = DescribedRouter::new(Router::new(), openapi::start)
             .merge(self.guarded(uploading(), Access::Form))
             .merge(self.guarded(planning(), Access::Upload))
             .merge(self.guarded(linked(), Access::Link))
@@ -42,11 +42,11 @@ impl App {
             .merge(self.guarded(operating(), Access::Operator))
             .merge(self.guarded(limits(), Access::Anybody))
             .merge(self.guarded(open(), Access::Open))
-            .split_for_parts();
+            .into_parts();
         let documents = documents().route_layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let results = results().route_layer(from_fn_with_state(self.guard(Access::UploadId), authority::check));
         let pages = page().merge(results).merge(documents).layer(CompressionLayer::new());
-        let routes = routes.merge(pages).layer(Extension(openapi::finish(description, self)));
+        let routes = routes.merge(pages).layer(Extension(openapi::finish(describe, self)));
         let store_routes = self.store_routes.clone().layer(middleware::from_fn(reject));
         let store_routes = store_routes.layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let store_routes = store_routes.layer(CatchPanicLayer::custom(panicked));
@@ -60,24 +60,24 @@ impl App {
     /// Puts `routes` behind `access`, also in their description.
     ///
     /// Answers that no handler gives (404, 405) and CORS preflights need no authority.
-    fn guarded(&self, mut routes: OpenApiRouter<App>, access: Access) -> OpenApiRouter<App> {
-        openapi::secure(routes.get_openapi_mut(), access, !self.config.auth.keys.is_empty());
-        routes.route_layer(from_fn_with_state(self.guard(access), authority::check))
+    fn guarded(&self, routes: DescribedRouter, access: Access) -> DescribedRouter {
+        let keys = !self.config.auth.keys.is_empty();
+        routes
+            .map_routes(|routes| routes.route_layer(from_fn_with_state(self.guard(access), authority::check)))
+            .map_description(move |description| openapi::secure(description, access, keys))
     }
 
     /// Returns the routes of resumable uploads.
-    fn resumable(&self) -> OpenApiRouter<App> {
-        let creating = OpenApiRouter::default().routes(routes!(files::create));
-        let linked = OpenApiRouter::default()
-            .routes(routes!(files::head, files::image, files::append, files::cancel))
+    fn resumable(&self) -> DescribedRouter {
+        let linked = routes!(files::head, files::image, files::append, files::cancel)
             .route("/files/{s3_key}", post(files::overridden));
-        let described = OpenApiRouter::default()
+        let limits = DescribedRouter::new(Router::new(), OpenApi::default)
             .route("/files", options(files::options))
             .route("/files/{s3_key}", options(files::options));
-        self.guarded(creating, Access::Upload)
+        self.guarded(routes!(files::create), Access::Upload)
             .merge(self.guarded(linked, Access::Link))
-            .merge(self.guarded(described, Access::Anybody))
-            .route_layer(middleware::from_fn(files::speak_version))
+            .merge(self.guarded(limits, Access::Anybody))
+            .map_routes(|routes| routes.route_layer(middleware::from_fn(files::speak_version)))
     }
 
     /// Adds the layers that apply to all of `routes`, from the innermost to the outermost one.
@@ -103,65 +103,57 @@ impl App {
 }
 
 /// Returns the routes that are open to everyone.
-fn open() -> OpenApiRouter<App> {
-    OpenApiRouter::default()
-        .routes(routes!(system::healthz))
-        .routes(routes!(system::readyz))
-        .routes(routes!(openapi::openapi))
+fn open() -> DescribedRouter {
+    routes!(system::healthz, system::readyz, openapi::openapi)
 }
 
 /// Returns the route that is open to everyone, and answers with the limits of a grant if there is one.
-fn limits() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(system::limits))
+fn limits() -> DescribedRouter {
+    routes!(system::limits)
 }
 
 /// Returns the routes for operators.
-fn operating() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(system::metrics))
+fn operating() -> DescribedRouter {
+    routes!(system::metrics)
 }
 
-fn uploading() -> OpenApiRouter<App> {
-    let routes = OpenApiRouter::default().routes(routes!(upload::upload));
-    let mut routes = routes.route("/images", post(upload::upload));
-    openapi::repeat(routes.get_openapi_mut(), "/upload-image", "/images", "create_image");
-    routes
+fn uploading() -> DescribedRouter {
+    routes!(upload::upload)
+        .route("/images", post(upload::upload))
+        .map_description(|description| openapi::repeat(description, "/upload-image", "/images", "create_image"))
 }
 
-fn planning() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(direct::plan))
+fn planning() -> DescribedRouter {
+    routes!(direct::plan)
 }
 
-fn granting() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(grants::grant))
+fn granting() -> DescribedRouter {
+    routes!(grants::grant)
 }
 
 /// Returns the routes of a plan's links. The link itself authorizes the request.
-fn linked() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(direct::status, direct::abort)).routes(routes!(direct::complete))
+fn linked() -> DescribedRouter {
+    routes!(direct::status, direct::abort, direct::complete)
 }
 
 /// Returns the routes with which Uppy's S3 plugin starts an upload.
-fn companion() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(s3::params)).routes(routes!(s3::create))
+fn companion() -> DescribedRouter {
+    routes!(s3::params, s3::create)
 }
 
 /// Returns the routes of an upload that Uppy's S3 plugin has started. Its ID authorizes the request.
-fn companion_uploads() -> OpenApiRouter<App> {
-    OpenApiRouter::default()
-        .routes(routes!(s3::list, s3::abort))
-        .routes(routes!(s3::sign))
-        .routes(routes!(s3::complete))
+fn companion_uploads() -> DescribedRouter {
+    routes!(s3::list, s3::abort, s3::sign, s3::complete)
 }
 
-fn deleting() -> OpenApiRouter<App> {
-    let routes = OpenApiRouter::default().routes(routes!(images::delete));
-    let mut routes = routes.route("/images/{s3_key}", delete(images::delete));
-    openapi::repeat(routes.get_openapi_mut(), "/delete/{s3_key}", "/images/{s3_key}", "remove_image");
-    routes
+fn deleting() -> DescribedRouter {
+    routes!(images::delete).route("/images/{s3_key}", delete(images::delete)).map_description(|description| {
+        openapi::repeat(description, "/delete/{s3_key}", "/images/{s3_key}", "remove_image");
+    })
 }
 
-fn reading() -> OpenApiRouter<App> {
-    OpenApiRouter::default().routes(routes!(images::redirect, images::head)).routes(routes!(images::url))
+fn reading() -> DescribedRouter {
+    routes!(images::redirect, images::head, images::url)
 }
 
 /// Returns the upload page, which is not part of the API documentation. It is also served under a grant that has expired,
