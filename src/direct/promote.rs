@@ -1,14 +1,13 @@
 //! Promotes a verified object under `incoming/` to an image.
 //!
-//! Every step may run concurrently in several processes, together with a delete, an abort or another PUT (`withdraw`). Three
-//! rules
-//! keep this consistent, on every store in which a multipart upload ends only once, by Complete or by Abort:
+//! Every step may run concurrently in several processes, together with a delete, an abort or another PUT (`withdraw`).
+//! Three rules keep this consistent, on every store in which a multipart upload ends only once, by Complete or by Abort:
 //!
 //! - The copy is a multipart upload *on the final key*. It is invisible and can be aborted until it is completed.
 //! - A promotion creates that upload before it copies. A withdrawal first replaces the object under `incoming/` with a
-//!   [`Marker`] and then aborts all uploads of the final key. So a promotion is either listed and aborted, or finds the
+//!   [`Marker`](crate::store::Marker) and then aborts all uploads of the final key. So a promotion is either listed and aborted, or finds the
 //!   marker, or is already complete.
-//! - A name under `incoming/` that was used is never empty again: a [`Marker`] replaces the object. The presigned PUT
+//! - A name under `incoming/` that was used is never empty again: a marker replaces the object. The presigned PUT
 //!   signs `If-None-Match: *`, so an ETag always identifies the same content.
 //!
 //! A request that finds the image replaces the object under `incoming/` before it answers. No promotion ever deletes a
