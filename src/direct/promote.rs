@@ -5,8 +5,8 @@
 //!
 //! - The copy is a multipart upload *on the final key*. It is invisible and can be aborted until it is completed.
 //! - A promotion creates that upload before it copies. A withdrawal first replaces the object under `incoming/` with a
-//!   [`Marker`](crate::store::Marker) and then aborts all uploads of the final key. So a promotion is either listed and aborted, or finds the
-//!   marker, or is already complete.
+//!   [marker](crate::store::Marker) and then aborts all uploads of the final key. So a promotion is either listed and
+//!   aborted, or finds the marker, or is already complete.
 //! - A name under `incoming/` that was used is never empty again: a marker replaces the object. The presigned PUT
 //!   signs `If-None-Match: *`, so an ETag always identifies the same content.
 //!
