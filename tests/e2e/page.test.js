@@ -55,7 +55,8 @@ pageTest("a rejected file shows the server's error", { logs: /status of 400/ }, 
   await desk.pick(await desk.service.file("noise.png", 9 * MIB));
   for (const name of ["text.png", "noise.png"]) {
     const card = await desk.becomes(name, "failed");
-    assert.match(await card.locator(".state").textContent(), /^Invalid file type.* Accepted: JPEG, PNG, GIF or BMP.$/);
+    // The key of a form that can be sent again has an extension, so only that format is accepted.
+    assert.match(await card.locator(".state").textContent(), /^Invalid file type.* Accepted: (PNG|JPEG, PNG, GIF or BMP)\.$/);
     // The same file would be rejected again.
     assert.equal(await card.getByRole("button", { name: `Retry ${name}` }).count(), 0);
   }
@@ -173,8 +174,8 @@ for (const [which, change] of [["the same file", 0], ["another file", 1]]) {
     const body = await readFile(file);
     body[body.length - 1] ^= change;
     await desk.page.route("**/incoming/**", async (route) => {
-      const { "content-type": type, "if-none-match": condition } = await route.request().allHeaders();
-      const headers = { "Content-Type": type, "If-None-Match": condition };
+      const all = Object.entries(await route.request().allHeaders());
+      const headers = Object.fromEntries(all.filter(([name]) => /^(content-type|if-none-match|x-amz-.*)$/.test(name)));
       assert.equal((await fetch(route.request().url(), { method: "PUT", headers, body })).status, 200);
       await route.continue();
     }, { times: 1 });
