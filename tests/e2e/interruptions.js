@@ -36,7 +36,8 @@ class Proxy {
       upstream.destroy();
     };
     for (const socket of [client, upstream]) socket.on("error", close).on("close", close);
-    upstream.pipe(client);
+    // A socket that was ended cannot be reset any more, so `cut` would leave it open. It is destroyed instead.
+    upstream.pipe(client, { end: false });
     client.on("data", (data) => {
       if (this.stall) this.count(data.length);
       client.pause();
