@@ -92,6 +92,8 @@ async fn send(router: Router, request: Request<Body>) {
 fn calls(criterion: &mut Criterion, runtime: &Runtime, store: &S3Store, sdk: &Client) {
     let (key, ttl) = (ImageKey::random("png"), Duration::from_secs(900));
     let (name, options) = (ObjectName::Image(key.clone()), PresignOptions { ttl, base: None });
+    // An object is written only if it does not exist.
+    let new_key = || ImageKey::random("png");
     let mut group = criterion.benchmark_group("presign");
     group.bench_function("GET", |bencher| {
         bencher.iter(|| runtime.block_on(store.presign_get(&name, &options)).expect("a URL"));
@@ -106,11 +108,12 @@ fn calls(criterion: &mut Criterion, runtime: &Runtime, store: &S3Store, sdk: &Cl
     let (metadata, len) = (Metadata::unverified("image/png", CustomMetadata::new()), bytes.len() as u64);
     criterion.bench_function("PutObject of 64 KiB", |bencher| {
         let body = || Payload { content: Content::Memory(bytes.clone()), len, crc64: 0 };
-        bencher.iter(|| runtime.block_on(store.put(&name, &metadata, body())).expect("an object"));
+        let put = || async { store.put(&ObjectName::Image(new_key()), &metadata, body()).await };
+        bencher.iter(|| runtime.block_on(put()).expect("an object"));
     });
     criterion.bench_function("PutObject of 64 KiB by the SDK", |bencher| {
         let body = || ByteStream::new(SdkBody::from_body_1_x(Full::new(bytes.clone())));
-        let put = || sdk.put_object().bucket("null").key(key.to_string()).content_type("image/png").body(body());
+        let put = || sdk.put_object().bucket("null").key(new_key().to_string()).content_type("image/png").body(body());
         let put = || put().if_none_match("*").checksum_crc64_nvme("AAAAAAAAAAA=").customize().disable_payload_signing();
         bencher.iter(|| runtime.block_on(put().send()).expect("an object"));
     });
