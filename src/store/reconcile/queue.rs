@@ -36,9 +36,7 @@ impl Watched {
             self.effect.log_end(looked, settled);
             return None;
         }
-        if concluding {
-            self.pause = FIRST_DELAY;
-        } else if self.looks < MAX_CHECKS {
+        if self.looks < MAX_CHECKS {
             self.pause = (self.pause * 2).max(FIRST_DELAY);
         }
         Some(self)
@@ -103,18 +101,20 @@ impl Queue {
 
     fn put(&mut self, watched: Watched, now: Instant) {
         self.serial += 1;
-        self.waiting.insert((now + watched.pause, self.serial), watched);
+        // Also after a check that had begun before the last ones, whose next check may be minutes away.
+        let longest = if self.concluding > 0 { FIRST_DELAY } else { Duration::MAX };
+        self.waiting.insert((now + watched.pause.min(longest), self.serial), watched);
     }
 
     /// Removes an effect that is due. Also returns whether its check is one of the last ones.
-    fn take_due(&mut self, now: Instant) -> Option<(u64, Watched, bool)> {
+    pub(super) fn take_due(&mut self, now: Instant) -> Option<(u64, Watched, bool)> {
         let first = self.waiting.first_entry().filter(|first| first.key().0 <= now)?;
         let ((_, serial), watched) = first.remove_entry();
         self.looking.insert(serial, watched.effect.clone());
         Some((serial, watched, self.concluding > 0))
     }
 
-    fn looked(&mut self, serial: u64, watched: Option<Watched>, now: Instant) {
+    pub(super) fn looked(&mut self, serial: u64, watched: Option<Watched>, now: Instant) {
         self.looking.remove(&serial);
         if let Some(watched) = watched {
             self.put(watched, now);
@@ -127,7 +127,7 @@ impl Queue {
     }
 
     /// Returns when the first effect is due. `None` if there is none.
-    fn next_due(&self) -> Option<Instant> {
+    pub(super) fn next_due(&self) -> Option<Instant> {
         self.waiting.keys().next().map(|(due, _)| *due)
     }
 }

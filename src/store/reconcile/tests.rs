@@ -85,6 +85,17 @@ async fn last_check_waits_for_the_promotion_of_another_process() {
 }
 
 #[test]
+fn check_in_progress_does_not_delay_the_last_one() {
+    let (mut queue, now) = (Queue::default(), Instant::now());
+    assert!(queue.add(Watched::new(LateEffect::Object(image()), Duration::ZERO, now), now).is_ok());
+    let (serial, _, concluding) = queue.take_due(now).unwrap();
+    queue.conclude(now);
+    assert_eq!((concluding, queue.left().count()), (false, 1));
+    queue.looked(serial, Some(Watched::new(LateEffect::Object(image()), FIRST_DELAY * 512, now)), now);
+    assert_eq!(queue.next_due(), Some(now + FIRST_DELAY));
+}
+
+#[test]
 fn full_queue_is_logged_once_a_minute() {
     let (mut queue, start) = (Queue::default(), Instant::now());
     let mut add = |at: u64| {

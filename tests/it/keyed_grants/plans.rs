@@ -107,7 +107,7 @@ impl Services {
         self.check_stored(bytes).await;
     }
 
-    /// Asserts that the plan is told that another image exists, by both services, as often as it is completed.
+    /// Asserts that both services answer the plan that another image exists, as often as it is completed.
     async fn check_other(&self, plan: &Plan) {
         for base in self.bases.iter().cycle().take(4) {
             for (status, error) in [self.complete(base, plan).await, self.status(base, plan).await] {
