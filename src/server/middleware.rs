@@ -7,3 +7,4 @@ pub mod deadline;
 pub mod error_form;
 pub mod headers;
 pub mod path_grant;
+pub mod shared;

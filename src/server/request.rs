@@ -9,9 +9,7 @@
 //! are then correct behind any proxy, without configuration. Like the Host header, this value is used only in responses
 //! to the same client.
 
-use axum::extract::{Request, State};
-use axum::middleware::Next;
-use axum::response::Response;
+use axum::extract::Request;
 use http::{HeaderMap, HeaderName, Uri, header};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -140,11 +138,11 @@ impl Invocation {
     }
 }
 
-/// Adds the [`RequestFacts`] to the extensions of every request.
-pub async fn add_facts(State(trusted): State<TrustedProxies>, mut request: Request, next: Next) -> Response {
-    let facts = facts(&request, &trusted);
+/// Adds the [`RequestFacts`] to the extensions of a request.
+pub fn add_facts(mut request: Request, trusted: &TrustedProxies) -> Request {
+    let facts = facts(&request, trusted);
     request.extensions_mut().insert(facts);
-    next.run(request).await
+    request
 }
 
 fn facts<B>(request: &http::Request<B>, trusted: &TrustedProxies) -> RequestFacts {

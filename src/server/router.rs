@@ -7,12 +7,14 @@ use axum::routing::{delete, get, options, post};
 use axum::{Extension, Router};
 use http::Method;
 use std::sync::Arc;
+use tower::util::MapRequestLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use utoipa::openapi::OpenApi;
 
 use super::middleware::access_log::observe_request;
 use super::middleware::authority::{self, Access, Guard};
+use super::middleware::shared::Shared;
 use super::middleware::{cors, deadline, error_form, headers, path_grant};
 use super::openapi::router::{DescribedRouter, routes};
 use super::request::{self, Rejected};
@@ -80,25 +82,32 @@ impl App {
             .map_routes(|routes| routes.route_layer(middleware::from_fn(files::speak_version)))
     }
 
-    /// Adds the layers that apply to all of `routes`, from the innermost to the outermost one.
+    /// Adds the layers that apply to all of `routes`.
     fn around(&self, routes: Router<App>) -> Router {
         let routes = routes
             .fallback(async || Error::NoRoute)
             .method_not_allowed_fallback(async || Error::MethodNotAllowed)
-            .layer(from_fn_with_state(self.config.server.request_timeout, deadline::deadline))
-            .layer(middleware::from_fn(limit_uri))
-            .layer(middleware::from_fn(reject))
-            .layer(CatchPanicLayer::custom(panicked))
-            .layer(middleware::from_fn(error_form::adapt));
-        let routes = cors::allow(routes, &self.config.cors_origins).layer(middleware::from_fn(reject_preflight));
+            // From the outermost to the innermost one.
+            .layer((
+                middleware::from_fn(error_form::adapt),
+                CatchPanicLayer::custom(panicked),
+                middleware::from_fn(limit_uri),
+                from_fn_with_state(self.config.server.request_timeout, deadline::deadline),
+                Shared,
+            ));
+        let routes = cors::allow(routes, &self.config.cors_origins);
+        let routes = routes.layer((middleware::from_fn(reject_preflight), Shared));
         headers::protected(self.observed(routes)).with_state(self.clone())
     }
 
     /// Adds the facts about each request, its log line and its metrics.
     fn observed<S: Clone + Send + Sync + 'static>(&self, routes: Router<S>) -> Router<S> {
-        routes
-            .layer(from_fn_with_state(self.metrics.clone(), observe_request))
-            .layer(from_fn_with_state(self.config.server.trusted_proxies.clone(), request::add_facts))
+        let trusted = self.config.server.trusted_proxies.clone();
+        routes.layer((
+            MapRequestLayer::new(move |request| request::add_facts(request, &trusted)),
+            from_fn_with_state(self.metrics.clone(), observe_request),
+            Shared,
+        ))
     }
 }
 
@@ -188,12 +197,12 @@ async fn reject_preflight(request: Request, next: Next) -> Response {
     if request.method() == Method::OPTIONS { reject(request, next).await } else { next.run(request).await }
 }
 
+/// Does the same, and responds to requests whose URI is too long.
 async fn limit_uri(request: Request, next: Next) -> Response {
-    let length = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
-    if length > MAX_URI {
-        return Error::UriTooLong { limit: MAX_URI }.into_response();
+    match request.uri().path_and_query() {
+        Some(uri) if uri.as_str().len() > MAX_URI => Error::UriTooLong { limit: MAX_URI }.into_response(),
+        _ => reject(request, next).await,
     }
-    next.run(request).await
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {

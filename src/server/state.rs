@@ -1,6 +1,7 @@
 //! The state that all handlers share.
 
 use axum::Router;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,10 +20,17 @@ use crate::telemetry::metrics::defs;
 use crate::upload::UploadManager;
 use crate::upload::spill::Spill;
 
-/// Everything a handler needs. Cheap to clone.
+/// Everything a handler needs. Cheap to clone, which happens several times for each request.
 #[derive(Clone)]
 pub struct App {
-    pub config: Arc<Config>,
+    shared: Arc<SharedState>,
+    /// The routes of the embedded store, which clients reach through the service. Empty for other stores.
+    pub(super) store_routes: Router,
+}
+
+/// What the clones of an [`App`] share.
+pub struct SharedState {
+    pub config: Config,
     pub policy: Arc<Policy>,
     pub store: Arc<dyn Store>,
     pub uploads: UploadManager,
@@ -33,9 +41,15 @@ pub struct App {
     pub authorities: Authorities,
     pub readiness: Readiness,
     pub metrics: Metrics,
-    draining: Arc<AtomicBool>,
-    /// The routes of the embedded store, which clients reach through the service. Empty for other stores.
-    pub(super) store_routes: Router,
+    draining: AtomicBool,
+}
+
+impl Deref for App {
+    type Target = SharedState;
+
+    fn deref(&self) -> &SharedState {
+        &self.shared
+    }
 }
 
 impl App {
@@ -54,7 +68,7 @@ impl App {
         let resumable =
             ResumableUploads::new(Arc::clone(&store), uploads.clone(), Arc::clone(&policy), config.upload.part_size);
         let tokens = Tokens::new(config.auth.keys.clone(), config.auth.token_secret.as_ref());
-        App {
+        let shared = SharedState {
             promotions: Promotions::new(verifier.clone(), tasks, metrics.clone()),
             verifier,
             policy,
@@ -62,13 +76,13 @@ impl App {
             resumable,
             tokens,
             authorities: Authorities::new(config.auth.keys.clone(), metrics.clone()),
-            config: Arc::new(config),
+            config,
             readiness,
             store,
             metrics,
-            draining: Arc::default(),
-            store_routes: Router::new(),
-        }
+            draining: AtomicBool::default(),
+        };
+        App { shared: Arc::new(shared), store_routes: Router::new() }
     }
 
     /// Adds `routes`, through which clients reach a store in this process. The service's CORS rules, security headers

@@ -3,14 +3,14 @@
 
 use axum::Router;
 use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
-use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method, header};
 use std::time::Duration;
+use tower::util::MapRequestLayer;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use super::access_log::REQUEST_ID;
 use super::authority::API_KEY;
+use super::shared::Shared;
 use crate::server::request::X_BASE_URL;
 use crate::telemetry::trace;
 
@@ -67,27 +67,27 @@ const RESPONSE: [HeaderName; 16] = [
 /// The CORS layer responds to every `OPTIONS` request itself, although only one with `Access-Control-Request-Method` is a
 /// preflight. Other ones are therefore shown to it as `GET`, so that they reach their route.
 pub fn allow<S: Clone + Send + Sync + 'static>(routes: Router<S>, origins: &[String]) -> Router<S> {
-    routes.layer(from_fn(restore_options)).layer(cors(origins)).layer(from_fn(hide_options))
+    routes.layer((MapRequestLayer::new(hide_options), cors(origins), MapRequestLayer::new(restore_options), Shared))
 }
 
 /// An extension of `OPTIONS` requests that are no preflights.
 #[derive(Clone)]
 struct PlainOptions;
 
-async fn hide_options(mut request: Request, next: Next) -> Response {
+fn hide_options(mut request: Request) -> Request {
     let is_preflight = request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
     if request.method() == Method::OPTIONS && !is_preflight {
         request.extensions_mut().insert(PlainOptions);
         *request.method_mut() = Method::GET;
     }
-    next.run(request).await
+    request
 }
 
-async fn restore_options(mut request: Request, next: Next) -> Response {
+fn restore_options(mut request: Request) -> Request {
     if request.extensions_mut().remove::<PlainOptions>().is_some() {
         *request.method_mut() = Method::OPTIONS;
     }
-    next.run(request).await
+    request
 }
 
 fn cors(origins: &[String]) -> CorsLayer {

@@ -6,6 +6,8 @@ use axum::Router;
 use http::{HeaderName, HeaderValue, header};
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use super::shared::Shared;
+
 pub const CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
 /// Allows documents to load nothing and to be in no frame. The pages of the service set their own policy.
@@ -22,5 +24,6 @@ pub fn protected<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<
         unless_set(header::CONTENT_SECURITY_POLICY, LOAD_NOTHING),
         // This applies to requests without CORS (`<img>`, `<script>`). Requests with CORS are not affected.
         unless_set(CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+        Shared,
     ))
 }

@@ -117,7 +117,7 @@ impl TestApp {
 
     /// Starts a second service on the same store, without the faults. Returns its address. It runs until the test ends.
     pub async fn another(&self) -> String {
-        let config = (*self.app.config).clone();
+        let config = self.app.config.clone();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let app = App::new(config.clone(), Arc::clone(&self.store), None)
