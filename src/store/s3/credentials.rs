@@ -19,14 +19,14 @@ pub(super) struct CurrentCredentials(Arc<Mutex<Option<Recorded>>>);
 
 #[derive(Clone, Debug)]
 struct Recorded {
-    credentials: Credentials,
+    credentials: Arc<Credentials>,
     /// After this time, the SDK must be asked, which requests new credentials.
     usable_until: SystemTime,
 }
 
 impl CurrentCredentials {
     /// Returns the credentials with which the SDK signs now. `None` if the SDK would request new ones now or soon.
-    pub(super) fn get(&self, now: SystemTime) -> Option<Credentials> {
+    pub(super) fn get(&self, now: SystemTime) -> Option<Arc<Credentials>> {
         let recorded = self.recorded()?;
         (now < recorded.usable_until).then_some(recorded.credentials)
     }
@@ -43,7 +43,7 @@ impl CurrentCredentials {
 
     pub(super) fn record(&self, credentials: Credentials, now: SystemTime) {
         let usable_until = credentials.expiry().unwrap_or(now + DEFAULT_LIFETIME) - EXPIRY_MARGIN;
-        *self.0.lock() = Some(Recorded { credentials, usable_until });
+        *self.0.lock() = Some(Recorded { credentials: Arc::new(credentials), usable_until });
     }
 }
 
@@ -85,7 +85,7 @@ mod tests {
         let in_use = CurrentCredentials::default();
         assert_eq!((in_use.get(now), in_use.expiry()), (None, None));
         in_use.record(credentials(Some(expiry)), now);
-        assert_eq!((in_use.get(now), in_use.expiry()), (Some(credentials(Some(expiry))), Some(expiry)));
+        assert_eq!((in_use.get(now), in_use.expiry()), (Some(Arc::new(credentials(Some(expiry)))), Some(expiry)));
         assert_eq!(in_use.get(expiry - EXPIRY_MARGIN), None);
     }
 

@@ -120,6 +120,7 @@ pub(super) fn signed_url(call: &Call<'_>, route: &Route, signer: &Signer<'_>, tt
     let mut headers = vec![("host", &*route.host)];
     headers.extend(call.headers.iter().map(|(name, value)| (&**name, &**value)));
     headers.sort_unstable();
+    let names = names(&headers);
     let encoded = |value: &str| Cow::Owned(utf8_percent_encode(value, RESERVED).to_string());
     let mut query = call.query.clone();
     query.extend([
@@ -127,12 +128,12 @@ pub(super) fn signed_url(call: &Call<'_>, route: &Route, signer: &Signer<'_>, tt
         ("X-Amz-Credential", encoded(&signer.credential())),
         ("X-Amz-Date", Cow::Borrowed(&*signer.date)),
         ("X-Amz-Expires", ttl.as_secs().to_string().into()),
-        ("X-Amz-SignedHeaders", encoded(&names(&headers))),
+        ("X-Amz-SignedHeaders", encoded(&names)),
     ]);
     query.extend(signer.credentials.session_token().map(|token| ("X-Amz-Security-Token", encoded(token))));
     let (path, query) = (route.path(call.name), canonical_query(query));
-    let signature = signer.signature(call.method, &path, &query, &headers);
-    format!("{}{path}?{query}&X-Amz-Signature={signature}", route.origin)
+    let signature = signer.signature(call.method, &path, &query, &headers, &names);
+    [&route.origin, &*path, "?", &query, "&X-Amz-Signature=", &signature].concat()
 }
 
 /// Returns the earlier of the planned end and the credentials' expiry. A URL expires with the credentials that signed

@@ -133,7 +133,7 @@ impl S3Store {
         &self,
         known: &KnownRoute,
         operation: &'static str,
-    ) -> Result<Option<(Arc<Route>, Credentials)>> {
+    ) -> Result<Option<(Arc<Route>, Arc<Credentials>)>> {
         let route = known.route.lock().clone();
         if let Some((route, credentials)) = route.zip(self.in_use.get(SystemTime::now())) {
             return Ok(route.map(|route| (route, credentials)));

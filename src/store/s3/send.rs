@@ -92,10 +92,16 @@ impl S3Store {
 
         let mut request = HttpRequest::new(body);
         request.set_method(call.method)?;
-        request.set_uri(format!("{}{path}?{query}", route.origin))?;
+        request.set_uri([&route.origin, &*path, "?", &query].concat())?;
         let headers = request.headers_mut();
-        for (name, value) in signed.into_iter().filter(|(name, _)| *name != "host") {
-            headers.try_insert(name.to_owned(), value.to_owned())?;
+        for (name, value) in &call.headers {
+            headers.try_insert(name.clone(), value.clone())?;
+        }
+        headers.try_insert("x-amz-content-sha256", UNSIGNED_PAYLOAD)?;
+        headers.try_insert("x-amz-date", signer.date)?;
+        headers.try_insert(x_agent_name, x_agent.clone())?;
+        if let Some(token) = credentials.session_token() {
+            headers.try_insert("x-amz-security-token", token.to_owned())?;
         }
         headers.try_insert("authorization", authorization)?;
         headers.try_insert(agent_name, agent.clone())?;

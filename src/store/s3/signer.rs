@@ -18,6 +18,8 @@ pub(super) const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// In place of the hash of a body that is not hashed.
 pub(super) const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 const SERVICE: &str = "s3";
+/// Initial capacity of the strings that are signed, which most of them do not exceed.
+const CAPACITY: usize = 512;
 /// Length of the day at the start of a date.
 const DAY: usize = "20260101".len();
 
@@ -68,18 +70,26 @@ impl<'a> Signer<'a> {
         let date = format_date(time);
         let day = &date[..DAY];
         let key = keys.get(credentials, region, time, day);
-        Signer { credentials, scope: format!("{day}/{region}/{SERVICE}/aws4_request"), key, date }
+        Signer { credentials, scope: [day, "/", region, "/", SERVICE, "/aws4_request"].concat(), key, date }
     }
 
     /// Returns the access key and its scope.
     pub(super) fn credential(&self) -> String {
-        format!("{}/{}", self.credentials.access_key_id(), self.scope)
+        [self.credentials.access_key_id(), "/", &self.scope].concat()
     }
 
     /// Returns the signature of a request with an unsigned payload. The path and the query are percent-encoded, the query
-    /// by [`canonical_query`]. The headers have lower-case names and are sorted by them.
-    pub(super) fn signature(&self, method: &str, path: &str, query: &str, headers: &[(&str, &str)]) -> String {
-        let mut request = format!("{method}\n{path}\n{query}\n");
+    /// by [`canonical_query`]. The headers have lower-case names and are sorted by them; `names` are their [`names`].
+    pub(super) fn signature(
+        &self,
+        method: &str,
+        path: &str,
+        query: &str,
+        headers: &[(&str, &str)],
+        names: &str,
+    ) -> String {
+        let mut request = String::with_capacity(CAPACITY);
+        request.extend([method, "\n", path, "\n", query, "\n"]);
         for (name, value) in headers {
             request.push_str(name);
             // Spaces at the ends do not count, and several spaces count as one.
@@ -91,19 +101,29 @@ impl<'a> Signer<'a> {
             }
             request.push('\n');
         }
-        request.push('\n');
-        request.push_str(&names(headers));
-        request.push('\n');
-        request.push_str(UNSIGNED_PAYLOAD);
+        request.extend(["\n", names, "\n", UNSIGNED_PAYLOAD]);
         let hash = hex::encode(Sha256::digest(request));
-        calculate_signature(&self.key, format!("{ALGORITHM}\n{}\n{}\n{hash}", self.date, self.scope).as_bytes())
+        let to_sign = [ALGORITHM, "\n", &self.date, "\n", &self.scope, "\n", &hash].concat();
+        calculate_signature(&self.key, to_sign.as_bytes())
     }
 
     /// Returns the value of the header `authorization`. The arguments are those of [`Signer::signature`].
     pub(super) fn authorization(&self, method: &str, path: &str, query: &str, headers: &[(&str, &str)]) -> String {
-        let signature = self.signature(method, path, query, headers);
-        let (credential, names) = (self.credential(), names(headers));
-        format!("{ALGORITHM} Credential={credential}, SignedHeaders={names}, Signature={signature}")
+        let names = names(headers);
+        let signature = self.signature(method, path, query, headers, &names);
+        let access_key = self.credentials.access_key_id();
+        [
+            ALGORITHM,
+            " Credential=",
+            access_key,
+            "/",
+            &self.scope,
+            ", SignedHeaders=",
+            &names,
+            ", Signature=",
+            &signature,
+        ]
+        .concat()
     }
 }
 
@@ -117,18 +137,27 @@ pub(super) fn region_of(authorization: &str) -> Option<&str> {
 
 /// Returns the names of the headers as a signature lists them.
 pub(super) fn names(headers: &[(&str, &str)]) -> String {
-    headers.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(";")
+    let mut names = String::with_capacity(CAPACITY);
+    for (at, (name, _)) in headers.iter().enumerate() {
+        names.extend([if at == 0 { "" } else { ";" }, name]);
+    }
+    names
 }
 
 /// Joins the parameters of a query in the order in which they are signed. The values are percent-encoded.
 pub(super) fn canonical_query(mut parameters: Vec<(&str, Cow<'_, str>)>) -> String {
     parameters.sort_unstable();
-    let parameters: Vec<String> = parameters.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    parameters.join("&")
+    let mut query = String::with_capacity(CAPACITY);
+    for (at, (name, value)) in parameters.iter().enumerate() {
+        query.extend([if at == 0 { "" } else { "&" }, name, "=", value]);
+    }
+    query
 }
 
 fn format_date(time: SystemTime) -> String {
-    humantime::format_rfc3339_seconds(time).to_string().replace(['-', ':'], "")
+    let mut date = humantime::format_rfc3339_seconds(time).to_string();
+    date.retain(|character| !matches!(character, '-' | ':'));
+    date
 }
 
 /// Parses the value of `x-amz-date`.
