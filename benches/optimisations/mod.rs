@@ -4,13 +4,10 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput};
 use futures::stream;
 use image_store::crc64;
-use image_store::store::Content;
-use image_store::upload::budget::{Budget, Reservation};
-use image_store::upload::parts::{PartCutter, join};
+use image_store::upload::budget::Budget;
+use image_store::upload::parts::join;
 use std::convert::Infallible;
 use std::hint::black_box;
-use std::sync::Arc;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use tokio::runtime::Runtime;
 
 use super::form;
@@ -19,15 +16,15 @@ const SIZE: usize = 64 << 20;
 const PART: usize = 5 << 20;
 /// Bytes in one read.
 const CHUNK: usize = 64 << 10;
-/// Parts that one upload may hold at once, and parts of 5 GB.
+/// Parts that one upload may hold at once.
 const CONCURRENCY: usize = 4;
+/// Parts of 5 GB.
 const PARTS: u64 = 1_000;
 
 pub fn bench(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     multer(criterion, &runtime);
     pool(criterion, &runtime);
-    buffers(criterion, &runtime);
     checksums(criterion);
 }
 
@@ -57,7 +54,8 @@ async fn parse_with_multer(chunks: Vec<Bytes>) -> usize {
 /// Buffers are reused.
 fn pool(criterion: &mut Criterion, runtime: &Runtime) {
     let chunk = vec![7; CHUNK];
-    let mut reservation = reserve(runtime, &Budget::new(64 << 20, None, PART, CONCURRENCY));
+    let admitted = runtime.block_on(Budget::new(64 << 20, None, PART, CONCURRENCY).admit(None));
+    let mut reservation = admitted.expect("no file is needed").expect("memory is free");
     let mut group = criterion.benchmark_group("buffer of a part");
     group.throughput(Throughput::Bytes(PART as u64));
     group.bench_function("reused", |bencher| {
@@ -81,57 +79,6 @@ fn pool(criterion: &mut Criterion, runtime: &Runtime) {
         });
     });
     group.finish();
-}
-
-/// An upload to a nearby store waits for one of its own two buffers instead of taking a third one, and so fills a buffer
-/// that is still in the processor's cache. The first parts show that the store is near.
-fn buffers(criterion: &mut Criterion, runtime: &Runtime) {
-    let (store, parts) = sync_channel::<Content>(CONCURRENCY);
-    // It reads each part once, as a socket does.
-    let reader = std::thread::spawn(move || {
-        for part in parts {
-            if let Content::Memory(bytes) = part {
-                black_box(crc64::checksum(&bytes));
-            }
-        }
-    });
-    let image = Bytes::from(form::image(SIZE));
-    let mut group = criterion.benchmark_group("parts to a nearby store");
-    group.throughput(Throughput::Bytes(SIZE as u64)).sample_size(20);
-    let budget = Budget::new(64 << 20, None, PART, CONCURRENCY);
-    group.bench_function("in two buffers", |bencher| {
-        // A reservation does not wait any more once it has waited in vain, so each upload has its own.
-        bencher.iter(|| runtime.block_on(send(&image, &mut reserve(runtime, &budget), &store)));
-    });
-    let mut far = reserve(runtime, &budget);
-    // The third buffer comes after a wait in vain.
-    drop(runtime.block_on(async { [far.next().await, far.next().await, far.next().await] }));
-    group.bench_function("in up to four buffers", |bencher| {
-        bencher.iter(|| runtime.block_on(send(&image, &mut far, &store)));
-    });
-    group.finish();
-    drop(store);
-    reader.join().expect("the reader ends with the parts");
-}
-
-fn reserve(runtime: &Runtime, budget: &Arc<Budget>) -> Reservation {
-    runtime.block_on(budget.admit(None)).expect("no file is needed").expect("memory is free")
-}
-
-/// Copies the image into parts and sends each of them.
-async fn send(image: &Bytes, reservation: &mut Reservation, store: &SyncSender<Content>) {
-    let mut cutter = PartCutter::new(reservation.next().await);
-    for start in (0..image.len()).step_by(CHUNK) {
-        let mut chunk = image.slice(start..image.len().min(start + CHUNK));
-        while !chunk.is_empty() {
-            if cutter.is_full() {
-                store.send(cutter.cut().content).expect("the reader runs");
-                cutter.refill(reservation.next().await);
-            }
-            cutter.fill(&mut chunk).await.expect("it is in memory");
-        }
-    }
-    store.send(cutter.cut().content).expect("the reader runs");
 }
 
 /// The checksums of equal parts are joined with a power that is computed once.

@@ -35,7 +35,6 @@ mod pool;
 mod quota;
 mod reservation;
 mod slots;
-mod store_pace;
 #[cfg(test)]
 mod tests;
 
@@ -45,7 +44,6 @@ use pool::BufferPool;
 use quota::ByteQuota;
 pub use reservation::Reservation;
 use slots::PartSlot;
-use store_pace::StorePace;
 
 /// Number of spilled parts whose leading bytes are in memory for sniffing at once.
 const CONCURRENT_PEEKS: usize = 4;
@@ -69,7 +67,6 @@ pub struct Budget {
     /// Most parts that one upload may hold at once.
     max_parts: usize,
     pool: BufferPool,
-    store_pace: StorePace,
     /// Limits the number of spilled parts whose leading bytes are in memory. These bytes are not charged to the budget.
     readers: Arc<Semaphore>,
 }
@@ -84,7 +81,6 @@ impl Budget {
             part_size,
             max_parts,
             pool: BufferPool::new(part_size),
-            store_pace: StorePace::default(),
             readers: Arc::new(Semaphore::new(CONCURRENT_PEEKS)),
         })
     }

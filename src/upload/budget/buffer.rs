@@ -20,8 +20,6 @@ pub struct Buffer {
     pub(super) len: usize,
     /// When the buffer was handed out.
     pub(super) filling_since: Instant,
-    /// When the part was passed on for sending.
-    pub(super) sent_at: Option<Instant>,
     pub(super) budget: Arc<Budget>,
     /// Declared last, so that the slot is released after the memory.
     pub(super) guard: SlotGuard,
@@ -114,8 +112,7 @@ impl Buffer {
     }
 
     /// Returns the part for sending. Its slot is released with the last clone.
-    pub fn freeze(mut self) -> Content {
-        self.sent_at = Some(Instant::now());
+    pub fn freeze(self) -> Content {
         match &self.guard.slot {
             Some(PartSlot::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
@@ -202,9 +199,6 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(sent_at) = self.sent_at {
-            self.budget.store_pace.record(sent_at.elapsed());
-        }
         self.budget.pool.put(std::mem::take(&mut self.data));
     }
 }

@@ -7,14 +7,6 @@ use super::Budget;
 use super::buffer::Buffer;
 use super::placement::{Kind, SLOW_CLIENT, better_than};
 use super::slots::{PartSlot, SlotGuard, Slots};
-use super::store_pace::NEAR;
-
-/// Number of slots that an upload gets without delay.
-///
-/// With a nearby store ([`StorePace`](super::StorePace)) it waits up to [`NEAR`] for one of them before it takes a third
-/// one: it is released within this time, still warm in the processor's caches, and more buffers would make the upload
-/// slower. If none is released within this time, the store is busy, and the upload does not wait again.
-const SLOTS_WITHOUT_WAIT: usize = 2;
 
 /// One upload's share of the budget.
 #[derive(Debug)]
@@ -22,8 +14,6 @@ pub struct Reservation {
     budget: Arc<Budget>,
     /// Bytes of the slot that was reserved at admission.
     size: usize,
-    /// Whether waiting for one of the upload's own slots has failed (see [`SLOTS_WITHOUT_WAIT`]).
-    waited_in_vain: bool,
     /// When the buffer that is being filled was handed out.
     filling_since: Option<Instant>,
     /// Whether the client took longer than [`SLOW_CLIENT`] to fill the last buffer.
@@ -36,7 +26,6 @@ impl Reservation {
         Reservation {
             budget: Arc::clone(budget),
             size,
-            waited_in_vain: false,
             filling_since: None,
             client_is_slow: false,
             slots: Arc::new(Slots::new(slot)),
@@ -46,9 +35,6 @@ impl Reservation {
     /// Returns an empty buffer in the upload's own slot if that is idle, or in a free slot. If there is neither, waits
     /// until one of the upload's own buffers is released.
     pub async fn next(&mut self) -> Buffer {
-        if self.has_enough_slots() && !self.waited_in_vain && self.budget.store_pace.is_near() {
-            self.waited_in_vain = tokio::time::timeout(NEAR, self.until_too_few_slots()).await.is_err();
-        }
         let slot = loop {
             let released = self.slots.released.notified();
             if let Some(slot) = self.find_slot().await {
@@ -64,16 +50,6 @@ impl Reservation {
     /// Reports that the last buffer is full. The time from now on is not the client's.
     pub fn filled(&mut self) {
         self.client_is_slow = self.filling_since.is_some_and(|since| since.elapsed() >= SLOW_CLIENT);
-    }
-
-    fn has_enough_slots(&self) -> bool {
-        self.slots.in_use() >= SLOTS_WITHOUT_WAIT
-    }
-
-    async fn until_too_few_slots(&self) {
-        while self.has_enough_slots() {
-            self.slots.released.notified().await;
-        }
     }
 
     /// Returns a slot for the next part. `None` if the upload must wait for one of its own.
@@ -101,6 +77,6 @@ impl Reservation {
             Kind::File => Vec::new(),
         };
         let guard = SlotGuard { slot: Some(slot), slots: Arc::clone(&self.slots) };
-        Buffer { data, len: 0, filling_since, sent_at: None, budget: Arc::clone(&self.budget), guard }
+        Buffer { data, len: 0, filling_since, budget: Arc::clone(&self.budget), guard }
     }
 }
