@@ -8,9 +8,9 @@ use tokio::time::Instant;
 
 use super::super::spill::SpillFile;
 use super::Budget;
-use super::placement::{Kind, leaves_memory};
+use super::placement::{Kind, is_scarce, leaves_memory};
 use super::slots::{PartSlot, SlotGuard};
-use crate::store::{Content, ReadAt};
+use crate::store::{Content, ReadAt, Reading};
 
 /// A part being filled.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Buffer {
     /// # Errors
     /// Returns an error if the bytes are lost.
     pub async fn leave_scarce_memory(&mut self) -> io::Result<()> {
-        if !leaves_memory(self.filling_since.elapsed(), self.budget.memory.is_scarce()) {
+        if !leaves_memory(self.filling_since.elapsed(), is_scarce(&self.budget.memory)) {
             return Ok(());
         }
         match self.guard.slot.take() {
@@ -106,7 +106,7 @@ impl Buffer {
     pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
         let len = self.len.min(limit);
         match &self.guard.slot {
-            Some(PartSlot::File { file, .. }) => Peek::read(&self.budget.readers, Arc::clone(file), len).await,
+            Some(PartSlot::File { file, .. }) => Peek::read(&self.budget.readers, file, len).await,
             _ => Ok(Peek(Peeked::Memory(self.data.get(..len).unwrap_or_default()))),
         }
     }
@@ -147,8 +147,8 @@ impl SpilledPart {
 }
 
 impl ReadAt for SpilledPart {
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        self.file.read(offset, len)
+    fn read_at(&self, offset: u64, len: usize) -> Reading {
+        self.file.read_at(offset, len)
     }
 }
 
@@ -168,11 +168,9 @@ enum Peeked<'a> {
 
 impl Peek<'_> {
     /// Reads from a file. Waits only for other readers, never for a client or the store.
-    async fn read(readers: &Arc<Semaphore>, file: Arc<SpillFile>, len: usize) -> io::Result<Self> {
+    async fn read(readers: &Arc<Semaphore>, file: &SpillFile, len: usize) -> io::Result<Self> {
         let permit = Arc::clone(readers).acquire_owned().await.map_err(io::Error::other)?;
-        let read =
-            tokio::task::spawn_blocking(move || Ok(Peek(Peeked::File { bytes: file.read(0, len)?, _permit: permit })));
-        read.await.map_err(io::Error::other)?
+        Ok(Peek(Peeked::File { bytes: file.read_at(0, len).await?, _permit: permit }))
     }
 }
 

@@ -33,7 +33,7 @@ impl Client {
             let part = buffer.freeze();
             sending.spawn(async move {
                 sleep(self.store_time).await;
-                assert_eq!(bytes(&part).len(), PART);
+                assert_eq!(bytes(&part).await.len(), PART);
             });
         }
         drop(reservation);

@@ -72,6 +72,7 @@ async fn main() -> ExitCode {
         "fast_in_worst_10_s": worst_window(&crowded),
         "fast_in_worst_10_s_to_idle": worst_window(&crowded) / median(&idle),
         "fast_in_crowd_slowest_s": slowest(&crowded),
+        "fast_in_crowd_slowest_began_s": began_of_slowest(&crowded),
         "fast_in_crowd_uploads": crowded.len(),
         "took_s": started.elapsed().as_secs_f64(),
         "problems": problems,
@@ -132,6 +133,12 @@ fn find_problems(arguments: &Arguments, slow: &[Outcome], idle: &[Outcome], crow
 
 fn slowest<'a>(outcomes: impl IntoIterator<Item = &'a Outcome>) -> f64 {
     outcomes.into_iter().map(|outcome| outcome.took).max().unwrap_or(Duration::ZERO).as_secs_f64()
+}
+
+/// Returns when the slowest upload began, in seconds after the first one.
+fn began_of_slowest(outcomes: &[Outcome]) -> f64 {
+    let slowest = outcomes.iter().max_by_key(|outcome| outcome.took);
+    slowest.map_or(0.0, |slowest| (slowest.started - outcomes[0].started).as_secs_f64())
 }
 
 fn median(outcomes: &[Outcome]) -> f64 {
