@@ -5,8 +5,10 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use uuid::Uuid;
@@ -89,10 +91,13 @@ pub enum Content {
     File(Arc<dyn ReadAt>),
 }
 
+/// Bytes that are being read. `Sync`, because bodies of requests must be.
+pub type Reading = Pin<Box<dyn Future<Output = io::Result<Bytes>> + Send + Sync>>;
+
 /// Bytes that can be read at any offset, more than once.
 pub trait ReadAt: fmt::Debug + Send + Sync {
-    /// Returns exactly `len` bytes, starting at `offset`. Blocks.
-    fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes>;
+    /// Returns exactly `len` bytes, starting at `offset`.
+    fn read_at(&self, offset: u64, len: usize) -> Reading;
 }
 
 /// An unfinished multipart upload.

@@ -1,12 +1,12 @@
 """Prints the measurements of peers.sh as Markdown tables.
 
 Reads lines from standard input: group, peer, requests, seconds, CPU seconds, peak memory in MiB. The groups are the
-sizes of the images, and `plan`. With CHECK=1 it fails if image-store takes more than CPU_RATIO times the CPU of nginx for
-the largest size, or more than WALL_RATIO times the time.
+sizes of the images, and `plan`. With CHECK=1 it fails if image-store exceeds one of its TARGETS.
 """
 
 import os
 import sys
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
@@ -23,6 +23,9 @@ LABELS = {
     "uploads": "**image-store**, `POST /uploads`",
 }
 PLAN = "plan"
+# By size: how many times the CPU time and the time of nginx image-store may take at most. CRC64NVME is faster with AVX-512.
+HAS_AVX512 = "avx512vl" in Path("/proc/cpuinfo").read_text()
+TARGETS = {"64KiB": (5.0, None), "1MiB": (1.7, None), "1GiB": (2.0 if HAS_AVX512 else 2.3, 1.5)}
 UNITS = "CPU time for each {0} · {0}s a second · peak memory"
 
 
@@ -70,13 +73,15 @@ def table(columns: dict) -> str:
     return "\n".join(lines)
 
 
-def check(group: str, peers: dict) -> None:
+def check(group: str, peers: dict) -> bool:
+    """Prints how image-store compares with nginx. Returns whether it meets its targets."""
     ours, nginx = peers["image-store"], peers["nginx"]
-    cpu, wall = ours.cpu / nginx.cpu, nginx.rate / ours.rate
-    print(f"\n{group}, image-store compared with nginx: {cpu:.2f} times the CPU time, {wall:.2f} times the time")
-    limits = (float(os.environ.get(name, default)) for name, default in (("CPU_RATIO", "2.0"), ("WALL_RATIO", "1.1")))
-    if os.environ.get("CHECK") and any(ratio > limit for ratio, limit in zip((cpu, wall), limits)):
-        sys.exit("FAILED: a ratio exceeds its limit")
+    ratios = (ours.cpu / nginx.cpu, nginx.rate / ours.rate)
+    targets = TARGETS.get(group, (None, None))
+    texts = (f"{ratio:.2f}" + (f" (target {target})" if target else "") for ratio, target in zip(ratios, targets))
+    cpu, wall = texts
+    print(f"{group}, image-store compared with nginx: {cpu} times the CPU time, {wall} times the time")
+    return all(target is None or ratio <= target for ratio, target in zip(ratios, targets))
 
 
 def main() -> None:
@@ -85,9 +90,10 @@ def main() -> None:
     for name, columns in (("upload", groups), ("plan", plans)):
         if columns:
             print(f"\n{UNITS.format(name)}\n\n{table(columns)}")
-    for group, peers in list(groups.items())[-1:]:
-        if {"image-store", "nginx"} <= peers.keys():
-            check(group, peers)
+    print()
+    met = [check(group, peers) for group, peers in groups.items() if {"image-store", "nginx"} <= peers.keys()]
+    if os.environ.get("CHECK") and not all(met):
+        sys.exit("FAILED: a target was missed")
 
 
 main()

@@ -4,10 +4,14 @@
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
 use std::io;
+use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::store::{ReadAt, Reading};
 
 /// `f_type` of tmpfs, a file system in memory (statfs(2)).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
@@ -18,6 +22,7 @@ pub struct Spill {
     folder: PathBuf,
     /// Limits the number of files that exist at once.
     files: Arc<Semaphore>,
+    disk: Disk,
 }
 
 /// The error for a `SPILL_DIR` that cannot hold parts.
@@ -39,7 +44,8 @@ impl Spill {
     pub fn open(folder: &Path) -> io::Result<Spill> {
         std::fs::create_dir_all(folder)?;
         create_file(folder, 1)?;
-        Ok(Spill { folder: folder.to_owned(), files: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)) })
+        let files = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        Ok(Spill { folder: folder.to_owned(), files, disk: Disk::default() })
     }
 
     /// Limits the number of files that exist at once to `files`.
@@ -80,8 +86,8 @@ impl Spill {
     pub(super) async fn create(&self, size: usize) -> io::Result<Option<SpillFile>> {
         let Ok(permit) = Arc::clone(&self.files).try_acquire_owned() else { return Ok(None) };
         let folder = self.folder.clone();
-        let file = tokio::task::spawn_blocking(move || create_file(&folder, size)).await.map_err(io::Error::other)?;
-        file.map(|file| Some(SpillFile { file, _permit: permit }))
+        let file = self.disk.run(move || create_file(&folder, size)).await??;
+        Ok(Some(SpillFile { open: Some(OpenFile { file, _permit: permit }).map(Arc::new), disk: self.disk.clone() }))
     }
 }
 
@@ -94,38 +100,91 @@ fn create_file(folder: &Path, size: usize) -> io::Result<File> {
     }
 }
 
+/// The threads that work on files: as many as there are processors. If hundreds of slow uploads begin their next part at the
+/// same time, more threads would take the processors from the uploads that are in memory.
+#[derive(Clone, Debug)]
+struct Disk(Arc<Semaphore>);
+
+impl Default for Disk {
+    fn default() -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Disk(Arc::new(Semaphore::new(threads)))
+    }
+}
+
+impl Disk {
+    /// Runs `work`, which blocks. Waits only for other work on files, never for a client or the store.
+    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let turn = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
+        let work = move || {
+            let done = work();
+            drop(turn);
+            done
+        };
+        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+    }
+}
+
 /// A file for one part.
 #[derive(Debug)]
 pub(super) struct SpillFile {
+    /// `None` only while it is being dropped.
+    open: Option<Arc<OpenFile>>,
+    disk: Disk,
+}
+
+#[derive(Debug)]
+struct OpenFile {
     file: File,
     /// Declared last, so that it is released after the file is closed.
     _permit: OwnedSemaphorePermit,
 }
 
 impl SpillFile {
-    pub(super) async fn write(self: &Arc<Self>, offset: u64, bytes: Bytes) -> io::Result<()> {
+    pub(super) async fn write(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
         self.write_and_return(offset, bytes).await?.1
     }
 
     /// Writes `bytes` and returns them together with the result. The outer error means that they are lost.
     pub(super) async fn write_and_return<T: AsRef<[u8]> + Send + 'static>(
-        self: &Arc<Self>,
+        &self,
         offset: u64,
         bytes: T,
     ) -> io::Result<(T, io::Result<()>)> {
-        let file = Arc::clone(self);
+        let open = self.open()?;
         let write = move || {
-            let written = file.file.write_all_at(bytes.as_ref(), offset);
+            let written = open.file.write_all_at(bytes.as_ref(), offset);
             (bytes, written)
         };
-        tokio::task::spawn_blocking(write).await.map_err(io::Error::other)
+        self.disk.run(write).await
     }
 
-    /// Reads `len` bytes. Blocks the thread.
-    pub(super) fn read(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let mut bytes = BytesMut::zeroed(len);
-        self.file.read_exact_at(&mut bytes, offset)?;
-        Ok(bytes.freeze())
+    fn open(&self) -> io::Result<Arc<OpenFile>> {
+        self.open.clone().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl ReadAt for SpillFile {
+    fn read_at(&self, offset: u64, len: usize) -> Reading {
+        let (open, disk) = (self.open(), self.disk.clone());
+        Box::pin(async move {
+            let open = open?;
+            let read = move || {
+                let mut bytes = BytesMut::zeroed(len);
+                open.file.read_exact_at(&mut bytes, offset).map(|()| bytes.freeze())
+            };
+            disk.run(read).await?
+        })
+    }
+}
+
+/// Closes the file on another thread: it has no name, so its space becomes free, which can wait for the file system.
+impl Drop for SpillFile {
+    fn drop(&mut self) {
+        let (open, disk) = (self.open.take(), self.disk.clone());
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move { disk.run(move || drop(open)).await });
+        }
     }
 }
 
@@ -157,7 +216,10 @@ mod tests {
         let mut files = vec![spill.create(1).await.unwrap().unwrap(), spill.create(1).await.unwrap().unwrap()];
         assert!(!spill.can_create() && spill.create(1).await.unwrap().is_none());
         files.pop();
-        assert!(spill.can_create() && spill.create(1).await.unwrap().is_some());
+        while !spill.can_create() {
+            tokio::task::yield_now().await;
+        }
+        assert!(spill.create(1).await.unwrap().is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use image_store::store::embedded::Embedded;
 use image_store::store::s3::S3Store;
 use image_store::store::{
-    Content, CustomMetadata, Payload, PresignOptions, Presigned, PutConditions, ReadAt, Store, StoreError,
+    Content, CustomMetadata, Payload, PresignOptions, Presigned, PutConditions, ReadAt, Reading, Store, StoreError,
 };
 use reqwest::{Method, StatusCode};
 use std::io::{self, ErrorKind};
@@ -381,7 +381,8 @@ async fn dropped_call_leaves_no_files() {
     let app = TestApp::start().await;
     let before = stray_files(app.data_dir());
     let (sender, receiver) = mpsc::channel();
-    let bytes = Payload { content: Content::File(Arc::new(Stalled(Mutex::new(receiver)))), len: 10 << 20, crc64: 0 };
+    let bytes =
+        Payload { content: Content::File(Arc::new(Stalled(Arc::new(Mutex::new(receiver))))), len: 10 << 20, crc64: 0 };
     let (store, metadata, name) = (app.store.clone(), png(), image());
     let call = tokio::spawn(async move { store.put(&name, &metadata, bytes).await });
     sender.send(()).unwrap();
@@ -395,12 +396,15 @@ async fn dropped_call_leaves_no_files() {
 
 /// Content that is read piece by piece. Each read waits for a message from the test.
 #[derive(Debug)]
-struct Stalled(Mutex<mpsc::Receiver<()>>);
+struct Stalled(Arc<Mutex<mpsc::Receiver<()>>>);
 
 impl ReadAt for Stalled {
-    fn read_at(&self, _: u64, len: usize) -> io::Result<Bytes> {
-        let next = self.0.lock().unwrap().recv();
-        next.map(|()| Bytes::from(vec![0; len])).map_err(io::Error::other)
+    fn read_at(&self, _: u64, len: usize) -> Reading {
+        let messages = Arc::clone(&self.0);
+        Box::pin(async move {
+            let next = tokio::task::spawn_blocking(move || messages.lock().unwrap().recv()).await?;
+            next.map(|()| Bytes::from(vec![0; len])).map_err(io::Error::other)
+        })
     }
 }
 

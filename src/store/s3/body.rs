@@ -2,6 +2,7 @@
 
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
+use futures::FutureExt;
 use http_body::{Body, Frame, SizeHint};
 use std::future::Future;
 use std::io;
@@ -9,9 +10,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
-use crate::store::{Content, Payload, ReadAt};
+use crate::store::{Content, Payload, ReadAt, Reading};
 
 /// Size of the pieces in which a file is read. A piece is read only after the previous one was sent, so each part that
 /// is being sent holds one piece in memory outside the budget.
@@ -56,14 +56,14 @@ impl Body for MemoryBody {
     }
 }
 
-/// A file, read on the threads for blocking work.
+/// A file, read piece by piece.
 struct FileBody {
     file: Arc<dyn ReadAt>,
     at: u64,
     len: u64,
     /// Resolves when the previous piece is dropped. Without this, hyper would queue all pieces if the store is slow.
     sent: Option<oneshot::Receiver<()>>,
-    reading: Option<JoinHandle<io::Result<Bytes>>>,
+    reading: Option<Reading>,
 }
 
 /// A piece of a file that is being sent.
@@ -85,13 +85,10 @@ impl FileBody {
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
         let (file, at, len) = (&self.file, self.at, PIECE.min(self.len - self.at) as usize);
-        let reading = self.reading.get_or_insert_with(|| {
-            let file = Arc::clone(file);
-            tokio::task::spawn_blocking(move || file.read_at(at, len))
-        });
-        let read = ready!(Pin::new(reading).poll(cx));
+        let reading = self.reading.get_or_insert_with(|| file.read_at(at, len));
+        let read = ready!(reading.poll_unpin(cx));
         self.reading = None;
-        Poll::Ready(read.map_err(io::Error::other).flatten())
+        Poll::Ready(read)
     }
 }
 
@@ -130,8 +127,7 @@ impl Body for FileBody {
 mod tests {
     use super::*;
     use crate::error::BoxError;
-    use futures::FutureExt;
-    use futures::future::poll_fn;
+    use futures::future::{poll_fn, ready};
     use http_body_util::BodyExt;
 
     fn memory(bytes: Bytes) -> Payload {
@@ -142,9 +138,10 @@ mod tests {
     struct Fake(Vec<u8>);
 
     impl ReadAt for Fake {
-        fn read_at(&self, offset: u64, len: usize) -> io::Result<Bytes> {
+        fn read_at(&self, offset: u64, len: usize) -> Reading {
             let at = usize::try_from(offset).unwrap();
-            self.0.get(at..at + len).map(Bytes::copy_from_slice).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
+            let bytes = self.0.get(at..at + len).map(Bytes::copy_from_slice);
+            Box::pin(ready(bytes.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())))
         }
     }
 
