@@ -91,7 +91,7 @@ impl App {
             .layer((
                 middleware::from_fn(error_form::adapt),
                 CatchPanicLayer::custom(panicked),
-                middleware::from_fn(limit_uri),
+                middleware::from_fn(reject_with_limit),
                 from_fn_with_state(self.config.server.request_timeout, deadline::deadline),
                 Shared,
             ));
@@ -198,11 +198,12 @@ async fn reject_preflight(request: Request, next: Next) -> Response {
 }
 
 /// Does the same, and responds to requests whose URI is too long.
-async fn limit_uri(request: Request, next: Next) -> Response {
-    match request.uri().path_and_query() {
-        Some(uri) if uri.as_str().len() > MAX_URI => Error::UriTooLong { limit: MAX_URI }.into_response(),
-        _ => reject(request, next).await,
+async fn reject_with_limit(request: Request, next: Next) -> Response {
+    let length = request.uri().path_and_query().map_or(0, |uri| uri.as_str().len());
+    if length > MAX_URI && request.extensions().get::<Rejected>().is_none() {
+        return Error::UriTooLong { limit: MAX_URI }.into_response();
     }
+    reject(request, next).await
 }
 
 fn panicked(panic: Box<dyn std::any::Any + Send>) -> Response {

@@ -8,12 +8,12 @@
 //! budget is used up too, the upload is rejected.
 //!
 //! An upload holds one slot as long as it exists. While one of its parts is being sent, it borrows a free slot for the
-//! next part. It releases every slot except one as soon as the slot is empty. It never *waits* for a slot that another
+//! next part, and even further ones in memory. It releases every slot except one as soon as the slot is empty. It never *waits* for a slot that another
 //! upload holds. If no slot is free, it waits for one of its own, which is released when S3 has stored the part or the
 //! call has failed; calls have timeouts. So every upload waits only for its client and for its own calls. There is no
 //! cycle and no deadlock, and a slow client holds one slot and blocks no other upload, however many slow clients there
-//! are. If memory is scarce, the next slot of a slow upload is a file, a part that has been filling for long moves to a
-//! file, and new uploads begin in files. The remaining memory then serves the uploads that a disk would slow down.
+//! are. If half of the memory is used, the next slot of a slow upload is a file, and a part that has been filling for long
+//! moves to a file. The other half then serves the uploads that a disk would slow down (`placement`).
 //!
 //! The budget is charged with the capacity of a slot for as long as anything holds it. The leading bytes of an image
 //! whose format is not yet known are also in a slot and nowhere else. If the slot is a file, these bytes are read back
@@ -39,7 +39,7 @@ mod slots;
 mod tests;
 
 pub use buffer::{Buffer, Peek};
-use placement::{Kind, is_very_scarce, of_new_upload};
+use placement::Kind;
 use pool::BufferPool;
 use quota::ByteQuota;
 pub use reservation::Reservation;
@@ -113,15 +113,11 @@ impl Budget {
     /// Returns an error if a file was required and could not be created.
     pub async fn admit(self: &Arc<Self>, expected: Option<u64>) -> io::Result<Option<Reservation>> {
         let size = self.size_for(expected);
-        let mut nothing = Ok(None);
-        for kind in of_new_upload(size == self.part_size, is_very_scarce(&self.memory)) {
-            match self.free_slot(kind, size).await {
-                Ok(Some(slot)) => return Ok(Some(Reservation::new(self, size, slot))),
-                Ok(None) => {}
-                Err(error) => nothing = Err(error),
-            }
-        }
-        nothing
+        let slot = match self.free_slot(Kind::Memory, size).await? {
+            None => self.free_slot(Kind::File, size).await?,
+            memory => memory,
+        };
+        Ok(slot.map(|slot| Reservation::new(self, size, slot)))
     }
 
     /// Reserves memory for reading an object that was not uploaded through this process. Waits up to `LEND_WAIT` for
@@ -153,7 +149,7 @@ impl Budget {
         }
         let Some((quota, spill)) = &self.spill else { return Ok(None) };
         let Some(permit) = quota.try_reserve(size) else { return Ok(None) };
-        let file = spill.create(size).await?;
-        Ok(file.map(|file| PartSlot::File { file: Arc::new(file), _charged: permit }))
+        let file = spill.create(size, permit).await?;
+        Ok(file.map(|file| PartSlot::File(Arc::new(file))))
     }
 }

@@ -1,5 +1,5 @@
-//! Parts on disk, for uploads that arrive when the memory budget is used up. Many slow clients then use disk space
-//! instead of memory.
+//! Parts on disk, for slow uploads when half of the memory budget is used, and for all when it is used up. Many slow
+//! clients then use disk space instead of memory.
 
 use bytes::{Bytes, BytesMut};
 use std::fs::File;
@@ -82,12 +82,14 @@ impl Spill {
         self.files.available_permits() > 0
     }
 
-    /// Creates a file with `size` bytes allocated. Returns `None` if the limit of files is reached.
-    pub(super) async fn create(&self, size: usize) -> io::Result<Option<SpillFile>> {
+    /// Creates a file with `size` bytes allocated. `charged` is released when it is closed. Returns `None` if the limit of
+    /// files is reached.
+    pub(super) async fn create(&self, size: usize, charged: OwnedSemaphorePermit) -> io::Result<Option<SpillFile>> {
         let Ok(permit) = Arc::clone(&self.files).try_acquire_owned() else { return Ok(None) };
         let folder = self.folder.clone();
         let file = self.disk.run(move || create_file(&folder, size)).await??;
-        Ok(Some(SpillFile { open: Some(OpenFile { file, _permit: permit }).map(Arc::new), disk: self.disk.clone() }))
+        let open = Arc::new(OpenFile { file, _permits: [permit, charged] });
+        Ok(Some(SpillFile { open, disk: self.disk.clone() }))
     }
 }
 
@@ -100,8 +102,8 @@ fn create_file(folder: &Path, size: usize) -> io::Result<File> {
     }
 }
 
-/// The threads that work on files: as many as there are processors. If hundreds of slow uploads begin their next part at the
-/// same time, more threads would take the processors from the uploads that are in memory.
+/// Limits the work on files to as many threads as there are processors. If hundreds of slow uploads begin their next part at
+/// the same time, more threads would take the processors from the uploads that are in memory.
 #[derive(Clone, Debug)]
 struct Disk(Arc<Semaphore>);
 
@@ -115,29 +117,28 @@ impl Default for Disk {
 impl Disk {
     /// Runs `work`, which blocks. Waits only for other work on files, never for a client or the store.
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
-        let turn = Arc::clone(&self.0).acquire_owned().await.map_err(io::Error::other)?;
-        let work = move || {
-            let done = work();
-            drop(turn);
-            done
-        };
-        tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+        let turns = Arc::clone(&self.0);
+        // In a task of its own, because the caller may not be polled for long, and would keep its turn meanwhile.
+        let turn = tokio::spawn(async move {
+            let _turn = turns.acquire_owned().await.map_err(io::Error::other)?;
+            tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+        });
+        turn.await.map_err(io::Error::other)?
     }
 }
 
 /// A file for one part.
 #[derive(Debug)]
 pub(super) struct SpillFile {
-    /// `None` only while it is being dropped.
-    open: Option<Arc<OpenFile>>,
+    open: Arc<OpenFile>,
     disk: Disk,
 }
 
 #[derive(Debug)]
 struct OpenFile {
     file: File,
-    /// Declared last, so that it is released after the file is closed.
-    _permit: OwnedSemaphorePermit,
+    /// Of the number of files and of their bytes. Declared last, so that they are released after the file is closed.
+    _permits: [OwnedSemaphorePermit; 2],
 }
 
 impl SpillFile {
@@ -151,24 +152,19 @@ impl SpillFile {
         offset: u64,
         bytes: T,
     ) -> io::Result<(T, io::Result<()>)> {
-        let open = self.open()?;
+        let open = Arc::clone(&self.open);
         let write = move || {
             let written = open.file.write_all_at(bytes.as_ref(), offset);
             (bytes, written)
         };
         self.disk.run(write).await
     }
-
-    fn open(&self) -> io::Result<Arc<OpenFile>> {
-        self.open.clone().ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
 }
 
 impl ReadAt for SpillFile {
     fn read_at(&self, offset: u64, len: usize) -> Reading {
-        let (open, disk) = (self.open(), self.disk.clone());
+        let (open, disk) = (Arc::clone(&self.open), self.disk.clone());
         Box::pin(async move {
-            let open = open?;
             let read = move || {
                 let mut bytes = BytesMut::zeroed(len);
                 open.file.read_exact_at(&mut bytes, offset).map(|()| bytes.freeze())
@@ -181,7 +177,8 @@ impl ReadAt for SpillFile {
 /// Closes the file on another thread: it has no name, so its space becomes free, which can wait for the file system.
 impl Drop for SpillFile {
     fn drop(&mut self) {
-        let (open, disk) = (self.open.take(), self.disk.clone());
+        let (open, disk) = (Arc::clone(&self.open), self.disk.clone());
+        // Without a runtime the process ends.
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move { disk.run(move || drop(open)).await });
         }
@@ -191,6 +188,11 @@ impl Drop for SpillFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    async fn create(spill: &Spill, size: usize) -> io::Result<Option<SpillFile>> {
+        let charged = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        spill.create(size, charged).await
+    }
 
     #[test]
     fn folder_that_cannot_be_written_is_an_error() {
@@ -206,20 +208,20 @@ mod tests {
     async fn file_larger_than_the_disk_is_rejected_at_creation() {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::open(folder.path()).unwrap();
-        assert!(spill.create(1 << 50).await.is_err());
+        assert!(create(&spill, 1 << 50).await.is_err());
     }
 
     #[tokio::test]
     async fn number_of_files_is_limited() {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::open(folder.path()).unwrap().limited_to(2);
-        let mut files = vec![spill.create(1).await.unwrap().unwrap(), spill.create(1).await.unwrap().unwrap()];
-        assert!(!spill.can_create() && spill.create(1).await.unwrap().is_none());
+        let mut files = vec![create(&spill, 1).await.unwrap().unwrap(), create(&spill, 1).await.unwrap().unwrap()];
+        assert!(!spill.can_create() && create(&spill, 1).await.unwrap().is_none());
         files.pop();
         while !spill.can_create() {
             tokio::task::yield_now().await;
         }
-        assert!(spill.create(1).await.unwrap().is_some());
+        assert!(create(&spill, 1).await.unwrap().is_some());
     }
 
     #[test]

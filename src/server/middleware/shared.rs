@@ -1,15 +1,14 @@
 //! Makes routes cheap to clone.
 //!
-//! For each request, axum clones a route with all layers inside it, at each of these layers once more. With twenty layers
-//! that was a tenth of the time of a small upload. Below a [`Shared`] layer only a reference is cloned.
+//! axum clones a route for each request, and each layer clones everything inside it again. With twenty layers that was a
+//! tenth of the time of a small upload. Inside a [`Shared`] layer only a reference is cloned.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use tower::util::Oneshot;
 use tower::{Layer, Service, ServiceExt};
 
-/// A layer that shares the service inside it between its clones. To be the innermost one of each call of
-/// [`Router::layer`](axum::Router::layer).
+/// A layer that shares the service inside it between its clones. To be the innermost one of several that are added together.
 #[derive(Clone, Copy)]
 pub struct Shared;
 

@@ -93,6 +93,7 @@ impl S3Store {
         let mut request = HttpRequest::new(body);
         request.set_method(call.method)?;
         request.set_uri([&route.origin, &*path, "?", &query].concat())?;
+        // Those in `signed`, without `host`, and those that are not signed.
         let headers = request.headers_mut();
         for (name, value) in &call.headers {
             headers.try_insert(name.clone(), value.clone())?;

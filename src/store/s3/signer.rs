@@ -18,7 +18,7 @@ pub(super) const ALGORITHM: &str = "AWS4-HMAC-SHA256";
 /// In place of the hash of a body that is not hashed.
 pub(super) const UNSIGNED_PAYLOAD: &str = "UNSIGNED-PAYLOAD";
 const SERVICE: &str = "s3";
-/// Initial capacity of the strings that are signed, which most of them do not exceed.
+/// Initial capacity of the strings that are signed, which they rarely exceed without a session token.
 const CAPACITY: usize = 512;
 /// Length of the day at the start of a date.
 const DAY: usize = "20260101".len();

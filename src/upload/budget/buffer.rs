@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::spill::SpillFile;
 use super::Budget;
-use super::placement::{Kind, is_scarce, leaves_memory};
+use super::placement::{Kind, leaves_memory};
 use super::slots::{PartSlot, SlotGuard};
 use crate::store::{Content, ReadAt, Reading};
 
@@ -47,7 +47,7 @@ impl Buffer {
         debug_assert!(bytes.len() <= self.remaining());
         let (offset, len) = (self.len, bytes.len());
         match &self.guard.slot {
-            Some(PartSlot::File { file, .. }) => file.write(offset as u64, bytes).await?,
+            Some(PartSlot::File(file)) => file.write(offset as u64, bytes).await?,
             _ => self.extend(&bytes),
         }
         self.len = offset + len;
@@ -68,7 +68,7 @@ impl Buffer {
     /// # Errors
     /// Returns an error if the bytes are lost.
     pub async fn leave_scarce_memory(&mut self) -> io::Result<()> {
-        if !leaves_memory(self.filling_since.elapsed(), is_scarce(&self.budget.memory)) {
+        if !leaves_memory(self.filling_since.elapsed(), self.budget.memory.is_scarce()) {
             return Ok(());
         }
         match self.guard.slot.take() {
@@ -82,7 +82,7 @@ impl Buffer {
 
     async fn move_to_file(&mut self, charged: OwnedSemaphorePermit) -> io::Result<()> {
         let created = self.budget.free_slot(Kind::File, self.data.capacity()).await;
-        let Ok(Some(PartSlot::File { file, _charged })) = created else {
+        let Ok(Some(PartSlot::File(file))) = created else {
             self.guard.slot = Some(PartSlot::Memory(charged));
             return Ok(());
         };
@@ -91,7 +91,7 @@ impl Buffer {
         let (filled, written) = file.write_and_return(0, filled).await?;
         if written.is_ok() {
             self.budget.pool.put(filled.data);
-            self.guard.slot = Some(PartSlot::File { file, _charged });
+            self.guard.slot = Some(PartSlot::File(file));
         } else {
             self.data = filled.data;
             self.guard.slot = Some(PartSlot::Memory(filled.charged));
@@ -106,7 +106,7 @@ impl Buffer {
     pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
         let len = self.len.min(limit);
         match &self.guard.slot {
-            Some(PartSlot::File { file, .. }) => Peek::read(&self.budget.readers, file, len).await,
+            Some(PartSlot::File(file)) => Peek::read(&self.budget.readers, file, len).await,
             _ => Ok(Peek(Peeked::Memory(self.data.get(..len).unwrap_or_default()))),
         }
     }
@@ -114,7 +114,7 @@ impl Buffer {
     /// Returns the part for sending. Its slot is released with the last clone.
     pub fn freeze(self) -> Content {
         match &self.guard.slot {
-            Some(PartSlot::File { file, .. }) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
+            Some(PartSlot::File(file)) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
             _ => Content::Memory(Bytes::from_owner(self)),
         }
     }
@@ -167,7 +167,7 @@ enum Peeked<'a> {
 }
 
 impl Peek<'_> {
-    /// Reads from a file. Waits only for other readers, never for a client or the store.
+    /// Reads from a file. Waits only for other work on files, never for a client or the store.
     async fn read(readers: &Arc<Semaphore>, file: &SpillFile, len: usize) -> io::Result<Self> {
         let permit = Arc::clone(readers).acquire_owned().await.map_err(io::Error::other)?;
         Ok(Peek(Peeked::File { bytes: file.read_at(0, len).await?, _permit: permit }))

@@ -33,9 +33,9 @@ impl ByteQuota {
         self.free.available_permits() >= bytes.div_ceil(STEP)
     }
 
-    /// Whether more than this number of quarters is used.
-    pub(super) fn uses_more_than(&self, quarters: u64) -> bool {
-        self.used() > self.total / 4 * quarters
+    /// Whether more than half is used.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.used() > self.total / 2
     }
 
     /// Waits until the bytes are free, for at most [`LEND_WAIT`].

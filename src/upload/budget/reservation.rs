@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::Budget;
 use super::buffer::Buffer;
-use super::placement::{Kind, SLOW_CLIENT, better_than, is_scarce};
+use super::placement::{Kind, SLOW_CLIENT, better_than};
 use super::slots::{PartSlot, SlotGuard, Slots};
 
 /// One upload's share of the budget.
@@ -60,7 +60,8 @@ impl Reservation {
         }
         let own = self.slots.take_idle();
         let own_kind = own.as_ref().map(PartSlot::kind);
-        for kind in better_than(own_kind, in_use, self.client_is_slow, is_scarce(&self.budget.memory)) {
+        let leaves_memory = self.client_is_slow && self.budget.memory.is_scarce();
+        for kind in better_than(own_kind, in_use, leaves_memory) {
             let free = self.budget.free_slot(*kind, self.budget.part_size).await;
             // The upload need not fail if the disk is full, since it can wait for one of its own slots.
             if let Ok(Some(free)) = free {

@@ -11,14 +11,14 @@ use super::placement::Kind;
 #[derive(Debug)]
 pub(super) enum PartSlot {
     Memory(OwnedSemaphorePermit),
-    File { file: Arc<SpillFile>, _charged: OwnedSemaphorePermit },
+    File(Arc<SpillFile>),
 }
 
 impl PartSlot {
     pub(super) fn kind(&self) -> Kind {
         match self {
             PartSlot::Memory(_) => Kind::Memory,
-            PartSlot::File { .. } => Kind::File,
+            PartSlot::File(_) => Kind::File,
         }
     }
 }
