@@ -23,7 +23,7 @@ LABELS = {
     "uploads": "**image-store**, `POST /uploads`",
 }
 PLAN = "plan"
-# By size: how many times the CPU time and the time of nginx image-store may take at most. CRC64NVME is faster with AVX-512.
+# By size: the most CPU time and wall time that image-store may take, as multiples of nginx's. CRC64NVME is faster with AVX-512.
 HAS_AVX512 = "avx512vl" in Path("/proc/cpuinfo").read_text()
 TARGETS = {"64KiB": (5.0, None), "1MiB": (1.7, None), "1GiB": (2.0 if HAS_AVX512 else 2.3, 1.5)}
 UNITS = "CPU time for each {0} · {0}s a second · peak memory"
@@ -92,8 +92,8 @@ def main() -> None:
             print(f"\n{UNITS.format(name)}\n\n{table(columns)}")
     print()
     met = [check(group, peers) for group, peers in groups.items() if {"image-store", "nginx"} <= peers.keys()]
-    if os.environ.get("CHECK") and not all(met):
-        sys.exit("FAILED: a target was missed")
+    if os.environ.get("CHECK") and not (met and all(met)):
+        sys.exit("FAILED: a target was missed" if met else "FAILED: nothing was compared with nginx")
 
 
 main()
