@@ -224,6 +224,20 @@ mod tests {
         assert!(create(&spill, 1).await.unwrap().is_some());
     }
 
+    #[tokio::test]
+    async fn caller_that_is_not_polled_keeps_no_turn() {
+        let disk = Disk(Arc::new(Semaphore::new(1)));
+        let (end, ended) = std::sync::mpsc::channel();
+        let mut first = Box::pin(disk.run(move || ended.recv()));
+        let mut second = Box::pin(disk.run(|| ()));
+        assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
+        end.send(()).unwrap();
+        first.await.unwrap().unwrap();
+        let third = tokio::time::timeout(std::time::Duration::from_secs(60), disk.run(|| ()));
+        third.await.expect("it does not wait for the second caller").unwrap();
+        second.await.unwrap();
+    }
+
     #[test]
     fn dev_shm_is_detected_as_memory() {
         let shm = Path::new("/dev/shm");
