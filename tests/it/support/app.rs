@@ -167,6 +167,12 @@ impl TestApp {
         until("uploads are over", || self.app.uploads.open() == 0).await;
     }
 
+    /// Waits until all uploads are over and hold nothing. Files of spilled parts are closed on other threads.
+    pub async fn released(&self) {
+        self.settled().await;
+        until("everything reserved is released", || self.app.uploads.used() == (0, 0)).await;
+    }
+
     /// Returns the folder of the embedded store.
     pub fn data_dir(&self) -> &Path {
         self.data.path()
