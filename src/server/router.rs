@@ -44,6 +44,7 @@ impl App {
             .merge(self.guarded(operating(), Access::Operator))
             .merge(self.guarded(limits(), Access::Anybody))
             .merge(self.guarded(open(), Access::Open))
+            .merge(self.guarded(description(), Access::Open))
             .into_parts();
         let documents = documents().route_layer(from_fn_with_state(self.guard(Access::Open), authority::check));
         let results = results().route_layer(from_fn_with_state(self.guard(Access::UploadId), authority::check));
@@ -113,7 +114,12 @@ impl App {
 
 /// Returns the routes that are open to everyone.
 fn open() -> DescribedRouter {
-    routes!(system::healthz, system::readyz, openapi::openapi)
+    routes!(system::healthz, system::readyz)
+}
+
+/// Returns the route of the API's description, which is also open to everyone.
+fn description() -> DescribedRouter {
+    routes!(openapi::openapi).map_routes(|routes| routes.layer(CompressionLayer::new()))
 }
 
 /// Returns the route that is open to everyone, and answers with the limits of a grant if there is one.

@@ -72,6 +72,12 @@ async fn openapi_json_is_revalidated_with_etag() {
     let first = ask().send().await.unwrap();
     assert_eq!(first.headers()["cache-control"], "no-cache");
     let tag = first.headers()["etag"].clone();
+    let compressed = ask().header("accept-encoding", "gzip").send().await.unwrap();
+    assert_eq!(
+        (&compressed.headers()["content-encoding"], &compressed.headers()["etag"]),
+        (&"gzip".parse().unwrap(), &tag)
+    );
+    assert!(tag.to_str().unwrap().starts_with("W/"), "one tag for both forms");
     let again = ask().header("if-none-match", &tag).send().await.unwrap();
     assert_eq!((again.status().as_u16(), &again.headers()["etag"]), (304, &tag));
     assert_eq!(ask().header("if-none-match", "\"other\"").send().await.unwrap().status(), 200);

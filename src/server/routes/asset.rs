@@ -73,9 +73,9 @@ pub fn version(files: &[Asset]) -> String {
     digest(files.iter().map(|file| file.bytes))
 }
 
-/// Returns an ETag for `content`.
+/// Returns an ETag for `content`. It is weak, because the content is also sent compressed (RFC 9110, 8.8.1).
 pub fn tag(content: &[u8]) -> String {
-    format!("\"{}\"", digest([content]))
+    format!("W/\"{}\"", digest([content]))
 }
 
 fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
