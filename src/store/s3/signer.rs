@@ -91,14 +91,11 @@ impl<'a> Signer<'a> {
         let mut request = String::with_capacity(CAPACITY);
         request.extend([method, "\n", path, "\n", query, "\n"]);
         for (name, value) in headers {
-            request.push_str(name);
+            request.extend([name, ":"]);
             // Spaces at the ends do not count, and several spaces count as one.
-            let mut separator = ':';
-            for word in value.split(' ').filter(|word| !word.is_empty()) {
-                request.push(separator);
-                request.push_str(word);
-                separator = ' ';
-            }
+            let mut words = value.split(' ').filter(|word| !word.is_empty());
+            request.push_str(words.next().unwrap_or_default());
+            words.for_each(|word| request.extend([" ", word]));
             request.push('\n');
         }
         request.extend(["\n", names, "\n", UNSIGNED_PAYLOAD]);
