@@ -55,8 +55,10 @@ impl PartCutter {
     pub async fn fill(&mut self, chunk: &mut Bytes) -> Result<()> {
         let Some(filling) = &mut self.filling else { return Ok(()) };
         let fits = chunk.split_to(chunk.len().min(filling.remaining()));
+        filling.append(fits.clone()).await.map_err(over_capacity)?;
+        // Not before: what was not written does not belong to the part, which may be kept nevertheless.
         self.crc.update(&fits);
-        filling.append(fits).await.map_err(over_capacity)
+        Ok(())
     }
 
     /// Moves the part to a file if its client is slow and memory is scarce. To be called repeatedly while the client is

@@ -142,6 +142,14 @@ struct OpenFile {
 }
 
 impl SpillFile {
+    /// Returns a file on a full disk.
+    #[cfg(test)]
+    pub(super) fn full(spill: &Spill) -> Self {
+        let file = File::options().write(true).open("/dev/full").unwrap();
+        let permits = [(); 2].map(|()| Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap());
+        SpillFile { open: Arc::new(OpenFile { file, _permits: permits }), disk: spill.disk.clone() }
+    }
+
     pub(super) async fn write(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
         self.write_and_return(offset, bytes).await?.1
     }

@@ -1,5 +1,9 @@
+use super::super::parts::PartCutter;
+use super::super::spill::SpillFile;
 use super::quota::STEP;
+use super::slots::PartSlot;
 use super::*;
+use crate::crc64;
 use crate::store::Content;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -327,4 +331,14 @@ async fn part_stays_in_memory_if_no_file_can_be_created() {
 
 async fn sleep(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+#[tokio::test]
+async fn checksum_of_a_part_is_that_of_the_bytes_that_were_written() {
+    let mut buffer = now(&mut admit(&budget(1, 1), None).unwrap()).unwrap();
+    let spill = Spill::open(&std::env::temp_dir()).unwrap();
+    buffer.guard.slot = Some(PartSlot::File(Arc::new(SpillFile::full(&spill))));
+    let mut cutter = PartCutter::new(buffer);
+    assert!(matches!(cutter.fill(&mut Bytes::from_static(b"lost")).await, Err(Error::OverCapacity(Some(_)))));
+    assert_eq!((cutter.len(), cutter.crc64()), (0, crc64::checksum(b"")));
 }
