@@ -14,8 +14,9 @@ pub(super) const OPEN_SECRET: &[u8] = b"image-store without keys: this protects 
 /// Why a token is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum Flaw {
+    /// Without a source, which would quote the token in the log.
     #[error("it is not a JSON Web Token signed with HS256")]
-    Malformed(#[source] Option<Error>),
+    Malformed,
     #[error("its signature is invalid")]
     Signature,
     #[error("it has expired")]
@@ -50,10 +51,10 @@ pub(super) fn read<C: DeserializeOwned>(
 
 /// Returns the name of the secret in the token's header. It is not verified yet.
 pub(super) fn kid(token: &str) -> Result<Option<String>, Flaw> {
-    let header = decode_header(token).map_err(|error| Flaw::Malformed(Some(error)))?;
+    let header = decode_header(token).map_err(|_| Flaw::Malformed)?;
     // RFC 7515, 4.1.11: tokens with critical extensions are rejected, because none is supported.
     if header.alg != Algorithm::HS256 || header.crit.is_some() {
-        return Err(Flaw::Malformed(None));
+        return Err(Flaw::Malformed);
     }
     Ok(header.kid)
 }
@@ -68,6 +69,6 @@ fn flaw(error: Error) -> Flaw {
         ErrorKind::InvalidAudience => Flaw::Claims("the claim 'aud' is for another audience".to_owned()),
         // The claims are parsed only after the signature was verified.
         ErrorKind::Json(problem) => Flaw::Claims(format!("its claims cannot be read: {problem}")),
-        _ => Flaw::Malformed(Some(error)),
+        _ => Flaw::Malformed,
     }
 }

@@ -12,12 +12,25 @@ pub mod system;
 pub mod upload;
 pub mod uploaded;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Query};
 use http::request::Parts;
+use serde::de::DeserializeOwned;
 use std::convert::Infallible;
 
+use crate::error::{Error, Result};
 use crate::server::App;
 use crate::server::request::RequestFacts;
+
+/// Returns the query of a request to the link of an upload.
+///
+/// # Errors
+/// Returns [`Error::InvalidToken`] without axum's reason. That one quotes the query, and a token must not be in the log.
+async fn link_query<Q: DeserializeOwned + Send>(parts: &mut Parts, app: &App) -> Result<Q> {
+    match Query::from_request_parts(parts, app).await {
+        Ok(Query(query)) => Ok(query),
+        Err(_) => Err(Error::InvalidToken(Some("the query is not that of a link".into()))),
+    }
+}
 
 /// The URL at which the client reaches the service, without a trailing slash. See [`RequestFacts::base_url`].
 ///

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 use std::fmt::{self, Debug};
+use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
 use std::time::SystemTime;
 use tracing::field::{Field, Visit};
@@ -49,13 +50,47 @@ pub fn init(json: bool) {
     let filter = filter().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let filter = SILENT.iter().filter_map(|directive| directive.parse().ok()).fold(filter, EnvFilter::add_directive);
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let colors = !json && io::stderr().is_terminal();
+    let writer = move || OneLine { out: io::stderr(), colors };
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_target(false).with_ansi(colors);
     if json {
         registry.with(layer.event_format(FlatJson).fmt_fields(JsonFields::new())).init();
         panic::set_hook(Box::new(log_panic));
     } else {
-        use std::io::IsTerminal;
-        registry.with(layer.with_ansi(std::io::stderr().is_terminal())).init();
+        registry.with(layer).init();
+    }
+}
+
+/// Writes each event as one line. Events contain texts that clients and stores have sent, which could otherwise look like
+/// further events.
+struct OneLine<W> {
+    out: W,
+    /// Whether events contain the escape sequences of a terminal.
+    colors: bool,
+}
+
+impl<W> OneLine<W> {
+    fn must_escape(&self, byte: u8) -> bool {
+        byte.is_ascii_control() && byte != b'\t' && !(self.colors && byte == b'\x1b')
+    }
+}
+
+impl<W: Write> Write for OneLine<W> {
+    /// `event` is a whole event.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = event.strip_suffix(b"\n").unwrap_or(event);
+        if line.iter().any(|byte| self.must_escape(*byte)) {
+            let escape = |byte: &u8| if self.must_escape(*byte) { byte.escape_ascii().collect() } else { vec![*byte] };
+            let escaped: Vec<u8> = line.iter().flat_map(escape).chain([b'\n']).collect();
+            self.out.write_all(&escaped)?;
+        } else {
+            self.out.write_all(event)?;
+        }
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 
@@ -143,7 +178,6 @@ impl Visit for FieldsOf<'_> {
 mod tests {
     use super::*;
     use parking_lot::Mutex;
-    use std::io;
     use std::sync::Arc;
     use tracing_subscriber::fmt::MakeWriter;
 
@@ -206,6 +240,19 @@ mod tests {
             "error": "a \"quoted\"\nline", "route": "inner", "part": 3, "request_id": "r", "late": true,
         });
         assert_eq!(lines, [expected]);
+    }
+
+    #[test]
+    fn event_is_one_line_of_printable_text() {
+        for (event, colors, line) in [
+            ("INFO a\u{e9}\tb\n", false, "INFO a\u{e9}\tb\n"),
+            ("INFO a\nINFO b\r\x1b[0m\x07\n", false, "INFO a\\nINFO b\\r\\x1b[0m\\x07\n"),
+            ("\x1b[32mINFO\x1b[0m a\n\n", true, "\x1b[32mINFO\x1b[0m a\\n\n"),
+        ] {
+            let mut written = OneLine { out: Vec::new(), colors };
+            written.write_all(event.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(written.out).unwrap(), line);
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The binary: how it starts, rejects a wrong configuration, and stops.
 
+use base64::Engine;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -261,6 +262,34 @@ async fn log_has_client_address_from_trusted_proxy() {
         let clients: Vec<_> = lines.filter(|line| line["status"] == 200).map(|line| line["client"].clone()).collect();
         assert_eq!(clients, [logged], "{log}");
     }
+}
+
+#[tokio::test]
+async fn strangers_add_no_lines_to_the_log_and_tokens_are_not_in_it() {
+    const LINE: &str = "2026-01-01T00:00:00Z  INFO a line of a stranger";
+    let header = |json: String| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
+    let key = "0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png";
+    let query = format!("%0A{}=1&token%3Dsecret", LINE.replace(' ', "%20"));
+    let data = TempDir::new().unwrap();
+    let process = Process::start(data.path(), &["--api-keys=a-key-of-the-operator"]);
+    let client = reqwest::Client::new();
+    let at = |path: &str| client.get(format!("http://{}{path}", process.address)).header("connection", "close");
+    for (request, rejected) in [
+        (at(&format!("/uploads/{key}?{query}")), "invalid_token"),
+        (at(&format!("/files/{key}?{query}")), "invalid_token"),
+        (at(&format!("/s3/multipart/id?{query}")), "invalid_token"),
+        (
+            at("/limits").bearer_auth(header(serde_json::json!({ "alg": format!("x\n{LINE}") }).to_string()) + ".a.b"),
+            "invalid_token",
+        ),
+    ] {
+        let answer: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
+        assert_eq!(answer["code"], rejected, "{answer}");
+    }
+    process.terminate();
+    let (_, log) = process.end().await;
+    assert_eq!(log.matches("request rejected").count(), 4, "{log}");
+    assert!(!log.contains("stranger") && !log.contains("secret"), "{log}");
 }
 
 #[test]

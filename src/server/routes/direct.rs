@@ -1,7 +1,7 @@
 //! `/uploads`: create, inspect, complete and abort direct uploads.
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use http::request::Parts;
@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use utoipa::ToSchema;
 
-use super::ServiceBase;
 use super::images::KeyInPath;
 use super::upload::StoredImage;
+use super::{ServiceBase, link_query};
 use crate::crc64;
 use crate::direct::create::{PlanTerms, create};
 use crate::direct::identity::Match;
@@ -114,8 +114,7 @@ impl FromRequestParts<App> for PlanFromLink {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, app).await;
         let key = path.ok().and_then(|Path(key)| ImageKey::parse(&key)).ok_or(Error::NotFound)?;
         record_field(field::S3_KEY, key.as_str());
-        let query: Result<Query<plan::Query>, QueryRejection> = Query::from_request_parts(parts, app).await;
-        let Query(plan::Query { plan: token }) = query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
+        let plan::Query { plan: token } = link_query(parts, app).await?;
         let (claims, kid) = app.tokens.read(&token)?;
         if let Some(kid) = kid {
             record_field(field::API_KEY_NAME, kid.as_str());

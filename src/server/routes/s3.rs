@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
-use super::ServiceBase;
 use super::direct::{check_unused, held_parts, upload_link, wait};
+use super::{ServiceBase, link_query};
 use crate::auth::grants::{Claims, DEFAULT_LIFETIME};
 use crate::direct::companion::CompanionUpload;
 use crate::direct::create::{PlanTerms, create_parts};
@@ -204,10 +204,9 @@ impl FromRequestParts<App> for UploadFromId {
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self> {
         let other = |reason: &'static str| Error::InvalidToken(Some(reason.into()));
         let path = RawPathParams::from_request_parts(parts, app).await;
-        let path = path.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
+        let path = path.map_err(|_| other("the path is not valid UTF-8"))?;
         let token = path.iter().find_map(|(name, value)| (name == "upload_id").then_some(value));
-        let query: Result<Query<KeyQuery>, QueryRejection> = Query::from_request_parts(parts, app).await;
-        let Query(KeyQuery { key }) = query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
+        let KeyQuery { key } = link_query(parts, app).await?;
         let (claims, kid) = app.tokens.read(token.unwrap_or_default())?;
         if let Some(kid) = kid {
             record_field(field::API_KEY_NAME, kid.as_str());
