@@ -129,6 +129,11 @@ impl Keys {
         self.0.iter()
     }
 
+    /// Returns the key if there is exactly one.
+    pub fn only(&self) -> Option<&Key> {
+        if let [key] = &*self.0 { Some(key) } else { None }
+    }
+
     pub fn named(&self, name: &str) -> Option<&Key> {
         self.iter().find(|key| key.name == name)
     }

@@ -89,8 +89,8 @@ struct Inner {
 }
 
 impl Tokens {
-    /// `secret` is `TOKEN_SECRET`. Without it, the secret is derived from all API keys, so that the holder of a single
-    /// key cannot derive it. In that case every plan becomes invalid when a key is added or removed.
+    /// `secret` is `TOKEN_SECRET`. Without it, the secret is derived from all API keys, so that the holder of one of several
+    /// keys cannot derive it. In that case every plan becomes invalid when a key is added or removed.
     pub fn new(keys: Keys, secret: Option<&Secret>) -> Tokens {
         let secret = match secret {
             Some(secret) => secret.as_bytes().to_vec(),

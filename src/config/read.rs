@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::parse::{self, absolute_url, duration, formats, origins, prefix, size, size_text};
 use super::{Auth, Config, Descriptors, Direct, Server, Settings, Store, TrustedProxies, Upload};
 use crate::auth::tokens::PLAN_LIFETIME;
-use crate::auth::{Keys, Secret};
+use crate::auth::{Keys, Scope, Secret};
 use crate::policy::Policy;
 use crate::store::limits::{MAX_OBJECT_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE};
 use crate::store::s3::{Checksum, Sse};
@@ -230,24 +230,34 @@ impl Direct {
 impl Auth {
     fn read(settings: &Settings, problems: &mut Problems) -> Auth {
         let keys = Keys::read(settings.api_keys.as_ref(), settings.api_keys_file.as_deref());
+        let keys = keys.unwrap_or_else(|errors| {
+            problems.0.extend(errors);
+            Keys::default()
+        });
         Auth {
-            keys: keys.unwrap_or_else(|errors| {
-                problems.0.extend(errors);
-                Keys::default()
-            }),
-            keys_file: settings.api_keys_file.clone(),
             public_read: problems.take("PUBLIC_READ", parse::boolean(&settings.public_read)),
-            token_secret: problems.take("TOKEN_SECRET", token_secret(settings.token_secret.as_ref())),
+            token_secret: problems.take("TOKEN_SECRET", token_secret(settings.token_secret.as_ref(), &keys)),
+            keys_file: settings.api_keys_file.clone(),
+            keys,
         }
     }
 }
 
 /// HS256 requires a key of at least the size of the hash (RFC 7518, section 3.2).
-fn token_secret(secret: Option<&Secret>) -> Result<Option<Secret>, String> {
-    if secret.is_some_and(|secret| secret.as_bytes().len() < MIN_TOKEN_SECRET) {
-        return Err(format!("must have at least {MIN_TOKEN_SECRET} bytes; create one with: openssl rand -hex 32"));
+///
+/// Without a secret it is derived from all keys. The holder of the only key can derive it too, and sign upload tokens, whose
+/// holders upload and read. So the key must allow both.
+fn token_secret(secret: Option<&Secret>, keys: &Keys) -> Result<Option<Secret>, String> {
+    let create = "create one with: openssl rand -hex 32";
+    match secret {
+        Some(secret) if secret.as_bytes().len() < MIN_TOKEN_SECRET => {
+            Err(format!("must have at least {MIN_TOKEN_SECRET} bytes; {create}"))
+        }
+        None if keys.only().is_some_and(|key| !(key.may(Scope::Upload) && key.may(Scope::Read))) => {
+            Err(format!("is required, because the only API key does not have the scopes upload and read; {create}"))
+        }
+        secret => Ok(secret.cloned()),
     }
-    Ok(secret.cloned())
 }
 
 /// The marker that closes a PUT URL is swept after the lifetime of a plan, so no URL may live longer than that.
@@ -443,6 +453,29 @@ mod tests {
             let problems = read(&["--s3-bucket=b", flag]).unwrap_err();
             assert_eq!(named(&problems), [setting], "{problems:?}");
             assert!(!problems[0].contains("secret"), "{problems:?}");
+        }
+    }
+
+    #[test]
+    fn holder_of_the_only_key_cannot_sign_more_than_it_allows() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let flag = format!("--api-keys-file={}", file.path().display());
+        let line = |name: &str, digit: &str, scopes: &str| format!("{name} {} {scopes}\n", digit.repeat(64));
+        let secret = "--token-secret=0123456789abcdef0123456789abcdef";
+        for (keys, is_enough) in [
+            (line("a", "1", "upload"), false),
+            (line("a", "1", "read,delete"), false),
+            (line("a", "1", "upload,read"), true),
+            (line("a", "1", "upload") + &line("b", "2", "upload"), true),
+        ] {
+            std::fs::write(file.path(), &keys).unwrap();
+            match read(&["--s3-bucket=b", &flag]) {
+                Ok(_) => assert!(is_enough, "{keys}"),
+                Err(problems) => {
+                    assert!(!is_enough && problems[0].starts_with("TOKEN_SECRET: is required"), "{problems:?}");
+                }
+            }
+            assert!(read(&["--s3-bucket=b", &flag, secret]).is_ok());
         }
     }
 }

@@ -68,7 +68,9 @@ async fn links_need_no_key_and_give_no_access_to_other_images() {
     let keys = tempfile::NamedTempFile::new().unwrap();
     let line = "phone 2bb80d537b1da3e38bd30361aa855686bde0eacd7162fef6a25fe97bf527a25b upload\n";
     std::fs::write(keys.path(), line).unwrap();
-    let app = TestApp::with(&[&format!("--api-keys-file={}", keys.path().display())]).await;
+    // The holder of a single key that may not read must not know the secret either.
+    let secret = format!("--token-secret={}", "x".repeat(32));
+    let app = TestApp::with(&[&format!("--api-keys-file={}", keys.path().display()), &secret]).await;
     let bytes = fixture("plain.png");
     let form = || {
         let part = reqwest::multipart::Part::bytes(fixture("plain.png")).file_name("a.png");
