@@ -267,7 +267,16 @@ async fn metrics_from_proxies_and_browsers_require_a_key() {
         let app = TestApp::with(&[keys]).await;
         let ask = || app.client.get(app.at("/metrics"));
         assert_eq!(ask().send().await.unwrap().status(), 200);
-        for (header, value) in [("x-forwarded-proto", "https"), ("origin", "http://page.example")] {
+        for host in ["localhost:80", "[::1]", "127.0.0.1:1", "workstation"] {
+            assert_eq!(ask().header("host", host).send().await.unwrap().status(), 200, "{host}");
+        }
+        for (header, value) in [
+            ("x-forwarded-proto", "https"),
+            ("origin", "http://page.example"),
+            ("sec-fetch-site", "same-origin"),
+            // A page of this host, whose name its owner has let mean 127.0.0.1, sends neither of them.
+            ("host", "page.example:80"),
+        ] {
             let refused = ask().header(header, value).send().await.unwrap();
             assert_eq!(refused.status(), status, "{header}");
             let refused: serde_json::Value = refused.json().await.unwrap();
