@@ -136,6 +136,9 @@ async fn grant_field_must_precede_the_file_within_64_kib() {
     let late = image_form().text("grant", plain());
     let far = Form::new().text("long", "x".repeat(70_000)).text("grant", plain());
     let far = far.part("file", file("a.png", fixture("plain.png")));
+    let long =
+        Form::new().text("grant", plain() + &"x".repeat(9_000)).part("file", file("a.png", fixture("plain.png")));
+    rejected(posted(&app, "/upload-image", long), 401, "invalid_token").await;
     for form in [late, far, image_form(), Form::new().text("user", "7")] {
         let rejected = rejected(posted(&app, "/upload-image", form), 401, "unauthorized").await;
         let detail = rejected["detail"].as_str().unwrap();

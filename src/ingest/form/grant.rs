@@ -6,6 +6,8 @@ use crate::error::Result;
 /// Maximum number of bytes before the field `grant`, including the headers of fields. Nothing is reserved for the client
 /// yet.
 const MAX_BEFORE_GRANT: usize = 64 * 1024;
+/// Maximum size of a grant, in bytes, as in a path. Nothing is reserved for it either.
+const MAX_GRANT: usize = 8 * 1024;
 
 impl Form {
     /// Skips to the field `grant` and returns its value. Returns `None` if the file comes first, if the form ends, or
@@ -29,8 +31,8 @@ impl Form {
         Ok(None)
     }
 
-    /// Reads a field to its end, and returns its value, which is empty unless `wanted`. Returns `None` if
-    /// [`MAX_BEFORE_GRANT`] is exceeded.
+    /// Reads a field to its end, and returns its value, which is empty unless `wanted`, and cut off after one byte more than a
+    /// grant may have. Returns `None` if [`MAX_BEFORE_GRANT`] is exceeded.
     async fn value_before_grant(&mut self, wanted: bool) -> Result<Option<Vec<u8>>> {
         let mut value = Vec::new();
         loop {
@@ -40,7 +42,8 @@ impl Form {
             let Some(chunk) = self.chunk().await? else { return Ok(Some(value)) };
             self.fields.size += chunk.len();
             if wanted {
-                value.extend_from_slice(&chunk);
+                let rest = MAX_GRANT + 1 - value.len();
+                value.extend_from_slice(&chunk[..chunk.len().min(rest)]);
             }
         }
     }
