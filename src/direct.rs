@@ -7,6 +7,7 @@
 
 pub mod companion;
 pub mod create;
+mod digests;
 pub mod identity;
 pub mod layout;
 pub mod plan;

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use std::sync::Arc;
 use tokio::sync::Semaphore;
 
+use super::digests::Digests;
 use super::plan::Expected;
 use crate::error::{Error, Result};
 use crate::format::ImageInfo;
@@ -37,6 +38,7 @@ pub struct Verifier {
     pub(super) budget: Arc<Budget>,
     pub(super) turns: Turns,
     pub(super) sniffs: Arc<Semaphore>,
+    pub(super) digests: Digests,
     policy: Arc<Policy>,
 }
 
@@ -57,7 +59,7 @@ impl Verifier {
         turns: Turns,
     ) -> Self {
         let sniffs = Arc::new(Semaphore::new(MAX_CONCURRENT_SNIFFS));
-        Verifier { store, reconciler, tasks, budget, turns, sniffs, policy }
+        Verifier { store, reconciler, tasks, budget, turns, sniffs, digests: Digests::default(), policy }
     }
 
     /// Verifies `source`, the answer to a HEAD of `incoming`. Returns `None` if the object was changed or removed

@@ -172,12 +172,17 @@ async fn plan_whose_put_was_refused_is_not_answered_with_what_the_other_has_put(
         assert_eq!((status, &error["code"]), (409, &json!("already_exists")), "{error}");
         services.check_own(&first, &mine).await;
         services.check_other(&second).await;
-        // The SHA-256 tells what the client has.
+        // The SHA-256 tells what the client has. Each service reads the image for it once.
         let (_, image) = services.complete(&services.bases[0], &first).await;
-        for base in &services.bases {
-            assert_eq!(services.complete(base, &same).await, (200, image.clone()));
-            let (status, error) = services.complete(base, &different).await;
-            assert_eq!((status, &error["code"]), (409, &json!("already_exists")), "{error}");
+        let mut reads = None;
+        for _ in 0..2 {
+            for base in &services.bases {
+                assert_eq!(services.complete(base, &same).await, (200, image.clone()));
+                let (status, error) = services.complete(base, &different).await;
+                assert_eq!((status, &error["code"]), (409, &json!("already_exists")), "{error}");
+            }
+            let read = services.faults.calls(Operation::Get);
+            assert_eq!(*reads.get_or_insert(read), read);
         }
         services.clear().await;
     }
