@@ -147,7 +147,7 @@ pub enum Error {
     #[strum(props(status = 415))]
     UnsupportedMediaType,
     /// The body has a Content-Encoding.
-    #[error("Content-Encoding is not supported; send the image without it")]
+    #[error("Content-Encoding is not supported; send the body without it")]
     #[strum(serialize = "unsupported_content_encoding", props(status = 415))]
     ContentEncoding,
     /// A part of the form has an unsupported encoding (RFC 2045).

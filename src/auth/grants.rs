@@ -45,7 +45,7 @@ pub struct Grant {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
-    pub aud: String,
+    pub aud: OneAudience,
     pub exp: NumericDate,
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub max_size: Option<u64>,
@@ -93,6 +93,22 @@ impl From<SystemTime> for NumericDate {
     }
 }
 
+/// The claim `aud`: a name, or a list with one name, which is what some libraries write (RFC 7519, 4.1.3).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum OneAudience {
+    Name(String),
+    List([String; 1]),
+}
+
+impl OneAudience {
+    fn name(&self) -> &str {
+        match self {
+            OneAudience::Name(name) | OneAudience::List([name]) => name,
+        }
+    }
+}
+
 impl NumericDate {
     fn time(self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(self.0)
@@ -114,7 +130,7 @@ impl Refusal {
     /// Returns the reason as a label value for metrics.
     pub fn reason(&self) -> &'static str {
         match self {
-            Refusal::Token(Flaw::Malformed(_)) => "malformed",
+            Refusal::Token(Flaw::Malformed) => "malformed",
             Refusal::Token(Flaw::Signature) => "signature",
             Refusal::Token(Flaw::Expired) => "expired",
             Refusal::Token(Flaw::NotYet) => "not_yet",
@@ -143,7 +159,7 @@ impl Claims {
     pub fn lasting(lifetime: Duration) -> Claims {
         let now = SystemTime::now();
         Claims {
-            aud: AUDIENCE.to_owned(),
+            aud: OneAudience::Name(AUDIENCE.to_owned()),
             exp: (now + lifetime).into(),
             max_size: None,
             formats: None,
@@ -173,8 +189,8 @@ impl Claims {
 
     /// Checks the claims and returns the grant. `issuer` is the name of the API key that signed it.
     fn check(self, issuer: &str) -> Result<Grant, Refusal> {
-        // `jsonwebtoken` also accepts a list that contains the audience.
-        if self.aud != AUDIENCE {
+        // `jsonwebtoken` also accepts a list that contains other audiences.
+        if self.aud.name() != AUDIENCE {
             return Err(claims("the claim 'aud' is for another audience"));
         }
         let expires_at = self.exp.time();

@@ -8,6 +8,7 @@ use serde_json::error::Category;
 
 use crate::error::{BoxError, Error, Result};
 use crate::ingest::error_from_body;
+use crate::server::request::check_encoding;
 
 /// Maximum size of most JSON bodies, in bytes.
 pub const MAX_JSON: usize = 16 << 10;
@@ -32,6 +33,7 @@ pub async fn read<T: DeserializeOwned>(request: Request, limit: usize) -> Result
     if !content_type.is_some_and(is_json) {
         return Err(Error::NotJson);
     }
+    check_encoding(request.headers())?;
     let body = Limited::new(request.into_body(), limit).collect().await;
     let body = body.map_err(|error| read_error(error, limit))?.to_bytes();
     serde_json::from_slice(&body).map_err(|error| Error::InvalidRequest(describe(&error)))
@@ -111,5 +113,9 @@ mod tests {
         for other in ["text/plain", "text/json", "", "application/jsonx"] {
             assert!(matches!(read(other, BODY).await, Err(Error::NotJson)), "{other}");
         }
+        let compressed = Request::post("/").header(header::CONTENT_TYPE, "application/json");
+        let compressed = compressed.header(header::CONTENT_ENCODING, "gzip").body(BODY.into()).unwrap();
+        let read = JsonBody::<UploadRequest>::from_request(compressed, &()).await;
+        assert!(matches!(read, Err(Error::ContentEncoding)));
     }
 }

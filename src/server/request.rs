@@ -20,7 +20,7 @@ pub mod host;
 pub mod started;
 
 use crate::config::TrustedProxies;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::policy::Policy;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -167,6 +167,13 @@ fn lambda_facts(headers: &HeaderMap, authority: Option<String>) -> RequestFacts 
     let nearest = x_forwarded(headers).pop().unwrap_or_default();
     let scheme = nearest.scheme.unwrap_or(Scheme::Https);
     RequestFacts { client: nearest.address, scheme, authority, prefix: String::new(), stated_base: None }
+}
+
+/// Rejects a body with a Content-Encoding (RFC 9110 8.4): neither the service nor its readers would decode it.
+pub fn check_encoding(headers: &HeaderMap) -> Result<()> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes().trim_ascii());
+    let mut others = codings.filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
+    others.next().map_or(Ok(()), |_| Err(Error::ContentEncoding))
 }
 
 /// Returns the path without a grant at its end (`/g/{grant}/`), which a client that was given such an address may send.

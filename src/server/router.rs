@@ -24,7 +24,8 @@ use super::{App, openapi};
 use crate::auth::Scope;
 use crate::error::Error;
 
-/// Maximum size of a request's path and query, in bytes. The longest URL of the service, a plan's link, is below 1 KiB.
+/// Maximum size of a request's path and query, in bytes. The longest URL of the service, the address of a resumable
+/// upload with the longest `Upload-Metadata`, is below 5 KiB.
 const MAX_URI: usize = 8 << 10;
 
 impl App {

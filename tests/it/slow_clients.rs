@@ -69,7 +69,7 @@ async fn request_deadline_ends_a_steady_upload() {
 }
 
 #[tokio::test]
-async fn truncated_form_is_rejected() {
+async fn form_without_a_closing_boundary_is_rejected() {
     let app = TestApp::start().await;
     let body = form("a.png", &png(6 * MIB));
     let cut = &body[..body.len() - 8];
@@ -77,7 +77,7 @@ async fn truncated_form_is_rejected() {
     client.send(head(cut.len(), "connection: close\r\n")).await;
     client.send(cut).await;
     let answer = client.read_to_end().await;
-    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("truncated_body"), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("malformed_form"), "{answer}");
     app.end(&[]).await;
 }
 

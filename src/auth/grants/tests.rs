@@ -100,10 +100,12 @@ fn grants_with_invalid_or_unknown_claims_are_rejected() {
     let keys = keys(&[ONE]);
     let long: String = "x".repeat(MAX_METADATA - r#"{"a":""}"#.len());
     assert_eq!(reason(&keys, &token(&claims_with(&json!({ "metadata": { "a": long } })), ONE, None)), "accepted");
+    assert_eq!(reason(&keys, &token(&claims_with(&json!({ "aud": ["image-store"] })), ONE, None)), "accepted");
     for wrong in [
         json!({ "aud": "image-store/plan" }),
         json!({ "aud": "other" }),
-        json!({ "aud": ["image-store"] }),
+        json!({ "aud": [] }),
+        json!({ "aud": ["image-store", "other"] }),
         json!({ "aud": null }),
         json!({ "exp": null }),
         json!({ "exp": "never" }),

@@ -88,7 +88,7 @@ impl FormParts {
             match self.delimiter.split(&mut self.rest) {
                 Some(Piece::Data(data)) => return Ok(Some(data)),
                 Some(Piece::End) => break,
-                None => self.rest = self.body.chunk().await?.ok_or(Error::TruncatedBody(None))?,
+                None => self.rest = self.body.chunk().await?.ok_or_else(no_closing_boundary)?,
             }
         }
         let delimiter = self.delimiter.bytes();
@@ -111,10 +111,15 @@ impl FormParts {
     /// Converts an error of multer to one for clients. multer's own texts can contain whole headers.
     fn converted(&self, error: multer::Error) -> Error {
         match error {
-            multer::Error::IncompleteStream if self.input.is_none() => Error::TruncatedBody(None),
+            multer::Error::IncompleteStream if self.input.is_none() => no_closing_boundary(),
             multer::Error::IncompleteStream => Error::MalformedForm("a boundary line has extra characters".to_owned()),
             multer::Error::LockFailure => Error::Internal(Box::new(error)),
             _ => Error::MalformedForm("the headers of a part are invalid".to_owned()),
         }
     }
+}
+
+/// The error for a body that is complete, but whose form is not. If the client has left, reading the body fails instead.
+fn no_closing_boundary() -> Error {
+    Error::MalformedForm("it has no closing boundary".to_owned())
 }

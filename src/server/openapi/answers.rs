@@ -37,7 +37,7 @@ answers! {
     /// Errors of the routes of one image.
     Stored: NotFound, Storage;
     /// Errors of `POST /uploads`.
-    Plan: InvalidFileType, InvalidRequest, TruncatedBody, ClientTooSlow, BelowMinRate, PayloadTooLarge, NotJson,
+    Plan: InvalidFileType, InvalidRequest, TruncatedBody, ClientTooSlow, BelowMinRate, PayloadTooLarge, NotJson, ContentEncoding,
         UploadOver, AlreadyExists, Storage;
     /// Errors of `GET /s3/multipart/{upload_id}`.
     PlanFromLink: InvalidToken, ExpiredToken, NotFound, UploadOver, Storage;
@@ -52,11 +52,11 @@ answers! {
     /// Errors of `GET /s3/params`.
     CompanionForm: InvalidFileType, InvalidRequest, KeyTooShort;
     /// Errors of `POST /s3/multipart`.
-    CompanionStart: InvalidFileType, InvalidRequest, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson, UploadOver, AlreadyExists, OverCapacity, Storage;
+    CompanionStart: InvalidFileType, InvalidRequest, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson, ContentEncoding, UploadOver, AlreadyExists, OverCapacity, Storage;
     /// Errors of `GET /s3/multipart/{upload_id}/{part_number}`.
     CompanionPart: InvalidToken, ExpiredToken, InvalidRequest, PayloadTooLarge, Storage;
     /// Errors of `POST /s3/multipart/{upload_id}/complete`.
-    CompanionComplete: InvalidToken, ExpiredToken, NotJson, TruncatedBody, ClientTooSlow, BelowMinRate, NoFile, AlreadyExists, UploadOver, AlreadyComplete, OverCapacity, InvalidFileType, InvalidRequest, TooManyPixels, NotFound, PayloadTooLarge, PartsMissing, PartsUnexpected, ChangedMeanwhile, Storage;
+    CompanionComplete: InvalidToken, ExpiredToken, NotJson, ContentEncoding, TruncatedBody, ClientTooSlow, BelowMinRate, NoFile, AlreadyExists, UploadOver, AlreadyComplete, OverCapacity, InvalidFileType, InvalidRequest, TooManyPixels, NotFound, PayloadTooLarge, PartsMissing, PartsUnexpected, ChangedMeanwhile, Storage;
     /// Errors of `POST /files`.
     CreateUpload: NoFile, InvalidFileType, InvalidRequest, InconsistentLength, TooManyPixels, InvalidBase64, MangledBody, TruncatedBody, ClientTooSlow, BelowMinRate, PayloadTooLarge, NotPartialUpload, ContentEncoding, TusVersion, AlreadyExists, IdempotencyKeyReused, OutcomeUnknown, UploadInterrupted, Storage, OverCapacity;
     /// Errors of `HEAD` and `GET /files/{s3_key}`.
@@ -66,7 +66,7 @@ answers! {
     /// Errors of `DELETE /files/{s3_key}`.
     CancelUpload: InvalidToken, ExpiredToken, NotFound, AlreadyComplete, TusVersion, UploadInterrupted, Storage;
     /// Errors of `POST /grants`.
-    Grant: InvalidRequest, InvalidFileType, KeyTooShort, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson;
+    Grant: InvalidRequest, InvalidFileType, KeyTooShort, TruncatedBody, ClientTooSlow, BelowMinRate, NotJson, ContentEncoding;
     /// Errors of `GET /limits`.
     Limits: Unauthorized, InvalidGrant, ExpiredGrant;
     /// Errors of `GET /readyz`.

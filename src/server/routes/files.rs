@@ -6,8 +6,8 @@
 
 use axum::Extension;
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
@@ -35,9 +35,9 @@ use creation::{Creation, DeclaredFile};
 use headers::{accepts_json, body_length, single};
 use protocol::Protocol;
 
-use super::ServiceBase;
 use super::images::KeyInPath;
-use super::upload::{StoredImage, UploadHead, check_encoding};
+use super::upload::{StoredImage, UploadHead};
+use super::{ServiceBase, link_query};
 use crate::auth::tokens::{PLAN_LIFETIME, VerifiedToken};
 use crate::crc64;
 use crate::direct::plan::draw_key;
@@ -49,7 +49,7 @@ use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{RESUMABLE, answers};
-use crate::server::request::Invocation;
+use crate::server::request::{Invocation, check_encoding};
 use crate::store::{ImageKey, ObjectName};
 use crate::upload::timer::UploadMethod;
 
@@ -79,9 +79,7 @@ impl FromRequestParts<App> for UploadFromLink {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, app).await;
         let key = path.ok().and_then(|Path(key)| ImageKey::parse(&key)).ok_or(Error::NotFound)?;
         record_field(field::S3_KEY, key.as_str());
-        let query: Result<Query<UploadQuery>, QueryRejection> = Query::from_request_parts(parts, app).await;
-        let Query(UploadQuery { upload: token }) =
-            query.map_err(|problem| Error::InvalidToken(Some(problem.into())))?;
+        let UploadQuery { upload: token } = link_query(parts, app).await?;
         let VerifiedToken { upload, kid, expires_at } = app.tokens.verify::<ResumableClaims>(&token)?;
         if let Some(kid) = kid {
             record_field(field::API_KEY_NAME, kid.as_str());
@@ -247,7 +245,7 @@ fn address(
 
 /// Returns how much of the file is stored.
 ///
-/// The older request for this upload, if there is one, is ended: what it has brought is stored and counts.
+/// Ends an older request for this upload, if there is one. The bytes that it has sent are stored.
 #[utoipa::path(head, path = "/files/{s3_key}", tag = RESUMABLE, operation_id = "upload_offset",
     params(KeyInPath, UploadQuery),
     responses(

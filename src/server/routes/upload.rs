@@ -28,9 +28,9 @@ use crate::server::App;
 use crate::server::middleware::access_log::{field, record_field};
 use crate::server::middleware::authority::Authority;
 use crate::server::openapi::{IMAGES, answers};
-use crate::server::request::Invocation;
 use crate::server::request::accept::prefers_html;
 use crate::server::request::started::Started;
+use crate::server::request::{Invocation, check_encoding};
 use crate::store::{CustomMetadata, ImageKey, Metadata, ObjectInfo, ObjectName, PresignOptions, StoreError};
 use crate::upload::budget::memory_checks;
 use crate::upload::fixed::{FixedKey, FixedUpload, check_same};
@@ -452,13 +452,6 @@ fn answer(info: ImageInfo, outcome: Outcome) -> StoredImage {
         checksum: Some(crc64::labelled(outcome.stored.crc64)),
         metadata: outcome.metadata,
     }
-}
-
-/// Rejects an image with a Content-Encoding (RFC 9110 8.4): neither the service nor its readers would decode it.
-pub(super) fn check_encoding(headers: &HeaderMap) -> Result<()> {
-    let codings = headers.get_all(header::CONTENT_ENCODING).iter().map(|value| value.as_bytes().trim_ascii());
-    let mut others = codings.filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
-    others.next().map_or(Ok(()), |_| Err(Error::ContentEncoding))
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
