@@ -72,10 +72,10 @@ bench: ## Run the Criterion benchmarks: cutting forms into parts, and whole uplo
 	$(CARGO) bench --locked -p image-store-benches
 
 bench-peers: ## Compare the service with proxies and other upload services before the same null S3; RUNS=5
-	loadtest/peers.sh
+	PROFILE=dist loadtest/peers.sh
 
 bench-hop: ## Compare the service with nginx as a proxy only; RUNS=5; CHECK=1 fails if targets are missed
-	PEERS="none nginx image-store" SIZES="64KiB 1MiB 1GiB" PLANS=0 loadtest/peers.sh
+	PROFILE=dist PEERS="none nginx image-store" SIZES="64KiB 1MiB 1GiB" PLANS=0 loadtest/peers.sh
 
 loadtest: ## Run the k6 scripts and the tests with many clients, and check their invariants
 	loadtest/run.sh

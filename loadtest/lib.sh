@@ -4,7 +4,9 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
-binary=$target/release/image-store
+# PROFILE=dist measures what is deployed.
+profile=${PROFILE:-release}
+binary=$target/$profile/image-store
 tools=$target/release
 # Not in /tmp, which may be a tmpfs.
 mkdir -p "$target"
@@ -34,7 +36,7 @@ trap finish EXIT
 # Two builds, so that the tools' dependencies cannot change the features with which the service is built. FEATURES adds
 # features to the default ones.
 build() {
-    cargo build --release --locked -p image-store --features "${FEATURES:-}"
+    cargo build --profile "$profile" --locked -p image-store --features "${FEATURES:-}"
     cargo build --release --locked -p loadtest-tools
 }
 

@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 size=$((${SIZE_MIB:-1024} << 20))
 limit_mib=${LIMIT_MIB:-64}
 
-[ -n "${NO_BUILD:-}" ] || cargo build --release --locked -p image-store
+[ -n "${NO_BUILD:-}" ] || cargo build --profile "$profile" --locked -p image-store
 image "$size" >"$work/large.png"
 launch service env PORT=0 DATA_DIR="$work/data" "$binary"
 
