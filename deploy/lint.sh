@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the files in this folder without a container engine, a cluster or an account. tests/e2e/proxies.sh serves with
-# nginx.conf and Caddyfile, and tests/e2e/compose.sh runs what compose.yaml describes.
+# nginx.conf and Caddyfile, and tests/e2e/compose.py runs what compose.yaml describes.
 #
 # Installs what it requires: Python packages below the target folder, promtool from its Debian package, and systemd.
 set -euo pipefail

@@ -30,10 +30,10 @@ CATEGORIES = (
     "lost",
     "altered",
     "doubled",
-    "readable",
-    "come back",
-    "refused",
-    "believed",
+    "unacknowledged",
+    "restored",
+    "wrongly rejected",
+    "wrongly accepted",
     "unanswered",
     "unfinished before the sweep",
     "unverified before the sweep",
@@ -146,12 +146,12 @@ class Account:
         if found > 1:
             self.add("doubled", number, f"{found} images", self.cut_short(number))
         if upload.withdrawn and found:
-            self.add("come back", number, "there after its delete or abort was answered")
+            self.add("restored", number, "there after its delete or abort was answered")
         elif upload.stored and not upload.withdrawn and not found:
             self.add("lost", number, "not there after its success was answered")
         elif found and not upload.stored:
             left = LEFT if upload.left == "after its last byte" else None
-            self.add("readable", number, "there without a success", left or self.cut_short(number))
+            self.add("unacknowledged", number, "there without a success", left or self.cut_short(number))
 
     def unfinished(self, store: Store, when: str) -> None:
         for upload_id in store.unfinished():

@@ -148,7 +148,7 @@ class Client:
             act = upload.act
             answer = await self.ask("plan", "POST", "/uploads", "upload", json.dumps(wish).encode())
         if answer.status != 201:
-            upload.wrong.append(f"refused: plan {answer.status}")
+            upload.wrong.append(f"wrongly rejected: plan {answer.status}")
             return
         plan = json.loads(answer.body)
         upload.key, upload.links, upload.way = plan["s3_key"], plan, f"direct, {plan['kind']}"
@@ -159,7 +159,7 @@ class Client:
             return
         if not await self.put_all(plan, content):
             return
-        await self.check_unreadable("before it was complete")
+        await self.check_unreadable("unacknowledged", "before it was complete")
         await self.conclude(act)
 
     async def conclude(self, act: str) -> None:
@@ -180,7 +180,7 @@ class Client:
         if act == "delete" and self.upload.stored:
             await self.delete()
         if self.upload.withdrawn:
-            await self.check_unreadable("after it was withdrawn")
+            await self.check_unreadable("restored", "after it was withdrawn")
 
     async def later(self, work) -> None:
         await asyncio.sleep(self.dice.expovariate(20))
@@ -281,12 +281,12 @@ class Client:
             upload.refused = answer.status < 500 and answer.status != 409
             may_be_over = upload.is_lie or upload.act in ("abort while completing", "delete while completing")
             if answer.status < 500 and not may_be_over:
-                upload.wrong.append(f"refused: {answer.status} {code_of(answer)}")
+                upload.wrong.append(f"wrongly rejected: {answer.status} {code_of(answer)}")
             return
         image = json.loads(answer.body)
         upload.stored = True
         if upload.is_lie:
-            upload.wrong.append("believed: a lie was answered with success")
+            upload.wrong.append("wrongly accepted: an incorrect upload was answered with success")
         if upload.key not in (None, image["s3_key"]) or image["size"] != upload.size:
             upload.wrong.append(f"altered: answered {image['s3_key']}, {image['size']} bytes")
         upload.key = image["s3_key"]
@@ -305,11 +305,11 @@ class Client:
             if answer and hashlib.sha256(answer.body).hexdigest() != self.upload.sha256:
                 self.upload.wrong.append(f"altered: its link reads {answer.status}, {len(answer.body)} bytes")
 
-    async def check_unreadable(self, when: str) -> None:
+    async def check_unreadable(self, category: str, when: str) -> None:
         with contextlib.suppress(Undecided):
             answer = await self.ask("read", "GET", f"/images/{self.upload.key}", "read")
             if answer.status != 404:
-                self.upload.wrong.append(f"readable: {answer.status} {when}")
+                self.upload.wrong.append(f"{category}: {answer.status} {when}")
 
 
 def form(upload: Upload, content: bytes) -> bytes:

@@ -7,8 +7,8 @@ use crate::auth::Secret;
 
 /// The settings as text. [`super::Config::new`] parses them, so that all errors are reported together.
 ///
-/// Sizes have a unit (`KiB`, `MiB`, `GiB`, `KB`, `MB`, `GB`) or are in bytes. Durations have a unit (`s`, `m`, `h`) or
-/// are in seconds.
+/// Sizes have a unit (`KiB`, `MiB`, `GiB`, `KB`, `MB`, `GB`) or are in bytes. Durations have a unit (`s`, `m`, `h`,
+/// `d`) or are in seconds.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Settings")]
 pub struct Settings {

@@ -17,7 +17,7 @@ pub struct UploadOptions {
     #[arg(long, env = "IMAGE_STORE_URL", value_name = "BASE", default_value = "http://127.0.0.1:8080")]
     #[arg(hide_env_values = true)]
     pub url: String,
-    /// API key for the service; it is never sent to S3
+    /// API key or grant for the service; it is never sent to S3
     #[arg(id = "client_api_key", long = "api-key", env = "IMAGE_STORE_API_KEY", value_name = "KEY")]
     #[arg(hide_env_values = true)]
     pub api_key: Option<String>,
