@@ -95,7 +95,7 @@ impl From<SystemTime> for NumericDate {
 
 /// The claim `aud`: a name, or a list with one name, which is what some libraries write (RFC 7519, 4.1.3).
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "the claim 'aud' must be a name or a list with one name")]
 pub enum OneAudience {
     Name(String),
     List([String; 1]),

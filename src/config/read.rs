@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::parse::{self, absolute_url, duration, formats, origins, prefix, size, size_text};
 use super::{Auth, Config, Descriptors, Direct, Server, Settings, Store, TrustedProxies, Upload};
 use crate::auth::tokens::PLAN_LIFETIME;
-use crate::auth::{Keys, Scope, Secret};
+use crate::auth::{Key, Keys, Scope, Secret};
 use crate::policy::Policy;
 use crate::store::limits::{MAX_OBJECT_SIZE, MAX_PART_SIZE, MAX_PARTS, MIN_PART_SIZE};
 use crate::store::s3::{Checksum, Sse};
@@ -234,10 +234,12 @@ impl Auth {
             problems.0.extend(errors);
             Keys::default()
         });
+        let public_read = problems.take("PUBLIC_READ", parse::boolean(&settings.public_read));
+        let secret = token_secret(settings.token_secret.as_ref(), &keys, public_read);
         Auth {
-            public_read: problems.take("PUBLIC_READ", parse::boolean(&settings.public_read)),
-            token_secret: problems.take("TOKEN_SECRET", token_secret(settings.token_secret.as_ref(), &keys)),
+            token_secret: problems.take("TOKEN_SECRET", secret),
             keys_file: settings.api_keys_file.clone(),
+            public_read,
             keys,
         }
     }
@@ -247,13 +249,14 @@ impl Auth {
 ///
 /// Without a secret it is derived from all keys. The holder of the only key can derive it too, and sign upload tokens, whose
 /// holders upload and read. So the key must allow both.
-fn token_secret(secret: Option<&Secret>, keys: &Keys) -> Result<Option<Secret>, String> {
+fn token_secret(secret: Option<&Secret>, keys: &Keys, public_read: bool) -> Result<Option<Secret>, String> {
     let create = "create one with: openssl rand -hex 32";
+    let allows_less = |key: &Key| !key.may(Scope::Upload) || !(key.may(Scope::Read) || public_read);
     match secret {
         Some(secret) if secret.as_bytes().len() < MIN_TOKEN_SECRET => {
             Err(format!("must have at least {MIN_TOKEN_SECRET} bytes; {create}"))
         }
-        None if keys.only().is_some_and(|key| !(key.may(Scope::Upload) && key.may(Scope::Read))) => {
+        None if keys.only().is_some_and(allows_less) => {
             Err(format!("is required, because the only API key does not have the scopes upload and read; {create}"))
         }
         secret => Ok(secret.cloned()),
@@ -476,6 +479,8 @@ mod tests {
                 }
             }
             assert!(read(&["--s3-bucket=b", &flag, secret]).is_ok());
+            let is_public = read(&["--s3-bucket=b", &flag, "--public-read=true"]);
+            assert_eq!(is_public.is_ok(), keys.contains("upload"));
         }
     }
 }

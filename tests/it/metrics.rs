@@ -274,7 +274,7 @@ async fn metrics_from_proxies_and_browsers_require_a_key() {
             ("x-forwarded-proto", "https"),
             ("origin", "http://page.example"),
             ("sec-fetch-site", "same-origin"),
-            // A page of this host, whose name its owner has let mean 127.0.0.1, sends neither of them.
+            // A page of this host, whose name its owner makes resolve to 127.0.0.1, may send neither of them.
             ("host", "page.example:80"),
         ] {
             let refused = ask().header(header, value).send().await.unwrap();

@@ -126,6 +126,8 @@ async fn assets_are_cached_by_version() {
         let again = app.client.get(&path).header("if-none-match", known).send().await.unwrap();
         assert_eq!(again.status(), StatusCode::NOT_MODIFIED);
         assert_eq!(header(&again, "etag"), tag);
+        let vary = again.headers().get_all("vary").iter().any(|vary| vary == "accept-encoding");
+        assert!(vary, "as in the 200: {again:?}");
     }
     let other = app.client.get(&path).header("if-none-match", "\"other\"").send().await.unwrap();
     assert_eq!(other.status(), StatusCode::OK);

@@ -1,6 +1,7 @@
 //! The binary: how it starts, rejects a wrong configuration, and stops.
 
 use base64::Engine;
+use sha2::Digest;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -267,7 +268,10 @@ async fn log_has_client_address_from_trusted_proxy() {
 #[tokio::test]
 async fn strangers_add_no_lines_to_the_log_and_tokens_are_not_in_it() {
     const LINE: &str = "2026-01-01T00:00:00Z  INFO a line of a stranger";
+    const UNKNOWN: &str = "a claim\nof two lines";
     let header = |json: String| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(json);
+    let secret = jsonwebtoken::EncodingKey::from_secret(&sha2::Sha256::digest("a-key-of-the-operator"));
+    let signed = |claims| jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &secret).unwrap();
     let key = "0c6f1c1e-5d0b-4f6e-9d3a-1f2e3d4c5b6a.png";
     let query = format!("%0A{}=1&token%3Dsecret", LINE.replace(' ', "%20"));
     let data = TempDir::new().unwrap();
@@ -282,14 +286,20 @@ async fn strangers_add_no_lines_to_the_log_and_tokens_are_not_in_it() {
             at("/limits").bearer_auth(header(serde_json::json!({ "alg": format!("x\n{LINE}") }).to_string()) + ".a.b"),
             "invalid_token",
         ),
+        // The holder of a key is told, and so is the log, which claim is unknown.
+        (
+            at("/limits").bearer_auth(signed(serde_json::json!({ "aud": "image-store", "exp": 1, UNKNOWN: 1 }))),
+            "invalid_token",
+        ),
     ] {
         let answer: serde_json::Value = request.send().await.unwrap().json().await.unwrap();
         assert_eq!(answer["code"], rejected, "{answer}");
     }
     process.terminate();
     let (_, log) = process.end().await;
-    assert_eq!(log.matches("request rejected").count(), 4, "{log}");
+    assert_eq!(log.matches("request rejected").count(), 5, "{log}");
     assert!(!log.contains("stranger") && !log.contains("secret"), "{log}");
+    assert_eq!(log.lines().filter(|line| line.contains("a claim\\nof two lines")).count(), 1, "{log}");
 }
 
 #[test]

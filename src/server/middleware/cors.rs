@@ -17,9 +17,9 @@ use crate::telemetry::trace;
 /// How long a browser may cache the response to a preflight.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// The request headers that browsers may send. A file without a media type has a name in `Content-Disposition`. Dropzone sends `Cache-Control` and `X-Requested-With`. tus-js-client,
-/// Uppy and the IETF's resumable uploads use the `Tus-…`, `Upload-…`, `Idempotency-Key` and `X-HTTP-Method-Override`
-/// headers.
+/// The request headers that browsers may send. A file without a media type has a name in `Content-Disposition`. Dropzone
+/// sends `Cache-Control` and `X-Requested-With`. tus-js-client, Uppy and the IETF's resumable uploads use the `Tus-…`,
+/// `Upload-…`, `Idempotency-Key` and `X-HTTP-Method-Override` headers.
 const REQUEST: [HeaderName; 20] = [
     header::CONTENT_TYPE,
     header::CONTENT_DISPOSITION,

@@ -88,7 +88,7 @@ fn digest<'a>(contents: impl IntoIterator<Item = &'a [u8]>) -> String {
 pub fn not_modified(tag: &str, headers: &HeaderMap) -> Option<Response> {
     let known: IfNoneMatch = headers.typed_get()?;
     let tagged: ETag = tag.parse().ok()?;
-    // As in the 200, which is also sent compressed (RFC 9110, 15.4.5).
+    // As in a 200 that may be compressed (RFC 9110, 15.4.5).
     let headers = [(header::ETAG, tag), (header::VARY, "accept-encoding")];
     (!known.precondition_passes(&tagged)).then(|| (StatusCode::NOT_MODIFIED, [FRESH], headers).into_response())
 }

@@ -25,9 +25,11 @@ const MEMORY_PIECES: usize = 3;
 /// The bodies of one call, which end with it.
 ///
 /// A store may answer before it has read the body, and then neither read on nor close the connection. hyper keeps such a
-/// connection and what it still has to send, without a limit of time. It asks a body for more only while less than 408 KiB of
-/// it are unsent ([`MEMORY_PIECES`] are less). So what fails when the call has ended frees the memory of a part. Only the last
-/// pieces may stay.
+/// connection and what it still has to send, without a limit of time. So a body fails when its call has ended: hyper then
+/// closes the connection and drops the part.
+///
+/// Over HTTP/1, hyper asks a body for more while less than 408 KiB of it are unsent; [`MEMORY_PIECES`] are less. A body
+/// whose last pieces it already has can no longer fail. Over HTTP/2, it asks only if the store reads on.
 pub(super) struct Sending(DropGuard);
 
 impl Sending {
@@ -269,17 +271,21 @@ mod tests {
 
     #[tokio::test]
     async fn few_pieces_are_unsent_and_none_is_added_after_the_call() {
-        let long = memory(Bytes::from(vec![7; 4 * MEMORY_PIECE]));
+        let long = memory(Bytes::from(vec![7; 5 * MEMORY_PIECE]));
         let sending = Sending::new();
         let mut body = sending.once(&long);
-        let mut unsent = Vec::new();
+        let mut unsent = VecDeque::new();
         while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).now_or_never() {
-            unsent.push(frame.unwrap().unwrap());
+            unsent.push_back(frame.unwrap().unwrap());
         }
         assert_eq!(unsent.len(), MEMORY_PIECES);
-        let more = tokio::spawn(async move { poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await });
-        drop(sending);
-        assert!(more.await.unwrap().unwrap().is_err());
+        let next = async |mut body: SdkBody| (poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap(), body);
+        let mut send_first = async || drop(unsent.pop_front());
+        let ((fourth, body), ()) = futures::join!(next(body), send_first());
+        assert!(fourth.is_ok());
+        let end_call = async move || drop(sending);
+        let ((fifth, _), ()) = futures::join!(next(body), end_call());
+        assert!(fifth.is_err());
     }
 
     #[tokio::test]

@@ -23,8 +23,8 @@ pub(super) fn is_local(request: &Request) -> bool {
         && facts.and_then(RequestFacts::host).is_none_or(is_not_in_public_dns)
 }
 
-/// Whether a host is an address or a name without a dot. The owner of any other name can let it mean this machine, so that the
-/// browsers on it send requests of the owner's pages here (DNS rebinding), some of them without any header of a page.
+/// Whether a host is an address or a name without a dot. The owner of any other name can make it resolve to this machine, so
+/// that its browsers send requests of the owner's pages here (DNS rebinding), some of them without any header of a page.
 fn is_not_in_public_dns(host: &str) -> bool {
     let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
     literal.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok())
