@@ -283,11 +283,11 @@ mod tests {
         assert_eq!(unsent.len(), MEMORY_PIECES);
         let next = async |mut body: SdkBody| (poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await.unwrap(), body);
         let mut send_first = async || drop(unsent.pop_front());
-        let ((fourth, body), ()) = futures::join!(next(body), send_first());
-        assert!(fourth.is_ok());
+        let ((added, body), ()) = futures::join!(next(body), send_first());
+        assert!(added.is_ok());
         let end_call = async move || drop(sending);
-        let ((fifth, _), ()) = futures::join!(next(body), end_call());
-        assert!(fifth.is_err());
+        let ((late, _), ()) = futures::join!(next(body), end_call());
+        assert!(late.is_err());
     }
 
     #[tokio::test]
