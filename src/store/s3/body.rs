@@ -18,20 +18,19 @@ use crate::store::{Content, Payload, ReadAt, Reading};
 /// is being sent holds one piece in memory outside the budget.
 const FILE_PIECE: u64 = 32 << 10;
 
-/// Size of the pieces in which more than [`ONE_PIECE`] bytes are sent from memory, and how many of them are sent at once.
+/// Size of the pieces in which bytes are sent from scarce memory, and how many of them are sent at once.
 const MEMORY_PIECE: usize = 200 << 10;
 const MEMORY_PIECES: usize = 2;
-/// The most bytes that are sent in one piece. In several, 1 MiB takes 5 % more CPU time.
-const ONE_PIECE: usize = 1 << 20;
 
 /// The bodies of one call, which end with it.
 ///
 /// A store may answer before it has read the body, and then neither read on nor close the connection. hyper keeps such a
-/// connection and what it still has to send, without a limit of time. So a body fails when its call has ended: hyper then
-/// closes the connection and drops the part.
+/// connection and what it still has to send, without a limit of time. So a body in pieces fails when its call has ended:
+/// hyper then closes the connection and drops the part. Memory is sent in pieces only if it is scarce, because that takes
+/// more CPU time. So such a store gets at most half of it.
 ///
-/// Over HTTP/1, hyper asks a body for more while less than 408 KiB of it are unsent; [`MEMORY_PIECES`] are less. A body of
-/// one piece, or whose last pieces hyper already has, can no longer fail. Over HTTP/2, hyper asks only if the store reads on.
+/// Over HTTP/1, hyper asks a body for more while less than 408 KiB of it are unsent; [`MEMORY_PIECES`] are less. A body whose
+/// last pieces hyper already has can no longer fail. Over HTTP/2, hyper asks only if the store reads on.
 pub(super) struct Sending(DropGuard);
 
 impl Sending {
@@ -55,7 +54,11 @@ impl Sending {
 
 fn body(payload: &Payload, call: &CancellationToken) -> SdkBody {
     match payload.content.clone() {
-        Content::Memory(bytes) => SdkBody::from_body_1_x(MemoryBody::new(bytes, call)),
+        Content::Memory(bytes) => SdkBody::from_body_1_x(MemoryBody { rest: bytes, pieces: None }),
+        Content::ScarceMemory(bytes) => {
+            let pieces = Some(Pieces::new(MEMORY_PIECES, call));
+            SdkBody::from_body_1_x(MemoryBody { rest: bytes, pieces })
+        }
         Content::File(file) => SdkBody::from_body_1_x(FileBody::new(file, payload.len, call)),
     }
 }
@@ -117,11 +120,6 @@ struct MemoryBody {
 }
 
 impl MemoryBody {
-    fn new(bytes: Bytes, call: &CancellationToken) -> Self {
-        let is_long = bytes.len() > ONE_PIECE;
-        MemoryBody { pieces: is_long.then(|| Pieces::new(MEMORY_PIECES, call)), rest: bytes }
-    }
-
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Frame<Bytes>>> {
         let Some(pieces) = &mut self.pieces else {
             return Poll::Ready(Ok(Frame::data(std::mem::take(&mut self.rest))));
@@ -206,6 +204,10 @@ mod tests {
         Payload { len: bytes.len() as u64, content: Content::Memory(bytes), crc64: 0 }
     }
 
+    fn scarce(bytes: Bytes) -> Payload {
+        Payload { content: Content::ScarceMemory(bytes.clone()), ..memory(bytes) }
+    }
+
     #[derive(Debug)]
     struct Fake(Vec<u8>);
 
@@ -233,7 +235,7 @@ mod tests {
     #[tokio::test]
     async fn memory_is_sent_without_a_copy() {
         let bytes = Bytes::from(vec![7; 64]);
-        let mut body = MemoryBody::new(bytes.clone(), &CancellationToken::new());
+        let mut body = MemoryBody { rest: bytes.clone(), pieces: None };
         assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(64), false));
         let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert_eq!(frame.as_ptr(), bytes.as_ptr());
@@ -242,12 +244,13 @@ mod tests {
 
     #[tokio::test]
     async fn memory_and_file_bodies_can_be_sent_again() {
-        let long: Vec<u8> = (0..ONE_PIECE + 1).map(|at| (at % 251) as u8).collect();
+        let long: Vec<u8> = (0..4 * MEMORY_PIECE + 1).map(|at| (at % 251) as u8).collect();
         let sending = Sending::new();
         for (payload, bytes) in [
             (memory(Bytes::from_static(b"abc")), b"abc".to_vec()),
             (memory(Bytes::new()), Vec::new()),
-            (memory(Bytes::from(long.clone())), long.clone()),
+            (scarce(Bytes::from(long.clone())), long.clone()),
+            (scarce(Bytes::new()), Vec::new()),
             (file(long.clone(), long.len()), long),
         ] {
             let body = sending.retryable(&payload).into_inner();
@@ -273,7 +276,7 @@ mod tests {
 
     #[tokio::test]
     async fn few_pieces_are_unsent_and_none_is_added_after_the_call() {
-        let long = memory(Bytes::from(vec![7; ONE_PIECE + 1]));
+        let long = scarce(Bytes::from(vec![7; 4 * MEMORY_PIECE]));
         let sending = Sending::new();
         let mut body = sending.once(&long);
         let mut unsent = VecDeque::new();

@@ -386,7 +386,7 @@ async fn memory_is_free_after_the_call_although_the_store_does_not_read_the_body
     for is_part in [false, true] {
         let (held, free) = oneshot::channel();
         let bytes = Bytes::from_owner(Held { bytes: bytes.clone(), _held: held });
-        let body = Payload { len: bytes.len() as u64, content: Content::Memory(bytes), crc64: 0 };
+        let body = Payload { len: bytes.len() as u64, content: Content::ScarceMemory(bytes), crc64: 0 };
         let upload = Upload { name: image(), id: "id".to_owned() };
         let failed = match is_part {
             false => store.put(&upload.name, &metadata(), body).await.map(drop),
