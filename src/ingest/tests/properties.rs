@@ -23,10 +23,10 @@ fn sizes() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(size, 1..40)
 }
 
-/// Whether two errors are equivalent. If a body ends inside a broken image, both errors are correct, and the chunks
+/// Whether two errors are equivalent. If a form ends inside a broken image, both errors are correct, and the chunks
 /// decide which one is found first.
 fn same_fault(first: &str, second: &str) -> bool {
-    let either = ["truncated_body", "invalid_file_type"];
+    let either = ["malformed_form", "invalid_file_type"];
     first == second || (either.contains(&first) && either.contains(&second))
 }
 
