@@ -87,8 +87,6 @@ pub struct Payload {
 #[derive(Clone, Debug)]
 pub enum Content {
     Memory(Bytes),
-    /// Memory that is sent in pieces, so that it is free when its call ends. This takes a tenth more CPU time.
-    ScarceMemory(Bytes),
     /// A file, which is read while it is sent.
     File(Arc<dyn ReadAt>),
 }

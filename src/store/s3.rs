@@ -23,7 +23,6 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use self::attempts::{Attempts, UnknownOutcome};
-use self::body::Sending;
 use self::call::Call;
 use self::copy::CopyFacts;
 pub use self::copy::{CopyProtection, TriedCopy};
@@ -174,12 +173,11 @@ impl S3Store {
         body: &Payload,
         retries: impl FnOnce(Builder) -> Builder,
     ) -> Result<()> {
-        let sending = Sending::new();
-        let rest = match self.send_first(call, sending.once(body)).await? {
+        let rest = match self.send_first(call, body).await? {
             Sent::Accepted(_) => return Ok(()),
             Sent::Unfinished(rest) => retries(*rest),
         };
-        let put = self.client.put_object().bucket(&self.bucket).key(self.key(call.name)).body(sending.retryable(body));
+        let put = self.client.put_object().bucket(&self.bucket).key(self.key(call.name)).body(body::retryable(body));
         let put = call.complete(put.customize().disable_payload_signing().config_override(rest));
         put.send().await.map(drop).map_err(|error| classify("PutObject", error))
     }
@@ -292,13 +290,12 @@ impl Store for S3Store {
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
         let call = self.part_call(upload, number, &body);
-        let sending = Sending::new();
-        let (etag, taken) = match self.send_first(&call, sending.once(&body)).await? {
+        let (etag, taken) = match self.send_first(&call, &body).await? {
             Sent::Accepted(response) => (header(&response, "etag"), header(&response, CHECKSUM)),
             Sent::Unfinished(rest) => {
                 let part = self.client.upload_part().bucket(&self.bucket).key(self.key(&upload.name));
                 let part = part.upload_id(&upload.id).part_number(convert::part_number(number));
-                let part = part.body(sending.retryable(&body)).customize().disable_payload_signing();
+                let part = part.body(body::retryable(&body)).customize().disable_payload_signing();
                 let sent = call.complete(part.config_override(*rest)).send().await;
                 let sent = sent.map_err(|error| of_upload(classify("UploadPart", error)))?;
                 (sent.e_tag, sent.checksum_crc64_nvme)

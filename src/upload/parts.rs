@@ -110,7 +110,7 @@ impl PrefixBuffer for PartCutter {
 /// is sent. A part in memory is sent immediately.
 pub async fn file_turn(files: &Arc<Semaphore>, part: &Payload) -> Option<OwnedSemaphorePermit> {
     match part.content {
-        Content::Memory(_) | Content::ScarceMemory(_) => None,
+        Content::Memory(_) => None,
         Content::File(_) => Arc::clone(files).acquire_owned().await.ok(),
     }
 }
@@ -216,7 +216,7 @@ mod tests {
 
     fn bytes(part: &Payload) -> &[u8] {
         match &part.content {
-            Content::Memory(bytes) | Content::ScarceMemory(bytes) => bytes,
+            Content::Memory(bytes) => bytes,
             Content::File(_) => panic!("there is no spill folder in this test"),
         }
     }

@@ -27,9 +27,9 @@ use super::call::Call;
 use super::errors::rejected;
 use super::route::{Route, SDK_HEADERS, TRACE_ID};
 use super::signer::{Signer, UNSIGNED_PAYLOAD, canonical_query};
-use super::{S3Store, trace};
+use super::{S3Store, body, trace};
 use crate::error::BoxError;
-use crate::store::Result;
+use crate::store::{Payload, Result};
 
 /// The state of a call after [`S3Store::send_first`].
 pub(super) enum Sent {
@@ -40,7 +40,7 @@ pub(super) enum Sent {
 
 impl S3Store {
     /// Makes the first attempt of a call, if the SDK would not do anything else in it.
-    pub(super) async fn send_first(&self, call: &Call<'_>, body: SdkBody) -> Result<Sent> {
+    pub(super) async fn send_first(&self, call: &Call<'_>, payload: &Payload) -> Result<Sent> {
         // Only successes of the SDK refill its quota for retries.
         if !self.retry_quota.is_full() {
             return Ok(Sent::Unfinished(Box::default()));
@@ -49,7 +49,7 @@ impl S3Store {
             return Ok(Sent::Unfinished(Box::default()));
         };
         let (time, id) = (route.signing_time(SystemTime::now()), Uuid::new_v4());
-        let request = self.request(call, &route, &credentials, time, id, body);
+        let request = self.request(call, &route, &credentials, time, id, body::of(payload));
         let mut request = request.map_err(|error| rejected(call.operation, error))?;
         let connection = CaptureSmithyConnection::new();
         request.add_extension(connection.clone());

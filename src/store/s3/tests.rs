@@ -15,17 +15,13 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpListener;
-use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::body::Sending;
 use super::call::Call;
 use super::credentials::RecordingProvider;
 use super::presign::signed_url;
 use super::signer::{Signer, parse_date};
-use super::{Checksum, S3Options, S3Store, Sse, convert};
+use super::{Checksum, S3Options, S3Store, Sse, body, convert};
 use crate::crc64;
 use crate::store::{Content, CustomMetadata, ImageKey, Metadata, ObjectName, Payload, Store, StoreError, Upload};
 
@@ -175,8 +171,7 @@ async fn compare(store: &S3Store, recorder: &Recorder, call: &Call<'_>) {
     let [sdk]: [Recorded; 1] = recorder.taken().try_into().unwrap();
     let (route, credentials) = store.route(&store.own_route, call.operation).await.unwrap().unwrap();
     let id = Uuid::try_parse(&sdk.headers["amz-sdk-invocation-id"]).unwrap();
-    let request =
-        store.request(call, &route, &credentials, sdk.signed_at(), id, Sending::new().once(&payload())).unwrap();
+    let request = store.request(call, &route, &credentials, sdk.signed_at(), id, body::of(&payload())).unwrap();
     assert_eq!(Recorded::of(&request), sdk);
     assert!(recorder.taken().is_empty(), "the SDK only prepares a call");
 }
@@ -195,7 +190,7 @@ async fn first_put_object_equals_that_of_the_sdk() {
             .content_length(5)
             .set_checksum_crc64_nvme(store.crc64(body.crc64))
             .if_none_match("*")
-            .body(Sending::new().retryable(&body));
+            .body(body::retryable(&body));
         call.customize().disable_payload_signing().send().await.unwrap();
         compare(&store, &recorder, &store.put_call(&name, &metadata, &body)).await;
     }
@@ -211,7 +206,7 @@ async fn first_upload_part_equals_that_of_the_sdk() {
             .part_number(7)
             .content_length(5)
             .set_checksum_crc64_nvme(store.crc64(body.crc64))
-            .body(Sending::new().retryable(&body));
+            .body(body::retryable(&body));
         call.customize().disable_payload_signing().send().await.unwrap();
         compare(&store, &recorder, &store.part_call(&upload, 7, &body)).await;
     }
@@ -350,51 +345,4 @@ async fn sdk_sends_calls_that_need_another_kind_of_session() {
     assert!(store.route(&store.own_route, "PutObject").await.unwrap().is_none());
     let [_, put] = recorder.taken().try_into().unwrap();
     assert_eq!((&*put.headers["x-amz-s3session-token"], &*put.headers["x-amz-meta-width"]), ("t", "3"));
-}
-
-/// The memory of a part, which reports when it is free.
-struct Held {
-    bytes: Vec<u8>,
-    _held: oneshot::Sender<()>,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// Answers requests before their bodies were read, and then neither reads on nor closes the connections.
-async fn reject_early(listener: TcpListener) {
-    let mut connections = Vec::new();
-    while let Ok((mut connection, _)) = listener.accept().await {
-        connection.read_exact(&mut [0; 64]).await.unwrap();
-        connection.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").await.unwrap();
-        connections.push(connection);
-    }
-}
-
-#[tokio::test]
-async fn memory_is_free_after_the_call_although_the_store_does_not_read_the_body() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let change = |options: &mut S3Options| (options.endpoint, options.http_client) = (Some(endpoint), None);
-    let store = connect(&Recorder::default(), None, change).await;
-    let answering = tokio::spawn(reject_early(listener));
-    // More than the buffers of the two sockets take.
-    let bytes = vec![7; 32 << 20];
-    for is_part in [false, true] {
-        let (held, free) = oneshot::channel();
-        let bytes = Bytes::from_owner(Held { bytes: bytes.clone(), _held: held });
-        let body = Payload { len: bytes.len() as u64, content: Content::ScarceMemory(bytes), crc64: 0 };
-        let upload = Upload { name: image(), id: "id".to_owned() };
-        let failed = match is_part {
-            false => store.put(&upload.name, &metadata(), body).await.map(drop),
-            true => store.upload_part(&upload, 1, body).await.map(drop),
-        };
-        assert!(matches!(failed, Err(StoreError::Rejected { .. })), "{failed:?}");
-        let freed = tokio::time::timeout(Duration::from_secs(10), free).await;
-        assert!(freed.is_ok(), "is_part: {is_part}");
-    }
-    answering.abort();
 }

@@ -637,7 +637,7 @@ impl Store for Memory {
     async fn put(&self, name: &ObjectName, metadata: &Metadata, body: Payload) -> Result<Written> {
         self.shared.lock().calls.puts += 1;
         let touched = Touched::object(name);
-        let (Content::Memory(bytes) | Content::ScarceMemory(bytes)) = body.content else { unreachable!() };
+        let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (
             name.clone(),
             Object { may_be_planned: metadata.may_be_planned, origin: metadata.origin, ..Object::of(&bytes) },
@@ -661,7 +661,7 @@ impl Store for Memory {
 
     async fn upload_part(&self, upload: &Upload, number: u32, body: Payload) -> Result<Part> {
         let touched = Touched::uploads(&upload.name);
-        let (Content::Memory(bytes) | Content::ScarceMemory(bytes)) = body.content else { unreachable!() };
+        let Content::Memory(bytes) = body.content else { unreachable!() };
         let (upload, size, crc64) = (upload.clone(), body.len, body.crc64);
         self.change("upload_part", touched, move |state| {
             state.upload(&upload)?.parts.insert(number, bytes.to_vec());
@@ -789,7 +789,7 @@ impl Store for Memory {
 
     async fn put_kept(&self, name: &ObjectName, body: Payload, crc64_before: Option<u64>) -> Result<()> {
         let touched = Touched::object(name);
-        let (Content::Memory(bytes) | Content::ScarceMemory(bytes)) = body.content else { unreachable!() };
+        let Content::Memory(bytes) = body.content else { unreachable!() };
         let (name, object) = (name.clone(), Object { bytes: bytes.to_vec(), crc64_before, ..Object::default() });
         self.change("put_kept", touched, move |state| state.write(&name, object, false)).await
     }

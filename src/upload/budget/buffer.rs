@@ -115,7 +115,6 @@ impl Buffer {
     pub fn freeze(self) -> Content {
         match &self.guard.slot {
             Some(PartSlot::File(file)) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
-            _ if self.budget.memory.is_scarce() => Content::ScarceMemory(Bytes::from_owner(self)),
             _ => Content::Memory(Bytes::from_owner(self)),
         }
     }

@@ -44,7 +44,7 @@ async fn until_used(budget: &Budget, bytes: (u64, u64)) {
 
 async fn bytes(content: &Content) -> Bytes {
     match content {
-        Content::Memory(bytes) | Content::ScarceMemory(bytes) => bytes.clone(),
+        Content::Memory(bytes) => bytes.clone(),
         Content::File(file) => file.read_at(0, PART).await.unwrap(),
     }
 }
@@ -159,7 +159,7 @@ async fn uploads_spill_to_files_until_both_budgets_are_used_up() {
     until_used(&budget, (PART as u64, PART as u64)).await;
     // When memory is free again, the upload uses it again.
     drop(first);
-    assert!(matches!(spilled.next().await.freeze(), Content::ScarceMemory(_)));
+    assert!(matches!(spilled.next().await.freeze(), Content::Memory(_)));
     until_used(&budget, (PART as u64, 0)).await;
 }
 
@@ -341,14 +341,4 @@ async fn checksum_of_a_part_is_that_of_the_bytes_that_were_written() {
     let mut cutter = PartCutter::new(buffer);
     assert!(matches!(cutter.fill(&mut Bytes::from_static(b"lost")).await, Err(Error::OverCapacity(Some(_)))));
     assert_eq!((cutter.len(), cutter.crc64()), (0, crc64::checksum(b"")));
-}
-
-#[test]
-fn memory_is_sent_as_scarce_if_more_than_half_of_it_is_used() {
-    let mut reservation = admit(&budget(4, 4), None).unwrap();
-    let mut next = || now(&mut reservation).unwrap();
-    let [one, two, three] = [next(), next(), next()];
-    assert!(matches!(three.freeze(), Content::ScarceMemory(_)));
-    assert!(matches!(two.freeze(), Content::Memory(_)));
-    assert!(matches!(one.freeze(), Content::Memory(_)));
 }
