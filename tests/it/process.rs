@@ -286,7 +286,7 @@ async fn strangers_add_no_lines_to_the_log_and_tokens_are_not_in_it() {
             at("/limits").bearer_auth(header(serde_json::json!({ "alg": format!("x\n{LINE}") }).to_string()) + ".a.b"),
             "invalid_token",
         ),
-        // The holder of a key is told, and so is the log, which claim is unknown.
+        // The answer and the log name the unknown claim.
         (
             at("/limits").bearer_auth(signed(serde_json::json!({ "aud": "image-store", "exp": 1, UNKNOWN: 1 }))),
             "invalid_token",
