@@ -8,12 +8,14 @@
 //! budget is used up too, the upload is rejected.
 //!
 //! An upload holds one slot as long as it exists. While one of its parts is being sent, it borrows a free slot for the
-//! next part, and even further ones in memory. It releases every slot except one as soon as the slot is empty. It never *waits* for a slot that another
-//! upload holds. If no slot is free, it waits for one of its own, which is released when S3 has stored the part or the
-//! call has failed; calls have timeouts. So every upload waits only for its client and for its own calls. There is no
-//! cycle and no deadlock, and a slow client holds one slot and blocks no other upload, however many slow clients there
-//! are. If half of the memory is used, the next slot of a slow upload is a file, and a part that has been filling for long
-//! moves to a file. The other half then serves the uploads that a disk would slow down (`placement`).
+//! next part, and even further ones in memory, as long as half of the memory or half of the disk space is free: new
+//! uploads would be rejected without a slot. It releases every slot except one as soon as the slot is empty. It never
+//! *waits* for a slot that another upload holds. If it can borrow none, it waits for one of its own, which is released
+//! when S3 has stored the part or the call has failed; calls have timeouts. So every upload waits only for its client and
+//! for its own calls. There is no cycle and no deadlock, and a slow client holds one slot and blocks no other upload,
+//! however many slow clients there are. If half of the memory is used, the next slot of a slow upload is a file, and a
+//! part that has been filling for long moves to a file. The other half then serves the uploads that a disk would slow
+//! down (`placement`).
 //!
 //! The budget is charged with the capacity of a slot for as long as anything holds it. The leading bytes of an image
 //! whose format is not yet known are also in a slot and nowhere else. If the slot is a file, these bytes are read back
@@ -140,6 +142,11 @@ impl Budget {
     /// Returns the bytes of memory and of files that may be in use at most.
     pub fn limits(&self) -> (u64, u64) {
         (self.memory.total, self.spill.as_ref().map_or(0, |(quota, _)| quota.total))
+    }
+
+    /// Whether more than half of the disk space or of the files is used. True without a disk.
+    fn disk_is_scarce(&self) -> bool {
+        self.spill.as_ref().is_none_or(|(quota, spill)| quota.is_scarce() || spill.is_scarce())
     }
 
     /// Reserves a slot of this kind. Returns `None` if none is free.

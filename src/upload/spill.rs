@@ -22,6 +22,7 @@ pub struct Spill {
     folder: PathBuf,
     /// Limits the number of files that exist at once.
     files: Arc<Semaphore>,
+    max_files: usize,
     disk: Disk,
 }
 
@@ -44,13 +45,15 @@ impl Spill {
     pub fn open(folder: &Path) -> io::Result<Spill> {
         std::fs::create_dir_all(folder)?;
         create_file(folder, 1)?;
-        let files = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-        Ok(Spill { folder: folder.to_owned(), files, disk: Disk::default() })
+        let max_files = Semaphore::MAX_PERMITS;
+        let files = Arc::new(Semaphore::new(max_files));
+        Ok(Spill { folder: folder.to_owned(), files, max_files, disk: Disk::default() })
     }
 
     /// Limits the number of files that exist at once to `files`.
     pub fn limited_to(self, files: usize) -> Spill {
-        Spill { files: Arc::new(Semaphore::new(files.min(Semaphore::MAX_PERMITS))), ..self }
+        let max_files = files.min(Semaphore::MAX_PERMITS);
+        Spill { files: Arc::new(Semaphore::new(max_files)), max_files, ..self }
     }
 
     /// Opens the folder that `SPILL_BUDGET` and `SPILL_DIR` configure. Returns `None` if the budget is 0.
@@ -80,6 +83,11 @@ impl Spill {
     /// Whether the limit permits one more file now.
     pub(super) fn can_create(&self) -> bool {
         self.files.available_permits() > 0
+    }
+
+    /// Whether more than half of the files exist.
+    pub(super) fn is_scarce(&self) -> bool {
+        self.files.available_permits() < self.max_files.div_ceil(2)
     }
 
     /// Creates a file with `size` bytes allocated. `charged` is released when it is closed. Returns `None` if the limit of

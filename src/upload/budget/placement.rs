@@ -1,6 +1,8 @@
 //! Decides where the parts of an upload are placed. Pure: no I/O.
 //!
 //! Slow uploads use memory only while less than half of it is used. The rest is for clients that a disk would slow down.
+//! An upload borrows slots only while half of the memory or half of the disk space is free. The rest is for new uploads, which
+//! would be rejected without a slot, while the others only wait for their own calls.
 
 use std::time::Duration;
 
@@ -18,20 +20,29 @@ pub(super) enum Kind {
 /// sends another one. It rather waits for one of these than for a disk.
 const ENOUGH_SLOTS: usize = 2;
 
-/// Returns the kinds of free slots in which the next part is placed, the best one first. `own` is the kind of the upload's
-/// own idle slot, which is used if there is nothing better, and `in_use` the number of its other slots. `leaves_memory`:
-/// the client is slow and memory is scarce.
-pub(super) fn better_than(own: Option<Kind>, in_use: usize, leaves_memory: bool) -> &'static [Kind] {
-    match own {
-        None if in_use >= ENOUGH_SLOTS => {
-            if leaves_memory {
-                &[]
-            } else {
-                &[Kind::Memory]
-            }
-        }
-        None if leaves_memory => &[Kind::File, Kind::Memory],
-        None => &[Kind::Memory, Kind::File],
+/// What the placement of a part depends on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Situation {
+    /// The kind of the upload's own idle slot, which is used if there is nothing better.
+    pub(super) own: Option<Kind>,
+    /// Number of the upload's other slots.
+    pub(super) in_use: usize,
+    /// Whether more than half of the memory is used.
+    pub(super) memory_is_scarce: bool,
+    /// Whether more than half of the disk space is used. True without a disk.
+    pub(super) disk_is_scarce: bool,
+    pub(super) client_is_slow: bool,
+}
+
+/// Returns the kinds of free slots in which the next part is placed, the best one first.
+pub(super) fn better_than_own(at: Situation) -> &'static [Kind] {
+    let leaves_memory = at.client_is_slow && at.memory_is_scarce;
+    match at.own {
+        None if at.memory_is_scarce && at.disk_is_scarce => &[],
+        None if leaves_memory && at.in_use < ENOUGH_SLOTS => &[Kind::File],
+        None if leaves_memory => &[],
+        None if at.in_use < ENOUGH_SLOTS => &[Kind::Memory, Kind::File],
+        None => &[Kind::Memory],
         Some(Kind::Memory) if leaves_memory => &[Kind::File],
         Some(Kind::File) if !leaves_memory => &[Kind::Memory],
         Some(_) => &[],
@@ -55,18 +66,40 @@ mod tests {
         }
     }
 
+    /// Every situation of an upload without an own idle slot, or with one.
+    fn situations(own: Option<Kind>) -> impl Iterator<Item = Situation> {
+        (0..=ENOUGH_SLOTS).flat_map(move |in_use| {
+            (0..8).map(move |bits| Situation {
+                own,
+                in_use,
+                memory_is_scarce: bits & 1 != 0,
+                disk_is_scarce: bits & 2 != 0,
+                client_is_slow: bits & 4 != 0,
+            })
+        })
+    }
+
     #[test]
     fn only_slow_uploads_leave_scarce_memory_and_only_others_leave_files() {
-        for leaves_memory in [false, true] {
-            let better = |own, in_use| better_than(own, in_use, leaves_memory);
-            for in_use in 0..ENOUGH_SLOTS {
-                assert_eq!(better(None, in_use)[0] == Kind::File, leaves_memory);
-                assert_eq!(better(None, in_use).len(), 2, "every free slot can be used");
-                assert_eq!(better(Some(Kind::Memory), in_use) == [Kind::File], leaves_memory);
-                assert_eq!(better(Some(Kind::File), in_use) == [Kind::Memory], !leaves_memory);
-            }
-            assert_eq!(better(None, ENOUGH_SLOTS) == [Kind::Memory], !leaves_memory);
-            assert!(!better(None, ENOUGH_SLOTS).contains(&Kind::File), "waiting is faster");
+        for [memory, file] in situations(Some(Kind::Memory)).zip(situations(Some(Kind::File))).map(<[_; 2]>::from) {
+            let leaves_memory = memory.client_is_slow && memory.memory_is_scarce;
+            assert_eq!(better_than_own(memory) == [Kind::File], leaves_memory, "{memory:?}");
+            assert_eq!(better_than_own(file) == [Kind::Memory], !leaves_memory, "{file:?}");
+        }
+    }
+
+    #[test]
+    fn borrowed_slots_leave_room_for_new_uploads() {
+        for at in situations(None) {
+            let expected: &[Kind] = match (at.memory_is_scarce, at.disk_is_scarce, at.in_use < ENOUGH_SLOTS) {
+                (true, true, _) => &[],
+                (true, false, true) if at.client_is_slow => &[Kind::File],
+                (true, false, false) if at.client_is_slow => &[],
+                (_, _, true) => &[Kind::Memory, Kind::File],
+                // Waiting is faster than a disk.
+                (_, _, false) => &[Kind::Memory],
+            };
+            assert_eq!(better_than_own(at), expected, "{at:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::Budget;
 use super::buffer::Buffer;
-use super::placement::{Kind, SLOW_CLIENT, better_than};
+use super::placement::{Kind, SLOW_CLIENT, Situation, better_than_own};
 use super::slots::{PartSlot, SlotGuard, Slots};
 
 /// One upload's share of the budget.
@@ -59,9 +59,14 @@ impl Reservation {
             return None;
         }
         let own = self.slots.take_idle();
-        let own_kind = own.as_ref().map(PartSlot::kind);
-        let leaves_memory = self.client_is_slow && self.budget.memory.is_scarce();
-        for kind in better_than(own_kind, in_use, leaves_memory) {
+        let at = Situation {
+            own: own.as_ref().map(PartSlot::kind),
+            in_use,
+            memory_is_scarce: self.budget.memory.is_scarce(),
+            disk_is_scarce: self.budget.disk_is_scarce(),
+            client_is_slow: self.client_is_slow,
+        };
+        for kind in better_than_own(at) {
             let free = self.budget.free_slot(*kind, self.budget.part_size).await;
             // The upload need not fail if the disk is full, since it can wait for one of its own slots.
             if let Ok(Some(free)) = free {

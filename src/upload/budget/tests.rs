@@ -79,14 +79,15 @@ fn uploads_are_admitted_while_each_gets_a_slot() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn upload_borrows_free_slots_and_otherwise_waits_for_its_own() {
-    let budget = budget(3, 4);
+async fn upload_borrows_from_the_first_half_and_otherwise_waits_for_its_own() {
+    let budget = budget(4, 4);
     let (mut one, mut other) = (admit(&budget, None).unwrap(), admit(&budget, None).unwrap());
     let first = now(&mut one).unwrap();
     let second = now(&mut one).unwrap();
-    assert!(later(&mut one).await.is_none(), "the remaining slot belongs to the other upload");
+    assert!(later(&mut one).await.is_none(), "the remaining slot is for a new upload");
     let others = now(&mut other).unwrap();
     assert!(later(&mut other).await.is_none());
+    assert!(admit(&budget, None).is_some());
     drop(first);
     assert!(now(&mut other).is_some(), "the first upload keeps one slot and releases the other");
     drop(second);
@@ -268,6 +269,30 @@ async fn slow_uploads_move_to_files_when_memory_is_scarce() {
     assert!(!in_file(fast.next().await));
     drop(fast);
     assert!(!next(&mut slow).await, "it is not slow any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_uploads_leave_room_for_new_ones_while_they_send() {
+    let budget = spilling(2, 10, 4);
+    let mut slow = Vec::new();
+    for _ in 0..8 {
+        slow.push(budget.admit(None).await.unwrap().unwrap());
+    }
+    let mut sending = Vec::new();
+    for upload in &mut slow {
+        sending.push(upload.next().await);
+        sleep(2_000).await;
+        upload.filled();
+    }
+    for upload in &mut slow {
+        assert!(later(upload).await.is_none(), "it waits for its own part");
+    }
+    assert_eq!(budget.used(), (2 * PART as u64, 6 * PART as u64));
+    assert!(budget.admit(None).await.unwrap().is_some());
+    drop(sending);
+    for upload in &mut slow {
+        assert!(upload.next().await.is_empty());
+    }
 }
 
 /// Fills half a part within `fills` milliseconds, and checks whether it leaves memory.
