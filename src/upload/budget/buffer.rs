@@ -12,11 +12,18 @@ use super::placement::{Kind, leaves_memory};
 use super::slots::{PartSlot, SlotGuard};
 use crate::store::{Content, ReadAt, Reading};
 
+/// Bytes that are collected in memory before they are written to a part's file. A slow client sends a few KiB at a time, and
+/// passing each piece to another thread took more of the processor than everything else in its upload.
+pub(super) const COLLECTED: usize = 64 << 10;
+
 /// A part being filled.
 #[derive(Debug)]
 pub struct Buffer {
-    /// Empty if the part is in a file.
+    /// The bytes of the part. If it is in a file, the last ones, which are not yet written.
     pub(super) data: Vec<u8>,
+    /// The memory that is charged for `data` if the part is in a file.
+    pub(super) collecting: Option<OwnedSemaphorePermit>,
+    /// Bytes in the part.
     pub(super) len: usize,
     /// When the buffer was handed out.
     pub(super) filling_since: Instant,
@@ -45,13 +52,55 @@ impl Buffer {
     /// Returns an error if the part is in a file that cannot be written.
     pub async fn append(&mut self, bytes: Bytes) -> io::Result<()> {
         debug_assert!(bytes.len() <= self.remaining());
-        let (offset, len) = (self.len, bytes.len());
+        let len = bytes.len();
         match &self.guard.slot {
-            Some(PartSlot::File(file)) => file.write(offset as u64, bytes).await?,
+            Some(PartSlot::File(file)) => self.append_to_file(Arc::clone(file), bytes).await?,
             _ => self.extend(&bytes),
         }
-        self.len = offset + len;
+        self.len += len;
         Ok(())
+    }
+
+    async fn append_to_file(&mut self, file: Arc<SpillFile>, bytes: Bytes) -> io::Result<()> {
+        if self.data.len() + bytes.len() > COLLECTED {
+            self.write_collected(&file).await?;
+        }
+        if bytes.len() < COLLECTED && self.can_collect() {
+            self.data.extend_from_slice(&bytes);
+            Ok(())
+        } else {
+            file.write(self.len as u64, bytes).await
+        }
+    }
+
+    /// Writes the collected bytes to the file. They stay in memory if that fails.
+    async fn write_collected(&mut self, file: &SpillFile) -> io::Result<()> {
+        let offset = self.written();
+        let Some(charged) = self.collecting.take() else { return Ok(()) };
+        let (collected, written) = file.write_and_return(offset as u64, self.take_data(charged)).await?;
+        (self.data, self.collecting) = (collected.data, Some(collected.charged));
+        written.map(|()| self.data.clear())
+    }
+
+    /// Whether bytes can be collected in memory. If none is free, they are written as they arrive.
+    fn can_collect(&mut self) -> bool {
+        if self.collecting.is_none() {
+            self.collecting = self.budget.memory.try_reserve(COLLECTED);
+            if self.collecting.is_some() {
+                self.data = self.budget.pool.get(COLLECTED);
+            }
+        }
+        self.collecting.is_some()
+    }
+
+    /// Returns the number of bytes in the part's file.
+    fn written(&self) -> usize {
+        self.len - self.data.len()
+    }
+
+    /// Returns the bytes in memory for writing. The memory stays charged if the future that writes is dropped.
+    fn take_data(&mut self, charged: OwnedSemaphorePermit) -> ChargedMemory {
+        ChargedMemory { data: std::mem::take(&mut self.data), charged }
     }
 
     fn extend(&mut self, bytes: &[u8]) {
@@ -86,9 +135,7 @@ impl Buffer {
             self.guard.slot = Some(PartSlot::Memory(charged));
             return Ok(());
         };
-        // The memory stays charged if this future is dropped while it is being written.
-        let filled = FilledMemory { data: std::mem::take(&mut self.data), charged };
-        let (filled, written) = file.write_and_return(0, filled).await?;
+        let (filled, written) = file.write_and_return(0, self.take_data(charged)).await?;
         if written.is_ok() {
             self.budget.pool.put(filled.data);
             self.guard.slot = Some(PartSlot::File(file));
@@ -106,27 +153,42 @@ impl Buffer {
     pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
         let len = self.len.min(limit);
         match &self.guard.slot {
-            Some(PartSlot::File(file)) => Peek::read(&self.budget.readers, file, len).await,
+            Some(PartSlot::File(file)) => Peek::read(&self.budget.readers, self.read_at(file, 0, len)).await,
             _ => Ok(Peek(Peeked::Memory(self.data.get(..len).unwrap_or_default()))),
         }
+    }
+
+    /// Reads from the part's file and from the bytes that are not yet written to it.
+    fn read_at(&self, file: &SpillFile, offset: usize, len: usize) -> Reading {
+        let in_file = self.written().saturating_sub(offset).min(len);
+        if in_file == len {
+            return file.read_at(offset as u64, len);
+        }
+        let from = offset + in_file - self.written();
+        let collected = self.data[from..from + len - in_file].to_vec();
+        if in_file == 0 {
+            return Box::pin(std::future::ready(Ok(collected.into())));
+        }
+        let reading = file.read_at(offset as u64, in_file);
+        Box::pin(async move { Ok([&reading.await?, &collected[..]].concat().into()) })
     }
 
     /// Returns the part for sending. Its slot is released with the last clone.
     pub fn freeze(self) -> Content {
         match &self.guard.slot {
-            Some(PartSlot::File(file)) => Content::File(Arc::new(SpilledPart::new(Arc::clone(file), self))),
+            Some(PartSlot::File(file)) => Content::File(Arc::new(SpilledPart { file: Arc::clone(file), buffer: self })),
             _ => Content::Memory(Bytes::from_owner(self)),
         }
     }
 }
 
-/// The bytes of a part in memory, and the memory that is charged for them.
-struct FilledMemory {
+/// Bytes of a part in memory, and the memory that is charged for them.
+struct ChargedMemory {
     data: Vec<u8>,
     charged: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for FilledMemory {
+impl AsRef<[u8]> for ChargedMemory {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
@@ -136,19 +198,15 @@ impl AsRef<[u8]> for FilledMemory {
 #[derive(Debug)]
 struct SpilledPart {
     file: Arc<SpillFile>,
-    /// Keeps the slot reserved.
-    _buffer: Buffer,
-}
-
-impl SpilledPart {
-    fn new(file: Arc<SpillFile>, buffer: Buffer) -> Self {
-        SpilledPart { file, _buffer: buffer }
-    }
+    buffer: Buffer,
 }
 
 impl ReadAt for SpilledPart {
     fn read_at(&self, offset: u64, len: usize) -> Reading {
-        self.file.read_at(offset, len)
+        match usize::try_from(offset) {
+            Ok(offset) => self.buffer.read_at(&self.file, offset, len),
+            Err(_) => self.file.read_at(offset, len),
+        }
     }
 }
 
@@ -168,9 +226,9 @@ enum Peeked<'a> {
 
 impl Peek<'_> {
     /// Reads from a file. Waits only for other work on files, never for a client or the store.
-    async fn read(readers: &Arc<Semaphore>, file: &SpillFile, len: usize) -> io::Result<Self> {
+    async fn read(readers: &Arc<Semaphore>, reading: Reading) -> io::Result<Self> {
         let permit = Arc::clone(readers).acquire_owned().await.map_err(io::Error::other)?;
-        Ok(Peek(Peeked::File { bytes: file.read_at(0, len).await?, _permit: permit }))
+        Ok(Peek(Peeked::File { bytes: reading.await?, _permit: permit }))
     }
 }
 

@@ -84,6 +84,6 @@ impl Reservation {
             Kind::File => Vec::new(),
         };
         let guard = SlotGuard { slot: Some(slot), slots: Arc::clone(&self.slots) };
-        Buffer { data, len: 0, filling_since, budget: Arc::clone(&self.budget), guard }
+        Buffer { data, collecting: None, len: 0, filling_since, budget: Arc::clone(&self.budget), guard }
     }
 }

@@ -1,5 +1,6 @@
 use super::super::parts::PartCutter;
 use super::super::spill::SpillFile;
+use super::buffer::COLLECTED;
 use super::quota::STEP;
 use super::slots::PartSlot;
 use super::*;
@@ -366,4 +367,60 @@ async fn checksum_of_a_part_is_that_of_the_bytes_that_were_written() {
     let mut cutter = PartCutter::new(buffer);
     assert!(matches!(cutter.fill(&mut Bytes::from_static(b"lost")).await, Err(Error::OverCapacity(Some(_)))));
     assert_eq!((cutter.len(), cutter.crc64()), (0, crc64::checksum(b"")));
+}
+
+/// Returns a buffer in a file, of a part that is larger than the bytes that are collected, while `free` bytes of memory are
+/// free. Returns the budget, too, and what must be kept meanwhile.
+async fn in_file_with_free_memory(free: usize) -> (Arc<Budget>, [Reservation; 2], Buffer) {
+    let part = 4 * COLLECTED;
+    let spill = Spill::open(&std::env::temp_dir()).unwrap();
+    let budget = Budget::new((part + free) as u64, Some((part as u64, spill)), part, 1);
+    let memory = budget.admit(None).await.unwrap().unwrap();
+    let mut file = budget.admit(None).await.unwrap().unwrap();
+    let buffer = file.next().await;
+    assert!(matches!(buffer.guard.slot, Some(PartSlot::File(_))));
+    (budget, [memory, file], buffer)
+}
+
+#[tokio::test]
+async fn small_pieces_are_collected_before_they_are_written_to_a_file() {
+    for (free, collected) in [(COLLECTED - STEP, 0), (COLLECTED, COLLECTED as u64)] {
+        let (budget, kept, mut buffer) = in_file_with_free_memory(free).await;
+        let (before, mut expected) = (budget.used().0, Vec::new());
+        let sizes = [1, 1000, COLLECTED - 1001, 1, COLLECTED - 1, COLLECTED, 30_000, 30_000];
+        for (size, value) in sizes.into_iter().zip(1..) {
+            buffer.append(Bytes::from(vec![value; size])).await.unwrap();
+            expected.resize(expected.len() + size, value);
+        }
+        assert_eq!(budget.used().0 - before, collected);
+        assert_eq!((buffer.len(), buffer.data.len()), (expected.len(), if collected > 0 { 60_000 } else { 0 }));
+        for limit in [1, expected.len() - 60_000, expected.len() - 1, usize::MAX] {
+            assert!(buffer.peek(limit).await.unwrap().as_ref() == &expected[..limit.min(expected.len())]);
+        }
+        let Content::File(part) = buffer.freeze() else { panic!("it is in a file") };
+        for at in (0..expected.len()).step_by(10_000) {
+            for len in [1, 32 << 10, expected.len()] {
+                let len = len.min(expected.len() - at);
+                assert!(part.read_at(at as u64, len).await.unwrap() == expected[at..at + len], "{at} {len}");
+            }
+        }
+        drop((part, kept));
+        until_used(&budget, (0, 0)).await;
+    }
+}
+
+#[tokio::test]
+async fn collected_bytes_stay_in_the_part_if_they_cannot_be_written() {
+    let (_budget, _kept, mut buffer) = in_file_with_free_memory(COLLECTED).await;
+    let spill = Spill::open(&std::env::temp_dir()).unwrap();
+    buffer.guard.slot = Some(PartSlot::File(Arc::new(SpillFile::full(&spill))));
+    let mut cutter = PartCutter::new(buffer);
+    cutter.fill(&mut Bytes::from(vec![1; COLLECTED - 1])).await.unwrap();
+    for _ in 0..2 {
+        assert!(matches!(cutter.fill(&mut Bytes::from_static(b"23")).await, Err(Error::OverCapacity(Some(_)))));
+    }
+    let (part, expected) = (cutter.cut(), vec![1; COLLECTED - 1]);
+    assert_eq!((part.len, part.crc64), (expected.len() as u64, crc64::checksum(&expected)));
+    let Content::File(file) = part.content else { panic!("it is in a file") };
+    assert!(file.read_at(0, expected.len()).await.unwrap() == expected);
 }
