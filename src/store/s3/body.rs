@@ -15,7 +15,7 @@ use crate::store::{Content, Payload, ReadAt, Reading};
 
 /// Size of the pieces in which a file is read. A piece is read only after the previous one was sent, so each part that
 /// is being sent holds one piece in memory outside the budget.
-const PIECE: u64 = 32 << 10;
+const PIECE: u64 = 128 << 10;
 
 /// Returns a body that the SDK neither copies nor hashes, and can send again.
 ///
