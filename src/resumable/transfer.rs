@@ -316,7 +316,9 @@ impl Transfer {
         }
         if len > 0 {
             let name = self.upload.kept(Kept::Tail { base: self.base, len });
-            self.service.store.put_kept(&name, self.cutter.cut(), self.crc64).await?;
+            let tail = self.cutter.cut();
+            let _turn = parts::file_turn(self.service.uploads.files(), &tail).await;
+            self.service.store.put_kept(&name, tail, self.crc64).await?;
         }
         let covered = self.open.kept.iter().filter(|kept| matches!(kept, Kept::Tail { .. }) && kept.end() < end);
         self.service.remove(&self.upload, covered).await;

@@ -8,16 +8,16 @@
 //! budget is used up too, the upload is rejected.
 //!
 //! An upload holds one slot as long as it exists. While one of its parts is being sent, it borrows a free slot for the
-//! next part, and even further ones in memory, as long as half of the memory or half of the disk space is free: new
-//! uploads would be rejected without a slot. It releases every slot except one as soon as the slot is empty. It never
-//! *waits* for a slot that another upload holds. If it can borrow none, it waits for one of its own, which is released
-//! when S3 has stored the part or the call has failed; calls have timeouts. So every upload waits only for its client and
-//! for its own calls. There is no cycle and no deadlock, and a slow client holds one slot and blocks no other upload,
-//! however many slow clients there are. If half of the memory is used, the next slot of a slow upload is a file, and a
-//! part that has been filling for long moves to a file. The other half then serves the uploads that a disk would slow
-//! down (`placement`).
+//! next part, and even further ones in memory, as long as enough is left for new uploads (`placement`). It releases every
+//! slot except one as soon as the slot is empty. It never *waits* for a slot that another upload holds. If it can borrow
+//! none, it waits for its own, which are released when S3 has stored the part or the call has failed; calls have
+//! timeouts. So every upload waits only for its client and for its own calls. There is no cycle and no deadlock, and a slow
+//! client holds one slot and blocks no other upload, however many slow clients there are. If half of the memory is used,
+//! the next slot of a slow upload is a file, and a part that has been filling for long moves to a file. The other half then
+//! serves the uploads that a disk would slow down.
 //!
-//! The budget is charged with the capacity of a slot for as long as anything holds it. The leading bytes of an image
+//! The budget is charged with the capacity of a slot for as long as anything holds it. Small pieces of a part in a file are
+//! collected before they are written, in at most a quarter of the memory. The leading bytes of an image
 //! whose format is not yet known are also in a slot and nowhere else. If the slot is a file, these bytes are read back
 //! for sniffing, a few files at a time. The memory of connections is not charged. It is known and small: hyper's
 //! buffers, the headers of a form, a piece of a file that is being sent.
@@ -64,6 +64,8 @@ pub fn memory_checks() -> Interval {
 #[derive(Debug)]
 pub struct Budget {
     memory: ByteQuota,
+    /// The part of the memory in which pieces of parts in files are collected.
+    collecting: ByteQuota,
     spill: Option<(ByteQuota, Spill)>,
     part_size: usize,
     /// Most parts that one upload may hold at once.
@@ -79,6 +81,7 @@ impl Budget {
     pub fn new(memory: u64, spill: Option<(u64, Spill)>, part_size: usize, max_parts: usize) -> Arc<Self> {
         Arc::new(Budget {
             memory: ByteQuota::new(memory),
+            collecting: ByteQuota::new(memory / 4),
             spill: spill.map(|(bytes, spill)| (ByteQuota::new(bytes), spill)),
             part_size,
             max_parts,

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::store::{ReadAt, Reading};
+use crate::store::Reading;
 
 /// `f_type` of tmpfs, a file system in memory (statfs(2)).
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
@@ -158,6 +158,19 @@ impl SpillFile {
         SpillFile { open: Arc::new(OpenFile { file, _permits: permits }), disk: spill.disk.clone() }
     }
 
+    /// Returns `len` bytes of the file from `offset` on, followed by `rest`.
+    pub(super) fn read(&self, offset: u64, len: usize, rest: Vec<u8>) -> Reading {
+        let (open, disk) = (Arc::clone(&self.open), self.disk.clone());
+        Box::pin(async move {
+            let read = move || {
+                let mut bytes = BytesMut::zeroed(len + rest.len());
+                bytes[len..].copy_from_slice(&rest);
+                open.file.read_exact_at(&mut bytes[..len], offset).map(|()| bytes.freeze())
+            };
+            disk.run(read).await?
+        })
+    }
+
     pub(super) async fn write(&self, offset: u64, bytes: Bytes) -> io::Result<()> {
         self.write_and_return(offset, bytes).await?.1
     }
@@ -174,19 +187,6 @@ impl SpillFile {
             (bytes, written)
         };
         self.disk.run(write).await
-    }
-}
-
-impl ReadAt for SpillFile {
-    fn read_at(&self, offset: u64, len: usize) -> Reading {
-        let (open, disk) = (Arc::clone(&self.open), self.disk.clone());
-        Box::pin(async move {
-            let read = move || {
-                let mut bytes = BytesMut::zeroed(len);
-                open.file.read_exact_at(&mut bytes, offset).map(|()| bytes.freeze())
-            };
-            disk.run(read).await?
-        })
     }
 }
 

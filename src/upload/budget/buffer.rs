@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use std::io;
 use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
 use super::super::spill::SpillFile;
@@ -12,9 +12,9 @@ use super::placement::{Kind, leaves_memory};
 use super::slots::{PartSlot, SlotGuard};
 use crate::store::{Content, ReadAt, Reading};
 
-/// Bytes that are collected in memory before they are written to a part's file. A slow client sends a few KiB at a time, and
-/// passing each piece to another thread took more of the processor than everything else in its upload.
-pub(super) const COLLECTED: usize = 64 << 10;
+/// Most bytes that are collected in memory before they are written to a part's file. A slow client sends a few KiB at a time,
+/// and passing each piece to another thread took more of the processor than everything else in its upload.
+pub(super) const COLLECTED: usize = 32 << 10;
 
 /// A part being filled.
 #[derive(Debug)]
@@ -22,7 +22,9 @@ pub struct Buffer {
     /// The bytes of the part. If it is in a file, the last ones, which are not yet written.
     pub(super) data: Vec<u8>,
     /// The memory that is charged for `data` if the part is in a file.
-    pub(super) collecting: Option<OwnedSemaphorePermit>,
+    pub(super) collecting: Option<[OwnedSemaphorePermit; 2]>,
+    /// Most bytes in `data` if the part is in a file.
+    pub(super) max_collected: usize,
     /// Bytes in the part.
     pub(super) len: usize,
     /// When the buffer was handed out.
@@ -62,10 +64,10 @@ impl Buffer {
     }
 
     async fn append_to_file(&mut self, file: Arc<SpillFile>, bytes: Bytes) -> io::Result<()> {
-        if self.data.len() + bytes.len() > COLLECTED {
+        if self.data.len() + bytes.len() > self.max_collected {
             self.write_collected(&file).await?;
         }
-        if bytes.len() < COLLECTED && self.can_collect() {
+        if bytes.len() < self.max_collected && self.can_collect() {
             self.data.extend_from_slice(&bytes);
             Ok(())
         } else {
@@ -85,12 +87,12 @@ impl Buffer {
     /// Whether bytes can be collected in memory. If none is free, they are written as they arrive.
     fn can_collect(&mut self) -> bool {
         if self.collecting.is_none() {
-            self.collecting = self.budget.memory.try_reserve(COLLECTED);
-            if self.collecting.is_some() {
-                self.data = self.budget.pool.get(COLLECTED);
-            }
+            let Some(memory) = self.budget.memory.try_reserve(self.max_collected) else { return false };
+            let Some(share) = self.budget.collecting.try_reserve(self.max_collected) else { return false };
+            self.collecting = Some([memory, share]);
+            self.data = Vec::with_capacity(self.max_collected);
         }
-        self.collecting.is_some()
+        true
     }
 
     /// Returns the number of bytes in the part's file.
@@ -99,7 +101,7 @@ impl Buffer {
     }
 
     /// Returns the bytes in memory for writing. The memory stays charged if the future that writes is dropped.
-    fn take_data(&mut self, charged: OwnedSemaphorePermit) -> ChargedMemory {
+    fn take_data<C>(&mut self, charged: C) -> ChargedMemory<C> {
         ChargedMemory { data: std::mem::take(&mut self.data), charged }
     }
 
@@ -153,42 +155,44 @@ impl Buffer {
     pub async fn peek(&self, limit: usize) -> io::Result<Peek<'_>> {
         let len = self.len.min(limit);
         match &self.guard.slot {
-            Some(PartSlot::File(file)) => Peek::read(&self.budget.readers, self.read_at(file, 0, len)).await,
+            Some(PartSlot::File(file)) if self.written() > 0 => {
+                let readers = Arc::clone(&self.budget.readers);
+                let permit = readers.acquire_owned().await.map_err(io::Error::other)?;
+                Ok(Peek(Peeked::File { bytes: self.read_at(file, 0, len).await?, _permit: permit }))
+            }
             _ => Ok(Peek(Peeked::Memory(self.data.get(..len).unwrap_or_default()))),
         }
     }
 
-    /// Reads from the part's file and from the bytes that are not yet written to it.
+    /// Reads from the part's file, and from the bytes that are not yet written to it.
     fn read_at(&self, file: &SpillFile, offset: usize, len: usize) -> Reading {
         let in_file = self.written().saturating_sub(offset).min(len);
-        if in_file == len {
-            return file.read_at(offset as u64, len);
-        }
-        let from = offset + in_file - self.written();
+        let from = offset.saturating_sub(self.written());
         let collected = self.data[from..from + len - in_file].to_vec();
         if in_file == 0 {
             return Box::pin(std::future::ready(Ok(collected.into())));
         }
-        let reading = file.read_at(offset as u64, in_file);
-        Box::pin(async move { Ok([&reading.await?, &collected[..]].concat().into()) })
+        file.read(offset as u64, in_file, collected)
     }
 
     /// Returns the part for sending. Its slot is released with the last clone.
-    pub fn freeze(self) -> Content {
-        match &self.guard.slot {
-            Some(PartSlot::File(file)) => Content::File(Arc::new(SpilledPart { file: Arc::clone(file), buffer: self })),
-            _ => Content::Memory(Bytes::from_owner(self)),
+    pub fn freeze(mut self) -> Content {
+        let Some(PartSlot::File(file)) = &self.guard.slot else { return Content::Memory(Bytes::from_owner(self)) };
+        let file = Arc::clone(file);
+        if self.data.is_empty() {
+            (self.data, self.collecting) = (Vec::new(), None);
         }
+        Content::File(Arc::new(SpilledPart { file, buffer: self }))
     }
 }
 
 /// Bytes of a part in memory, and the memory that is charged for them.
-struct ChargedMemory {
+struct ChargedMemory<C> {
     data: Vec<u8>,
-    charged: OwnedSemaphorePermit,
+    charged: C,
 }
 
-impl AsRef<[u8]> for ChargedMemory {
+impl<C> AsRef<[u8]> for ChargedMemory<C> {
     fn as_ref(&self) -> &[u8] {
         &self.data
     }
@@ -203,10 +207,7 @@ struct SpilledPart {
 
 impl ReadAt for SpilledPart {
     fn read_at(&self, offset: u64, len: usize) -> Reading {
-        match usize::try_from(offset) {
-            Ok(offset) => self.buffer.read_at(&self.file, offset, len),
-            Err(_) => self.file.read_at(offset, len),
-        }
+        self.buffer.read_at(&self.file, offset as usize, len)
     }
 }
 
@@ -222,14 +223,6 @@ enum Peeked<'a> {
         bytes: Bytes,
         _permit: OwnedSemaphorePermit,
     },
-}
-
-impl Peek<'_> {
-    /// Reads from a file. Waits only for other work on files, never for a client or the store.
-    async fn read(readers: &Arc<Semaphore>, reading: Reading) -> io::Result<Self> {
-        let permit = Arc::clone(readers).acquire_owned().await.map_err(io::Error::other)?;
-        Ok(Peek(Peeked::File { bytes: reading.await?, _permit: permit }))
-    }
 }
 
 impl Default for Peeked<'_> {

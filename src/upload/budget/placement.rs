@@ -1,8 +1,10 @@
 //! Decides where the parts of an upload are placed. Pure: no I/O.
 //!
 //! Slow uploads use memory only while less than half of it is used. The rest is for clients that a disk would slow down.
-//! An upload borrows slots only while half of the memory or half of the disk space is free. The rest is for new uploads, which
-//! would be rejected without a slot, while the others only wait for their own calls.
+//!
+//! New uploads would be rejected without a slot, while those that have one can wait for their own calls. So uploads borrow
+//! further slots only while half of the memory or half of the disk space is free. Only the second slot of a fast upload
+//! may be in the third quarter of the memory: with two of them it fills one part while it sends another one.
 
 use std::time::Duration;
 
@@ -29,6 +31,8 @@ pub(super) struct Situation {
     pub(super) in_use: usize,
     /// Whether more than half of the memory is used.
     pub(super) memory_is_scarce: bool,
+    /// Whether less than a quarter of the memory would be free after the part.
+    pub(super) memory_is_short: bool,
     /// Whether more than half of the disk space is used. True without a disk.
     pub(super) disk_is_scarce: bool,
     pub(super) client_is_slow: bool,
@@ -38,14 +42,20 @@ pub(super) struct Situation {
 pub(super) fn better_than_own(at: Situation) -> &'static [Kind] {
     let leaves_memory = at.client_is_slow && at.memory_is_scarce;
     match at.own {
-        None if at.memory_is_scarce && at.disk_is_scarce => &[],
-        None if leaves_memory && at.in_use < ENOUGH_SLOTS => &[Kind::File],
-        None if leaves_memory => &[],
-        None if at.in_use < ENOUGH_SLOTS => &[Kind::Memory, Kind::File],
-        None => &[Kind::Memory],
         Some(Kind::Memory) if leaves_memory => &[Kind::File],
         Some(Kind::File) if !leaves_memory => &[Kind::Memory],
         Some(_) => &[],
+        None => {
+            let has_room = !at.memory_is_scarce || !at.disk_is_scarce;
+            let is_second = at.in_use < ENOUGH_SLOTS;
+            let memory = !leaves_memory && (has_room || is_second && !at.memory_is_short);
+            match (memory, is_second && has_room) {
+                (true, true) => &[Kind::Memory, Kind::File],
+                (true, false) => &[Kind::Memory],
+                (false, true) => &[Kind::File],
+                (false, false) => &[],
+            }
+        }
     }
 }
 
@@ -66,22 +76,28 @@ mod tests {
         }
     }
 
-    /// Every situation of an upload without an own idle slot, or with one.
+    /// Every situation of an upload whose idle slot is `own`.
     fn situations(own: Option<Kind>) -> impl Iterator<Item = Situation> {
+        let levels = [(false, false), (true, false), (true, true)];
         (0..=ENOUGH_SLOTS).flat_map(move |in_use| {
-            (0..8).map(move |bits| Situation {
-                own,
-                in_use,
-                memory_is_scarce: bits & 1 != 0,
-                disk_is_scarce: bits & 2 != 0,
-                client_is_slow: bits & 4 != 0,
+            levels.into_iter().flat_map(move |(memory_is_scarce, memory_is_short)| {
+                [false, true].into_iter().flat_map(move |disk_is_scarce| {
+                    [false, true].map(|client_is_slow| Situation {
+                        own,
+                        in_use,
+                        memory_is_scarce,
+                        memory_is_short,
+                        disk_is_scarce,
+                        client_is_slow,
+                    })
+                })
             })
         })
     }
 
     #[test]
     fn only_slow_uploads_leave_scarce_memory_and_only_others_leave_files() {
-        for [memory, file] in situations(Some(Kind::Memory)).zip(situations(Some(Kind::File))).map(<[_; 2]>::from) {
+        for (memory, file) in situations(Some(Kind::Memory)).zip(situations(Some(Kind::File))) {
             let leaves_memory = memory.client_is_slow && memory.memory_is_scarce;
             assert_eq!(better_than_own(memory) == [Kind::File], leaves_memory, "{memory:?}");
             assert_eq!(better_than_own(file) == [Kind::Memory], !leaves_memory, "{file:?}");
@@ -89,17 +105,24 @@ mod tests {
     }
 
     #[test]
-    fn borrowed_slots_leave_room_for_new_uploads() {
+    fn borrowed_slots_leave_room_for_new_uploads_and_memory_for_fast_ones() {
         for at in situations(None) {
-            let expected: &[Kind] = match (at.memory_is_scarce, at.disk_is_scarce, at.in_use < ENOUGH_SLOTS) {
-                (true, true, _) => &[],
-                (true, false, true) if at.client_is_slow => &[Kind::File],
-                (true, false, false) if at.client_is_slow => &[],
-                (_, _, true) => &[Kind::Memory, Kind::File],
-                // Waiting is faster than a disk.
-                (_, _, false) => &[Kind::Memory],
-            };
-            assert_eq!(better_than_own(at), expected, "{at:?}");
+            let better = better_than_own(at);
+            let (memory, file) = (better.contains(&Kind::Memory), better.contains(&Kind::File));
+            if at.client_is_slow && at.memory_is_scarce {
+                assert!(!memory, "{at:?}");
+            }
+            if at.in_use >= ENOUGH_SLOTS {
+                assert!(!file, "waiting is faster than a disk: {at:?}");
+            }
+            if at.memory_is_scarce && at.disk_is_scarce {
+                assert!(!file && !(memory && (at.memory_is_short || at.in_use >= ENOUGH_SLOTS)), "{at:?}");
+            } else if at.in_use < ENOUGH_SLOTS {
+                assert!(file, "{at:?}");
+            }
+            if !at.client_is_slow && at.in_use < ENOUGH_SLOTS && !at.memory_is_short {
+                assert_eq!(better[0], Kind::Memory, "{at:?}");
+            }
         }
     }
 }

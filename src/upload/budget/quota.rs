@@ -21,7 +21,7 @@ pub(super) struct ByteQuota {
 impl ByteQuota {
     pub(super) fn new(total: u64) -> Self {
         let steps = usize::try_from(total / STEP as u64).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        ByteQuota { free: Arc::new(Semaphore::new(steps)), total }
+        ByteQuota { free: Arc::new(Semaphore::new(steps)), total: (steps * STEP) as u64 }
     }
 
     pub(super) fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -36,6 +36,11 @@ impl ByteQuota {
     /// Whether more than half is used.
     pub(super) fn is_scarce(&self) -> bool {
         self.used() > self.total / 2
+    }
+
+    /// Whether less than a quarter would be free if `bytes` more were used.
+    pub(super) fn is_short_after(&self, bytes: usize) -> bool {
+        self.used().saturating_add(bytes as u64) > self.total - self.total / 4
     }
 
     /// Waits until the bytes are free, for at most [`LEND_WAIT`].

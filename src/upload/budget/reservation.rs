@@ -4,7 +4,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use super::Budget;
-use super::buffer::Buffer;
+use super::buffer::{Buffer, COLLECTED};
 use super::placement::{Kind, SLOW_CLIENT, Situation, better_than_own};
 use super::slots::{PartSlot, SlotGuard, Slots};
 
@@ -32,8 +32,8 @@ impl Reservation {
         }
     }
 
-    /// Returns an empty buffer in the upload's own slot if that is idle, or in a free slot. If there is neither, waits
-    /// until one of the upload's own buffers is released.
+    /// Returns an empty buffer in the upload's own slot if that is idle, or in one that it borrows. If there is neither,
+    /// waits until the upload's own buffers are released.
     pub async fn next(&mut self) -> Buffer {
         let slot = loop {
             let released = self.slots.released.notified();
@@ -63,6 +63,7 @@ impl Reservation {
             own: own.as_ref().map(PartSlot::kind),
             in_use,
             memory_is_scarce: self.budget.memory.is_scarce(),
+            memory_is_short: self.budget.memory.is_short_after(self.budget.part_size),
             disk_is_scarce: self.budget.disk_is_scarce(),
             client_is_slow: self.client_is_slow,
         };
@@ -84,6 +85,14 @@ impl Reservation {
             Kind::File => Vec::new(),
         };
         let guard = SlotGuard { slot: Some(slot), slots: Arc::clone(&self.slots) };
-        Buffer { data, collecting: None, len: 0, filling_since, budget: Arc::clone(&self.budget), guard }
+        Buffer {
+            data,
+            collecting: None,
+            max_collected: COLLECTED.min(self.size),
+            len: 0,
+            filling_since,
+            budget: Arc::clone(&self.budget),
+            guard,
+        }
     }
 }

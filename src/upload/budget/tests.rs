@@ -320,11 +320,11 @@ async fn part_of_a_slow_client_moves_to_a_file_when_memory_is_scarce() {
     assert!(leaves);
     assert_eq!(budget.used(), (3 * PART as u64, PART as u64));
     assert!(buffer.data.capacity() == 0, "the memory is free");
+    let _new = budget.admit(None).await.unwrap().unwrap();
     buffer.append(Bytes::from(vec![2; STEP])).await.unwrap();
     assert_eq!(buffer.peek(PART).await.unwrap().as_ref(), [[1; STEP], [2; STEP]].concat());
     let part = buffer.freeze();
     assert!(matches!(part, Content::File(_)) && bytes(&part).await == [[1; STEP], [2; STEP]].concat());
-    let _new = budget.admit(None).await.unwrap().unwrap();
     let (kept, leaves) = leaves_memory(&mut others[2], 1_100).await;
     assert!(!leaves, "no file is free");
     assert_eq!((budget.used(), kept.as_ref()), ((4 * PART as u64, PART as u64), &[1; STEP][..]));
@@ -387,14 +387,14 @@ async fn small_pieces_are_collected_before_they_are_written_to_a_file() {
     for (free, collected) in [(COLLECTED - STEP, 0), (COLLECTED, COLLECTED as u64)] {
         let (budget, kept, mut buffer) = in_file_with_free_memory(free).await;
         let (before, mut expected) = (budget.used().0, Vec::new());
-        let sizes = [1, 1000, COLLECTED - 1001, 1, COLLECTED - 1, COLLECTED, 30_000, 30_000];
+        let sizes = [1, 1000, COLLECTED - 1001, 1, COLLECTED - 1, COLLECTED, 10_000, 10_000];
         for (size, value) in sizes.into_iter().zip(1..) {
             buffer.append(Bytes::from(vec![value; size])).await.unwrap();
             expected.resize(expected.len() + size, value);
         }
         assert_eq!(budget.used().0 - before, collected);
-        assert_eq!((buffer.len(), buffer.data.len()), (expected.len(), if collected > 0 { 60_000 } else { 0 }));
-        for limit in [1, expected.len() - 60_000, expected.len() - 1, usize::MAX] {
+        assert_eq!((buffer.len(), buffer.data.len()), (expected.len(), if collected > 0 { 20_000 } else { 0 }));
+        for limit in [1, expected.len() - 20_000, expected.len() - 1, usize::MAX] {
             assert!(buffer.peek(limit).await.unwrap().as_ref() == &expected[..limit.min(expected.len())]);
         }
         let Content::File(part) = buffer.freeze() else { panic!("it is in a file") };
@@ -407,6 +407,60 @@ async fn small_pieces_are_collected_before_they_are_written_to_a_file() {
         drop((part, kept));
         until_used(&budget, (0, 0)).await;
     }
+}
+
+#[tokio::test]
+async fn memory_for_collecting_is_at_most_the_slot_and_a_quarter_of_all() {
+    let spill = Spill::open(&std::env::temp_dir()).unwrap();
+    let budget = Budget::new(16 * COLLECTED as u64, Some((1 << 30, spill)), 9 * COLLECTED, 1);
+    let memory = budget.admit(None).await.unwrap().unwrap();
+    let mut kept = Vec::new();
+    let whole = u64::MAX;
+    for (expected, collected) in
+        [(10_000, 3 * STEP), (whole, COLLECTED), (whole, COLLECTED), (whole, COLLECTED), (whole, 0)]
+    {
+        // Takes the memory that is left, so that the slot is a file.
+        let rest: Vec<_> = std::iter::from_fn(|| budget.memory.try_reserve(STEP)).collect();
+        let mut reservation = budget.admit(Some(expected)).await.unwrap().unwrap();
+        drop(rest);
+        let (before, mut buffer) = (budget.used().0, reservation.next().await);
+        assert!(matches!(buffer.guard.slot, Some(PartSlot::File(_))));
+        buffer.append(Bytes::from_static(b"abc")).await.unwrap();
+        assert_eq!(budget.used().0 - before, collected as u64);
+        kept.push((reservation, buffer));
+    }
+    drop((memory, kept));
+    until_used(&budget, (0, 0)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn part_that_has_left_memory_collects_pieces_and_is_read_as_one() {
+    let part = 4 * COLLECTED;
+    let spill = Spill::open(&std::env::temp_dir()).unwrap();
+    let budget = Budget::new((part + COLLECTED) as u64, Some((part as u64, spill)), part, 1);
+    let mut slow = budget.admit(None).await.unwrap().unwrap();
+    let (mut buffer, leaves) = leaves_memory(&mut slow, 1_100).await;
+    assert!(leaves);
+    buffer.append(Bytes::from_static(b"abc")).await.unwrap();
+    assert_eq!((budget.used(), &buffer.data[..]), ((COLLECTED as u64, part as u64), &b"abc"[..]));
+    let expected = [&[1; STEP][..], b"abc"].concat();
+    assert!(buffer.peek(part).await.unwrap().as_ref() == expected);
+    let Content::File(file) = buffer.freeze() else { panic!("it is in a file") };
+    for _ in 0..2 {
+        assert!(file.read_at(0, expected.len()).await.unwrap() == expected);
+    }
+}
+
+#[tokio::test]
+async fn disk_is_scarce_when_half_of_the_files_exist() {
+    let spill = Spill::open(&std::env::temp_dir()).unwrap().limited_to(3);
+    let budget = Budget::new(PART as u64, Some((1 << 30, spill)), PART, 4);
+    let mut kept = vec![budget.admit(None).await.unwrap()];
+    for is_scarce in [false, true, true] {
+        kept.push(budget.admit(None).await.unwrap());
+        assert_eq!(budget.disk_is_scarce(), is_scarce);
+    }
+    assert!(super::Budget::new(1 << 20, None, PART, 4).disk_is_scarce());
 }
 
 #[tokio::test]
