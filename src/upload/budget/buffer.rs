@@ -1,6 +1,7 @@
 //! A part while it is filled and while it is sent, in memory or in a file.
 
 use bytes::Bytes;
+use std::future;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -168,11 +169,11 @@ impl Buffer {
     fn read_at(&self, file: &SpillFile, offset: usize, len: usize) -> Reading {
         let in_file = self.written().saturating_sub(offset).min(len);
         let from = offset.saturating_sub(self.written());
-        let collected = self.data[from..from + len - in_file].to_vec();
-        if in_file == 0 {
-            return Box::pin(std::future::ready(Ok(collected.into())));
+        let collected = &self.data[from..from + len - in_file];
+        match in_file {
+            0 => Box::pin(future::ready(Ok(Bytes::copy_from_slice(collected)))),
+            _ => file.read(offset as u64, in_file, collected),
         }
-        file.read(offset as u64, in_file, collected)
     }
 
     /// Returns the part for sending. Its slot is released with the last clone.
