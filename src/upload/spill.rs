@@ -2,10 +2,8 @@
 //! clients then use disk space instead of memory.
 
 use bytes::{Bytes, BytesMut};
-use rustix::io::{ReadWriteFlags, preadv2};
 use std::fs::File;
-use std::future;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::num::NonZero;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -112,13 +110,6 @@ fn create_file(folder: &Path, size: usize) -> io::Result<File> {
     }
 }
 
-/// Reads all of `bytes` if that does not require the disk. Not all file systems can tell (`RWF_NOWAIT` in preadv2(2)).
-fn is_read_from_cache(file: &File, bytes: &mut [u8], offset: u64) -> bool {
-    let len = bytes.len();
-    let read = preadv2(file, &mut [IoSliceMut::new(bytes)], offset, ReadWriteFlags::NOWAIT);
-    read == Ok(len)
-}
-
 /// Limits the work on files to as many threads as there are processors. If hundreds of slow uploads begin their next part at
 /// the same time, more threads would take the processors from the uploads that are in memory.
 #[derive(Clone, Debug)]
@@ -167,17 +158,15 @@ impl SpillFile {
         SpillFile { open: Arc::new(OpenFile { file, _permits: permits }), disk: spill.disk.clone() }
     }
 
-    /// Returns `len` bytes of the file from `offset` on, followed by `rest`. Bytes that are still in the page cache are read at
-    /// once, because another thread would take longer to begin than to read them.
+    /// Returns `len` bytes of the file from `offset` on, followed by `rest`.
     pub(super) fn read(&self, offset: u64, len: usize, rest: &[u8]) -> Reading {
-        let mut bytes = BytesMut::zeroed(len + rest.len());
-        bytes[len..].copy_from_slice(rest);
-        if is_read_from_cache(&self.open.file, &mut bytes[..len], offset) {
-            return Box::pin(future::ready(Ok(bytes.freeze())));
-        }
-        let (open, disk) = (Arc::clone(&self.open), self.disk.clone());
+        let (open, disk, rest) = (Arc::clone(&self.open), self.disk.clone(), rest.to_vec());
         Box::pin(async move {
-            let read = move || open.file.read_exact_at(&mut bytes[..len], offset).map(|()| bytes.freeze());
+            let read = move || {
+                let mut bytes = BytesMut::zeroed(len + rest.len());
+                bytes[len..].copy_from_slice(&rest);
+                open.file.read_exact_at(&mut bytes[..len], offset).map(|()| bytes.freeze())
+            };
             disk.run(read).await?
         })
     }
@@ -236,6 +225,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let spill = Spill::open(folder.path()).unwrap();
         assert!(create(&spill, 1 << 50).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn bytes_of_a_file_are_read_with_those_that_follow() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = create(&Spill::open(folder.path()).unwrap(), 100).await.unwrap().unwrap();
+        file.write(0, Bytes::from_static(b"abc")).await.unwrap();
+        assert_eq!(file.read(1, 3, b"de").await.unwrap().as_ref(), b"bc\0de");
+        assert!(file.read(98, 3, b"").await.is_err());
     }
 
     #[tokio::test]

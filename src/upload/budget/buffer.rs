@@ -88,9 +88,10 @@ impl Buffer {
     /// Whether bytes can be collected in memory. If none is free, they are written as they arrive.
     fn can_collect(&mut self) -> bool {
         if self.collecting.is_none() {
-            let Some(memory) = self.budget.memory.try_reserve(self.max_collected) else { return false };
+            // The share first: where it is used up, no memory is taken from others even for a moment.
             let Some(share) = self.budget.collecting.try_reserve(self.max_collected) else { return false };
-            self.collecting = Some([memory, share]);
+            let Some(memory) = self.budget.memory.try_reserve(self.max_collected) else { return false };
+            self.collecting = Some([share, memory]);
             self.data = Vec::with_capacity(self.max_collected);
         }
         true

@@ -1,6 +1,7 @@
 //! Decides where the parts of an upload are placed. Pure: no I/O.
 //!
-//! Slow uploads use memory only while less than half of it is used. The rest is for clients that a disk would slow down.
+//! The parts of slow uploads use memory only while less than half of it is used. The rest is for clients that a disk would
+//! slow down.
 //!
 //! New uploads would be rejected without a slot, while those that have one can wait for their own calls. So uploads borrow
 //! further slots only while half of the memory or half of the disk space is free. Only the second slot of a fast upload
@@ -33,7 +34,7 @@ pub(super) struct Situation {
     pub(super) memory_is_scarce: bool,
     /// Whether less than a quarter of the memory would be free after the part.
     pub(super) memory_is_short: bool,
-    /// Whether more than half of the disk space is used. True without a disk.
+    /// Whether more than half of the disk space or of the files is used. True without a disk.
     pub(super) disk_is_scarce: bool,
     pub(super) client_is_slow: bool,
 }

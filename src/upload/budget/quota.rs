@@ -20,8 +20,9 @@ pub(super) struct ByteQuota {
 
 impl ByteQuota {
     pub(super) fn new(total: u64) -> Self {
-        let steps = usize::try_from(total / STEP as u64).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        ByteQuota { free: Arc::new(Semaphore::new(steps)), total: (steps * STEP) as u64 }
+        // Rounded up, as what is reserved: a budget for one part must admit one.
+        let steps = usize::try_from(total.div_ceil(STEP as u64)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        ByteQuota { free: Arc::new(Semaphore::new(steps)), total: in_bytes(steps) }
     }
 
     pub(super) fn try_reserve(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
@@ -52,6 +53,10 @@ impl ByteQuota {
     }
 
     pub(super) fn used(&self) -> u64 {
-        self.total.saturating_sub((self.free.available_permits() * STEP) as u64)
+        self.total.saturating_sub(in_bytes(self.free.available_permits()))
     }
+}
+
+fn in_bytes(steps: usize) -> u64 {
+    (steps as u64).saturating_mul(STEP as u64)
 }

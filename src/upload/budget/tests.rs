@@ -97,6 +97,26 @@ async fn upload_borrows_from_the_first_half_and_otherwise_waits_for_its_own() {
 }
 
 #[test]
+fn second_slot_of_a_fast_upload_may_be_in_the_third_quarter() {
+    let budget = budget(8, 4);
+    let mut uploads: Vec<_> = (0..5).map(|_| admit(&budget, None).unwrap()).collect();
+    let firsts: Vec<_> = uploads.iter_mut().map(|upload| now(upload).unwrap()).collect();
+    let second = now(&mut uploads[0]).expect("more than a quarter is free");
+    assert!(now(&mut uploads[0]).is_none(), "it has enough");
+    assert!(now(&mut uploads[1]).is_none(), "the last quarter is for new uploads");
+    drop((firsts, second));
+}
+
+#[test]
+fn budget_for_one_part_admits_one_whatever_its_size() {
+    for part in [STEP - 1, STEP + 1, 6_000_000] {
+        let budget = Budget::new(part as u64, None, part, 1);
+        assert!(admit(&budget, None).is_some(), "{part}");
+        assert_eq!(budget.used().0, 0);
+    }
+}
+
+#[test]
 fn slow_upload_holds_one_slot() {
     let budget = budget(3, 4);
     let mut slow = admit(&budget, None).unwrap();
@@ -461,6 +481,21 @@ async fn disk_is_scarce_when_half_of_the_files_exist() {
         assert_eq!(budget.disk_is_scarce(), is_scarce);
     }
     assert!(super::Budget::new(1 << 20, None, PART, 4).disk_is_scarce());
+}
+
+#[tokio::test]
+async fn memory_for_collecting_is_free_when_nothing_is_collected() {
+    let (budget, _kept, mut buffer) = in_file_with_free_memory(COLLECTED).await;
+    buffer.append(Bytes::from_static(b"abc")).await.unwrap();
+    let readers = budget.readers.try_acquire_many(CONCURRENT_PEEKS as u32).unwrap();
+    let peek = buffer.peek(3).now_or_never().expect("nothing is read from the file");
+    assert_eq!(peek.unwrap().as_ref(), b"abc");
+    drop(readers);
+    let before = budget.used().0;
+    buffer.append(Bytes::from(vec![1; COLLECTED])).await.unwrap();
+    let part = buffer.freeze();
+    assert_eq!(before - budget.used().0, COLLECTED as u64);
+    assert!(bytes(&part).await[..3] == *b"abc");
 }
 
 #[tokio::test]
